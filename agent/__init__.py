@@ -1,0 +1,1 @@
+"""The node agent: what each card really does, and who used it."""

@@ -1,0 +1,1 @@
+"""The autoscaler: queue depth, work and GPU utilisation in, replicas out."""

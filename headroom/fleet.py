@@ -1,0 +1,268 @@
+"""The fleet as a structure of arrays, so that all nodes are filtered and scored at once.
+
+Rows are nodes, columns are card positions (padded with cards of size 0). Every change of a row is appended to a change log:
+a consumer that keeps a score per row (see `scheduler.placement`) recomputes only the rows that changed since it last looked.
+A row index stays with its node for the node's life; the row of a removed node is reused.
+
+Free memory follows one rule: free = usable - max(held, measured), per card, never below 0; `usable` is total less driver
+reserve, `held` the sum that pods were promised, `measured` what the card really has in use (0 when unknown or too old).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from headroom.model import Allocation, Card, GpuNode, Sharing
+
+IntArray = npt.NDArray[np.int64]
+
+_SHARING_CODE: Final = {sharing: code for code, sharing in enumerate(Sharing)}
+_ALLOCATION_CODE: Final = {allocation: code for code, allocation in enumerate(Allocation)}
+_GROWTH: Final = 1.5
+
+
+class Fleet:
+    """Arrays over nodes and cards, and the operations that keep them true.
+
+    Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `measured_mib`, `free_mib`, `slices`, `slices_free`,
+    `pinned` and `plugin` (shares held in each mode), `card_model` (-1 where there is no card).
+    Arrays of shape [rows]: `alive`, `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`,
+    `memory_mib`, `memory_free_mib`.
+    """
+
+    def __init__(self, *, rows: int = 16, width: int = 8) -> None:
+        self.names: list[str] = []
+        """Node name by row, empty for a free row."""
+        self.row_of: dict[str, int] = {}
+        self.nodes: dict[str, GpuNode] = {}
+        self.models: list[str] = []
+        """Card model by code."""
+        self.model_code: dict[str, int] = {}
+        self.changes: list[int] = []
+        """Rows in the order of their changes; `generation` counts the entries ever dropped from its front."""
+        self.changes_dropped = 0
+        self._free_rows: list[int] = []
+        self._allocate(max(rows, 1), max(width, 1))
+
+    def _allocate(self, rows: int, width: int) -> None:
+        cards, nodes = (rows, width), (rows,)
+        self.usable_mib = np.zeros(cards, np.int64)
+        self.held_mib = np.zeros(cards, np.int64)
+        self.measured_mib = np.zeros(cards, np.int64)
+        self.free_mib = np.zeros(cards, np.int64)
+        self.slices = np.zeros(cards, np.int64)
+        self.slices_free = np.zeros(cards, np.int64)
+        self.pinned = np.zeros(cards, np.int64)
+        self.plugin = np.zeros(cards, np.int64)
+        self.card_model = np.full(cards, -1, np.int64)
+        self.alive = np.zeros(nodes, np.bool_)
+        self.schedulable = np.zeros(nodes, np.bool_)
+        self.sharing = np.zeros(nodes, np.int64)
+        self.allocation = np.zeros(nodes, np.int64)
+        self.card_count = np.zeros(nodes, np.int64)
+        self.cpu_milli = np.zeros(nodes, np.int64)
+        self.cpu_free_milli = np.zeros(nodes, np.int64)
+        self.memory_mib = np.zeros(nodes, np.int64)
+        self.memory_free_mib = np.zeros(nodes, np.int64)
+
+    @property
+    def capacity(self) -> int:
+        """Rows allocated; the arrays' first dimension."""
+        return len(self.alive)
+
+    @property
+    def width(self) -> int:
+        """Card positions per row; the arrays' second dimension."""
+        return int(self.usable_mib.shape[1])
+
+    def _grow(self, rows: int, width: int) -> None:
+        old = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
+        old_rows, old_width = self.capacity, self.width
+        self._allocate(max(rows, old_rows), max(width, old_width))
+        for name, array in old.items():
+            target = getattr(self, name)
+            if array.ndim == 2:  # noqa: PLR2004 - rows x cards
+                target[:old_rows, :old_width] = array
+            else:
+                target[:old_rows] = array
+
+    def code_of(self, model: str) -> int:
+        """The number that stands for a card model in `card_model`; new models get the next one."""
+        code = self.model_code.get(model)
+        if code is None:
+            code = self.model_code[model] = len(self.models)
+            self.models.append(model)
+        return code
+
+    def touch(self, row: int) -> None:
+        """Record that a row changed."""
+        self.changes.append(row)
+        if len(self.changes) > 4 * self.capacity + 1024:
+            drop = len(self.changes) - self.capacity
+            del self.changes[:drop]
+            self.changes_dropped += drop
+
+    @property
+    def clock(self) -> int:
+        """Number of changes so far: a consumer remembers it and later asks `changed_since`."""
+        return self.changes_dropped + len(self.changes)
+
+    def changed_since(self, clock: int) -> list[int] | None:
+        """Rows changed after `clock`, each once; None when the log no longer reaches back that far."""
+        start = clock - self.changes_dropped
+        if start < 0:
+            return None
+        return list(dict.fromkeys(self.changes[start:]))
+
+    def upsert_node(self, node: GpuNode) -> int:
+        """Add a node or replace its description; what its cards hold stays with the card of the same id.
+
+        Returns the row. Held memory of a card that is gone from the description is forgotten here (the ledger still
+        knows its pods and says so).
+        """
+        row = self.row_of.get(node.name)
+        if row is None:
+            row = self._new_row(node.name)
+            cpu_used = memory_used = 0
+            carried: dict[str, tuple[int, ...]] = {}
+        else:
+            cpu_used = int(self.cpu_milli[row] - self.cpu_free_milli[row])
+            memory_used = int(self.memory_mib[row] - self.memory_free_mib[row])
+            carried = {
+                card.id: (
+                    int(self.held_mib[row, at]),
+                    int(self.measured_mib[row, at]),
+                    int(self.pinned[row, at]),
+                    int(self.plugin[row, at]),
+                )
+                for at, card in enumerate(self.nodes[node.name].cards)
+            }
+        if len(node.cards) > self.width:
+            self._grow(self.capacity, len(node.cards))
+        self.nodes[node.name] = node
+        self._describe(row, node)
+        for at, card in enumerate(node.cards):
+            self._describe_card(row, at, card, carried.get(card.id, (0, 0, 0, 0)))
+        self.cpu_free_milli[row] = node.cpu_milli - cpu_used
+        self.memory_free_mib[row] = node.memory_mib - memory_used
+        self.touch(row)
+        return row
+
+    def _new_row(self, name: str) -> int:
+        if self._free_rows:
+            row = self._free_rows.pop()
+            self.names[row] = name
+        else:
+            row = len(self.names)
+            if row >= self.capacity:
+                self._grow(int(self.capacity * _GROWTH) + 1, self.width)
+            self.names.append(name)
+        self.row_of[name] = row
+        return row
+
+    def _describe(self, row: int, node: GpuNode) -> None:
+        self.alive[row] = True
+        self.schedulable[row] = node.schedulable
+        self.sharing[row] = _SHARING_CODE[node.sharing]
+        self.allocation[row] = _ALLOCATION_CODE[node.allocation]
+        self.card_count[row] = len(node.cards)
+        self.cpu_milli[row] = node.cpu_milli
+        self.memory_mib[row] = node.memory_mib
+        for array in (
+            self.usable_mib, self.held_mib, self.measured_mib, self.free_mib, self.slices, self.slices_free, self.pinned, self.plugin,
+        ):  # fmt: skip
+            array[row] = 0
+        self.card_model[row] = -1
+
+    def _describe_card(self, row: int, at: int, card: Card, carried: tuple[int, ...]) -> None:
+        held, measured, pinned, plugin = carried
+        self.usable_mib[row, at] = card.usable_mib
+        self.slices[row, at] = card.slices if card.healthy else 0
+        self.card_model[row, at] = self.code_of(card.model)
+        self.held_mib[row, at], self.measured_mib[row, at] = held, measured
+        self.pinned[row, at], self.plugin[row, at] = pinned, plugin
+        self._settle(row, at)
+
+    def _settle(self, row: int, at: int) -> None:
+        used = max(self.held_mib[row, at], self.measured_mib[row, at])
+        self.free_mib[row, at] = max(self.usable_mib[row, at] - used, 0)
+        self.slices_free[row, at] = max(self.slices[row, at] - self.plugin[row, at], 0)
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node and free its row; unknown names are ignored."""
+        row = self.row_of.pop(name, None)
+        if row is None:
+            return
+        del self.nodes[name]
+        self.names[row] = ""
+        self._describe(row, GpuNode(name=""))
+        self.alive[row] = self.schedulable[row] = False
+        self.cpu_free_milli[row] = self.memory_free_mib[row] = 0
+        self._free_rows.append(row)
+        self.touch(row)
+
+    def take(
+        self, row: int, cards: Sequence[int], share_mib: Sequence[int], *, plugin: bool, cpu_milli: int = 0, memory_mib: int = 0
+    ) -> None:
+        """Hold memory (and a slice each when `plugin`) on the given card positions, and CPU and memory on the node."""
+        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, 1)
+
+    def give(
+        self, row: int, cards: Sequence[int], share_mib: Sequence[int], *, plugin: bool, cpu_milli: int = 0, memory_mib: int = 0
+    ) -> None:
+        """Undo `take` with the same arguments."""
+        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, -1)
+
+    def _hold(
+        self, row: int, cards: Sequence[int], share_mib: Sequence[int], plugin: bool, cpu_milli: int, memory_mib: int, sign: int
+    ) -> None:
+        counter = self.plugin if plugin else self.pinned
+        for at, mib in zip(cards, share_mib, strict=True):
+            self.held_mib[row, at] += sign * mib
+            counter[row, at] += sign
+            self._settle(row, at)
+        self.cpu_free_milli[row] -= sign * cpu_milli
+        self.memory_free_mib[row] -= sign * memory_mib
+        self.touch(row)
+
+    def set_measured(self, row: int, measured_mib: Iterable[int]) -> bool:
+        """Store measured use per card position (0 = unknown); returns whether free memory changed."""
+        before = self.free_mib[row].copy()
+        for at, mib in enumerate(measured_mib):
+            self.measured_mib[row, at] = mib
+            self._settle(row, at)
+        changed = bool((before != self.free_mib[row]).any())
+        if changed:
+            self.touch(row)
+        return changed
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values of every node, for `/debug/snapshot` and replay."""
+        return {
+            "nodes": [
+                {
+                    "name": name,
+                    "sharing": node.sharing.value,
+                    "schedulable": node.schedulable,
+                    "cpu_free_milli": int(self.cpu_free_milli[row]),
+                    "memory_free_mib": int(self.memory_free_mib[row]),
+                    "cards": [
+                        {
+                            "id": card.id,
+                            "model": card.model,
+                            "usable_mib": card.usable_mib,
+                            "held_mib": int(self.held_mib[row, at]),
+                            "measured_mib": int(self.measured_mib[row, at]),
+                            "free_mib": int(self.free_mib[row, at]),
+                            "slices": card.slices,
+                            "slices_free": int(self.slices_free[row, at]),
+                        }
+                        for at, card in enumerate(node.cards)
+                    ],
+                }
+                for name, node in sorted(self.nodes.items())
+                for row in (self.row_of[name],)
+            ]
+        }

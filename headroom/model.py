@@ -1,0 +1,108 @@
+"""The nouns of placement: cards, nodes, requests, placements. Values only; no clock, no I/O."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Sharing(StrEnum):
+    """How a node's device plugin hands out its cards."""
+
+    EXCLUSIVE = "exclusive"
+    TIME_SLICING = "time-slicing"
+    MPS = "mps"
+    MIG = "mig"
+
+
+class Allocation(StrEnum):
+    """Which card the device plugin prefers among those with a free slice (NVIDIA device plugin, internal/rm/allocate.go)."""
+
+    DISTRIBUTED = "distributed"  # the card with the fewest slices given out; the plugin's default
+    PACKED = "packed"  # the card with the most slices given out
+
+
+class Mode(StrEnum):
+    """Who picks the card."""
+
+    SLICE = "slice"  # kubelet's device plugin does; Headroom picks the node and predicts the card
+    PINNED = "pinned"  # Headroom does, and writes it on the pod
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One physical card, or one MIG instance, of a node."""
+
+    id: str
+    """UUID where the agent published it, else the index as text."""
+    index: int
+    model: str
+    """Product name without sharing suffix, e.g. `NVIDIA-A100-SXM4-80GB`."""
+    vram_mib: int
+    """Total memory as the driver reports it."""
+    reserve_mib: int = 0
+    """What the driver keeps for itself; never given out."""
+    slices: int = 1
+    """Time slices that the device plugin advertises for it; 1 when the card is not shared."""
+    healthy: bool = True
+
+    @property
+    def usable_mib(self) -> int:
+        """Memory that pods may hold; 0 for a card that must not be used."""
+        return max(self.vram_mib - self.reserve_mib, 0) if self.healthy else 0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuNode:
+    """A node as placement sees it."""
+
+    name: str
+    cards: tuple[Card, ...] = ()
+    sharing: Sharing = Sharing.EXCLUSIVE
+    allocation: Allocation = Allocation.DISTRIBUTED
+    resource: str = ""
+    """The extended resource that the device plugin advertises, empty when there is none."""
+    cpu_milli: int = 0
+    """Allocatable CPU."""
+    memory_mib: int = 0
+    """Allocatable host memory."""
+    schedulable: bool = True
+    """False when cordoned."""
+    labels: dict[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """What one pod asks for; equal requests form one request class.
+
+    Exactly one of `vram_mib` and `milli` is above 0 when a share has a stated size; both are 0 for a pod that asks for
+    whole cards, or for time slices of the default size (card / slices).
+    """
+
+    count: int
+    """Shares (cards or slices), 0 for a pod without a GPU."""
+    mode: Mode = Mode.PINNED
+    vram_mib: int = 0
+    """MiB per share."""
+    milli: int = 0
+    """Thousandths of a card per share; 1000 is a whole card."""
+    resource: str = ""
+    """The device plugin's resource the pod names; empty in pinned mode."""
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    models: frozenset[str] = frozenset()
+    """Card models that the pod accepts; empty means any."""
+
+    @property
+    def whole_cards(self) -> bool:
+        """Whether each share is a card of its own by the words of the request."""
+        return self.count > 0 and (self.milli >= 1000 or (self.vram_mib == 0 and self.milli == 0))  # noqa: PLR2004
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a pod's shares go: one card index per share (in slice mode a card may appear twice)."""
+
+    node: str
+    cards: tuple[int, ...]
+    share_mib: tuple[int, ...]
+    """MiB held on each of `cards`, in the same order."""
+    mode: Mode = Mode.PINNED

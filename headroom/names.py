@@ -1,0 +1,47 @@
+"""Every resource, label and annotation name that Headroom reads or writes, once."""
+
+from typing import Final
+
+DOMAIN: Final = "headroom.dev"
+
+# Resources in which pods ask.
+RESOURCE_VRAM: Final = "headroom.dev/vram"  # bytes per share
+RESOURCE_GPU_MILLI: Final = "headroom.dev/gpu-milli"  # thousandths of a card per share, whatever its size
+RESOURCE_NVIDIA_GPU: Final = "nvidia.com/gpu"  # whole cards, or time slices where the node shares its cards
+RESOURCE_NVIDIA_GPU_SHARED: Final = "nvidia.com/gpu.shared"  # time slices with the device plugin's renameByDefault
+RESOURCE_HAMI_MEMORY: Final = "nvidia.com/gpumem"  # MiB per card (HAMi)
+RESOURCE_HAMI_MEMORY_PERCENT: Final = "nvidia.com/gpumem-percentage"  # percent of a card (HAMi)
+RESOURCE_GPUSHARE_MEMORY: Final = "aliyun.com/gpu-mem"  # GiB in total (gpushare)
+RESOURCE_AMD_GPU: Final = "amd.com/gpu"
+RESOURCE_GOOGLE_TPU: Final = "google.com/tpu"
+RESOURCE_INTEL_GAUDI: Final = "habana.ai/gaudi"
+
+# Node labels of NVIDIA GPU feature discovery.
+LABEL_GPU_PRODUCT: Final = "nvidia.com/gpu.product"
+LABEL_GPU_MEMORY: Final = "nvidia.com/gpu.memory"
+LABEL_GPU_COUNT: Final = "nvidia.com/gpu.count"
+LABEL_GPU_REPLICAS: Final = "nvidia.com/gpu.replicas"
+LABEL_GPU_SHARING: Final = "nvidia.com/gpu.sharing-strategy"
+LABEL_MIG_STRATEGY: Final = "nvidia.com/mig.strategy"
+
+# Written on nodes by the agent, and by whoever describes cards by hand.
+ANNOTATION_NODE_CARDS: Final = "headroom.dev/cards"
+LABEL_ALLOCATION: Final = "headroom.dev/allocation"  # which card the device plugin prefers: distributed | packed
+
+# Written on pods by the scheduler, in the Binding itself.
+ANNOTATION_ASSIGNED_CARDS: Final = "headroom.dev/assigned-cards"
+ANNOTATION_ASSIGNED_VRAM_MIB: Final = "headroom.dev/assigned-vram-mib"
+ANNOTATION_ASSIGNED_VRAM_SHARE: Final = "headroom.dev/assigned-vram-share"
+ANNOTATION_ASSIGNED_MODE: Final = "headroom.dev/assigned-mode"
+
+# Read from pods.
+LABEL_PROJECT: Final = "headroom.dev/project"
+
+# The wake-up call to kube-scheduler: a changed Node annotation re-queues the pods that were refused.
+ANNOTATION_WAKE: Final = "headroom.dev/vram-freed"
+
+SCHEDULER_NAME: Final = "headroom"
+API_VERSION: Final = "headroom.dev/v1alpha1"
+KIND_AUTOSCALER: Final = "InferenceAutoscaler"
+PLURAL_AUTOSCALER: Final = "inferenceautoscalers"
+ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"

@@ -1,0 +1,1 @@
+"""Simulations: the daemons' own decision code on traces and on a real control plane."""
