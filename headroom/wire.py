@@ -1,0 +1,366 @@
+"""The few fields of Kubernetes objects and extender messages that Headroom reads, as msgspec structs.
+
+Everything else in an object is skipped while decoding, which is what keeps 40,000 pods cheap. Decode through the
+`Decoder`s at the end of this module: they read Go's `null` for an empty list or map as empty, and turn a wrong-typed
+field into a WireError that names its place.
+"""
+
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from headroom.errors import HeadroomError
+
+T = TypeVar("T")
+
+Quantity: TypeAlias = str | int | float
+"""The API server sends quantities as text; hand-written JSON and YAML also holds plain numbers."""
+
+
+class WireError(HeadroomError, ValueError):
+    """A message that is not what it should be; the text names the type, the field and what was found there."""
+
+
+class Wire(msgspec.Struct, rename="camel", gc=False, omit_defaults=True):
+    """Base of all structs here: camelCase keys, never part of a reference cycle."""
+
+
+class OwnerReference(Wire):
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool = False
+
+
+class Meta(Wire):
+    """ObjectMeta. Timestamps stay RFC 3339 text: most are never looked at."""
+
+    name: str = ""
+    namespace: str = ""
+    generate_name: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    owner_references: list[OwnerReference] = []
+
+
+class Resources(Wire):
+    limits: dict[str, Quantity] = {}
+    requests: dict[str, Quantity] = {}
+
+
+class Container(Wire):
+    name: str = ""
+    resources: Resources = msgspec.field(default_factory=Resources)
+    restart_policy: str = ""
+    """`Always` makes an init container a sidecar, which keeps what it asked for."""
+
+
+class SelectorTerm(Wire):
+    """One requirement of a NodeSelectorTerm: operator is In, NotIn, Exists, DoesNotExist, Gt or Lt."""
+
+    key: str = ""
+    operator: str = ""
+    values: list[str] = []
+
+
+class NodeSelectorTerm(Wire):
+    match_expressions: list[SelectorTerm] = []
+    match_fields: list[SelectorTerm] = []
+
+
+class NodeSelector(Wire):
+    node_selector_terms: list[NodeSelectorTerm] = []
+
+
+class Term(Wire):
+    """A term of which only the presence matters."""
+
+
+class NodeAffinity(Wire):
+    required: NodeSelector | None = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=None)
+    preferred: list[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default_factory=list)
+
+
+class PodAffinity(Wire):
+    """Inter-pod affinity or anti-affinity; only whether there are terms matters here."""
+
+    required: list[Term] = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default_factory=list)
+    preferred: list[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default_factory=list)
+
+
+class Affinity(Wire):
+    node_affinity: NodeAffinity | None = None
+    pod_affinity: PodAffinity | None = None
+    pod_anti_affinity: PodAffinity | None = None
+
+
+class Toleration(Wire):
+    key: str = ""
+    operator: str = ""
+    """`Equal` when empty."""
+    value: str = ""
+    effect: str = ""
+
+
+class TopologySpreadConstraint(Wire):
+    when_unsatisfiable: str = ""
+    """`DoNotSchedule` or `ScheduleAnyway`."""
+
+
+class PodSpec(Wire):
+    node_name: str = ""
+    scheduler_name: str = ""
+    priority: int = 0
+    priority_class_name: str = ""
+    preemption_policy: str = ""
+    containers: list[Container] = []
+    init_containers: list[Container] = []
+    resources: Resources | None = None
+    """Pod-level resources; where they name CPU or memory they replace the containers' sum."""
+    overhead: dict[str, Quantity] = {}
+    node_selector: dict[str, str] = {}
+    affinity: Affinity | None = None
+    tolerations: list[Toleration] = []
+    topology_spread_constraints: list[TopologySpreadConstraint] = []
+
+
+class Condition(Wire):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str | None = None
+
+
+class WaitingState(Wire):
+    reason: str = ""
+
+
+class ContainerState(Wire):
+    waiting: WaitingState | None = None
+
+
+class ContainerStatus(Wire):
+    name: str = ""
+    ready: bool = False
+    restart_count: int = 0
+    state: ContainerState | None = None
+
+
+class PodStatus(Wire):
+    phase: str = ""
+    reason: str = ""
+    conditions: list[Condition] = []
+    nominated_node_name: str = ""
+    start_time: str | None = None
+    container_statuses: list[ContainerStatus] = []
+
+
+class Pod(Wire):
+    metadata: Meta = msgspec.field(default_factory=Meta)
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
+    status: PodStatus = msgspec.field(default_factory=PodStatus)
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`, as people and logs name a pod."""
+        return f"{self.metadata.namespace or 'default'}/{self.metadata.name or self.metadata.generate_name}"
+
+
+class Taint(Wire):
+    key: str = ""
+    value: str = ""
+    effect: str = ""
+
+
+class NodeSpec(Wire):
+    unschedulable: bool = False
+    taints: list[Taint] = []
+
+
+class NodeStatus(Wire):
+    allocatable: dict[str, Quantity] = {}
+    capacity: dict[str, Quantity] = {}
+    conditions: list[Condition] = []
+
+
+class Node(Wire):
+    metadata: Meta = msgspec.field(default_factory=Meta)
+    spec: NodeSpec = msgspec.field(default_factory=NodeSpec)
+    status: NodeStatus = msgspec.field(default_factory=NodeStatus)
+
+
+class ListMeta(Wire):
+    resource_version: str = ""
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class PodList(Wire):
+    metadata: ListMeta = msgspec.field(default_factory=ListMeta)
+    items: list[Pod] = []
+
+
+class NodeList(Wire):
+    metadata: ListMeta = msgspec.field(default_factory=ListMeta)
+    items: list[Node] = []
+
+
+class Status(Wire):
+    """The API server's answer to a call that failed, and the object of an ERROR watch event."""
+
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class WatchEvent(Wire):
+    """One line of a watch; the object is decoded by whoever knows its type."""
+
+    type: str
+    """ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
+    object: msgspec.Raw
+
+
+class Bookmark(Wire):
+    """What a BOOKMARK event's object is read for."""
+
+    metadata: ListMeta
+
+
+# Extender messages. kube-scheduler writes Go field names (`NodeNames`); readers must take any case, as Go itself does.
+
+
+class ExtenderArgs(Wire, rename="pascal"):
+    """Body of filter and prioritize. kube-scheduler fills one of the two lists and sends null for the other."""
+
+    pod: Pod
+    nodes: msgspec.Raw = msgspec.Raw(b"null")
+    node_names: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def node_names_json(self) -> bytes | None:
+        """The JSON list of node names as it came, None where there is none.
+
+        Left undecoded: at 5,000 nodes, decoding the list costs more than the decision itself. `NAMES` decodes it.
+        """
+        return _unless_null(self.node_names)
+
+    @property
+    def nodes_json(self) -> bytes | None:
+        """The JSON NodeList of whole nodes as it came (without nodeCacheCapable), None where there is none."""
+        return _unless_null(self.nodes)
+
+
+class BindingArgs(Wire, rename="pascal"):
+    """Body of bind."""
+
+    pod_name: str
+    pod_namespace: str
+    pod_uid: str = msgspec.field(name="PodUID")
+    node: str
+
+
+class FilterResult(Wire, rename="pascal"):
+    """Answer to filter. `nodes` is the list of whole nodes, only where the request held whole nodes."""
+
+    node_names: list[str] | None = None
+    nodes: Any = None
+    failed_nodes: dict[str, str] = {}
+    failed_and_unresolvable_nodes: dict[str, str] = {}
+    error: str = ""
+
+
+class HostPriority(Wire, rename="pascal", omit_defaults=False):
+    """One entry of the answer to prioritize; 0 to 10 before kube-scheduler multiplies by the extender's weight."""
+
+    host: str
+    score: int
+
+
+class BindingResult(Wire, rename="pascal"):
+    """Answer to bind; no error means bound."""
+
+    error: str = ""
+
+
+class Decoder(Generic[T]):
+    """Decodes one type from JSON bytes. Raises WireError naming the type, the field's path and the fault.
+
+    A null where a list, map or object belongs is read as absent. That costs nothing while there is none: only a
+    message that was refused is decoded a second time, with its nulls left out.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def decode(self, data: bytes | bytearray | msgspec.Raw) -> T:
+        """One value of the type; see the class for null and errors."""
+        try:
+            return self._decoder.decode(data)
+        except msgspec.ValidationError as error:
+            if "got `null`" not in str(error):
+                raise self._error(error) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._error(error) from error
+        try:
+            return self._decoder.decode(msgspec.json.encode(_without_nulls(msgspec.json.decode(data))))
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise self._error(error) from error
+
+    def _error(self, error: Exception) -> WireError:
+        return WireError(f"{self._kind.__name__}: {error}")
+
+
+class ExtenderDecoder(Decoder[T]):
+    """A decoder that takes the top level's keys in any case, as Go's JSON decoder does."""
+
+    def __init__(self, kind: type[T]) -> None:
+        super().__init__(kind)
+        self._spelling = {name.lower(): name for name in kind.__struct_encode_fields__}  # type: ignore[attr-defined]
+
+    def decode(self, data: bytes | bytearray | msgspec.Raw) -> T:
+        """One message; a body in kube-scheduler's own spelling is decoded once, any other a second time."""
+        try:
+            return super().decode(data)
+        except WireError as error:
+            if "missing required field" not in str(error):
+                raise
+            fields = _FIELDS.decode(data)
+            respelled = {self._spelling.get(key.lower(), key): value for key, value in fields.items()}
+            if respelled.keys() == fields.keys():
+                raise
+        return super().decode(msgspec.json.encode(respelled))
+
+
+def _unless_null(raw: msgspec.Raw) -> bytes | None:
+    data = bytes(raw)
+    return None if data == b"null" else data
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value if item is not None]
+    return value
+
+
+_FIELDS: Final = Decoder(dict[str, msgspec.Raw])
+POD: Final = Decoder(Pod)
+POD_LIST: Final = Decoder(PodList)
+NODE: Final = Decoder(Node)
+NODE_LIST: Final = Decoder(NodeList)
+STATUS: Final = Decoder(Status)
+WATCH_EVENT: Final = Decoder(WatchEvent)
+BOOKMARK: Final = Decoder(Bookmark)
+NAMES: Final = Decoder(list[str])
+EXTENDER_ARGS: Final = ExtenderDecoder(ExtenderArgs)
+BINDING_ARGS: Final = ExtenderDecoder(BindingArgs)
+
+encode: Final = msgspec.json.encode
+"""Any struct above to JSON bytes; fields at their default are left out."""
