@@ -83,7 +83,7 @@ class Fleet:
         self._allocate(max(rows, old_rows), max(width, old_width))
         for name, array in old.items():
             target = getattr(self, name)
-            if array.ndim == 2:  # noqa: PLR2004 - rows x cards
+            if array.ndim == 2:
                 target[:old_rows, :old_width] = array
             else:
                 target[:old_rows] = array
@@ -204,19 +204,40 @@ class Fleet:
         self.touch(row)
 
     def take(
-        self, row: int, cards: Sequence[int], share_mib: Sequence[int], *, plugin: bool, cpu_milli: int = 0, memory_mib: int = 0
+        self,
+        row: int,
+        cards: Sequence[int],
+        share_mib: Sequence[int],
+        *,
+        plugin: bool,
+        cpu_milli: int = 0,
+        memory_mib: int = 0,
     ) -> None:
         """Hold memory (and a slice each when `plugin`) on the given card positions, and CPU and memory on the node."""
         self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, 1)
 
     def give(
-        self, row: int, cards: Sequence[int], share_mib: Sequence[int], *, plugin: bool, cpu_milli: int = 0, memory_mib: int = 0
+        self,
+        row: int,
+        cards: Sequence[int],
+        share_mib: Sequence[int],
+        *,
+        plugin: bool,
+        cpu_milli: int = 0,
+        memory_mib: int = 0,
     ) -> None:
         """Undo `take` with the same arguments."""
         self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, -1)
 
     def _hold(
-        self, row: int, cards: Sequence[int], share_mib: Sequence[int], plugin: bool, cpu_milli: int, memory_mib: int, sign: int
+        self,
+        row: int,
+        cards: Sequence[int],
+        share_mib: Sequence[int],
+        plugin: bool,
+        cpu_milli: int,
+        memory_mib: int,
+        sign: int,
     ) -> None:
         counter = self.plugin if plugin else self.pinned
         for at, mib in zip(cards, share_mib, strict=True):

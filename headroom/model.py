@@ -94,7 +94,7 @@ class GpuRequest:
     @property
     def whole_cards(self) -> bool:
         """Whether each share is a card of its own by the words of the request."""
-        return self.count > 0 and (self.milli >= 1000 or (self.vram_mib == 0 and self.milli == 0))  # noqa: PLR2004
+        return self.count > 0 and (self.milli >= 1000 or (self.vram_mib == 0 and self.milli == 0))
 
 
 @dataclass(frozen=True, slots=True)

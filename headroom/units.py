@@ -13,10 +13,22 @@ from headroom.errors import HeadroomError
 MIB: Final = 2**20
 
 _QUANTITY: Final = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]|[eE][+-]?\d+)?")
-_BINARY: Final = {suffix: Fraction(1024**power) for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
+_BINARY: Final = {
+    suffix: Fraction(1024**power) for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)
+}
 _DECIMAL: Final = {
     suffix: Fraction(10) ** power
-    for suffix, power in (("n", -9), ("u", -6), ("m", -3), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18))
+    for suffix, power in (
+        ("n", -9),
+        ("u", -6),
+        ("m", -3),
+        ("k", 3),
+        ("M", 6),
+        ("G", 9),
+        ("T", 12),
+        ("P", 15),
+        ("E", 18),
+    )
 }
 _MULTIPLIER: Final = _BINARY | _DECIMAL | {"": Fraction(1)}
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -37,7 +49,7 @@ def parse_quantity(text: str) -> Fraction:
     if suffix in _MULTIPLIER:
         return Fraction(number) * _MULTIPLIER[suffix]
     exponent = int(suffix[1:])
-    if abs(exponent) > 30:  # noqa: PLR2004 - far beyond any amount of memory or CPU
+    if abs(exponent) > 30:
         raise UnitError(f"{text!r} has an exponent out of range")
     return Fraction(number) * Fraction(10) ** exponent
 
@@ -78,4 +90,4 @@ def parse_duration_seconds(text: str) -> float:
 
 def format_mib(mib: int) -> str:
     """MiB for people: `18.0 GiB`, `512 MiB`."""
-    return f"{mib / 1024:.1f} GiB" if abs(mib) >= 1024 else f"{mib} MiB"  # noqa: PLR2004 - MiB per GiB
+    return f"{mib / 1024:.1f} GiB" if abs(mib) >= 1024 else f"{mib} MiB"

@@ -1,0 +1,71 @@
+"""The `headroom` command. Subcommands are loaded when they are called: each daemon pays only for its own imports."""
+
+import importlib
+import sys
+
+import click
+
+from headroom import __version__
+from headroom.errors import HeadroomError
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are named by import string, `module:attribute`, with a line of help each."""
+
+    def __init__(self, *args: object, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self._lazy:
+            return super().get_command(ctx, name)
+        module, attribute = self._lazy[name][0].split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            if name in self._lazy:
+                rows.append((name, self._lazy[name][1]))
+            else:
+                command = super().get_command(ctx, name)
+                rows.append((name, command.get_short_help_str() if command else ""))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "scheduler": ("scheduler.__main__:main", "Serve the kube-scheduler extender."),
+        "autoscaler": ("autoscaler.__main__:main", "Scale inference workloads, or explain what would be done."),
+        "agent": ("agent.__main__:main", "Report what this node's cards really do."),
+        "usage": ("agent.usage_cli:main", "GPU hours, energy, carbon and cost by project."),
+        "simulate": ("simulations.cli:main", "Replay traces through the same decision code."),
+        "demo": ("simulations.demo_cli:main", "Show the whole product without a GPU."),
+        "bench": ("simulations.bench_cli:main", "Measure latency, throughput and memory."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.version_option(__version__, prog_name="headroom")
+def cli() -> None:
+    """Headroom makes GPUs on Kubernetes go further for LLM inference."""
+
+
+def main() -> None:
+    """Entry point: errors that Headroom can explain end with one line each and exit status 1, not with a traceback."""
+    try:
+        cli(prog_name="headroom")
+    except HeadroomError as error:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            click.echo(f"error: {line}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

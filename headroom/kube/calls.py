@@ -1,0 +1,113 @@
+"""The API calls that Headroom makes, by name. Each returns decoded or raw bytes; errors are those of `headroom.kube.client`."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from headroom.kube.client import MERGE_PATCH, KubeClient, Query
+
+T = TypeVar("T")
+
+NODES = "/api/v1/nodes"
+PODS = "/api/v1/pods"
+
+
+def pod_path(namespace: str, name: str) -> str:
+    """Path of one pod."""
+    return f"/api/v1/namespaces/{namespace}/pods/{name}"
+
+
+async def get(kube: KubeClient, path: str, decoder: msgspec.json.Decoder[T], *, query: Query = ()) -> T:
+    """GET and decode."""
+    return decoder.decode(await kube.request("GET", path, query=query, timeout_seconds=60))
+
+
+async def merge_patch(kube: KubeClient, path: str, patch: Mapping[str, Any]) -> bytes:
+    """PATCH with a JSON merge patch."""
+    return await kube.request("PATCH", path, body=patch, content_type=MERGE_PATCH)
+
+
+async def annotate(kube: KubeClient, path: str, annotations: Mapping[str, str | None]) -> bytes:
+    """Set annotations (None removes one)."""
+    return await merge_patch(kube, path, {"metadata": {"annotations": annotations}})
+
+
+async def bind(
+    kube: KubeClient,
+    namespace: str,
+    name: str,
+    uid: str,
+    node: str,
+    annotations: Mapping[str, str],
+    *,
+    timeout_seconds: float = 10.0,
+) -> None:
+    """Bind a pod to a node; the API server merges `annotations` into the pod in the same write and checks `uid`."""
+    binding = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": name, "uid": uid, "annotations": annotations},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    }
+    await kube.request("POST", f"{pod_path(namespace, name)}/binding", body=binding, timeout_seconds=timeout_seconds)
+
+
+async def nominate(kube: KubeClient, namespace: str, name: str, node: str | None) -> None:
+    """Write `status.nominatedNodeName`, which kube-scheduler tries before any other node (None clears it)."""
+    await merge_patch(kube, f"{pod_path(namespace, name)}/status", {"status": {"nominatedNodeName": node}})
+
+
+async def evict(kube: KubeClient, namespace: str, name: str, uid: str) -> None:
+    """Evict a pod, keeping its PodDisruptionBudget. Raises TooManyRequests when the budget forbids it now."""
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": name, "namespace": namespace},
+        "deleteOptions": {"preconditions": {"uid": uid}},
+    }
+    await kube.request("POST", f"{pod_path(namespace, name)}/eviction", body=eviction)
+
+
+async def set_scale(kube: KubeClient, path: str, replicas: int) -> bytes:
+    """Write `spec.replicas` through the scale subresource of the object at `path`."""
+    return await merge_patch(kube, f"{path}/scale", {"spec": {"replicas": replicas}})
+
+
+async def record_event(
+    kube: KubeClient,
+    *,
+    regarding: Mapping[str, str],
+    reason: str,
+    note: str,
+    action: str,
+    controller: str,
+    instance: str,
+    now: datetime.datetime,
+    warning: bool = False,
+) -> None:
+    """Create an Event (events.k8s.io/v1) about an object: `regarding` holds apiVersion, kind, namespace, name, uid.
+
+    The API server takes notes of up to 1,024 bytes; longer ones are cut.
+    """
+    namespace = regarding.get("namespace") or "default"
+    event = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{regarding['name']}.", "namespace": namespace},
+        "eventTime": micro_time(now),
+        "reportingController": controller,
+        "reportingInstance": instance[:128],
+        "action": action,
+        "reason": reason,
+        "regarding": regarding,
+        "note": note.encode()[:1024].decode(errors="ignore"),
+        "type": "Warning" if warning else "Normal",
+    }
+    await kube.request("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=event)
+
+
+def micro_time(now: datetime.datetime) -> str:
+    """RFC 3339 with microseconds, as MicroTime fields want it. `now` must be in UTC."""
+    return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

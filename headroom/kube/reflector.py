@@ -1,0 +1,218 @@
+"""A cache of one kind of object, fed by list and watch.
+
+Lists (in pages), then watches from the list's version; bookmarks move the version on; 410 lists again; any failure backs off
+with jitter. `has_synced` turns true after the first complete list and stays so: an outage makes the cache old, not empty, and
+`seconds_since_contact` tells how old. Handlers are called synchronously and in order, so state behind them needs no lock.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from headroom.kube.client import Gone, KubeClient, KubeError, Query
+from headroom.logs import get_logger
+from headroom.runtime import Backoff
+
+T = TypeVar("T")
+
+ADDED: Final = "ADDED"
+MODIFIED: Final = "MODIFIED"
+DELETED: Final = "DELETED"
+
+_PAGE: Final = 2000
+
+
+class _Meta(msgspec.Struct, rename="camel", gc=False):
+    resource_version: str = ""
+    continue_: str = msgspec.field(name="continue", default="")
+    name: str = ""
+    namespace: str = ""
+
+
+class _List(msgspec.Struct):
+    metadata: _Meta
+    items: list[msgspec.Raw] | None = None
+
+
+class _Object(msgspec.Struct):
+    metadata: _Meta
+
+
+_LIST: Final = msgspec.json.Decoder(_List)
+_OBJECT: Final = msgspec.json.Decoder(_Object)
+
+
+class Reflector(Generic[T]):
+    """Keeps `on_event(kind, key, object)` informed of every object under `path`; keys are `namespace/name` or `name`.
+
+    An object that cannot be decoded is reported through `on_broken(key, error)` and skipped, so that one bad object hurts only
+    itself. `on_synced()` follows each complete list, after the events that bring the cache up to date with it.
+    """
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        path: str,
+        decoder: msgspec.json.Decoder[T],
+        on_event: Callable[[str, str, T], None],
+        *,
+        query: Query = (),
+        on_broken: Callable[[str, Exception], None] | None = None,
+        on_synced: Callable[[], None] | None = None,
+        backoff: Backoff | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube, self._path, self._decoder, self._query = kube, path, decoder, query
+        self._on_event, self._on_broken, self._on_synced = on_event, on_broken, on_synced
+        self._backoff = backoff or Backoff()
+        self._monotonic = monotonic
+        self._log = get_logger(__name__).bind(path=path)
+        self._versions: dict[str, str] = {}
+        self._last: dict[str, T] = {}
+        self._last_contact: float | None = None
+        self._synced = asyncio.Event()
+        self.relists = 0
+        self.failures = 0
+
+    @property
+    def has_synced(self) -> bool:
+        """True once a complete list has been applied."""
+        return self._synced.is_set()
+
+    async def wait_synced(self) -> None:
+        """Return when `has_synced` turns true."""
+        await self._synced.wait()
+
+    @property
+    def seconds_since_contact(self) -> float:
+        """Age of the last word from the server; infinite before the first."""
+        return float("inf") if self._last_contact is None else self._monotonic() - self._last_contact
+
+    async def run(self) -> None:
+        """Follow the objects until cancelled."""
+        version = ""
+        while True:
+            try:
+                if not version:
+                    version = await self._list()
+                version = await self._watch(version)
+                self._backoff.reset()
+                # A server that closes watches at once must not be asked in a tight loop.
+                await asyncio.sleep(0.05)
+            except Gone:
+                self._log.info("watch_expired")
+                version = ""
+                await asyncio.sleep(self._backoff.next_seconds())
+            except KubeError as error:
+                self.failures += 1
+                delay = max(self._backoff.next_seconds(), error.retry_after_seconds or 0.0)
+                self._log.warning("watch_failed", error=str(error), retry_seconds=round(delay, 2))
+                version = self._version if self._synced.is_set() else ""
+                await asyncio.sleep(delay)
+
+    async def _list(self) -> str:
+        seen: set[str] = set()
+        token, version = "", ""
+        while True:
+            query = [("limit", str(_PAGE)), *self._query, *([("continue", token)] if token else [])]
+            raw = await self._kube.request("GET", self._path, query=query, timeout_seconds=60)
+            try:
+                page = _LIST.decode(raw)
+            except msgspec.MsgspecError as error:
+                raise KubeError(f"GET {self._path}: broken list: {error}") from error
+            self._contact()
+            for item in page.items or []:
+                self._apply_listed(item, seen)
+            version, token = page.metadata.resource_version, page.metadata.continue_
+            if not token:
+                break
+            await asyncio.sleep(0)
+        for key in [key for key in self._versions if key not in seen]:
+            self._forget(key)
+        self.relists += 1
+        self._version = version
+        self._synced.set()
+        if self._on_synced:
+            self._on_synced()
+        return version
+
+    def _apply_listed(self, item: msgspec.Raw, seen: set[str]) -> None:
+        meta = _OBJECT.decode(item).metadata
+        key = _key(meta)
+        seen.add(key)
+        known = self._versions.get(key)
+        if known != meta.resource_version or not known:
+            self._upsert(ADDED if known is None else MODIFIED, key, meta.resource_version, item)
+
+    async def _watch(self, version: str) -> str:
+        self._version = version
+        async for event in self._kube.watch(self._path, version, query=self._query):
+            self._contact()
+            self._backoff.reset()
+            meta = _OBJECT.decode(event.object).metadata
+            if event.type == DELETED:
+                self._delete(_key(meta), event.object)
+            elif event.type in (ADDED, MODIFIED):
+                key = _key(meta)
+                self._upsert(event.type, key, meta.resource_version, event.object)
+            self._version = meta.resource_version or self._version
+        return self._version
+
+    def _upsert(self, kind: str, key: str, version: str, raw: msgspec.Raw) -> None:
+        try:
+            item = self._decoder.decode(raw)
+        except msgspec.MsgspecError as error:
+            self._broken(key, error)
+            return
+        self._versions[key] = version
+        self._last[key] = item
+        self._on_event(kind, key, item)
+
+    def _delete(self, key: str, raw: msgspec.Raw) -> None:
+        self._versions.pop(key, None)
+        last = self._last.pop(key, None)
+        try:
+            item: T | None = self._decoder.decode(raw)
+        except msgspec.MsgspecError as error:
+            self._broken(key, error)
+            item = last
+        if item is not None:
+            self._on_event(DELETED, key, item)
+
+    def _forget(self, key: str) -> None:
+        """An object that a list no longer holds: deleted while nobody watched."""
+        self._versions.pop(key, None)
+        item = self._last.pop(key, None)
+        if item is not None:
+            self._on_event(DELETED, key, item)
+
+    def _broken(self, key: str, error: Exception) -> None:
+        self._log.warning("object_not_understood", key=key, error=str(error))
+        if self._on_broken:
+            self._on_broken(key, error)
+
+    def _contact(self) -> None:
+        self._last_contact = self._monotonic()
+
+    def items(self) -> dict[str, T]:
+        """The objects by key; the cache itself, not to be changed."""
+        return self._last
+
+    _version: str = ""
+
+
+def _key(meta: _Meta) -> str:
+    return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+
+
+def reflector_summary(reflector: "Reflector[Any]") -> dict[str, Any]:
+    """Plain values for a status page."""
+    return {
+        "synced": reflector.has_synced,
+        "objects": len(reflector.items()),
+        "relists": reflector.relists,
+        "failures": reflector.failures,
+    }
