@@ -8,21 +8,31 @@ with jitter. `has_synced` turns true after the first complete list and stays so:
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from headroom.kube.client import Gone, KubeClient, KubeError, Query
 from headroom.logs import get_logger
 from headroom.runtime import Backoff
+from headroom.wire import WireError
 
 T = TypeVar("T")
+Read = TypeVar("Read", covariant=True)
 
 ADDED: Final = "ADDED"
 MODIFIED: Final = "MODIFIED"
 DELETED: Final = "DELETED"
 
 _PAGE: Final = 2000
+
+
+class ObjectDecoder(Protocol[Read]):
+    """`headroom.wire.POD` and the like, or a plain msgspec decoder. Raises WireError or MsgspecError."""
+
+    def decode(self, data: bytes | msgspec.Raw, /) -> Read:
+        """One object from its JSON."""
+        ...
 
 
 class _Meta(msgspec.Struct, rename="camel", gc=False):
@@ -56,7 +66,7 @@ class Reflector(Generic[T]):
         self,
         kube: KubeClient,
         path: str,
-        decoder: msgspec.json.Decoder[T],
+        decoder: ObjectDecoder[T],
         on_event: Callable[[str, str, T], None],
         *,
         query: Query = (),
@@ -164,7 +174,7 @@ class Reflector(Generic[T]):
     def _upsert(self, kind: str, key: str, version: str, raw: msgspec.Raw) -> None:
         try:
             item = self._decoder.decode(raw)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, WireError) as error:
             self._broken(key, error)
             return
         self._versions[key] = version
@@ -176,7 +186,7 @@ class Reflector(Generic[T]):
         last = self._last.pop(key, None)
         try:
             item: T | None = self._decoder.decode(raw)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, WireError) as error:
             self._broken(key, error)
             item = last
         if item is not None:

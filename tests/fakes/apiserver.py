@@ -1,0 +1,465 @@
+"""A Kubernetes API server in memory, spoken to over real HTTP, for tests of the clients.
+
+It keeps objects of any kind under their paths and answers list (with paging), watch (with bookmarks and expiry), get,
+create, replace, merge-patch, delete, and the subresources that Headroom uses: `binding` with the real server's
+conflicts, `eviction` with disruption budgets, `status` and `scale`. `fail` and `stall` script its faults; `requests`
+records what it was asked.
+"""
+
+import asyncio
+import contextlib
+import copy
+import itertools
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiohttp import web
+
+Object = dict[str, Any]
+_CLUSTER_SCOPED = {"nodes", "namespaces", "priorityclasses", "customresourcedefinitions"}
+_LIST_KIND = {"pods": "PodList", "nodes": "NodeList"}
+_STAMP = "2026-01-01T00:00:00Z"
+
+
+@dataclass
+class Request:
+    """One call as the server saw it."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+
+
+@dataclass
+class _Fault:
+    method: str
+    path: re.Pattern[str]
+    status: int
+    message: str
+    times: int
+
+
+@dataclass
+class _Stall:
+    method: str
+    path: re.Pattern[str]
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a path points at."""
+
+    resource: str
+    """Group, version and plural, e.g. `/api/v1/pods`."""
+    plural: str
+    namespace: str
+    name: str
+    subresource: str
+
+
+def _target(path: str) -> _Target | None:
+    parts = path.strip("/").split("/")
+    depth = 2 if parts[0] == "api" else 3
+    if len(parts) <= depth:
+        return None
+    base, rest = "/" + "/".join(parts[:depth]), parts[depth:]
+    namespace = ""
+    if rest[0] == "namespaces" and len(rest) > 2:
+        namespace, rest = rest[1], rest[2:]
+    return _Target(
+        resource=f"{base}/{rest[0]}",
+        plural=rest[0],
+        namespace=namespace,
+        name=rest[1] if len(rest) > 1 else "",
+        subresource=rest[2] if len(rest) > 2 else "",
+    )
+
+
+class Refusal(Exception):
+    """An answer other than success, as a Status object."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.reason, self.message = code, reason, message
+
+
+class ApiServer:
+    """Use as `async with ApiServer() as api:`; clients connect to `api.url` or through `api.write_kubeconfig(path)`."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.url = ""
+        self.on_evict: Callable[[Object], None] | None = None
+        """Called instead of deleting at once, so that a test can keep a pod terminating."""
+        self._version = itertools.count(1)
+        self._uid = itertools.count(1)
+        self.resource_version = 0
+        self._objects: dict[str, dict[tuple[str, str], Object]] = {}
+        self._log: list[tuple[int, str, str, Object]] = []
+        self._expired_before = 0
+        self._changed = asyncio.Event()
+        self._faults: list[_Fault] = []
+        self._stalls: list[_Stall] = []
+        self._watch_tasks: set[asyncio.Task[Any]] = set()
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+
+    # Life
+
+    async def __aenter__(self) -> "ApiServer":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen; after a `stop`, on the same port with the same objects."""
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    async def stop(self) -> None:
+        """Cut every connection and refuse new ones; the objects stay."""
+        self.cut_watches()
+        for stall in self._stalls:
+            stall.released.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def write_kubeconfig(self, path: Path) -> Path:
+        """A kubeconfig for this server, without credentials."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": self.url}}],
+            "users": [{"name": "test", "user": {}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return path
+
+    # Scripting
+
+    def fail(self, method: str, path: str, *, status: int = 500, message: str = "scripted", times: int = 1) -> None:
+        """The next `times` calls whose path matches the pattern are answered with `status`."""
+        self._faults.append(_Fault(method, re.compile(path), status, message, times))
+
+    def stall(self, method: str, path: str) -> asyncio.Event:
+        """Calls that match are carried out, but their answer is withheld until the returned event is set."""
+        stall = _Stall(method, re.compile(path))
+        self._stalls.append(stall)
+        return stall.released
+
+    def cut_watches(self) -> None:
+        """End every open watch, as a restarting API server does."""
+        for task in list(self._watch_tasks):
+            task.cancel()
+
+    def expire_history(self) -> None:
+        """Forget past events: a watch from an old resource version gets 410 Expired."""
+        self._expired_before = self.resource_version + 1
+        self._log.clear()
+
+    def asked(self, method: str, pattern: str) -> list[Request]:
+        """The recorded requests whose method is `method` and whose path matches."""
+        return [request for request in self.requests if request.method == method and re.search(pattern, request.path)]
+
+    # Objects
+
+    def put(self, resource: str, body: Object) -> Object:
+        """Create or replace an object, as somebody else would; `resource` is e.g. `/api/v1/pods`."""
+        meta = body.setdefault("metadata", {})
+        plural = resource.rsplit("/", 1)[1]
+        namespace = "" if plural in _CLUSTER_SCOPED else meta.setdefault("namespace", "default")
+        key = (namespace, meta["name"])
+        known = self._objects.setdefault(resource, {})
+        old = known.get(key)
+        meta.setdefault("uid", old["metadata"]["uid"] if old else f"uid-{next(self._uid)}-{meta['name']}")
+        meta.setdefault("creationTimestamp", _STAMP)
+        known[key] = body
+        self._record("MODIFIED" if old else "ADDED", resource, body)
+        return body
+
+    def get(self, resource: str, name: str, namespace: str = "default") -> Object:
+        """The object as it stands. Raises KeyError."""
+        plural = resource.rsplit("/", 1)[1]
+        return self._objects.get(resource, {})["" if plural in _CLUSTER_SCOPED else namespace, name]
+
+    def all(self, resource: str) -> list[Object]:
+        """Every object of a resource."""
+        return list(self._objects.get(resource, {}).values())
+
+    def remove(self, resource: str, name: str, namespace: str = "default") -> None:
+        """Delete an object, as somebody else would."""
+        plural = resource.rsplit("/", 1)[1]
+        body = self._objects[resource].pop(("" if plural in _CLUSTER_SCOPED else namespace, name))
+        self._record("DELETED", resource, body)
+
+    def _record(self, kind: str, resource: str, body: Object) -> None:
+        self.resource_version = next(self._version)
+        body["metadata"]["resourceVersion"] = str(self.resource_version)
+        self._log.append((self.resource_version, resource, kind, copy.deepcopy(body)))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # HTTP
+
+    async def _handle(self, http: web.Request) -> web.StreamResponse:
+        raw = await http.read()
+        try:
+            body = json.loads(raw) if raw else None
+        except ValueError:
+            body = raw.decode(errors="replace")
+        request = Request(http.method, http.path, dict(http.query), body)
+        self.requests.append(request)
+        try:
+            self._raise_fault(request)
+            target = _target(http.path)
+            if target is None:
+                raise Refusal(404, "NotFound", f"the server could not find the requested resource {http.path}")
+            if request.query.get("watch") in ("1", "true"):
+                return await self._watch(http, target, request)
+            answer, status = self._answer(request, target)
+            for stall in self._stalls:
+                if stall.method == request.method and stall.path.search(request.path):
+                    await stall.released.wait()
+            return web.json_response(answer, status=status)
+        except Refusal as refusal:
+            return web.json_response(_status(refusal), status=refusal.code)
+
+    def _raise_fault(self, request: Request) -> None:
+        for fault in self._faults:
+            if fault.times > 0 and fault.method == request.method and fault.path.search(request.path):
+                fault.times -= 1
+                raise Refusal(fault.status, "Scripted", fault.message)
+
+    def _answer(self, request: Request, target: _Target) -> tuple[Object, int]:
+        if request.method == "POST":
+            return self._post(request, target)
+        if request.method == "GET":
+            return (self._read(target) if target.name else self._list(request, target)), 200
+        if request.method == "PATCH":
+            return self._patch(request, target), 200
+        if request.method == "PUT":
+            return self._replace(request, target), 200
+        if request.method == "DELETE":
+            body = self._find(target)
+            self.remove(target.resource, target.name, target.namespace)
+            return body, 200
+        raise Refusal(405, "MethodNotAllowed", request.method)
+
+    def _find(self, target: _Target) -> Object:
+        try:
+            return self._objects[target.resource][target.namespace, target.name]
+        except KeyError:
+            raise Refusal(404, "NotFound", f'{target.plural} "{target.name}" not found') from None
+
+    def _read(self, target: _Target) -> Object:
+        body = self._find(target)
+        return _scale_of(body) if target.subresource == "scale" else body
+
+    def _list(self, request: Request, target: _Target) -> Object:
+        rows = sorted(self._objects.get(target.resource, {}).items())
+        items = [
+            body for (namespace, _), body in rows if target.namespace in ("", namespace) and _selected(body, request)
+        ]
+        start = int(request.query.get("continue", "0") or "0")
+        limit = int(request.query.get("limit", "0") or "0") or len(items)
+        meta = {"resourceVersion": str(self.resource_version)}
+        if start + limit < len(items):
+            meta["continue"] = str(start + limit)
+        kind = _LIST_KIND.get(target.plural, "List")
+        return {"kind": kind, "apiVersion": "v1", "metadata": meta, "items": items[start : start + limit]}
+
+    def _post(self, request: Request, target: _Target) -> tuple[Object, int]:
+        if target.subresource == "binding":
+            return self._bind(request, target), 201
+        if target.subresource == "eviction":
+            return self._evict(request, target), 201
+        body = request.body
+        meta = body.setdefault("metadata", {})
+        if "generateName" in meta and "name" not in meta:
+            meta["name"] = f"{meta['generateName']}{next(self._uid)}"
+        if target.namespace:
+            meta["namespace"] = target.namespace
+        if (target.namespace, meta["name"]) in self._objects.get(target.resource, {}):
+            raise Refusal(409, "AlreadyExists", f'{target.plural} "{meta["name"]}" already exists')
+        return self.put(target.resource, body), 201
+
+    def _patch(self, request: Request, target: _Target) -> Object:
+        body = self._find(target)
+        if target.subresource == "scale":
+            body["spec"]["replicas"] = request.body["spec"]["replicas"]
+        else:
+            changes = {"status": request.body.get("status", {})} if target.subresource == "status" else request.body
+            _check_preconditions(body, request.body)
+            _merge(body, copy.deepcopy(changes))
+        self._record("MODIFIED", target.resource, body)
+        return _scale_of(body) if target.subresource == "scale" else body
+
+    def _replace(self, request: Request, target: _Target) -> Object:
+        body = self._find(target)
+        _check_preconditions(body, request.body)
+        if target.subresource == "status":
+            body["status"] = request.body.get("status", {})
+        else:
+            fresh = copy.deepcopy(request.body)
+            fresh["metadata"]["uid"] = body["metadata"]["uid"]
+            body.clear()
+            body.update(fresh)
+        self._record("MODIFIED", target.resource, body)
+        return body
+
+    def _bind(self, request: Request, target: _Target) -> Object:
+        pod = self._find(target)
+        meta, wanted = pod["metadata"], request.body.get("metadata", {})
+        uid, node = wanted.get("uid"), request.body["target"]["name"]
+        if uid and uid != meta["uid"]:
+            text = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {meta['uid']}"
+            raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on pods/binding "{target.name}": {text}')
+        if meta.get("deletionTimestamp"):
+            text = f"pod {target.name} is being deleted, cannot be assigned to a host"
+            raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on pods/binding "{target.name}": {text}')
+        if bound := pod.get("spec", {}).get("nodeName"):
+            text = f'pod {target.name} is already assigned to node "{bound}"'
+            raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on pods/binding "{target.name}": {text}')
+        pod.setdefault("spec", {})["nodeName"] = node
+        meta.setdefault("annotations", {}).update(wanted.get("annotations", {}))
+        self._record("MODIFIED", target.resource, pod)
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
+
+    def _evict(self, request: Request, target: _Target) -> Object:
+        pod = self._find(target)
+        options = request.body.get("deleteOptions") or {}
+        uid = (options.get("preconditions") or {}).get("uid")
+        if uid and uid != pod["metadata"]["uid"]:
+            raise Refusal(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
+        for budget in self.all("/apis/policy/v1/poddisruptionbudgets"):
+            labels = budget["spec"]["selector"]["matchLabels"]
+            if (
+                labels.items() <= pod["metadata"].get("labels", {}).items()
+                and budget["status"]["disruptionsAllowed"] < 1
+            ):
+                raise Refusal(
+                    429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget."
+                )
+        if options.get("dryRun") != ["All"]:
+            if self.on_evict is not None:
+                self.on_evict(pod)
+            else:
+                self.remove(target.resource, target.name, target.namespace)
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
+
+    async def _watch(self, http: web.Request, target: _Target, request: Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(http)
+        at = int(request.query.get("resourceVersion", "0") or "0")
+        task = asyncio.current_task()
+        assert task is not None
+        self._watch_tasks.add(task)
+        try:
+            if at + 1 < self._expired_before:
+                gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+                await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+                return response
+            async for line in self._events(at, target, request):
+                await response.write(line)
+        except ConnectionResetError:
+            pass
+        except asyncio.CancelledError:
+            if http.transport is not None:
+                http.transport.abort()
+            with contextlib.suppress(AttributeError):
+                task.uncancel()
+        finally:
+            self._watch_tasks.discard(task)
+        return response
+
+    async def _events(self, at: int, target: _Target, request: Request) -> AsyncIterator[bytes]:
+        while True:
+            changed = self._changed
+            for version, resource, kind, body in list(self._log):
+                namespace = body["metadata"].get("namespace", "")
+                if version <= at or resource != target.resource or target.namespace not in ("", namespace):
+                    continue
+                at = version
+                if _selected(body, request):
+                    yield json.dumps({"type": kind, "object": body}).encode() + b"\n"
+            await changed.wait()
+
+    def bookmark(self, resource: str) -> None:
+        """Send a bookmark to watchers of a resource."""
+        body = {"kind": "Bookmark", "metadata": {}}
+        self._record("BOOKMARK", resource, body)
+
+
+def _status(refusal: Refusal) -> Object:
+    return {
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "code": refusal.code, "reason": refusal.reason, "message": refusal.message,
+    }  # fmt: skip
+
+
+def _scale_of(body: Object) -> Object:
+    replicas = body.get("spec", {}).get("replicas", 1)
+    return {
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": body["metadata"],
+        "spec": {"replicas": replicas}, "status": {"replicas": body.get("status", {}).get("replicas", replicas)},
+    }  # fmt: skip
+
+
+def _check_preconditions(body: Object, change: Object) -> None:
+    meta = change.get("metadata") or {}
+    for name in ("uid", "resourceVersion"):
+        if meta.get(name) and meta[name] != body["metadata"].get(name):
+            raise Refusal(409, "Conflict", f"the object has been modified: {name} is {body['metadata'].get(name)}")
+
+
+def _merge(body: Object, change: Object) -> None:
+    """RFC 7386."""
+    for key, value in change.items():
+        if value is None:
+            body.pop(key, None)
+        elif isinstance(value, dict) and isinstance(body.get(key), dict):
+            _merge(body[key], value)
+        elif isinstance(value, dict):
+            body[key] = {}
+            _merge(body[key], value)
+        else:
+            body[key] = value
+
+
+def _selected(body: Object, request: Request) -> bool:
+    labels = body["metadata"].get("labels", {})
+    wanted = _pairs(request.query.get("labelSelector", ""))
+    fields = _pairs(request.query.get("fieldSelector", ""))
+    return all(labels.get(key) == value for key, value in wanted) and all(
+        _field(body, key) == value for key, value in fields
+    )
+
+
+def _pairs(selector: str) -> Iterator[tuple[str, str]]:
+    for part in filter(None, selector.split(",")):
+        key, _, value = part.replace("==", "=").partition("=")
+        yield key, value
+
+
+def _field(body: Object, path: str) -> Any:
+    value: Any = body
+    for part in path.split("."):
+        value = value.get(part, "") if isinstance(value, dict) else ""
+    return value
