@@ -5,6 +5,7 @@ an unknown key in the file or an unknown `HEADROOM_*` variable of the daemon's o
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -22,6 +23,9 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+# Kubernetes puts the address of every Service of a namespace into its pods under names such as HEADROOM_SCHEDULER_PORT.
+_SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?")
+_SERVICE_ADDRESS = ("tcp://", "udp://", "sctp://")
 _COMMON_ENVIRONMENT = {"HEADROOM_CACHE", "HEADROOM_TRACES"}
 
 
@@ -67,6 +71,7 @@ def load(
     from_file = _read_file(file, problems) if file is not None else {}
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     problems += [f"{file}: unknown key {key!r}" for key in from_file if key not in fields]
+    env = {key: text for key, text in env.items() if not _is_service_link(_prefix(cls), key, text)}
     known_env = {environment_name(cls, name) for name in fields} | {f"{_prefix(cls)}CONFIG"} | _COMMON_ENVIRONMENT
     problems += [
         f"{key}: unknown environment variable" for key in env if key.startswith(_prefix(cls)) and key not in known_env
@@ -89,6 +94,12 @@ def load(
     if problems:
         raise SettingsError(problems)
     return cls(**values)
+
+
+def _is_service_link(prefix: str, key: str, text: str) -> bool:
+    if not key.startswith(prefix):
+        return False
+    return bool(_SERVICE_LINK.fullmatch(key.removeprefix(prefix))) or text.startswith(_SERVICE_ADDRESS)
 
 
 def _read_file(file: str | Path, problems: list[str]) -> dict[str, Any]:
