@@ -1,0 +1,57 @@
+"""Which cards a device plugin will hand out, and how much of a card one share takes. Pure.
+
+The order of choice is the NVIDIA device plugin's for shared and MIG devices (k8s-device-plugin, internal/rm/allocate.go):
+one device at a time, `distributed` from the card with the fewest devices given out, `packed` from the one with the most;
+among equals the card picked least for this very pod, then the lowest index. For whole cards the plugin prefers
+well-connected ones, which nothing in the API tells: there the lowest free indices are as good a guess as any.
+"""
+
+from collections.abc import Sequence
+
+from headroom.fleet import Fleet
+from headroom.model import Allocation, GpuRequest, Mode
+
+WHOLE_MILLI = 1000
+
+
+def share_mib(request: GpuRequest, usable_mib: int, slices: int) -> int:
+    """MiB that one share of the request takes on a card of `usable_mib` that is advertised as `slices` devices.
+
+    Thousandths are rounded down, so that thousandths adding up to 1000 always fit on one card.
+    """
+    if request.vram_mib:
+        return request.vram_mib
+    if request.milli:
+        return request.milli * usable_mib // WHOLE_MILLI
+    if request.mode is Mode.SLICE and slices > 1:
+        return usable_mib // slices
+    return usable_mib
+
+
+def greedy_cards(
+    given_out: Sequence[int], slices: Sequence[int], count: int, allocation: Allocation
+) -> tuple[int, ...] | None:
+    """Card positions that the plugin picks for `count` devices, one per device; None when too few are free.
+
+    `given_out` and `slices` are devices in use and devices in all, by card position.
+    """
+    used = list(given_out)
+    picked = [0] * len(used)
+    direction = 1 if allocation is Allocation.DISTRIBUTED else -1
+    cards: list[int] = []
+    for _ in range(count):
+        free = [at for at, total in enumerate(slices) if used[at] < total]
+        if not free:
+            return None
+        best = min(free, key=lambda at: (direction * used[at], picked[at], at))
+        used[best] += 1
+        picked[best] += 1
+        cards.append(best)
+    return tuple(cards)
+
+
+def predicted_cards(fleet: Fleet, row: int, count: int) -> tuple[int, ...] | None:
+    """Card positions of a node that its device plugin would hand out next, one per device; None when too few are free."""
+    node = fleet.nodes[fleet.names[row]]
+    width = len(node.cards)
+    return greedy_cards(fleet.plugin[row, :width].tolist(), fleet.slices[row, :width].tolist(), count, node.allocation)
