@@ -1,0 +1,98 @@
+"""Node objects for simulated GPU nodes, described in any of the ways that real nodes describe their cards."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Any, Final
+
+from headroom import names
+from headroom.model import Allocation, Card, GpuNode, Sharing
+
+_PODS_PER_NODE: Final = 250
+_SHARING_LABEL: Final = {Sharing.TIME_SLICING: "time-slicing", Sharing.MPS: "mps"}
+
+
+class Description(StrEnum):
+    """Where a node says which cards it has."""
+
+    ANNOTATION = "annotation"  # as the Headroom agent writes it
+    LABELS = "labels"  # as NVIDIA GPU feature discovery writes them
+
+
+def uniform_nodes(
+    count: int,
+    *,
+    prefix: str = "gpu-",
+    cards: int = 8,
+    model: str = "NVIDIA-A100-SXM4-80GB",
+    vram_mib: int = 81920,
+    reserve_mib: int = 0,
+    slices: int = 1,
+    sharing: Sharing | None = None,
+    allocation: Allocation = Allocation.DISTRIBUTED,
+    resource: str = names.RESOURCE_NVIDIA_GPU,
+    cpu_milli: int = 128_000,
+    memory_mib: int = 1024 * 1024,
+    labels: Mapping[str, str] | None = None,
+) -> list[GpuNode]:
+    """`count` equal nodes `prefix0000`, `prefix0001`, ...; `resource=""` is a node without device plugin (pinned mode only)."""
+    if sharing is None:
+        sharing = Sharing.TIME_SLICING if slices > 1 else Sharing.EXCLUSIVE
+    return [
+        GpuNode(
+            name=f"{prefix}{number:04d}",
+            cards=tuple(
+                Card(f"GPU-{prefix}{number:04d}-{index}", index, model, vram_mib, reserve_mib, slices)
+                for index in range(cards)
+            ),
+            sharing=sharing,
+            allocation=allocation,
+            resource=resource,
+            cpu_milli=cpu_milli,
+            memory_mib=memory_mib,
+            labels=dict(labels or {}),
+        )
+        for number in range(count)
+    ]
+
+
+def node_manifest(node: GpuNode, description: Description = Description.ANNOTATION) -> dict[str, Any]:
+    """The Node object. Labels can describe only what feature discovery can: one model, one size, one slice count."""
+    labels = {
+        "kubernetes.io/hostname": node.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+        "type": "kwok",
+        **node.labels,
+    }
+    annotations: dict[str, str] = {"node.alpha.kubernetes.io/ttl": "0"}
+    if node.allocation is not Allocation.DISTRIBUTED:
+        labels[names.LABEL_ALLOCATION] = node.allocation.value
+    if node.cards and description is Description.ANNOTATION:
+        labels.setdefault(names.LABEL_GPU_PRODUCT, node.cards[0].model)
+        annotations[names.ANNOTATION_NODE_CARDS] = json.dumps([asdict(card) for card in node.cards])
+    elif node.cards:
+        labels |= _discovery_labels(node)
+    resources = {"cpu": f"{node.cpu_milli}m", "memory": f"{node.memory_mib}Mi", "pods": str(_PODS_PER_NODE)}
+    if node.resource:
+        resources[node.resource] = str(sum(card.slices for card in node.cards if card.healthy))
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": labels, "annotations": annotations},
+        "spec": {} if node.schedulable else {"unschedulable": True},
+        "status": {"capacity": resources, "allocatable": resources},
+    }
+
+
+def _discovery_labels(node: GpuNode) -> dict[str, str]:
+    first = node.cards[0]
+    shared = node.sharing in _SHARING_LABEL
+    return {
+        names.LABEL_GPU_PRODUCT: first.model + ("-SHARED" if shared else ""),
+        names.LABEL_GPU_MEMORY: str(first.vram_mib),
+        names.LABEL_GPU_COUNT: str(len(node.cards)),
+        names.LABEL_GPU_REPLICAS: str(first.slices),
+        names.LABEL_GPU_SHARING: _SHARING_LABEL.get(node.sharing, "none"),
+    }
