@@ -57,9 +57,12 @@ class Health:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
-    """Serve `app` while the block runs; yields the port (useful with port 0). Raises OSError when the address is taken."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+async def serving(app: web.Application, host: str, port: int, *, shutdown_seconds: float = 1.0) -> AsyncIterator[int]:
+    """Serve `app` while the block runs; yields the port (useful with port 0).
+
+    Requests under way get `shutdown_seconds` to end. Raises OSError when the address is taken.
+    """
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
