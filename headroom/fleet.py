@@ -88,6 +88,13 @@ class Fleet:
             else:
                 target[:old_rows] = array
 
+    def copy(self) -> "Fleet":
+        """An independent copy with the same rows, for questions of the kind "what if"."""
+        other = Fleet(rows=self.capacity, width=self.width)
+        for name, value in vars(self).items():
+            setattr(other, name, value if name == "changes_dropped" else value.copy())
+        return other
+
     def code_of(self, model: str) -> int:
         """The number that stands for a card model in `card_model`; new models get the next one."""
         code = self.model_code.get(model)

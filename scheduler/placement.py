@@ -1,0 +1,265 @@
+"""Chooses the node and the cards for a pod: one code for the extender, for fit questions and for every simulation.
+
+Equal requests form a request class. For each class seen lately the placer keeps a key for every row (see
+`scheduler.scoring`) and, before each choice, recomputes only the rows that changed since it last looked. A choice is then
+one maximum over an array. Which node wins depends on the fleet and the request alone, never on the order of rows.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headroom.fleet import Fleet, IntArray
+from headroom.model import GpuRequest, Mode, Placement
+from scheduler import filtering
+from scheduler.filtering import Fit
+from scheduler.profile import LearnedProfile
+from scheduler.scoring import Policy, first_of_equals, score_of
+
+_NEVER: Final = np.int64(np.iinfo(np.int64).min)  # key of a row that cannot run the request
+_CLASSES_KEPT: Final = 512  # 40 kB each at 5,000 nodes
+_TRIES_BEFORE_SORTING: Final = 8
+
+
+@dataclass(slots=True)
+class _Standing:
+    """Keys of one request class over all rows, true as of `clock` and of the policy's `version`."""
+
+    keys: IntArray
+    card: IntArray
+    clock: int
+    version: int
+
+
+class Placer:
+    """Best placement of a request on a fleet under a policy. Pure: it never changes the fleet.
+
+    `check_host` also demands CPU and host memory (simulations and fit questions; in a cluster kube-scheduler checks those).
+    `profile` learns the workload through `observe`.
+    """
+
+    def __init__(
+        self, fleet: Fleet, policy: Policy, *, check_host: bool = False, profile: LearnedProfile | None = None
+    ) -> None:
+        self.fleet = fleet
+        self.policy = policy
+        self.check_host = check_host
+        self.profile = profile or LearnedProfile()
+        self._standings: OrderedDict[GpuRequest, _Standing] = OrderedDict()
+        self._rank = np.zeros(0, np.int64)
+        self._ranked_names: list[str] = []
+        self._ranked_clock = -1
+
+    def best(
+        self, request: GpuRequest, offered: Callable[[int], bool] | None = None, excluded: Container[int] = ()
+    ) -> Placement | None:
+        """The best placement among the rows that are offered (None: all) and not excluded; None when nothing fits."""
+        row = self.best_row(request, offered, excluded)
+        return None if row is None else self.placement_at(request, row)
+
+    def best_row(
+        self, request: GpuRequest, offered: Callable[[int], bool] | None = None, excluded: Container[int] = ()
+    ) -> int | None:
+        """The row of the best placement; see `best`."""
+        keys = self._current(request).keys
+        if offered is None and not excluded:
+            return self._top(keys)
+        keys = keys.copy()
+        for _ in range(_TRIES_BEFORE_SORTING):
+            row = self._top(keys)
+            if row is None:
+                return None
+            if row not in excluded and (offered is None or offered(row)):
+                return row
+            keys[row] = _NEVER
+        for row in self._in_order(keys):
+            if row not in excluded and (offered is None or offered(row)):
+                return row
+        return None
+
+    def best_among(self, request: GpuRequest, rows: IntArray) -> int | None:
+        """The best of the given rows; None when none of them fits."""
+        keys = self._current(request).keys[rows]
+        if not len(rows) or keys.max() == _NEVER:
+            return None
+        best = rows[keys == keys.max()]
+        return int(best[self._ranks()[best].argmin()])
+
+    def placement_at(self, request: GpuRequest, row: int) -> Placement:
+        """The cards that the policy takes on a row that fits."""
+        standing = self._current(request)
+        fit = filtering.fit(self.fleet, request, np.array([row], np.int64), check_host=self.check_host)
+        if fit.take is None and request.count == 1:
+            at = int(standing.card[row])
+            return Placement(self.fleet.names[row], (at,), (int(fit.need[0, at]),), request.mode)
+        take = fit.take if fit.take is not None else self.policy.choose_cards(self.fleet, request, fit)
+        cards: list[int] = []
+        shares: list[int] = []
+        for at in np.flatnonzero(take[0]).tolist():
+            times = round(int(take[0, at]) / int(fit.need[0, at]))
+            cards += [at] * times
+            shares += [int(fit.need[0, at])] * times
+        return Placement(self.fleet.names[row], tuple(cards), tuple(shares), request.mode)
+
+    def order(self, request: GpuRequest, rows: Iterable[int]) -> list[tuple[int, int]]:
+        """(row, score 0..10) of the rows that fit, for kube-scheduler's prioritize; 10 is the policy's favourite.
+
+        Steps follow the rank among the rows offered, not the raw score: ten steps are all that the protocol has.
+        """
+        keys = self._current(request).keys
+        given = np.fromiter(rows, np.int64)
+        given = given[keys[given] != _NEVER]
+        levels, level = np.unique(keys[given], return_inverse=True)
+        if len(levels) <= 1:
+            return [(row, 10) for row in given.tolist()]
+        score = level * 10 // (len(levels) - 1)
+        return list(zip(given.tolist(), score.tolist(), strict=True))
+
+    def refusal(self, request: GpuRequest, row: int) -> str | None:
+        """Why the row cannot run the request, in stable words; None when it can."""
+        return filtering.refusal(self.fleet, request, row, check_host=self.check_host)
+
+    def fits(self, request: GpuRequest, row: int) -> bool:
+        """Whether the row can run the request now."""
+        return bool(self._current(request).keys[row] != _NEVER)
+
+    def score(self, request: GpuRequest, row: int) -> int | None:
+        """The policy's score of the best placement on the row, for explanations; None when it does not fit."""
+        key = int(self._current(request).keys[row])
+        return None if key == _NEVER else score_of(key)
+
+    def observe(self, request: GpuRequest, now: float = 0.0) -> None:
+        """Count an arrival for the learned workload profile. `now` is seconds on any steady clock."""
+        self.profile.observe(request)
+
+    def replan(self) -> None:
+        """Rebuild the policy's table here and now; a daemon runs the three steps itself, the middle one elsewhere."""
+        inputs = self.policy.inputs(self.fleet, self.profile.profile())
+        if inputs is not None:
+            self.policy.swap(self.policy.solve(inputs))
+
+    def _top(self, keys: IntArray) -> int | None:
+        if not len(keys):
+            return None
+        row = int(keys.argmax())
+        top = keys[row]
+        if top == _NEVER:
+            return None
+        ties = np.flatnonzero(keys == top)
+        if len(ties) > 1:
+            row = int(ties[self._ranks()[ties].argmin()])
+        return row
+
+    def _in_order(self, keys: IntArray) -> Iterable[int]:
+        rows = np.flatnonzero(keys != _NEVER)
+        order = np.lexsort((self._ranks()[rows], -keys[rows]))
+        return rows[order].tolist()
+
+    def _ranks(self) -> IntArray:
+        """Place of each row's name in the sorted list of names; sorted anew only after a node came or went."""
+        fleet = self.fleet
+        if self._ranked_clock == fleet.clock:
+            return self._rank
+        changed = fleet.changed_since(self._ranked_clock) if self._ranked_clock >= 0 else None
+        names = self._ranked_names
+        if changed is None or any(row >= len(names) or names[row] is not fleet.names[row] for row in changed):
+            self._ranked_names = list(fleet.names)
+            self._rank = np.empty(len(fleet.names), np.int64)
+            self._rank[sorted(range(len(fleet.names)), key=fleet.names.__getitem__)] = np.arange(len(fleet.names))
+        self._ranked_clock = fleet.clock
+        return self._rank
+
+    def _current(self, request: GpuRequest) -> _Standing:
+        """The standing of the request's class, brought up to date."""
+        fleet, version, size = self.fleet, self.policy.version, len(self.fleet.names)
+        standing = self._standings.get(request)
+        changed: list[int] | None = None
+        if standing is not None and standing.version == version:
+            changed = fleet.changed_since(standing.clock)
+        if standing is None or changed is None:
+            standing = _Standing(np.full(size, _NEVER), np.zeros(size, np.int64), fleet.clock, version)
+            self._standings[request] = standing
+            while len(self._standings) > _CLASSES_KEPT:
+                self._standings.popitem(last=False)
+            self._recompute(request, standing, np.arange(size))
+        elif changed:
+            if len(standing.keys) < size:
+                more = size - len(standing.keys)
+                standing.keys = np.concatenate([standing.keys, np.full(more, _NEVER)])
+                standing.card = np.concatenate([standing.card, np.zeros(more, np.int64)])
+            self._recompute(request, standing, np.array(changed, np.int64))
+        self._standings.move_to_end(request)
+        standing.clock, standing.version = fleet.clock, version
+        return standing
+
+    def _recompute(self, request: GpuRequest, standing: _Standing, rows: IntArray) -> None:
+        fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
+        standing.keys[rows] = _NEVER
+        if not fit.fits.all():
+            keep = fit.fits
+            rows = rows[keep]
+            take = None if fit.take is None else fit.take[keep]
+            fit = Fit(rows, keep[keep], fit.cards[keep], fit.need[keep], take)
+        if len(rows):
+            standing.keys[rows], standing.card[rows] = evaluate(self.fleet, self.policy, request, fit)
+
+
+def evaluate(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> tuple[IntArray, IntArray]:
+    """Keys of the best placement on rows that all fit, and the card it takes (0 where the cards are no single choice)."""
+    rows = fit.rows
+    if fit.take is not None:
+        return policy.set_keys(fleet, request, rows, fit.take), np.zeros(len(rows), np.int64)
+    if request.count > 1:
+        return policy.set_keys(fleet, request, rows, policy.choose_cards(fleet, request, fit)), np.zeros(
+            len(rows), np.int64
+        )
+    tried = first_of_equals((fleet.free_mib[rows], fleet.usable_mib[rows], fleet.card_model[rows]), fit.cards)
+    line, card = np.nonzero(tried)
+    keys = policy.share_keys(fleet, request, rows[line], card, fit.need[line, card])
+    start = np.flatnonzero(np.diff(line, prepend=-1))
+    best = np.maximum.reduceat(keys, start)
+    winners = np.flatnonzero(keys == best[line])
+    first = np.unique(line[winners], return_index=True)[1]
+    return best, card[winners[first]]
+
+
+@dataclass(frozen=True, slots=True)
+class FitCount:
+    """How many more pods of a kind fit: in total (up to the limit asked), by node, and why the other nodes take none."""
+
+    fits: int
+    nodes: dict[str, int]
+    reasons: dict[str, int]
+
+
+def fit_count(fleet: Fleet, request: GpuRequest, policy: Policy, limit: int) -> FitCount:
+    """Place copies of the request on a private copy of the fleet until `limit` are placed or nothing fits any more."""
+    trial = fleet.copy()
+    placer = Placer(trial, policy, check_host=True)
+    nodes: Counter[str] = Counter()
+    while nodes.total() < limit:
+        placement = placer.best(request)
+        if placement is None:
+            break
+        hold(trial, request, placement)
+        nodes[placement.node] += 1
+    reasons = Counter(
+        reason for row in np.flatnonzero(trial.alive).tolist() if (reason := placer.refusal(request, row)) is not None
+    )
+    return FitCount(nodes.total(), dict(nodes), dict(reasons))
+
+
+def hold(fleet: Fleet, request: GpuRequest, placement: Placement, sign: int = 1) -> None:
+    """Take what a placement holds from the fleet, or give it back with sign -1."""
+    act = fleet.take if sign > 0 else fleet.give
+    act(
+        fleet.row_of[placement.node],
+        placement.cards,
+        placement.share_mib,
+        plugin=placement.mode is Mode.SLICE,
+        cpu_milli=request.cpu_milli,
+        memory_mib=request.memory_mib,
+    )

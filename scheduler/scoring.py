@@ -1,0 +1,164 @@
+"""What a placement policy is, and the keys by which placements compare.
+
+A policy gives every feasible placement a key, a whole number; the larger key wins, and equal keys go to the node whose
+name comes first. Keys carry the policy's score in their upper bits and, where the policy wants it, a packing tie-break in the
+lower ones. Nothing here depends on the order in which nodes are offered.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from headroom.fleet import Fleet, IntArray
+from headroom.model import GpuRequest
+from scheduler.filtering import Fit
+from scheduler.profile import Profile
+
+TIE_BITS: Final = 32
+_TIE_TOP: Final = 2**31
+_REFERENCE_CPU_MILLI: Final = 128_000  # the largest node of the published experiment: scales CPU against cards
+_REFERENCE_CARDS: Final = 8
+
+
+def compose(score: IntArray, tie: IntArray | int = 0) -> IntArray:
+    """Keys from whole-number scores of any sign and ties within 0..2^31."""
+    return (score << TIE_BITS) + tie
+
+
+def score_of(key: int) -> int:
+    """The score that a key was composed from."""
+    return key >> TIE_BITS
+
+
+def card_units(fleet: Fleet, rows: IntArray) -> IntArray:
+    """Free memory of each card in thousandths of the card, rounded down: [rows, width]."""
+    return fleet.free_mib[rows] * 1000 // np.maximum(fleet.usable_mib[rows], 1)
+
+
+def packing_tie(fleet: Fleet, request: GpuRequest, rows: IntArray, taken_units: IntArray) -> IntArray:
+    """Larger for a placement that leaves less CPU and GPU on the node, each against a large node, weighted alike."""
+    cpu_left = (fleet.cpu_free_milli[rows] - request.cpu_milli) / _REFERENCE_CPU_MILLI
+    gpu_left = (card_units(fleet, rows).sum(axis=1) - taken_units) / (1000 * _REFERENCE_CARDS)
+    left = np.clip((cpu_left + gpu_left) * 1e6, 0, _TIE_TOP - 1).astype(np.int64)
+    return _TIE_TOP - left
+
+
+class Policy:
+    """How good each feasible placement is. Subclasses hold their own tables; `version` grows when those change.
+
+    Policies that rest on the workload profile split their preparation in three, so that the slow part can run beside the
+    serving path: `inputs` copies what is needed from the fleet (fast), `solve` is pure and may take long, `swap` installs.
+    """
+
+    name = ""
+
+    def __init__(self) -> None:
+        self.version = 0
+
+    def inputs(self, fleet: Fleet, profile: Profile) -> Any:
+        """Copy what `solve` needs; None when the policy has no table."""
+        return None
+
+    @staticmethod
+    def solve(inputs: Any) -> Any:
+        """Make the table that `swap` installs. Pure: safe to run in another thread or process."""
+        return None
+
+    def swap(self, table: Any) -> None:
+        """Install a finished table."""
+
+    def note(self, row: int, request: GpuRequest, sign: int) -> None:
+        """Told by replays that a pod was placed on (+1) or left (-1) a row; for policies that look at who shares a node."""
+
+    def share_keys(
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
+    ) -> IntArray:
+        """Keys of putting one share of `need` MiB on card `cards[i]` of row `rows[i]`, for all i."""
+        raise NotImplementedError
+
+    def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
+        """Keys of taking `take` [rows, width] MiB from the cards of each row: several shares, given cards, or none."""
+        raise NotImplementedError
+
+    def choose_cards(self, fleet: Fleet, request: GpuRequest, fit: Fit) -> IntArray:
+        """MiB [rows, width] to take for several shares: by default from the fullest cards with room, ties by index."""
+        free = np.where(fit.cards, fleet.free_mib[fit.rows], np.iinfo(np.int64).max)
+        return shares_on_first(free.argsort(axis=1, kind="stable"), fit, request.count)
+
+
+def shares_on_first(order: IntArray, fit: Fit, count: int) -> IntArray:
+    """MiB [rows, width] taken when the first `count` cards of each row's `order` get a share each."""
+    take = np.zeros_like(fit.need)
+    first = order[:, :count]
+    np.put_along_axis(take, first, np.take_along_axis(fit.need, first, axis=1), axis=1)
+    return take
+
+
+class CardKinds:
+    """Numbers the distinct kinds of card (model and usable memory) and knows the kind at every place of a fleet.
+
+    Kind 0 is "no card here, or an unhealthy one".
+    """
+
+    def __init__(self) -> None:
+        self.usable_mib: list[int] = [0]
+        self.model: list[int] = [-1]
+        self._code: dict[tuple[int, int], int] = {}
+        self._kind = np.zeros((0, 0), np.int64)
+        self._seen = np.zeros((0, 0, 2), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.usable_mib)
+
+    def at(self, fleet: Fleet, rows: IntArray) -> IntArray:
+        """Kind of every card of the rows: [rows, width]."""
+        if self._kind.shape != fleet.usable_mib.shape:
+            self._kind = np.zeros(fleet.usable_mib.shape, np.int64)
+            self._seen = np.zeros((*fleet.usable_mib.shape, 2), np.int64)
+            self._seen[..., 1] = -1
+        usable, model = fleet.usable_mib[rows], fleet.card_model[rows]
+        stale = ((self._seen[rows, :, 0] != usable) | (self._seen[rows, :, 1] != model)).any(axis=1)
+        for row in rows[stale].tolist():
+            self._kind[row] = [
+                self._number(*pair)
+                for pair in zip(fleet.usable_mib[row].tolist(), fleet.card_model[row].tolist(), strict=True)
+            ]
+            self._seen[row, :, 0], self._seen[row, :, 1] = fleet.usable_mib[row], fleet.card_model[row]
+        return self._kind[rows]
+
+    def _number(self, usable_mib: int, model: int) -> int:
+        if usable_mib <= 0:
+            return 0
+        code = self._code.get((usable_mib, model))
+        if code is None:
+            code = self._code[usable_mib, model] = len(self.usable_mib)
+            self.usable_mib.append(usable_mib)
+            self.model.append(model)
+        return code
+
+    def share_units(self, fleet: Fleet, request: GpuRequest) -> IntArray:
+        """Size of one share on each kind in thousandths of the card, rounded up; 1001 where it cannot run: [kinds]."""
+        sizes = [1001] * len(self)
+        for kind in range(1, len(self)):
+            if request.models and fleet.models[self.model[kind]] not in request.models:
+                continue
+            if request.vram_mib > 0:
+                sizes[kind] = min(-(-request.vram_mib * 1000 // self.usable_mib[kind]), 1001)
+            else:
+                sizes[kind] = min(request.milli, 1000) or 1000
+        return np.array(sizes, np.int64)
+
+
+def first_of_equals(
+    values: Sequence[IntArray], allowed: np.ndarray[Any, np.dtype[np.bool_]]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Mask of `allowed` [rows, width] that keeps one card, the first, of those alike in all `values` within a row."""
+    width = allowed.shape[1]
+    kept = allowed.copy()
+    for later in range(1, width):
+        same = allowed[:, :later].copy()
+        for value in values:
+            same &= value[:, :later] == value[:, later : later + 1]
+        kept[:, later] &= ~same.any(axis=1)
+    return kept
