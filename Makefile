@@ -1,0 +1,88 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+OUT ?= out
+TRACES ?= $(or $(HEADROOM_TRACES),../shared/traces)
+JOBS ?= 2
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-zA-Z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Headroom needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=python3.x)")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: pyproject.toml $(VENV)/.made
+	@echo "installing Headroom into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	@echo "installing what the tests need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[plots,dev]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.runtime ## Install Headroom into .venv
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Show the product on a simulated cluster; writes out/report.html
+	$(BIN)/headroom demo --out $(OUT)
+
+.PHONY: demo-kwok
+demo-kwok: $(VENV)/.dev prerequisites control-plane ## The same on a real control plane with KWOK nodes
+	$(BIN)/headroom demo --on kwok --out $(OUT)
+
+.PHONY: prerequisites
+prerequisites: ## Install what tests need from the system's packages (Prometheus, Chromium), where apt-get is there
+	sh tools/install-prerequisites.sh
+
+.PHONY: control-plane
+control-plane: $(VENV)/.runtime ## Build kube-apiserver, kube-scheduler, ... into a cache (about 7 minutes once)
+	$(BIN)/python -m simulations.kwok.build
+
+.PHONY: test
+test: check test-unit test-integration ## Everything, including the real control plane
+
+.PHONY: test-unit
+test-unit: $(VENV)/.dev ## Unit and property tests (a minute or two)
+	$(PYTEST) tests/unit tests/property -m 'not gpu'
+
+.PHONY: test-integration
+test-integration: $(VENV)/.dev prerequisites control-plane ## Tests on a real API server, scheduler and Prometheus
+	$(PYTEST) tests/integration -m 'not gpu'
+
+.PHONY: test-gpu
+test-gpu: $(VENV)/.dev ## Tests that need a real NVIDIA card
+	$(PYTEST) tests -m gpu
+
+.PHONY: check
+check: $(VENV)/.dev ## Formatting, lint, types and import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.dev ## Format and fix what can be fixed by machine
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Extender latency and memory, autoscaler tick, agent reading
+	$(BIN)/headroom bench extender
+	$(BIN)/headroom bench memory
+	$(BIN)/headroom bench autoscaler
+	$(BIN)/headroom bench agent
+
+.PHONY: bench-kwok
+bench-kwok: $(VENV)/.dev prerequisites control-plane ## kube-scheduler throughput with and without the extender
+	$(BIN)/headroom bench throughput
+
+.PHONY: clean
+clean: ## Remove the virtual environment and outputs
+	rm -rf $(VENV) $(OUT) build *.egg-info
