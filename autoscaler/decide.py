@@ -1,0 +1,465 @@
+"""The decision: how many replicas, and why. Pure: one observation and the state of the last decision in, both sides out.
+
+Order of the rules: wishes of the signals; up if any fresh one asks; down if all are fresh, a full window has been seen
+and every wish of it agrees; then what stands in the way (rollout, crash loop, hung engine, drain, rates, capacity).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import NamedTuple
+
+from autoscaler import demand, window
+from autoscaler.signals import Freshness, Observation, Rollout, SignalKind
+from autoscaler.spec import LawSettings, Learned, TargetSpec
+from autoscaler.window import Move, Needs
+from autoscaler.wishes import Supply, Wish, wishes
+
+
+class Rule(StrEnum):
+    """Which rule set or limited the outcome; the reason words of conditions, events and metrics."""
+
+    RAISED = "Raised"
+    LOWERED = "Lowered"
+    STEADY = "Steady"
+    WOKEN = "Woken"
+    WITHIN_WINDOW = "WithinWindow"
+    WINDOW_NOT_FULL = "WindowNotFull"
+    SIGNALS_NOT_FRESH = "SignalsNotFresh"
+    OUTAGE = "Outage"
+    IDLE_TIME = "IdleTimeNotOver"
+    UP_WINDOW = "UpWindow"
+    UP_DISABLED = "ScaleUpDisabled"
+    DOWN_DISABLED = "ScaleDownDisabled"
+    UP_RATE = "ScaleUpRate"
+    DOWN_RATE = "ScaleDownRate"
+    DRAINING = "Draining"
+    ROLLOUT = "RolloutInProgress"
+    PAUSED = "TargetPaused"
+    CRASH_LOOP = "CrashLooping"
+    HUNG = "EngineHung"
+    UNSCHEDULABLE = "Unschedulable"
+    GIVEN_BACK = "GivenBack"
+    CAPACITY = "CapacityLimited"
+    MAX_GPUS = "MaxGPUs"
+    MINIMUM = "MinReplicas"
+    MAXIMUM = "MaxReplicas"
+    BUDGET = "ProjectBudget"
+
+
+class Reason(NamedTuple):
+    """One rule that applied, in words for a person."""
+
+    rule: Rule
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """What one decision leaves to the next. Plain values; msgspec writes and reads it as JSON."""
+
+    needs: Needs = ()
+    """Levels needed lately, newest first."""
+    ups: Needs = ()
+    """Wishes of the up window."""
+    moves: tuple[Move, ...] = ()
+    fresh_since: float | None = None
+    """Since when the signals have been fresh without a gap worth mention; None before the first."""
+    fresh_at: float | None = None
+    """When all signals were fresh last."""
+    idle_since: float | None = None
+    hung_since: float | None = None
+    hold_seconds: float | None = None
+    learned: Learned = field(default_factory=Learned)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome and all that is needed to explain it."""
+
+    replicas: int
+    state: TargetState
+    wanted: int
+    """What the signals ask for within the bounds, before capacity, budget and rates."""
+    unmet: int
+    """Replicas wanted that capacity, GPU limits or budget refuse."""
+    wishes: tuple[Wish, ...]
+    reasons: tuple[Reason, ...]
+    scaling_active: bool = True
+    """False while no signal is fresh."""
+    hold_seconds: float = 0.0
+    start_seconds: float = 0.0
+
+    def limited_by(self, *rules: Rule) -> bool:
+        """Whether one of the rules applied."""
+        return any(reason.rule in rules for reason in self.reasons)
+
+
+def decide(
+    spec: TargetSpec, state: TargetState, observation: Observation, now: float, law: LawSettings | None = None
+) -> Decision:
+    """Replicas for one target at `now` (seconds; only differences matter)."""
+    law = law or _DEFAULT_LAW
+    state = _learn_start(state, observation, law)
+    usual_start = demand.start_seconds(state.learned.start_seconds, law)
+    pods = observation.pods
+    supply = Supply(observation.replicas, pods.ready, demand.start_credit(pods.starting, usual_start, law))
+    hold = _hold_seconds(spec, state, law)
+    if observation.replicas == 0:
+        return _asleep(spec, state, observation, now, hold, usual_start)
+
+    asked = wishes(spec, observation, supply, law)
+    fresh = [wish for wish in asked if wish.state is Freshness.FRESH]
+    all_fresh = len(fresh) == len(asked) and _activation_known(spec, observation)
+    state = _track_freshness(state, all_fresh, now, law)
+    reasons: list[Reason] = []
+    replicas = observation.replicas
+    low = up = replicas
+    if fresh:
+        low = max(wish.low for wish in fresh)
+        up = max(wish.up for wish in fresh)
+        state = _remember(spec, state, max(low, up), usual_start, now, law)
+        hold = _hold_seconds(spec, state, law)
+
+    state = _track_hung(state, observation, fresh, now, law)
+    if up > replicas:
+        wanted = _up(spec, state, observation, up, now, law, reasons)
+    elif not fresh:
+        wanted = replicas
+        reasons.append(Reason(Rule.OUTAGE, "no signal is fresh: replicas are frozen"))
+    else:
+        wanted = _down(spec, state, observation, asked, low, now, hold, law, reasons)
+    idle = not low and not up and all_fresh and pods.ready > 0
+    state, wanted = _idle(spec, state, observation, wanted, idle, now, reasons)
+    return _finish(spec, state, observation, supply, asked, wanted, now, law, reasons, bool(fresh), hold, usual_start)
+
+
+_DEFAULT_LAW = LawSettings()
+
+
+def _learn_start(state: TargetState, observation: Observation, law: LawSettings) -> TargetState:
+    if not observation.pods.started_seconds:
+        return state
+    seen = (*state.learned.start_seconds, *observation.pods.started_seconds)[-law.start_memory :]
+    return replace(state, learned=replace(state.learned, start_seconds=seen))
+
+
+def _hold_seconds(spec: TargetSpec, state: TargetState, law: LawSettings) -> float:
+    if spec.down.window_seconds is not None:
+        return spec.down.window_seconds
+    return law.hold_default_seconds if state.hold_seconds is None else state.hold_seconds
+
+
+def _activation_known(spec: TargetSpec, observation: Observation) -> bool:
+    """An activation signal that is configured counts among those that must be fresh to lower."""
+    if spec.scale_to_zero is None or not spec.scale_to_zero.query:
+        return True
+    return observation.activation is not None and observation.activation.state is Freshness.FRESH
+
+
+def _track_freshness(state: TargetState, all_fresh: bool, now: float, law: LawSettings) -> TargetState:
+    if not all_fresh:
+        return state
+    gap = state.fresh_at is None or now - state.fresh_at > law.outage_grace_seconds
+    return replace(state, fresh_at=now, fresh_since=now if gap else state.fresh_since)
+
+
+def _remember(
+    spec: TargetSpec, state: TargetState, level: int, usual_start: float, now: float, law: LawSettings
+) -> TargetState:
+    """Note the level needed now, learn from the gaps it ends, and choose the hold time anew if they teach something."""
+    level = min(level, spec.max_replicas)
+    needs, gaps = window.record_need(state.needs, now, level, law.hold_memory_seconds)
+    state = replace(state, needs=needs)
+    if spec.down.window_seconds is not None or not gaps:
+        return state
+    histogram = demand.note_gaps(state.learned.gaps, gaps, law)
+    if histogram is state.learned.gaps:
+        return state
+    hold = demand.hold_seconds(histogram, usual_start, law)
+    return replace(state, hold_seconds=hold, learned=replace(state.learned, gaps=histogram))
+
+
+def _track_hung(
+    state: TargetState, observation: Observation, fresh: Iterable[Wish], now: float, law: LawSettings
+) -> TargetState:
+    """Requests wait and no kernel runs: an engine that hangs, once it has lasted."""
+    utilisation = observation.utilisation
+    waiting = observation.work.waiting if observation.work else 0.0
+    waiting = max((wish.value for wish in fresh if wish.kind is SignalKind.QUEUE), default=waiting)
+    hung = (
+        utilisation is not None
+        and utilisation.state is Freshness.FRESH
+        and utilisation.value < law.hung_utilisation
+        and waiting > 0
+        and observation.pods.ready > 0
+    )
+    if not hung:
+        return state if state.hung_since is None else replace(state, hung_since=None)
+    return state if state.hung_since is not None else replace(state, hung_since=now)
+
+
+def _up(
+    spec: TargetSpec,
+    state: TargetState,
+    observation: Observation,
+    up: int,
+    now: float,
+    law: LawSettings,
+    reasons: list[Reason],
+) -> int:
+    replicas = observation.replicas
+    if spec.up.disabled:
+        reasons.append(Reason(Rule.UP_DISABLED, f"signals ask for {up}; behavior.scaleUp is disabled"))
+        return replicas
+    if spec.queueing and state.hung_since is not None and now - state.hung_since >= law.hung_seconds:
+        reasons.append(
+            Reason(Rule.HUNG, "requests wait while the GPUs are idle: the engine hangs, more of it would not help")
+        )
+        return replicas
+    pods = observation.pods
+    total = pods.ready + len(pods.starting) + len(pods.unschedulable) + pods.crash_looping
+    if pods.crash_looping and pods.crash_looping >= law.crash_share * total:
+        reasons.append(
+            Reason(Rule.CRASH_LOOP, f"{pods.crash_looping} of {total} pods crash-loop: no growth until they recover")
+        )
+        return replicas
+    return up
+
+
+def _down(
+    spec: TargetSpec,
+    state: TargetState,
+    observation: Observation,
+    asked: list[Wish],
+    low: int,
+    now: float,
+    hold: float,
+    law: LawSettings,
+    reasons: list[Reason],
+) -> int:
+    """The lowest count that every rule allows; the rule that stopped a cut is named."""
+    replicas = observation.replicas
+    if low >= replicas:
+        reasons.append(Reason(Rule.STEADY, f"the load fits {replicas} replicas and no fewer"))
+        return replicas
+    blocked = _why_not_lower(spec, state, observation, asked, now, hold, law)
+    if blocked is not None:
+        reasons.append(blocked)
+        return replicas
+    held = window.needed_within(state.needs, now, hold)
+    if held >= replicas:
+        reasons.append(
+            Reason(Rule.WITHIN_WINDOW, f"{min(held, replicas)} replicas were needed within the last {hold:.0f} s")
+        )
+        return replicas
+    return max(held, low)
+
+
+def _why_not_lower(
+    spec: TargetSpec,
+    state: TargetState,
+    observation: Observation,
+    asked: list[Wish],
+    now: float,
+    hold: float,
+    law: LawSettings,
+) -> Reason | None:
+    if spec.down.disabled:
+        return Reason(Rule.DOWN_DISABLED, "behavior.scaleDown is disabled")
+    if state.fresh_at != now:
+        names = ", ".join(f"{wish.name} is {wish.state.value}" for wish in asked if wish.state is not Freshness.FRESH)
+        return Reason(
+            Rule.SIGNALS_NOT_FRESH, f"only fresh signals may lower: {names or 'the activation signal is not fresh'}"
+        )
+    if state.fresh_since is None or now - state.fresh_since < hold:
+        seen = 0.0 if state.fresh_since is None else now - state.fresh_since
+        return Reason(Rule.WINDOW_NOT_FULL, f"{seen:.0f} s of the {hold:.0f} s window seen since start or outage")
+    if observation.rollout is Rollout.PROGRESSING:
+        return Reason(Rule.ROLLOUT, "a rollout is in progress")
+    if observation.rollout is Rollout.PAUSED:
+        return Reason(Rule.PAUSED, "the target is paused")
+    if any(age < law.drain_wait_seconds for age in observation.pods.terminating):
+        return Reason(Rule.DRAINING, f"{len(observation.pods.terminating)} pods still drain")
+    return None
+
+
+def _asleep(
+    spec: TargetSpec, state: TargetState, observation: Observation, now: float, hold: float, usual_start: float
+) -> Decision:
+    """At zero there are no pods to measure: only the activation signal, or a raised minimum, wakes the target."""
+    activation = observation.activation
+    wanted, active = spec.min_replicas, True
+    reason = Reason(Rule.STEADY, "at zero, no demand")
+    if wanted:
+        reason = Reason(Rule.MINIMUM, f"minReplicas is {wanted}")
+    elif spec.scale_to_zero is None or activation is None:
+        reason = Reason(Rule.STEADY, "at zero with minReplicas 0 and no activation signal")
+    elif activation.state is not Freshness.FRESH:
+        active = False
+        reason = Reason(
+            Rule.OUTAGE, f"at zero and the activation signal is {activation.state.value}: {activation.detail}"
+        )
+    elif activation.value > spec.scale_to_zero.threshold:
+        wanted = 1
+        reason = Reason(Rule.WOKEN, f"activation signal is {activation.value:g}")
+    limits: list[Reason] = [reason]
+    replicas, refused = _refused_by_capacity(spec, observation, 0, wanted, limits)
+    moves = window.remember_move(state.moves, now, replicas, _longest_period(spec))
+    state = replace(state, moves=moves, idle_since=None, fresh_since=None, fresh_at=None, hung_since=None, ups=())
+    if replicas:
+        state = replace(state, needs=window.record_need((), now, replicas, hold)[0])
+    return Decision(replicas, state, wanted, refused, (), tuple(limits), active, hold, usual_start)
+
+
+def _idle(
+    spec: TargetSpec,
+    state: TargetState,
+    observation: Observation,
+    wanted: int,
+    idle: bool,
+    now: float,
+    reasons: list[Reason],
+) -> tuple[TargetState, int]:
+    """To zero only after the whole idle time without work; until then one replica stays."""
+    if spec.scale_to_zero is None or spec.min_replicas > 0:
+        return state, wanted
+    if observation.activation is not None and observation.activation.value > spec.scale_to_zero.threshold:
+        idle = False
+    if not idle:
+        return (state if state.idle_since is None else replace(state, idle_since=None)), max(wanted, 1)
+    if state.idle_since is None:
+        state = replace(state, idle_since=now)
+    idle_seconds = now - (state.idle_since or now)
+    if wanted == 0 and idle_seconds < spec.scale_to_zero.idle_seconds:
+        if observation.replicas == 1:
+            reasons.append(
+                Reason(
+                    Rule.IDLE_TIME,
+                    f"idle for {idle_seconds:.0f} s of {spec.scale_to_zero.idle_seconds:.0f} s before zero",
+                )
+            )
+        wanted = 1
+    return state, wanted
+
+
+def _finish(
+    spec: TargetSpec,
+    state: TargetState,
+    observation: Observation,
+    supply: Supply,
+    asked: list[Wish],
+    wanted: int,
+    now: float,
+    law: LawSettings,
+    reasons: list[Reason],
+    active: bool,
+    hold: float,
+    usual_start: float,
+) -> Decision:
+    """Bounds, windows, rates and what the cluster can hold, in this order."""
+    before = observation.replicas
+    bounded = max(spec.min_replicas, min(wanted, spec.max_replicas))
+    if bounded > wanted:
+        reasons.append(Reason(Rule.MINIMUM, f"signals ask for {wanted}, minReplicas is {spec.min_replicas}"))
+    elif bounded < wanted:
+        reasons.append(Reason(Rule.MAXIMUM, f"signals ask for {wanted}, maxReplicas is {spec.max_replicas}"))
+    replicas = _stabilised_up(spec, state, before, bounded, now, reasons)
+    refused = 0
+    if spec.max_gpus is not None and observation.gpus_per_replica > 0:
+        room = int(spec.max_gpus / observation.gpus_per_replica + 1e-9)
+        if replicas > room:
+            reasons.append(Reason(Rule.MAX_GPUS, f"maxGPUs {spec.max_gpus:g} is {room} replicas; {bounded} wanted"))
+            refused, replicas = replicas - room, room
+    replicas, short = _refused_by_capacity(spec, observation, before, replicas, reasons)
+    refused += short
+    if spec.enforce_capacity and replicas >= before:
+        replicas, given_back = _give_back(spec, observation, supply, replicas, law, reasons)
+        refused += given_back
+    replicas = _rates(spec, state, before, replicas, now, reasons)
+    if replicas != before:
+        rule, verb = (Rule.RAISED, "raised") if replicas > before else (Rule.LOWERED, "lowered")
+        reasons.insert(0, Reason(rule, f"{verb} from {before} to {replicas}: {_leading(asked, replicas > before)}"))
+    elif not reasons:
+        reasons.append(Reason(Rule.STEADY, f"the load fits {replicas} replicas"))
+    ups = window.record_wish(state.ups, now, bounded, spec.up.window_seconds) if spec.up.window_seconds else ()
+    moves = window.remember_move(state.moves, now, replicas - before, _longest_period(spec))
+    if moves != state.moves or ups != state.ups:
+        state = replace(state, moves=moves, ups=ups)
+    return Decision(replicas, state, bounded, refused, tuple(asked), tuple(reasons), active, hold, usual_start)
+
+
+def _leading(asked: list[Wish], raising: bool) -> str:
+    fresh = [wish for wish in asked if wish.state is Freshness.FRESH]
+    if not fresh:
+        return "bounds changed"
+    wish = max(fresh, key=lambda w: w.up if raising else w.low)
+    text = wish.detail or f"{wish.value:g} against a target of {wish.target:g}"
+    return f"{wish.name} ({text})"
+
+
+def _stabilised_up(
+    spec: TargetSpec, state: TargetState, before: int, wanted: int, now: float, reasons: list[Reason]
+) -> int:
+    if wanted <= before or not spec.up.window_seconds:
+        return wanted
+    lowest = window.lowest_wish(window.record_wish(state.ups, now, wanted, spec.up.window_seconds))
+    if lowest < wanted:
+        reasons.append(Reason(Rule.UP_WINDOW, f"lowest wish of the last {spec.up.window_seconds:.0f} s was {lowest}"))
+    return max(before, min(wanted, lowest))
+
+
+def _refused_by_capacity(
+    spec: TargetSpec, observation: Observation, before: int, wanted: int, reasons: list[Reason]
+) -> tuple[int, int]:
+    """Raise only to what the cluster can hold. An unknown capacity does not limit, pods that wait for a node do."""
+    if wanted <= before or not spec.enforce_capacity:
+        return wanted, 0
+    waiting = len(observation.pods.unschedulable)
+    if observation.capacity is None:
+        if not waiting:
+            return wanted, 0
+        reasons.append(Reason(Rule.UNSCHEDULABLE, f"{waiting} pods wait for a node; more would wait with them"))
+        return before, wanted - before + waiting
+    # Pods that wait for a node take the first places that are free.
+    possible = max(before + observation.capacity.fits - waiting, before)
+    if possible >= wanted:
+        return wanted, 0
+    text = f"the cluster can hold {observation.capacity.fits} more of this pod; {wanted} wanted"
+    reasons.append(
+        Reason(Rule.CAPACITY, f"{text} ({observation.capacity.detail})" if observation.capacity.detail else text)
+    )
+    return possible, wanted - possible + max(waiting - observation.capacity.fits, 0)
+
+
+def _give_back(
+    spec: TargetSpec, observation: Observation, supply: Supply, replicas: int, law: LawSettings, reasons: list[Reason]
+) -> tuple[int, int]:
+    """Take back replicas that have found no node for long; the scheduler's queue is no place to wait for days."""
+    tired = sum(age > law.give_back_seconds for age in observation.pods.unschedulable)
+    floor = max(spec.min_replicas, 1)
+    kept = max(replicas - tired, floor, supply.ready)
+    if not tired or kept >= replicas or observation.rollout is not Rollout.SETTLED:
+        return replicas, 0
+    reasons.append(
+        Reason(Rule.GIVEN_BACK, f"{tired} pods found no node for {law.give_back_seconds:.0f} s and are taken back")
+    )
+    return kept, replicas - kept
+
+
+def _rates(spec: TargetSpec, state: TargetState, before: int, wanted: int, now: float, reasons: list[Reason]) -> int:
+    if wanted > before:
+        allowed = window.limit_up(before, wanted, state.moves, spec.up.policies, spec.up.largest, now)
+        if allowed < wanted:
+            reasons.append(Reason(Rule.UP_RATE, f"behavior.scaleUp allows {allowed} of {wanted} now"))
+        return allowed
+    if wanted < before:
+        allowed = window.limit_down(before, wanted, state.moves, spec.down.policies, spec.down.largest, now)
+        if allowed > wanted:
+            reasons.append(Reason(Rule.DOWN_RATE, f"behavior.scaleDown allows {allowed} on the way to {wanted} now"))
+        return allowed
+    return wanted
+
+
+def _longest_period(spec: TargetSpec) -> float:
+    return max((p.period_seconds for p in (*spec.up.policies, *spec.down.policies)), default=0.0)

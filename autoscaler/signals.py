@@ -1,0 +1,128 @@
+"""What is observed of one target: readings with their state, pods by state, work rates. Values only; no clock, no I/O."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Freshness(StrEnum):
+    """How far a reading may be trusted. Only a fresh one may lower a fleet; unknown is never zero."""
+
+    FRESH = "fresh"
+    STALE = "stale"  # samples exist, but the newest is older than the age bound (or from the future)
+    EMPTY = "empty"  # the source answered, with nothing for this target
+    ERROR = "error"  # the source did not answer, or answered nonsense (not a number, duplicate series)
+
+
+class SignalKind(StrEnum):
+    """What a signal measures, and therefore which law reads it (docs/autoscaling.md has one row per kind)."""
+
+    WORK = "work"  # GPU seconds per second, from token counters
+    QUEUE = "queue"  # requests waiting
+    RUNNING = "running"  # requests running and waiting
+    KV_CACHE = "kvCache"  # mean share of the KV cache in use, 0-1: a capped gauge
+    GPU_UTILIZATION = "gpuUtilization"  # mean share of time a kernel ran, 0-1: a capped gauge
+    TIME_TO_FIRST_TOKEN = "timeToFirstToken"  # a quantile, seconds
+    INTER_TOKEN_LATENCY = "interTokenLatency"  # a quantile, seconds
+    REQUEST_LATENCY = "requestLatency"  # a quantile or mean, seconds
+    QUERY = "query"  # any PromQL; one number for the whole target
+
+
+LATENCIES = frozenset(
+    {SignalKind.TIME_TO_FIRST_TOKEN, SignalKind.INTER_TOKEN_LATENCY, SignalKind.REQUEST_LATENCY},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One signal of one target at one tick.
+
+    `value` is a total over the pods that report for `queue` and `running`, a mean over them for capped gauges, the
+    quantile over all their requests for latencies, and the query's own number for `query`.
+    """
+
+    name: str
+    state: Freshness
+    value: float = 0.0
+    age_seconds: float = 0.0
+    missing: int = 0
+    """Ready pods that should report and do not."""
+    detail: str = ""
+    """Why it is not fresh, in words for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Token rates over all pods of a target and what a token costs on its hardware.
+
+    Rates are per second, each over the short and over the long averaging time (`LawSettings`). Costs are GPU seconds
+    per token; 0 means that they are not known yet.
+    """
+
+    state: Freshness
+    prompt_tokens_per_second: tuple[float, float] = (0.0, 0.0)
+    output_tokens_per_second: tuple[float, float] = (0.0, 0.0)
+    waiting_prompt_tokens: float = 0.0
+    waiting: float = 0.0
+    running: float = 0.0
+    seconds_per_prompt_token: float = 0.0
+    seconds_per_output_token: float = 0.0
+    age_seconds: float = 0.0
+    missing: int = 0
+    detail: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether tokens can be turned into GPU seconds."""
+        return self.seconds_per_prompt_token > 0 and self.seconds_per_output_token > 0
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """The target's own pods by state; foreign pods that its selector happens to match are not in here."""
+
+    ready: int = 0
+    starting: tuple[float, ...] = ()
+    """Ages in seconds of pods that have a node and are not ready yet."""
+    unschedulable: tuple[float, ...] = ()
+    """Ages in seconds of pods without a node."""
+    crash_looping: int = 0
+    terminating: tuple[float, ...] = ()
+    """Seconds since the delete of pods that still drain."""
+    started_seconds: tuple[float, ...] = ()
+    """Start-up times (node given to ready) of pods that became ready since the last tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The scheduler's answer to "how many more of this pod fit?"."""
+
+    fits: int
+    detail: str = ""
+
+
+class Rollout(StrEnum):
+    """What the target itself is doing."""
+
+    SETTLED = "settled"
+    PROGRESSING = "progressing"  # two revisions at once
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything that one decision rests on."""
+
+    replicas: int
+    """What the target's scale asks for now."""
+    pods: PodFacts = PodFacts()
+    readings: tuple[Reading, ...] = ()
+    """One per entry of `TargetSpec.signals` except `work`, found by name."""
+    work: Work | None = None
+    utilisation: Reading | None = None
+    """GPU utilisation as a veto for engines that queue; read even where no signal asks for it."""
+    activation: Reading | None = None
+    """The signal that outlives the pods."""
+    capacity: Capacity | None = None
+    """None: not known, which does not limit."""
+    gpus_per_replica: float = 1.0
+    rollout: Rollout = Rollout.SETTLED

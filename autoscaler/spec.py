@@ -1,0 +1,146 @@
+"""What is asked of one target and how the law is tuned: plain values, read by `decide`."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from autoscaler.signals import SignalKind
+from autoscaler.window import RatePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSpec:
+    """One signal and its target.
+
+    Targets: `work` share of a GPU that may be busy (0-1); `queue` and `running` requests per replica; `kvCache` and
+    `gpuUtilization` share (0-1); latencies the objective in seconds; `query` the number itself, per replica when
+    `per_replica`.
+    """
+
+    kind: SignalKind
+    target: float
+    name: str = ""
+    query: str = ""
+    per_replica: bool = True
+    quantile: float = 0.9
+    """Latencies only."""
+    capped: bool = False
+    """`query` only: the number cannot go above some limit (a share, a slot count), so it may not drive a ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """One direction of `behavior`, with the meaning that the HPA gives it."""
+
+    window_seconds: float | None = None
+    """None: learned (down) or none (up)."""
+    policies: tuple[RatePolicy, ...] = ()
+    largest: bool = True
+    disabled: bool = False
+    tolerance: float | None = None
+    """Share; None: `LawSettings.tolerance`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleToZero:
+    """To zero after an idle time, from zero by the activation signal."""
+
+    idle_seconds: float = 600.0
+    threshold: float = 0.0
+    """Activation values above it ask for pods."""
+    query: str = ""
+
+
+UP_DEFAULT: Final = Scaling(window_seconds=0.0, policies=(RatePolicy(False, 100, 15.0), RatePolicy(True, 4, 15.0)))
+DOWN_DEFAULT: Final = Scaling(window_seconds=None, policies=(RatePolicy(False, 25, 30.0), RatePolicy(True, 1, 30.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """One `InferenceAutoscaler`, defaults filled in."""
+
+    min_replicas: int = 1
+    max_replicas: int = 10
+    signals: tuple[SignalSpec, ...] = (SignalSpec(SignalKind.WORK, 0.8, "work"),)
+    queueing: bool = True
+    """Whether the engine batches and queues by itself (LLM engines): utilisation is then a veto, not a load."""
+    fallback: SignalSpec | None = SignalSpec(SignalKind.RUNNING, 16.0, "running")
+    """Read in place of `work` until a token's cost is known."""
+    up: Scaling = UP_DEFAULT
+    down: Scaling = DOWN_DEFAULT
+    scale_to_zero: ScaleToZero | None = None
+    max_gpus: float | None = None
+    enforce_capacity: bool = True
+    """Raise only as far as the cluster can hold the pod; off where a node autoscaler reacts to pending pods."""
+
+
+@dataclass(frozen=True, slots=True)
+class LawSettings:
+    """Numbers of the law that are the same for all targets. docs/autoscaling.md says where each comes from."""
+
+    short_mean_seconds: float = 30.0
+    long_mean_seconds: float = 120.0
+    """Averaging times of the two token rates; the larger mean counts."""
+    spread: float = 0.6
+    """k of R + k sqrt(R): room for the randomness of arrivals, shrinking with size (square-root staffing)."""
+    drain_seconds: float = 30.0
+    """Waiting prompt work is to be done within this time."""
+    tolerance: float = 0.1
+    """No move while wish / replicas is within 1 +- tolerance (HPA's default); both ratio signals and work."""
+    work_tolerance: float = 0.02
+    """The same for `work`, which has its own room."""
+    lower_margin: float = 0.05
+    """What-if: the load may take at most 1 - margin of the target on the replicas that remain."""
+    gauge_step: float = 0.25
+    """A capped gauge above its target, or a latency above its objective, adds this share of the supply (at least one)."""
+    gauge_lower: float = 0.7
+    """Latencies below this share of their objective agree to lower."""
+    gauge_full: float = 0.95
+    """From here on a share is saturated and says nothing of how much is missing."""
+    queue_growth: float = 2.0
+    """A queue may ask for at most this multiple of the ready pods: it stays while others start, which is no demand."""
+    hold_default_seconds: float = 300.0
+    """Down window until gaps between bursts have been learned."""
+    hold_minimum_seconds: float = 120.0
+    hold_maximum_seconds: float = 900.0
+    hold_memory_seconds: float = 3600.0
+    """Longest gap between bursts that is told from `never again`."""
+    miss_weight: float = 6.0
+    """GPU seconds that one second of a missing replica is worth, in the choice of the hold time."""
+    gap_decay: float = 0.995
+    """Weight of the gaps seen before, per new gap."""
+    gaps_needed: float = 3.0
+    """Gaps (replicas that came back) before the learned hold time replaces the default."""
+    start_default_seconds: float = 120.0
+    """Start-up time until one has been seen."""
+    start_memory: int = 16
+    overdue_factor: float = 3.0
+    """A starting pod older than this multiple of the start-up time earns no credit."""
+    outage_grace_seconds: float = 45.0
+    """A gap in the signals longer than this empties the down window: a full one must pass again."""
+    drain_wait_seconds: float = 300.0
+    """The next step down waits at most so long for pods that still drain."""
+    crash_share: float = 0.25
+    """Crash-looping pods from this share on (at least one) stop growth."""
+    hung_utilisation: float = 0.05
+    hung_seconds: float = 60.0
+    """Utilisation below the share with requests waiting, for so long: the engine hangs; more of it would not help."""
+    give_back_seconds: float = 600.0
+    """Replicas that nothing could place for so long are taken back, and reported as unmet."""
+
+
+@dataclass(frozen=True, slots=True)
+class GapHistogram:
+    """How long replicas were not needed before they were needed again; weights per bin of `demand.GAP_EDGES_SECONDS`."""
+
+    weights: tuple[float, ...] = ()
+    replicas: float = 0.0
+    """Decayed count of finite gaps above the shortest hold time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a target has taught; survives a change of leader in the status."""
+
+    start_seconds: tuple[float, ...] = ()
+    """Latest start-up times, newest last."""
+    gaps: GapHistogram = field(default_factory=GapHistogram)
