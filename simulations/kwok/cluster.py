@@ -333,11 +333,8 @@ class Cluster:
 
 
 def _is_ready(node: Mapping[str, Any]) -> bool:
-    """Ready, and without the taint that keeps pods off a node until the controller manager has seen it Ready."""
     conditions = node.get("status", {}).get("conditions", [])
-    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-    tainted = any(item["key"] == "node.kubernetes.io/not-ready" for item in node["spec"].get("taints", []))
-    return ready and not tainted
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def _answers(url: str) -> bool:

@@ -141,6 +141,7 @@ def api_server_command(binaries: Path, files: Files, port: int, etcd_port: int, 
         f"--secure-port={port}",
         f"--cert-dir={files.certificate.parent}",
         "--endpoint-reconciler-type=none",  # a loopback address is no valid endpoint
+        "--disable-admission-plugins=TaintNodesByCondition",  # nodes are created Ready: no not-ready taint to wait for
         "--authorization-mode=Node,RBAC",
         f"--token-auth-file={files.root / 'tokens.csv'}",
         f"--service-account-key-file={files.signing_key}",

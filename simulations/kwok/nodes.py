@@ -10,6 +10,8 @@ from headroom import names
 from headroom.model import Allocation, Card, GpuNode, Sharing
 
 _PODS_PER_NODE: Final = 250
+# Ready from the first moment: thousands of nodes need not each be seen and patched by kwok and the controller manager.
+_READY: Final = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated"}
 _SHARING_LABEL: Final = {Sharing.TIME_SLICING: "time-slicing", Sharing.MPS: "mps"}
 
 
@@ -82,7 +84,7 @@ def node_manifest(node: GpuNode, description: Description = Description.ANNOTATI
         "kind": "Node",
         "metadata": {"name": node.name, "labels": labels, "annotations": annotations},
         "spec": {} if node.schedulable else {"unschedulable": True},
-        "status": {"capacity": resources, "allocatable": resources},
+        "status": {"capacity": resources, "allocatable": resources, "conditions": [_READY]},
     }
 
 

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs what `make test` needs and pip cannot bring: Prometheus (real queries, real scrapes) and Chromium (checks report.html).
+# Does nothing when they are there. Uses apt-get where there is one and this is root; otherwise says what to install.
+set -eu
+
+missing=""
+command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
+command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || missing="$missing chromium"
+[ -n "$missing" ] || exit 0
+
+if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
+    echo "installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # Debian starts services as it installs them; policy-rc.d 101 forbids that: tests run Prometheus themselves.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+        trap 'rm -f "$policy"' EXIT
+    fi
+    # shellcheck disable=SC2086 # a list of words
+    apt-get install -y -qq --no-install-recommends $missing
+else
+    echo "please install:$missing (on Debian and Ubuntu: sudo apt-get install$missing)" >&2
+    exit 1
+fi
