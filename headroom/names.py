@@ -25,6 +25,8 @@ LABEL_GPU_SHARING: Final = "nvidia.com/gpu.sharing-strategy"
 LABEL_MIG_STRATEGY: Final = "nvidia.com/mig.strategy"
 
 # Written on nodes by the agent, and by whoever describes cards by hand.
+LABEL_CARD_MODEL: Final = "headroom.dev/card-model"
+LABEL_CARD_VRAM: Final = "headroom.dev/card-vram"  # a quantity, memory of each card
 ANNOTATION_NODE_CARDS: Final = "headroom.dev/cards"
 LABEL_ALLOCATION: Final = "headroom.dev/allocation"  # which card the device plugin prefers: distributed | packed
 

@@ -52,8 +52,13 @@ class Resources(Wire):
     requests: dict[str, Quantity] = {}
 
 
+class Port(Wire):
+    host_port: int = 0
+
+
 class Container(Wire):
     name: str = ""
+    ports: list[Port] = []
     resources: Resources = msgspec.field(default_factory=Resources)
     restart_policy: str = ""
     """`Always` makes an init container a sidecar, which keeps what it asked for."""
@@ -111,6 +116,11 @@ class TopologySpreadConstraint(Wire):
     """`DoNotSchedule` or `ScheduleAnyway`."""
 
 
+class Volume(Wire):
+    persistent_volume_claim: Term | None = None
+    ephemeral: Term | None = None
+
+
 class PodSpec(Wire):
     node_name: str = ""
     scheduler_name: str = ""
@@ -126,6 +136,9 @@ class PodSpec(Wire):
     affinity: Affinity | None = None
     tolerations: list[Toleration] = []
     topology_spread_constraints: list[TopologySpreadConstraint] = []
+    volumes: list[Volume] = []
+    resource_claims: list[Term] = []
+    scheduling_gates: list[Term] = []
 
 
 class Condition(Wire):
