@@ -10,7 +10,6 @@ from typing import Final
 from headroom import names
 
 GIB: Final = 1024  # MiB
-_NO_VRAM: Final[MappingProxyType[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,9 @@ class Accelerator:
     """Node labels that hold memory per card: a bare number is MiB, else a quantity (`192G` is read as the vendor's GiB)."""
     shareable: bool = False
     """Whether several pods may hold one card by memory."""
-    known_vram_mib: MappingProxyType[str, int] = field(default=_NO_VRAM)
-    """Memory by card model, for nodes whose labels leave it out: what the driver reports, the lower figure where
-    firmware or ECC settings give two."""
+    known_vram_mib: MappingProxyType[str, int] = field(kw_only=True)
+    """Memory by card model, for nodes whose labels leave it out. Cautious: at or under what the driver leaves to
+    programs, so that a guess never promises memory that is not there."""
 
 
 NVIDIA: Final = Accelerator(
@@ -37,7 +36,7 @@ NVIDIA: Final = Accelerator(
     product_labels=(names.LABEL_GPU_PRODUCT,),
     memory_labels=(names.LABEL_GPU_MEMORY,),
     shareable=True,
-    # Totals as nvidia-smi prints them, by the product name that GPU feature discovery makes of the driver's.
+    # By the product name that GPU feature discovery makes of the driver's.
     known_vram_mib=MappingProxyType(
         {
             "Tesla-T4": 15109,

@@ -87,11 +87,7 @@ def pinned(**size: int) -> GpuRequest:
 )
 def test_one_container(limits: dict[str, Any], expected: GpuRequest | None) -> None:
     asked = request_of(pod(dict(limits)))
-    if expected is not None and "cpu" not in limits:
-        assert asked == expected
-    else:
-        assert asked is None
-        assert expected is None
+    assert asked == expected
 
 
 @pytest.mark.parametrize(
