@@ -1,0 +1,119 @@
+"""Fixtures on a real control plane. One cluster serves all tests but those that break it, which start their own.
+
+The shared cluster runs kube-scheduler as it comes (for `default-scheduler`) and a second one exactly as `deploy/base`
+configures it (for `headroom`), whose extender is expected on `extender_port` (fixture `extender` runs it there).
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from headroom.model import GpuNode
+from simulations.kwok.cluster import Cluster
+from simulations.kwok.nodes import Description
+from simulations.kwok.process import Component, free_port
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+TIMEOUT_SECONDS = 240
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder needs the control plane, and longer than a unit test."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+
+
+def deployed_scheduler_config(extender_port: int) -> dict[str, Any]:
+    """The configuration file of `deploy/base`, for a kube-scheduler outside a cluster: another port, no leader election."""
+    config: dict[str, Any] = yaml.safe_load((DEPLOY / "base" / "kube-scheduler.yaml").read_text())
+    config["leaderElection"] = {"leaderElect": False}
+    config["extenders"][0]["urlPrefix"] = f"http://127.0.0.1:{extender_port}"
+    return config
+
+
+@pytest.fixture(scope="session")
+def extender_port() -> int:
+    """Where the shared cluster's `headroom` kube-scheduler expects its extender."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def cluster(extender_port: int) -> Iterator[Cluster]:
+    """The shared cluster: no nodes, Prometheus without targets, audit log on. Leave it as you found it."""
+    with Cluster.start(prometheus=True, audit=True) as running:
+        running.add_scheduler("headroom-kube-scheduler", deployed_scheduler_config(extender_port))
+        yield running
+
+
+@pytest.fixture
+def start_cluster() -> Iterator[Callable[..., Cluster]]:
+    """`Cluster.start` for tests that kill components; what they start is stopped at their end."""
+    started: list[Cluster] = []
+
+    def start(**options: Any) -> Cluster:
+        started.append(Cluster.start(**options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A new namespace of the shared cluster; its pods are gone when the next test begins."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cluster.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    cluster.wait_for(
+        lambda: cluster.exists(f"/api/v1/namespaces/{name}/serviceaccounts/default"), f"the service account of {name}"
+    )
+    yield name
+    remove_namespace(cluster, name)
+
+
+def remove_namespace(cluster: Cluster, name: str) -> None:
+    """Delete a namespace and wait until no pod of it is left; the rest may go later."""
+    cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+    def pods_gone() -> bool:
+        pods = cluster.pods(name)
+        now = {"gracePeriodSeconds": 0}
+        cluster.api.delete_all((f"/api/v1/namespaces/{name}/pods/{pod['metadata']['name']}" for pod in pods), now)
+        return not pods
+
+    cluster.wait_for(pods_gone, f"the pods of {name} to go", timeout_seconds=60)
+
+
+@pytest.fixture
+def gpu_nodes(cluster: Cluster, namespace: str) -> Iterator[Callable[..., None]]:
+    """Creates nodes of the shared cluster: `gpu_nodes(uniform_nodes(3), Description.LABELS)`. They go with the test."""
+    created: list[str] = []
+
+    def create(nodes: Iterable[GpuNode], description: Description = Description.ANNOTATION) -> None:
+        nodes = list(nodes)
+        created.extend(node.name for node in nodes)
+        cluster.create_nodes(nodes, description)
+
+    yield create
+    remove_namespace(cluster, namespace)
+    cluster.delete_nodes(created)
+
+
+@pytest.fixture
+def extender(cluster: Cluster, extender_port: int) -> Iterator[Component]:
+    """`headroom scheduler` as administrator, ready, on the port that the shared `headroom` kube-scheduler asks."""
+    component = cluster.daemon(
+        "scheduler",
+        "--port",
+        str(extender_port),
+        ready_url=f"http://127.0.0.1:{extender_port}/readyz",
+    )
+    yield component
+    component.stop()
