@@ -1,0 +1,100 @@
+"""The node's cards as the scheduler is to see them: the text of the Node annotation `headroom.dev/cards`. Pure.
+
+Equal cards give equal text, so that comparing texts tells whether anything has to be written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent.health import Verdict
+from agent.reader import CardReading, Missing, Reading
+from headroom.model import Card
+from headroom.units import MIB
+
+
+class _Entry(msgspec.Struct):
+    """One card in the annotation."""
+
+    id: str
+    index: int
+    model: str
+    vram_mib: int
+    reserve_mib: int = 0
+    slices: int = 1
+    healthy: bool = True
+
+
+_ENTRIES = msgspec.json.Decoder(list[_Entry])
+
+
+def annotation_of(cards: tuple[Card, ...]) -> str:
+    """The annotation's text for these cards."""
+    return msgspec.json.encode(
+        [
+            _Entry(card.id, card.index, card.model, card.vram_mib, card.reserve_mib, card.slices, card.healthy)
+            for card in cards
+        ]
+    ).decode()
+
+
+def cards_of_annotation(text: str) -> tuple[Card, ...]:
+    """Cards that an annotation names; none when it cannot be read (it is about to be replaced)."""
+    try:
+        entries = _ENTRIES.decode(text)
+    except msgspec.MsgspecError:
+        return ()
+    return tuple(
+        Card(entry.id, entry.index, entry.model, entry.vram_mib, entry.reserve_mib, entry.slices, entry.healthy)
+        for entry in entries
+    )
+
+
+@dataclass(slots=True)
+class Inventory:
+    """Knows every card this agent (or, by the annotation, its predecessor) has seen, so that one that falls silent is
+    shown as unhealthy rather than dropped: pods may still hold its memory."""
+
+    _known: dict[str, Card] = field(default_factory=dict)
+
+    def expect(self, cards: tuple[Card, ...]) -> None:
+        """Take over what a predecessor published."""
+        for card in cards:
+            self._known.setdefault(card.id, card)
+
+    def update(self, reading: Reading | None, verdicts: Mapping[str, Verdict], slices: int) -> tuple[Card, ...]:
+        """Cards to publish, by driver index and id; `reading` is None when the driver cannot be asked.
+
+        `index` counts them from 0: MIG instances of one card share the driver's index, and it shifts when a card is lost.
+        """
+        for card in reading.cards if reading is not None else ():
+            if not card.allocatable:
+                self._known.pop(card.id, None)
+            elif isinstance(card.memory_total_bytes, int):
+                self._known[card.id] = self._described(card, card.memory_total_bytes, slices)
+        if reading is not None:
+            # Instances that were reshaped away, as opposed to lost: their parent answers and does not have them any more.
+            present = {card.id for card in reading.cards}
+            for card_id in [id_ for id_ in self._known if id_.startswith("MIG-") and id_ not in present]:
+                if not reading.broken:
+                    del self._known[card_id]
+        ordered = sorted(self._known.values(), key=lambda card: (card.index, card.id))
+        return tuple(
+            Card(
+                card.id, at, card.model, card.vram_mib, card.reserve_mib, card.slices, verdicts.get(card.id, _FINE).healthy
+            )
+            for at, card in enumerate(ordered)
+        )
+
+    def _described(self, card: CardReading, total_bytes: int, slices: int) -> Card:
+        before = self._known.get(card.id)
+        reserve = 0 if isinstance(card.memory_reserved_bytes, Missing) else -(-card.memory_reserved_bytes // MIB)
+        if before is not None:
+            # The driver's reserve breathes by a few MiB; following it down would rewrite the Node for nothing.
+            reserve = max(reserve, before.reserve_mib)
+        shared = 1 if card.parent else slices
+        return Card(card.id, card.index, card.model, total_bytes // MIB, reserve, shared)
+
+
+_FINE = Verdict(True)
