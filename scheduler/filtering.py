@@ -139,57 +139,66 @@ def predicted_shares(fleet: Fleet, rows: IntArray, count: int) -> IntArray:
 
 def refusal(fleet: Fleet, request: GpuRequest, row: int, *, check_host: bool = False) -> str | None:
     """Why the row cannot run the request, in stable words; None when it can."""
-    rows = np.array([row], np.int64)
-    if not fleet.alive[row]:
-        return "node unknown"
-    if fit(fleet, request, rows, check_host=check_host).fits[0]:
-        return None
-    if not fleet.schedulable[row]:
-        return "node cordoned"
-    if check_host and not host_fits(fleet, request, rows)[0]:
-        return "not enough CPU or memory on the host"
-    if not (fleet.usable_mib[row] > 0).any():
-        return "no healthy GPU"
-    allowed = _allowed_cards(fleet, request, rows)[0]
-    if not allowed.any():
-        return "card model not allowed"
-    if request.mode is Mode.SLICE:
-        return _slice_refusal(fleet, request, rows, allowed)
-    return _pinned_refusal(fleet, request, row, allowed, need_mib(fleet, request, rows)[0])
+    return refusals(fleet, request, np.array([row], np.int64), check_host=check_host)[0]
 
 
-def _slice_refusal(fleet: Fleet, request: GpuRequest, rows: IntArray, allowed: BoolArray) -> str:
-    row = int(rows[0])
-    if not offers_resource(fleet, request, rows)[0]:
-        return f"node does not offer {request.resource}"
-    shared = bool((fleet.slices[row] > 1).any())
-    if int(fleet.slices_free[row].sum()) < request.count:
-        if shared:
-            return "no free time slice" if request.count == 1 else f"fewer than {request.count} free time slices"
-        return "no free card" if request.count == 1 else f"fewer than {request.count} free cards"
-    size = (
-        f"{request.vram_mib} MiB"
-        if request.vram_mib
-        else f"{request.milli} thousandths"
-        if request.milli
-        else "its share"
-    )
-    if shared:
-        return f"the card that the device plugin will pick has not {size} free"
-    left = (fleet.plugin[row] == 0) & (fleet.slices[row] > 0)
-    if (left & ((fleet.pinned[row] > 0) | ~allowed)).any():
-        return "the device plugin could pick a card that is in use"
-    return f"a card that the device plugin could pick has not {size} free"
+def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool = False) -> list[str | None]:
+    """Why each of the rows cannot run the request, in stable words; None where it can."""
+    allowed = _allowed_cards(fleet, request, rows)
+    steps: list[tuple[BoolArray, str | None]] = [
+        (~fleet.alive[rows], "node unknown"),
+        (fit(fleet, request, rows, check_host=check_host).fits, None),
+        (~fleet.schedulable[rows], "node cordoned"),
+    ]
+    if check_host:
+        steps.append((~host_fits(fleet, request, rows), "not enough CPU or memory on the host"))
+    steps.append(((fleet.usable_mib[rows] > 0).sum(axis=1) == 0, "no healthy GPU"))
+    steps.append((allowed.sum(axis=1) == 0, "card model not allowed"))
+    steps += (_slice_refusals if request.mode is Mode.SLICE else _pinned_refusals)(fleet, request, rows, allowed)
+    # The first step whose condition holds gives the answer; the last one's holds everywhere.
+    texts = [text for _, text in steps]
+    first = np.argmax(np.stack([holds for holds, _ in steps]), axis=0)
+    return [texts[at] for at in first.tolist()]
 
 
-def _pinned_refusal(fleet: Fleet, request: GpuRequest, row: int, allowed: BoolArray, need: IntArray) -> str:
-    if int(allowed.sum()) < request.count:
-        return f"fewer than {request.count} cards"
-    several = request.count > 1
+def _slice_refusals(
+    fleet: Fleet, request: GpuRequest, rows: IntArray, allowed: BoolArray
+) -> list[tuple[BoolArray, str | None]]:
+    shared = (fleet.slices[rows] > 1).sum(axis=1) > 0
+    few = fleet.slices_free[rows].sum(axis=1) < request.count
+    one, count = request.count == 1, request.count
+    size = _size_words(request) or "its share"
+    left = (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
+    in_use = (left & ((fleet.pinned[rows] > 0) | ~allowed)).sum(axis=1) > 0
+    return [
+        (~offers_resource(fleet, request, rows), f"node does not offer {request.resource}"),
+        (few & shared, "no free time slice" if one else f"fewer than {count} free time slices"),
+        (few, "no free card" if one else f"fewer than {count} free cards"),
+        (shared, f"the card that the device plugin will pick has not {size} free"),
+        (in_use, "the device plugin could pick a card that is in use"),
+        (np.ones(len(rows), np.bool_), f"a card that the device plugin could pick has not {size} free"),
+    ]
+
+
+def _pinned_refusals(
+    fleet: Fleet, request: GpuRequest, rows: IntArray, allowed: BoolArray
+) -> list[tuple[BoolArray, str | None]]:
+    count, several = request.count, request.count > 1
+    everywhere = np.ones(len(rows), np.bool_)
+    steps: list[tuple[BoolArray, str | None]] = [(allowed.sum(axis=1) < count, f"fewer than {count} cards")]
     if request.whole_cards:
-        return f"fewer than {request.count} unused cards" if several else "no unused card"
-    size = f"{request.vram_mib} MiB" if request.vram_mib else f"{request.milli} thousandths"
-    roomy = allowed & (fleet.free_mib[row] >= need)
-    if int(roomy.sum()) >= request.count:
-        return "cards with room are in the hands of the device plugin"
-    return f"fewer than {request.count} cards with {size} free" if several else f"no card with {size} free"
+        return [*steps, (everywhere, f"fewer than {count} unused cards" if several else "no unused card")]
+    size = _size_words(request)
+    roomy = allowed & (fleet.free_mib[rows] >= need_mib(fleet, request, rows))
+    return [
+        *steps,
+        (roomy.sum(axis=1) >= count, "cards with room are in the hands of the device plugin"),
+        (everywhere, f"fewer than {count} cards with {size} free" if several else f"no card with {size} free"),
+    ]
+
+
+def _size_words(request: GpuRequest) -> str:
+    """The size of one share in the pod's own terms, empty where it states none."""
+    if request.vram_mib:
+        return f"{request.vram_mib} MiB"
+    return f"{request.milli} thousandths" if request.milli else ""
