@@ -16,7 +16,7 @@ from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest, Mode, Placement
 from scheduler import filtering
 from scheduler.filtering import Fit
-from scheduler.profile import LearnedProfile
+from scheduler.profile import LearnedProfile, Profile
 from scheduler.scoring import Policy, first_of_equals, score_of
 
 _NEVER: Final = np.int64(np.iinfo(np.int64).min)  # key of a row that cannot run the request
@@ -135,9 +135,12 @@ class Placer:
         """Count an arrival for the learned workload profile. `now` is seconds on any steady clock."""
         self.profile.observe(request)
 
-    def replan(self) -> None:
-        """Rebuild the policy's table here and now; a daemon runs the three steps itself, the middle one elsewhere."""
-        inputs = self.policy.inputs(self.fleet, self.profile.profile())
+    def replan(self, profile: Profile | None = None) -> None:
+        """Rebuild the policy's table here and now, from the learned profile unless another is given.
+
+        A daemon runs the three steps itself, the middle one elsewhere.
+        """
+        inputs = self.policy.inputs(self.fleet, self.profile.profile() if profile is None else profile)
         if inputs is not None:
             self.policy.swap(self.policy.solve(inputs))
 
@@ -148,6 +151,8 @@ class Placer:
         top = keys[row]
         if top == _NEVER:
             return None
+        if self.policy.draws is not None:
+            return int(self.policy.draws.choice(np.flatnonzero(keys != _NEVER)))
         ties = np.flatnonzero(keys == top)
         if len(ties) > 1:
             row = int(ties[self._ranks()[ties].argmin()])

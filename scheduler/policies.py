@@ -142,17 +142,19 @@ class Random(NodePolicy):
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__()
-        self._rng = rng
+        self.draws = rng
 
     def share_keys(
         self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
     ) -> IntArray:
-        self.version += 1  # no standing key outlives one draw
-        return self._rng.integers(0, 2**62, len(rows))
+        return self._draw(len(rows))
 
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
-        self.version += 1
-        return self._rng.integers(0, 2**62, len(rows))
+        return self._draw(len(rows))
+
+    def _draw(self, count: int) -> IntArray:
+        assert self.draws is not None
+        return self.draws.integers(0, 2**62, count)
 
 
 class Spread(NodePolicy):

@@ -55,6 +55,8 @@ class Policy:
 
     def __init__(self) -> None:
         self.version = 0
+        self.draws: np.random.Generator | None = None
+        """Set by a policy that draws the node afresh among all that fit."""
 
     def inputs(self, fleet: Fleet, profile: Profile) -> Any:
         """Copy what `solve` needs; None when the policy has no table."""

@@ -1,0 +1,16 @@
+"""`headroom simulate`: each study loads its own modules when it is called."""
+
+import click
+
+from headroom.cli import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "placement": ("simulations.placement_cli:main", "Replay pod lists against placement policies."),
+        "serving": ("simulations.serving_cli:main", "Replay request traces against scaling laws."),
+    },
+)
+def main() -> None:
+    """Replay traces through the same decision code that the daemons run, in virtual time."""
