@@ -27,6 +27,7 @@ LABEL_MIG_STRATEGY: Final = "nvidia.com/mig.strategy"
 # Written on nodes by the agent, and by whoever describes cards by hand.
 LABEL_CARD_MODEL: Final = "headroom.dev/card-model"
 LABEL_CARD_VRAM: Final = "headroom.dev/card-vram"  # a quantity, memory of each card
+LABEL_CARD_RESERVE: Final = "headroom.dev/card-reserve"  # a quantity, what the driver keeps of each card
 ANNOTATION_NODE_CARDS: Final = "headroom.dev/cards"
 LABEL_ALLOCATION: Final = "headroom.dev/allocation"  # which card the device plugin prefers: distributed | packed
 
