@@ -1,0 +1,67 @@
+"""The annotations that say which cards a pod was given: written in the Binding, read back from every pod. Pure.
+
+They are the only record of the ledger outside memory, so everything the ledger needs after a restart is in them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headroom import names
+from headroom.errors import HeadroomError
+from headroom.model import GpuNode, Mode, Placement
+
+MILLI = 1000
+
+
+class AssignmentError(HeadroomError, ValueError):
+    """Assignment annotations that cannot be read; names the annotation and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a pod's annotations say: one card id per share, the memory of each, and who picked the cards."""
+
+    cards: tuple[str, ...]
+    share_mib: tuple[int, ...]
+    mode: Mode
+
+
+def annotations_of(node: GpuNode, placement: Placement) -> dict[str, str]:
+    """The annotations for a placement on this node, whose card positions are positions in `node.cards`.
+
+    Memory is one number where all shares are equal, else one per share. The share of the card, for engines that take a
+    fraction of it (vLLM's --gpu-memory-utilization), is of the total memory that the engine sees, rounded down.
+    """
+    cards = [node.cards[at] for at in placement.cards]
+    sizes = placement.share_mib if len(set(placement.share_mib)) > 1 else placement.share_mib[:1]
+    share_milli = min(
+        (mib * MILLI // card.vram_mib for card, mib in zip(cards, placement.share_mib, strict=True)), default=0
+    )
+    return {
+        names.ANNOTATION_ASSIGNED_CARDS: ",".join(card.id for card in cards),
+        names.ANNOTATION_ASSIGNED_VRAM_MIB: ",".join(str(mib) for mib in sizes),
+        names.ANNOTATION_ASSIGNED_VRAM_SHARE: f"{share_milli / MILLI:.3f}",
+        names.ANNOTATION_ASSIGNED_MODE: placement.mode.value,
+    }
+
+
+def assignment_of(annotations: Mapping[str, str]) -> Assignment | None:
+    """The assignment in a pod's annotations, None where there is none. Raises AssignmentError."""
+    ids = annotations.get(names.ANNOTATION_ASSIGNED_CARDS)
+    if ids is None:
+        return None
+    cards = tuple(ids.split(","))
+    if not all(cards):
+        raise AssignmentError(f"{names.ANNOTATION_ASSIGNED_CARDS}: {ids!r}: an empty card id")
+    mode = annotations.get(names.ANNOTATION_ASSIGNED_MODE, "")
+    if mode not in set(Mode):
+        raise AssignmentError(f"{names.ANNOTATION_ASSIGNED_MODE}: {mode!r}: neither pinned nor slice")
+    text = annotations.get(names.ANNOTATION_ASSIGNED_VRAM_MIB, "")
+    sizes = text.split(",")
+    if not all(size.isascii() and size.isdigit() and len(size) < 10 for size in sizes):
+        raise AssignmentError(f"{names.ANNOTATION_ASSIGNED_VRAM_MIB}: {text!r}: not MiB")
+    if len(sizes) == 1:
+        sizes *= len(cards)
+    if len(sizes) != len(cards):
+        raise AssignmentError(f"{names.ANNOTATION_ASSIGNED_VRAM_MIB}: {text!r}: not one size per card of {ids!r}")
+    return Assignment(cards, tuple(map(int, sizes)), Mode(mode))
