@@ -59,14 +59,19 @@ async def nominate(kube: KubeClient, namespace: str, name: str, node: str | None
     await merge_patch(kube, f"{pod_path(namespace, name)}/status", {"status": {"nominatedNodeName": node}})
 
 
-async def evict(kube: KubeClient, namespace: str, name: str, uid: str) -> None:
-    """Evict a pod, keeping its PodDisruptionBudget. Raises TooManyRequests when the budget forbids it now."""
-    eviction = {
+async def evict(kube: KubeClient, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:
+    """Evict a pod, keeping its PodDisruptionBudget, or with `dry_run` only ask whether that is allowed now.
+
+    Raises TooManyRequests when the budget forbids it now.
+    """
+    eviction: dict[str, Any] = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
         "metadata": {"name": name, "namespace": namespace},
         "deleteOptions": {"preconditions": {"uid": uid}},
     }
+    if dry_run:
+        eviction["deleteOptions"]["dryRun"] = ["All"]
     await kube.request("POST", f"{pod_path(namespace, name)}/eviction", body=eviction)
 
 
