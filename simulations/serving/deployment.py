@@ -1,0 +1,244 @@
+"""The replicas of one model: cold starts, cards, routing, draining, and the record of what was held when.
+
+A replica is pending (no cards yet), starting (cards held, cold start under way), ready, or draining (takes no new requests,
+finishes its own). Cards are held, and GPU seconds counted, from placement to the end of the drain.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from operator import attrgetter
+from typing import Protocol
+
+from headroom.model import Placement
+from simulations.engine import Engine
+from simulations.serving.replica import Counters, Replica, Request, Speed
+
+
+class Phase(IntEnum):
+    """Where a replica is in its life; in the order in which a scale-down prefers to take it."""
+
+    PENDING = 0
+    STARTING = 1
+    READY = 2
+    DRAINING = 3
+    GONE = 4
+
+
+class Cards(Protocol):
+    """Where replicas get their cards."""
+
+    def take(self) -> Placement | None:
+        """Cards for one more replica, or None when the fleet cannot hold it now."""
+
+    def give(self, placement: Placement) -> None:
+        """The cards back."""
+
+
+class Pod:
+    """One replica and its place in the world."""
+
+    __slots__ = ("created", "last_counters", "load", "order", "phase", "placement", "ready_at", "replica")
+
+    def __init__(self, order: int, created: float, speed: Speed) -> None:
+        self.order = order
+        self.created = created
+        self.phase = Phase.PENDING
+        self.placement: Placement | None = None
+        self.ready_at = math.inf
+        self.replica = Replica(speed)
+        self.load = 0
+        self.last_counters: Counters | None = None
+        """As of the last scrape."""
+
+
+_LOAD = attrgetter("load")
+
+
+class Deployment:
+    """Replicas of one model behind a least-loaded router; requests that find none ready are held at the router."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        speed: Speed,
+        *,
+        cards_per_replica: int,
+        cards: Cards,
+        cold_start_seconds: Callable[[int, Placement], float],
+    ) -> None:
+        self.engine = engine
+        self.speed = speed
+        self.cards_per_replica = cards_per_replica
+        self.cards = cards
+        self.cold_start_seconds = cold_start_seconds
+        """(order of the start, placement) -> seconds until ready."""
+        self.pods: list[Pod] = []
+        """Pods that are not gone."""
+        self.ready: list[Pod] = []
+        self.held: deque[Request] = deque()
+        self.arrived: list[Request] = []
+        self.first_tokens: list[Request] = []
+        """Requests in the order of their first tokens."""
+        self.finished: list[Request] = []
+        self.rejected_count = 0
+        self.arrived_prompt_tokens = 0
+        self.gpu_seconds = 0.0
+        self.cold_starts = 0
+        self.wish_history: list[tuple[float, int]] = []
+        self._starts = 0
+        self._counted_until = 0.0
+        self._cards_held = 0
+        self.inside = 0
+        self.request_seconds = 0.0
+        """Integral over time of the requests inside (held, waiting, running)."""
+        self._inside_until = 0.0
+        self.gone_busy_seconds = 0.0
+        self.gone_prompt_tokens = 0
+        self.gone_output_tokens = 0
+
+    # --- requests -------------------------------------------------------------------------------------------------------
+
+    def arrive(self, request: Request) -> None:
+        """Route a request; one that no replica could ever hold is rejected and counted."""
+        if request.prompt_tokens + request.output_tokens > self.speed.kv_tokens:
+            self.rejected_count += 1
+            return
+        self.arrived.append(request)
+        self.arrived_prompt_tokens += request.prompt_tokens
+        self._count_inside(1)
+        if self.ready:
+            self._send(min(self.ready, key=_LOAD), request)
+        else:
+            self.held.append(request)
+
+    def _count_inside(self, change: int) -> None:
+        now = self.engine.now
+        self.request_seconds += self.inside * (now - self._inside_until)
+        self._inside_until = now
+        self.inside += change
+
+    def request_seconds_until_now(self) -> float:
+        """The integral of requests inside, up to now."""
+        return self.request_seconds + self.inside * (self.engine.now - self._inside_until)
+
+    def _send(self, pod: Pod, request: Request) -> None:
+        pod.load += 1
+        due = pod.replica.arrive(request, self.engine.now)
+        if due is not None:
+            self.engine.at(due, self._advance, pod)
+
+    def _advance(self, pod: Pod) -> None:
+        now, replica = self.engine.now, pod.replica
+        if replica.next_event != now:
+            return  # the run was cut short after this event was set
+        first, done = replica.advance(now)
+        if first:
+            self.first_tokens.extend(first)
+        if done:
+            self.finished.extend(done)
+            pod.load -= len(done)
+            self._count_inside(-len(done))
+        due = replica.next_event
+        if due < math.inf:
+            self.engine.at(due, self._advance, pod)
+        elif pod.phase is Phase.DRAINING:
+            self._remove(pod)
+
+    # --- replicas -------------------------------------------------------------------------------------------------------
+
+    def count(self, phase: Phase) -> int:
+        """Pods in a phase."""
+        return sum(pod.phase is phase for pod in self.pods)
+
+    @property
+    def replicas(self) -> int:
+        """What the Deployment's spec says: all pods but those draining."""
+        return sum(pod.phase is not Phase.DRAINING for pod in self.pods)
+
+    def scale_to(self, replicas: int) -> None:
+        """Create or remove replicas; those not ready go first (youngest first), then those with the fewest requests."""
+        now = self.engine.now
+        self.wish_history.append((now, replicas))
+        kept = [pod for pod in self.pods if pod.phase is not Phase.DRAINING]
+        for _ in range(replicas - len(kept)):
+            self._starts += 1
+            self.pods.append(Pod(self._starts, now, self.speed))
+        if len(kept) > replicas:
+            kept.sort(key=lambda pod: (pod.phase, pod.load, -pod.order))
+            for pod in kept[: len(kept) - replicas]:
+                self._drain(pod)
+        self.place_pending()
+
+    def start_ready(self, replicas: int) -> None:
+        """Put the first replicas in place, warm: the state in which every law takes over."""
+        for _ in range(replicas):
+            self._starts += 1
+            pod = Pod(self._starts, self.engine.now, self.speed)
+            self.pods.append(pod)
+            if self._place(pod):
+                self._become_ready(pod)
+        self.wish_history.append((self.engine.now, replicas))
+
+    def place_pending(self) -> None:
+        """Offer cards to the replicas that have none, oldest first; stops at the first that does not fit."""
+        for pod in self.pods:
+            if pod.phase is Phase.PENDING:
+                if not self._place(pod):
+                    return
+                self.cold_starts += 1
+                assert pod.placement is not None
+                self.engine.after(self.cold_start_seconds(pod.order, pod.placement), self._started, pod)
+
+    def _place(self, pod: Pod) -> bool:
+        placement = self.cards.take()
+        if placement is None:
+            return False
+        self._count_cards(self.cards_per_replica)
+        pod.placement = placement
+        pod.phase = Phase.STARTING
+        return True
+
+    def _started(self, pod: Pod) -> None:
+        if pod.phase is Phase.STARTING:
+            self._become_ready(pod)
+
+    def _become_ready(self, pod: Pod) -> None:
+        pod.phase = Phase.READY
+        pod.ready_at = self.engine.now
+        self.ready.append(pod)
+        while self.held:
+            self._send(min(self.ready, key=_LOAD), self.held.popleft())
+
+    def _drain(self, pod: Pod) -> None:
+        if pod.phase is Phase.READY:
+            self.ready.remove(pod)
+        pod.phase = Phase.DRAINING
+        if pod.load == 0:
+            self._remove(pod)
+
+    def _remove(self, pod: Pod) -> None:
+        pod.phase = Phase.GONE
+        self.pods.remove(pod)
+        self.gone_busy_seconds += pod.replica.busy_seconds
+        self.gone_prompt_tokens += pod.replica.prompt_tokens_done
+        self.gone_output_tokens += pod.replica.output_tokens_done
+        if pod.placement is not None:
+            self._count_cards(-self.cards_per_replica)
+            self.cards.give(pod.placement)
+
+    def _count_cards(self, change: int) -> None:
+        now = self.engine.now
+        self.gpu_seconds += self._cards_held * (now - self._counted_until)
+        self._counted_until = now
+        self._cards_held += change
+
+    @property
+    def cards_held(self) -> int:
+        """Cards held now."""
+        return self._cards_held
+
+    def gpu_seconds_until_now(self) -> float:
+        """Integral of the cards held, up to now."""
+        return self.gpu_seconds + self._cards_held * (self.engine.now - self._counted_until)

@@ -1,0 +1,59 @@
+"""What every law is: an object with memory that is asked for a wish at each tick."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from simulations.serving.hardware import Pair
+from simulations.serving.observe import View
+from simulations.serving.traces import Trace
+
+Parameters = Mapping[str, float]
+
+
+class Law(Protocol):
+    """One law at work on one deployment."""
+
+    def wish(self, view: View) -> int:
+        """Replicas wanted now, before the bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a request should get. A request meets it when both hold."""
+
+    ttft_seconds: float
+    itl_seconds: float
+    """Mean over the request's tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a law may know of its deployment before the run."""
+
+    pair: Pair
+    objective: Objective
+    min_replicas: int
+    max_replicas: int
+    tick_seconds: float
+    scrape_seconds: float
+    initial_replicas: int
+    trace: Trace
+    """Only for laws that are told the future: static-peak and the clairvoyant ones."""
+    room: Callable[[int], int] = lambda limit: limit
+    """How many more replicas the fleet can hold now, up to a limit (the scheduler's fit answer)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A law in the catalogue."""
+
+    name: str
+    title: str
+    make: Callable[[Setting, Parameters], Law]
+    defaults: Parameters
+    """As its documentation gives them."""
+    grid: Mapping[str, tuple[float, ...]]
+    """What tuning tries, all combinations."""
+    source: str
+    knows_future: bool = False

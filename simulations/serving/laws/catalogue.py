@@ -1,0 +1,74 @@
+"""All laws by name, with the defaults of their documentation and the grid on which each is tuned."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from headroom.errors import HeadroomError
+from simulations.serving.laws import headroom, hpa, others
+from simulations.serving.laws.base import Entry
+
+_WINDOWS: Final = (120.0, 300.0, 600.0)
+
+LAWS: Final[Mapping[str, Entry]] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "hpa-cpu", "HPA on CPU", hpa.make_cpu, {"target": 80.0, "down_window": 300.0},
+            {"target": (18.0, 20.0, 22.0, 24.0, 26.0), "down_window": (300.0,)},
+            "kubernetes.io, Horizontal Pod Autoscaling; target 80 %",
+        ),
+        Entry(
+            "hpa-gpu", "HPA on GPU utilisation", hpa.make_gpu, {"target": 80.0, "down_window": 300.0},
+            {"target": (60.0, 70.0, 80.0, 85.0, 90.0, 95.0), "down_window": _WINDOWS},
+            "kubernetes.io, Horizontal Pod Autoscaling; DCGM_FI_DEV_GPU_UTIL, target 80 %",
+        ),
+        Entry(
+            "keda-queue", "KEDA on waiting requests", hpa.make_keda_queue, {"target": 5.0, "down_window": 300.0, "polling": 15.0},
+            {"target": (1.0, 2.0, 5.0, 10.0, 20.0), "down_window": _WINDOWS},
+            "vLLM production-stack, KEDA guide: vllm:num_requests_waiting, target 5, polling 15 s",
+        ),
+        Entry(
+            "keda-running", "KEDA on requests inside", hpa.make_keda_inside, {"target": 16.0, "down_window": 300.0, "polling": 15.0},
+            {"target": (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 40.0, 50.0, 64.0), "down_window": _WINDOWS},
+            "llm-d, autoscaling with KEDA: running requests, target 16",
+        ),
+        Entry(
+            "kpa", "Knative KPA", others.make_kpa, {"target": 70.0, "stable": 60.0},
+            {"target": (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 40.0, 50.0, 70.0), "stable": (60.0, 120.0, 300.0, 600.0)},
+            "Knative, Autoscaling: concurrency, 70 % of 100, stable window 60 s",
+        ),
+        Entry(
+            "apa-kv", "AIBrix APA on KV cache", others.make_apa_kv, {"target": 0.5, "cooldown": 300.0},
+            {"target": (0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5), "cooldown": _WINDOWS},
+            "AIBrix, Autoscaling: APA, gpu_cache_usage_perc 0.5",
+        ),
+        Entry(
+            "wva", "WVA saturation", others.make_wva,
+            {"kv_limit": 0.8, "queue_limit": 5.0, "kv_spare": 0.1, "queue_spare": 3.0, "interval": 60.0},
+            {"kv_limit": (0.1, 0.2, 0.3, 0.5, 0.8), "kv_spare": (0.02, 0.05, 0.1), "queue_spare": (3.0, 4.5), "interval": (30.0,)},
+            "llm-d workload-variant-autoscaler, saturation analyser v1",
+        ),
+        Entry(
+            "llmd-slo", "llm-d SLO law", others.make_slo, {"up_at": 0.55, "down_share": 0.727},
+            {"up_at": (0.2, 0.3, 0.4, 0.55, 0.7, 0.85), "down_share": (0.5, 0.727)},
+            "llm-d, autoscaling with KEDA on endpoint-picker metrics: up past 0.55, down below 0.40",
+        ),
+        Entry(
+            "static", "Static", lambda _, parameters: others.Static(int(parameters["replicas"])), {"replicas": 0.0},
+            {"replicas": tuple(float(count) for count in range(1, 41))},
+            "a fixed count", knows_future=True,
+        ),
+        Entry("headroom", "Headroom", headroom.make, {}, {"target": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)}, "autoscaler.decide"),
+    )
+}  # fmt: skip
+
+
+class LawError(HeadroomError):
+    """An unknown law."""
+
+
+def law_by_name(name: str) -> Entry:
+    """The entry. Raises LawError that lists the names."""
+    if name not in LAWS:
+        raise LawError(f"unknown law {name!r}; there are {', '.join(LAWS)}")
+    return LAWS[name]

@@ -1,0 +1,146 @@
+"""Headroom's own law: the very `autoscaler.decide.decide` that the daemon runs, fed from the arena's samples.
+
+The adapter does what the daemon's collector does on Prometheus: token rates over a short and a long window, costs of a token
+learned from the engine's counters, pods by state, the scheduler's fit answer. Nothing of the pair's true speed is passed in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Final
+
+from autoscaler import costs
+from autoscaler.decide import TargetState, decide
+from autoscaler.signals import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
+from autoscaler.spec import LawSettings, SignalSpec, TargetSpec
+from simulations.serving.deployment import Phase
+from simulations.serving.laws.base import Law, Parameters, Setting
+from simulations.serving.observe import Sample, View
+
+WARM_SECONDS: Final = 30.0
+"""A pod younger than this teaches nothing of costs."""
+_LAW_NAMES: Final = frozenset(field.name for field in fields(LawSettings))
+_COST_NAMES: Final = frozenset(field.name for field in fields(costs.CostSettings))
+
+
+class HeadroomLaw:
+    """`decide` with its state."""
+
+    def __init__(self, setting: Setting, parameters: Parameters) -> None:
+        self.setting = setting
+        self.law = replace(LawSettings(), **{name: value for name, value in parameters.items() if name in _LAW_NAMES})
+        self.cost_settings = replace(
+            costs.CostSettings(), **{name: value for name, value in parameters.items() if name in _COST_NAMES}
+        )
+        default = TargetSpec()
+        signals = default.signals
+        if "target" in parameters:
+            signals = tuple(
+                SignalSpec(signal.kind, parameters["target"], signal.name) if signal.kind is SignalKind.WORK else signal
+                for signal in signals
+            )
+        self.spec = replace(
+            default, min_replicas=setting.min_replicas, max_replicas=setting.max_replicas, signals=signals
+        )
+        self.state = TargetState()
+        self.cost_state = costs.CostState()
+        self._learned_until = -1.0
+        self._pods_seen: set[int] = set()
+
+    def wish(self, view: View) -> int:
+        """One decision."""
+        self._learn(view)
+        decision = decide(self.spec, self.state, self._observation(view), view.now, self.law)
+        self.state = decision.state
+        return decision.replicas
+
+    def _learn(self, view: View) -> None:
+        newest = view.latest
+        if newest is None or newest.time <= self._learned_until:
+            return
+        self._learned_until = newest.time
+        for sample in iterations(newest, self.setting.pair.speed.kv_tokens):
+            self.cost_state = costs.learn(self.cost_state, sample, self.cost_settings)
+
+    def work(self, view: View) -> Work:
+        """Token rates and costs, as the collector reports them."""
+        newest = view.latest
+        if newest is None:
+            return Work(Freshness.EMPTY, detail="nothing scraped yet")
+        cost = costs.cost(self.cost_state, self.cost_settings)
+        windows = (self.law.short_mean_seconds, self.law.long_mean_seconds)
+        prompt = tuple(view.rate(lambda sample: sample.prompt_tokens, seconds) for seconds in windows)
+        output = tuple(view.rate(lambda sample: sample.output_tokens, seconds) for seconds in windows)
+        waiting = newest.held + sum(pod.waiting for pod in newest.pods)
+        mean_prompt = _mean_prompt_tokens(view, self.law.long_mean_seconds)
+        return Work(
+            state=Freshness.FRESH,
+            prompt_tokens_per_second=(prompt[0], prompt[1]),
+            output_tokens_per_second=(output[0], output[1]),
+            waiting_prompt_tokens=waiting * mean_prompt,
+            waiting=waiting,
+            running=newest.inside - waiting,
+            seconds_per_prompt_token=cost.per_prompt_token if cost else 0.0,
+            seconds_per_output_token=cost.per_output_token if cost else 0.0,
+            age_seconds=view.now - newest.time,
+        )
+
+    def _observation(self, view: View) -> Observation:
+        newest = view.latest
+        work = self.work(view)
+        running = Reading("running", work.state, work.running + work.waiting, work.age_seconds)
+        busy = view.pod_mean(lambda pod: pod.busy_share)
+        return Observation(
+            replicas=view.replicas,
+            pods=PodFacts(
+                ready=view.ready,
+                starting=view.ages(Phase.STARTING),
+                unschedulable=view.ages(Phase.PENDING),
+                terminating=view.ages(Phase.DRAINING),
+                started_seconds=self._started(view),
+            ),
+            readings=(running,),
+            work=work,
+            utilisation=None
+            if busy is None or newest is None
+            else Reading("utilisation", Freshness.FRESH, busy, view.now - newest.time),
+            capacity=Capacity(self.setting.room(self.setting.max_replicas)),
+            gpus_per_replica=float(self.setting.pair.cards),
+        )
+
+    def _started(self, view: View) -> tuple[float, ...]:
+        fresh = [
+            pod
+            for pod in view.deployment.pods
+            if pod.phase is Phase.READY and pod.order not in self._pods_seen and pod.ready_at > pod.created
+        ]
+        self._pods_seen.update(pod.order for pod in fresh)
+        return tuple(pod.ready_at - pod.created for pod in fresh)
+
+
+def iterations(sample: Sample, kv_tokens: int) -> list[costs.Iterations]:
+    """What one scrape teaches of the length of an iteration, one entry per warm pod that decoded."""
+    found = []
+    for pod in sample.pods:
+        step = pod.step
+        if step is None or pod.age_seconds < WARM_SECONDS or step.iterations < 1 or step.output_tokens < 1:
+            continue
+        batch = step.output_tokens / step.iterations
+        room = batch / pod.kv_share if pod.kv_share > 0.02 else float("inf")
+        found.append(
+            costs.Iterations(step.gap_seconds / step.output_tokens, batch, step.prompt_tokens / step.iterations, room)
+        )
+    return found
+
+
+def _mean_prompt_tokens(view: View, seconds: float) -> float:
+    samples: Sequence[Sample] = view.window(seconds)
+    arrived = samples[-1].arrived - samples[0].arrived
+    tokens = samples[-1].arrived_prompt_tokens - samples[0].arrived_prompt_tokens
+    if arrived:
+        return tokens / arrived
+    return samples[-1].arrived_prompt_tokens / samples[-1].arrived if samples[-1].arrived else 0.0
+
+
+def make(setting: Setting, parameters: Parameters) -> Law:
+    """Headroom's law."""
+    return HeadroomLaw(setting, parameters)
