@@ -1,0 +1,86 @@
+"""Building the control plane: whole or not at all, once, and with a clear word when it cannot be."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from simulations.kwok import build as building
+from simulations.kwok.build import BINARIES, BuildError, binaries_folder, build, find_binaries
+
+MAKES_EVERYTHING = """#!/bin/sh
+for argument in "$@"; do case "$argument" in */bin/) out="$argument";; esac; done
+echo "go: downloading k8s.io/kubernetes v1.36.3" >&2
+echo "k8s.io/kubernetes/cmd/kubectl" >&2
+echo run >> "$LOG"
+sleep 0.2
+for name in kube-apiserver kube-controller-manager kube-scheduler kubectl server kwok kwokctl; do
+    echo "$name" > "$out$name"; chmod +x "$out$name"
+done
+"""
+FAILS = """#!/bin/sh
+echo "cmd/kubectl.go:1:1: syntax error" >&2
+exit 3
+"""
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, no Go, and where a stand-in for Go notes its runs."""
+    path = tmp_path / "runs"
+    monkeypatch.setenv("HEADROOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOG", str(path))
+    monkeypatch.setattr(building.shutil, "which", lambda _: None)
+    return path
+
+
+def install_go(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    program = folder / "go"
+    program.write_text(script)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(building.shutil, "which", lambda _: str(program))
+
+
+def test_builds_every_binary_under_its_own_name(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_go(monkeypatch, tmp_path, MAKES_EVERYTHING)
+    folder = build(lambda _: None)
+    assert sorted(item.name for item in folder.iterdir()) == sorted(BINARIES)
+    assert (folder / "etcd").read_text() == "server\n"
+    assert find_binaries() == folder
+    build(lambda _: None)
+    assert log.read_text() == "run\n", "what is there is not built again"
+
+
+def test_two_builders_at_once_build_once(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_go(monkeypatch, tmp_path, MAKES_EVERYTHING)
+    threads = [threading.Thread(target=build, args=(lambda _: None,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.read_text() == "run\n"
+
+
+@pytest.mark.usefixtures("log")
+def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_go(monkeypatch, tmp_path, FAILS)
+    with pytest.raises(BuildError, match=r"status 3:\n.*syntax error"):
+        build(lambda _: None)
+    assert not binaries_folder().exists()
+    assert os.listdir(binaries_folder().parent) == ["build.lock"]
+
+
+@pytest.mark.usefixtures("log")
+def test_without_go_it_says_what_to_install() -> None:
+    with pytest.raises(BuildError, match=r"install Go 1\.26 or newer"):
+        build(lambda _: None)
+
+
+@pytest.mark.usefixtures("log")
+def test_tests_are_told_to_build_first() -> None:
+    with pytest.raises(BuildError, match="make control-plane"):
+        find_binaries()
