@@ -82,7 +82,13 @@ class Inventory:
         ordered = sorted(self._known.values(), key=lambda card: (card.index, card.id))
         return tuple(
             Card(
-                card.id, at, card.model, card.vram_mib, card.reserve_mib, card.slices, verdicts.get(card.id, _FINE).healthy
+                card.id,
+                at,
+                card.model,
+                card.vram_mib,
+                card.reserve_mib,
+                card.slices,
+                verdicts.get(card.id, _FINE).healthy,
             )
             for at, card in enumerate(ordered)
         )

@@ -190,9 +190,7 @@ class NvmlReader:
             power_watts=_watts(_ask(pynvml.nvmlDeviceGetPowerUsage, handle)),
             power_limit_watts=_watts(_ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
             energy_millijoules=_counted(_ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)),
-            temperature_celsius=_celsius(
-                _ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
-            ),
+            temperature_celsius=_celsius(_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)),
             ecc_uncorrected=_counted(
                 _ask(
                     pynvml.nvmlDeviceGetTotalEccErrors,
@@ -250,7 +248,7 @@ class NvmlReader:
             return _ask(_raise, error)
         sums: dict[int, list[int]] = {}
         for sample in samples:
-            if sample.timeStamp > since and sample.smUtil <= 100:  # noqa: PLR2004 - percent
+            if sample.timeStamp > since and sample.smUtil <= 100:
                 sums.setdefault(sample.pid, []).append(sample.smUtil)
                 self._sampled_to[uuid] = max(self._sampled_to.get(uuid, 0), sample.timeStamp)
         return {pid: sum(shares) / len(shares) / 100 for pid, shares in sums.items()}
@@ -289,7 +287,7 @@ def _counted(value: int | Missing) -> Whole:
 def _celsius(value: int | Missing) -> Number:
     if isinstance(value, Missing):
         return value
-    return float(value) if value < 1000 else Missing.NOT_AVAILABLE  # noqa: PLR2004 - a mark, no temperature
+    return float(value) if value < 1000 else Missing.NOT_AVAILABLE
 
 
 def _remap_broken(handle: Any) -> bool | Missing:

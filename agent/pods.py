@@ -33,7 +33,7 @@ class NodePod(wire.Pod):
     status: PodStatus = msgspec.field(default_factory=PodStatus)
 
 
-NODE_POD: Final = msgspec.json.Decoder(NodePod)
+NODE_POD: Final = wire.Decoder(NodePod)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -151,7 +151,7 @@ def counter(value: int) -> Whole:
 
 def ratio_of_percent(value: int) -> Number:
     """A percentage as a ratio; anything outside 0..100 is a mark, not a measurement."""
-    return value / 100 if 0 <= value <= 100 else Missing.NOT_AVAILABLE  # noqa: PLR2004
+    return value / 100 if 0 <= value <= 100 else Missing.NOT_AVAILABLE
 
 
 def model_name(product: str) -> str:
@@ -162,7 +162,5 @@ def model_name(product: str) -> str:
 def missing_fields(card: CardReading) -> list[tuple[str, str, Missing]]:
     """(card, field, why) for each field of the card without a value."""
     return [
-        (card.id, name, value)
-        for name in CardReading.__slots__
-        if isinstance(value := getattr(card, name), Missing)
+        (card.id, name, value) for name in CardReading.__slots__ if isinstance(value := getattr(card, name), Missing)
     ]

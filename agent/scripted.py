@@ -29,7 +29,9 @@ from agent.reader import (
 from headroom.units import UnitError, parse_quantity
 
 _POLL_SECONDS: Final = 0.1
-_BYTES: Final = {entry.name for kind in (CardReading, ProcessUse) for entry in fields(kind) if entry.name.endswith("_bytes")}
+_BYTES: Final = {
+    entry.name for kind in (CardReading, ProcessUse) for entry in fields(kind) if entry.name.endswith("_bytes")
+}
 _NAMES: Final = {Missing: {reason.value: reason for reason in Missing}}
 
 
@@ -154,7 +156,9 @@ def parse_script(documents: Sequence[Any], *, name: str = "script") -> tuple[Fra
         where = f"{name}: frame {number}"
         if not isinstance(document, dict):
             raise ScriptError(f"{where}: must hold keys and values, not {type(document).__name__}")
-        known = {entry.name for entry in fields(Frame)} | {"missing"}  # a recording lists what was missing; it says so by field too
+        known = {entry.name for entry in fields(Frame)} | {
+            "missing"
+        }  # a recording lists what was missing; it says so by field too
         if unknown := sorted(document.keys() - known):
             raise ScriptError(f"{where}: unknown key {unknown[0]!r}")
         plain = {key: value for key, value in document.items() if key != "missing"}

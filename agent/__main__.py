@@ -1,0 +1,226 @@
+"""The `headroom agent` command."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from agent.account import Account
+from agent.loop import Agent, follow
+from agent.metrics import AgentMetrics
+from agent.processes import ProcessTable
+from agent.reader import CardReading, Missing, Reader, Reading
+from agent.settings import AgentSettings
+from agent.tariff import load_tariff
+from headroom import logs
+from headroom.errors import HeadroomError
+from headroom.health import Health, serving
+from headroom.runtime import run
+from headroom.settings import load, options
+from headroom.units import MIB, format_mib
+
+_LOCK_RETRY_SECONDS = 2.0
+
+
+class AgentError(HeadroomError):
+    """The agent cannot start; the text says why."""
+
+
+@click.command()
+@click.option("--config", default=None, help="Settings file (YAML). (HEADROOM_AGENT_CONFIG)")
+@click.option(
+    "--once", is_flag=True, help="Read the cards once, print what was found, and end; writes nothing anywhere."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --once: print JSON, which --script understands.")
+@options(AgentSettings)
+def main(config: str | None, once: bool, as_json: bool, **flags: Any) -> None:
+    """Report what this node's cards really do: inventory, use, energy, and who holds them."""
+    settings = load(AgentSettings, flags, os.environ, config or os.environ.get("HEADROOM_AGENT_CONFIG"))
+    logs.setup(level=settings.log_level)
+    if once:
+        reading = _with_owners(_read_once(settings), ProcessTable(Path(settings.proc)))
+        click.echo(msgspec.json.format(msgspec.json.encode(reading)).decode() if as_json else describe(reading))
+        return
+    if not settings.node:
+        raise AgentError("--node: the name of this Node is needed (HEADROOM_AGENT_NODE)")
+    run(serve(settings))
+
+
+def reader_of(settings: AgentSettings) -> Reader:
+    """The reader that the settings name. Raises ScriptError."""
+    if settings.script:
+        from agent.scripted import ScriptedReader
+
+        return ScriptedReader.from_file(Path(settings.script))
+    from agent.nvml import NvmlReader
+
+    return NvmlReader()
+
+
+def _read_once(settings: AgentSettings) -> Reading:
+    reader = reader_of(settings)
+    try:
+        return reader.read(0.0)
+    finally:
+        reader.close()
+
+
+def _with_owners(reading: Reading, processes: ProcessTable) -> Reading:
+    """The reading with the pod and container of each process filled in."""
+    cards = []
+    for card in reading.cards:
+        if isinstance(card.processes, Missing):
+            cards.append(card)
+            continue
+        owners = processes.owners(process.pid for process in card.processes)
+        named = tuple(
+            replace(process, pod_uid=owner.pod_uid, container_id=owner.container_id)
+            if (owner := owners.get(process.pid)) is not None
+            else process
+            for process in card.processes
+        )
+        cards.append(replace(card, processes=named))
+    return replace(reading, cards=tuple(cards))
+
+
+def describe(reading: Reading) -> str:
+    """A reading for people: a line per card, what could not be read, and the processes."""
+    lines = [f"driver {reading.driver or 'unknown'}, {len(reading.cards)} cards, {len(reading.broken)} not readable"]
+    for card in reading.cards:
+        lines.append(
+            f"{card.index}  {card.id}  {card.model}  used {_mib(card.memory_used_bytes)} of {_mib(card.memory_total_bytes)}"
+            f"  busy {_show(card.utilization_ratio)}  {_show(card.power_watts)} W  {_show(card.temperature_celsius)} C"
+        )
+        lines += [f"     {name}: {why.value}" for name, why in _missing(card)]
+        for process in () if isinstance(card.processes, Missing) else card.processes:
+            owner = f"pod {process.pod_uid}" if process.pod_uid else "no pod"
+            lines.append(f"     process {process.pid}  {_mib(process.memory_used_bytes)}  {owner}")
+    lines += [f"{card.index}  {card.id or 'unknown card'}  {card.reason}" for card in reading.broken]
+    return "\n".join(lines)
+
+
+def _missing(card: CardReading) -> list[tuple[str, Missing]]:
+    return [(name, value) for name in CardReading.__slots__ if isinstance(value := getattr(card, name), Missing)]
+
+
+def _mib(value: int | Missing) -> str:
+    return value.value if isinstance(value, Missing) else format_mib(value // MIB)
+
+
+def _show(value: float | Missing) -> str:
+    return value.value if isinstance(value, Missing) else f"{value:g}"
+
+
+async def serve(settings: AgentSettings) -> None:
+    """The daemon: pages first, then the lock, then the cycle."""
+    tariff = load_tariff(settings.tariff)
+    registry = CollectorRegistry()
+    health = Health(registry)
+    account = Account(
+        longest_gap_seconds=max(3 * settings.interval_seconds, 30.0),
+        keep_finished_seconds=settings.keep_finished_seconds,
+        idle_watts=tariff.idle_watts,
+    )
+    metrics = AgentMetrics(registry, node=settings.node, account=account, tariff=tariff)
+    async with serving(health.app(), settings.host, settings.port):
+        with _Lock(settings.lock_file) as lock:
+            await _until_alone(lock, health, metrics)
+            await _work(settings, health, metrics, account)
+
+
+async def _work(settings: AgentSettings, health: Health, metrics: AgentMetrics, account: Account) -> None:
+    from headroom.kube.aio import connect
+
+    reader = reader_of(settings)
+    podresources = _podresources(settings)
+    kube = await connect(settings.kubeconfig or None)
+    try:
+        agent = Agent(
+            settings,
+            reader,
+            account=account,
+            metrics=metrics,
+            health=health,
+            podresources=podresources,
+            processes=ProcessTable(Path(settings.proc)),
+        )
+        cluster = follow(kube, settings, metrics, agent.pod_event)
+        agent.attach(cluster)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(cluster.node.run())
+            tasks.create_task(cluster.pods.run())
+            tasks.create_task(_until_synced(cluster, health))
+            tasks.create_task(agent.run())
+    finally:
+        if podresources is not None:
+            await podresources.close()
+        await kube.close()
+        reader.close()
+
+
+def _podresources(settings: AgentSettings):  # type: ignore[no-untyped-def]
+    if settings.podresources_socket in ("", "off"):
+        return None
+    from agent.podresources import PodResources
+
+    return PodResources(settings.podresources_socket, timeout_seconds=settings.podresources_timeout_seconds)
+
+
+async def _until_synced(cluster: Any, health: Health) -> None:
+    health.set_ready("api", False, "pods and node not listed yet")
+    await cluster.node.wait_synced()
+    await cluster.pods.wait_synced()
+    health.set_ready("api", True)
+
+
+class _Lock:
+    """An advisory lock on a file of the node: two agents would publish and count everything twice."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "_Lock":
+        if self._path:
+            try:
+                self._file = open(self._path, "a", encoding="utf-8")
+            except OSError as error:
+                raise AgentError(f"--lock-file: {self._path}: cannot be opened: {error.strerror}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def taken(self) -> bool:
+        """Try to take it."""
+        if self._file is None:
+            return True
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+
+async def _until_alone(lock: _Lock, health: Health, metrics: AgentMetrics) -> None:
+    log = logs.get_logger(__name__)
+    metrics.standby.set(0)
+    while not lock.taken():
+        if metrics.standby._value.get() == 0:
+            log.warning("another_agent_on_this_node")
+        metrics.standby.set(1)
+        health.set_ready("lock", False, "another agent on this node is at work")
+        await asyncio.sleep(_LOCK_RETRY_SECONDS)
+    metrics.standby.set(0)
+    health.set_ready("lock", True)
+
+
+if __name__ == "__main__":
+    main()

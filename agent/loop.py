@@ -1,0 +1,276 @@
+"""The agent's cycle: read the cards, find whose processes run on them, book, compare with kubelet, publish.
+
+Reading and decisions are made by the pure modules; this one does the waiting and the writing.
+"""
+
+import asyncio
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agent.account import Account
+from agent.attribution import Usage, holders_of, pids_of, usage_of
+from agent.health import HealthTracker, Verdict
+from agent.inventory import Inventory, cards_of_annotation
+from agent.metrics import AgentMetrics, Snapshot
+from agent.podresources import PodResources, PodResourcesError
+from agent.pods import NODE_POD, NodePod, PodIndex
+from agent.processes import ProcessTable
+from agent.publisher import Publisher
+from agent.reader import Reader, ReaderError, Reading
+from agent.settings import AgentSettings
+from agent.truth import Truth, compare
+from headroom import wire
+from headroom.health import Health
+from headroom.kube.calls import NODES, PODS
+from headroom.kube.client import KubeClient
+from headroom.kube.reflector import DELETED, Reflector
+from headroom.logs import get_logger
+from headroom.names import ANNOTATION_NODE_CARDS, LABEL_GPU_REPLICAS
+from headroom.runtime import Backoff
+
+_WAIT_SLICE_SECONDS: Final = 1.0
+"""A thread that waits in the driver cannot be cancelled: this bounds how long a shutdown takes."""
+
+_LONGEST_READING_SECONDS: Final = 20.0
+
+
+@dataclass(slots=True)
+class Cluster:
+    """What the agent follows and writes through the API server."""
+
+    node: Reflector[wire.Node]
+    pods: Reflector[NodePod]
+    publisher: Publisher
+
+    @property
+    def synced(self) -> bool:
+        """Whether both caches hold a complete list."""
+        return self.node.has_synced and self.pods.has_synced
+
+
+class Agent:
+    """One node's agent. `podresources` is None where there is no kubelet to ask."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        reader: Reader,
+        *,
+        account: Account,
+        metrics: AgentMetrics,
+        health: Health,
+        podresources: PodResources | None = None,
+        processes: ProcessTable,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings, self._reader, self._account, self._metrics = settings, reader, account, metrics
+        self._health, self._podresources, self._processes = health, podresources, processes
+        self._cluster: Cluster | None = None
+        self._pending: asyncio.Task[Reading] | None = None
+        self._monotonic, self._wall = monotonic, wall
+        self._tracker = HealthTracker(settings.settle_seconds, frozenset(settings.ignored_xids))
+        self._inventory = Inventory()
+        self._adopted = False
+        self._truth = Truth()
+        self._verdicts: dict[str, Verdict] = {}
+        self._settled: dict[tuple[str, str], str] = {}
+        self._pods = PodIndex()
+        self._pods_changed = True
+        self._log = get_logger(__name__).bind(node=settings.node)
+
+    def attach(self, cluster: Cluster) -> None:
+        """Publish to, and take pods from, this cluster; without one the agent only reads and exports."""
+        self._cluster = cluster
+
+    def pod_event(self, kind: str, _: str, pod: NodePod) -> None:
+        """To be called by the pods' reflector."""
+        self._pods_changed = True
+        if kind == DELETED and self._cluster is not None:
+            self._cluster.publisher.forget_pod(pod.metadata.uid)
+
+    async def run(self) -> None:
+        """Cycle until cancelled. A driver that cannot be asked is asked again with back-off."""
+        backoff = Backoff(initial_seconds=self._settings.interval_seconds, maximum_seconds=60.0)
+        while True:
+            started = self._monotonic()
+            try:
+                answered = await self.cycle()
+            except Exception:
+                # The one guard of this daemon: a cycle that failed must not end the agent.
+                self._log.exception("cycle_failed")
+                self._metrics.cycle_errors.inc()
+                answered = True
+            self._metrics.cycle_seconds.set(self._monotonic() - started)
+            if answered:
+                backoff.reset()
+                await self._rest(started + self._settings.interval_seconds)
+            else:
+                await asyncio.sleep(backoff.next_seconds())
+
+    async def _rest(self, until: float) -> None:
+        """Wait for the next cycle, or for a fault that the driver reports."""
+        while (left := until - self._monotonic()) > 0:
+            if await asyncio.to_thread(self._reader.wait, min(left, _WAIT_SLICE_SECONDS)):
+                return
+
+    async def cycle(self) -> bool:
+        """One round. Returns whether the driver answered."""
+        self._refresh_pods()
+        self._adopt()
+        reading = await self._read()
+        now = self._monotonic()
+        verdicts = self._tracker.update(reading) if reading is not None else self._tracker.lost(now)
+        cards = self._inventory.update(reading, verdicts, self._slices())
+        self._note_withdrawals(verdicts)
+        if (
+            self._cluster is not None
+            and self._cluster.synced
+            and (node := self._node()) is not None
+            and (cards or self._shown())
+        ):
+            await self._cluster.publisher.publish_cards(node, cards, now)
+        await self._compare(cards, now)
+        usage = self._book(reading, cards)
+        self._metrics.snapshot = Snapshot(reading, cards, usage.memory, usage.outside_bytes)
+        return reading is not None
+
+    def _refresh_pods(self) -> None:
+        if self._cluster is not None and self._pods_changed:
+            self._pods_changed = False
+            self._pods = PodIndex(self._cluster.pods.items().values())
+
+    def _node(self) -> wire.Node | None:
+        return self._cluster.node.items().get(self._settings.node) if self._cluster is not None else None
+
+    def _shown(self) -> str:
+        node = self._node()
+        return node.metadata.annotations.get(ANNOTATION_NODE_CARDS, "") if node is not None else ""
+
+    def _adopt(self) -> None:
+        """Take over the cards a predecessor published, once: one that does not answer now is then shown as unhealthy."""
+        if self._adopted or self._cluster is None or not self._cluster.synced:
+            return
+        self._adopted = True
+        before = cards_of_annotation(self._shown())
+        self._inventory.expect(before)
+        self._tracker.expect(card.id for card in before)
+
+    def _slices(self) -> int:
+        if self._settings.slices:
+            return self._settings.slices
+        node = self._node()
+        text = node.metadata.labels.get(LABEL_GPU_REPLICAS, "") if node is not None else ""
+        # GPU feature discovery writes 0 where sharing is switched off.
+        return max(int(text), 1) if text.isascii() and text.isdigit() else 1
+
+    async def _read(self) -> Reading | None:
+        started = self._monotonic()
+        try:
+            reading = await self._ask(started)
+        except ReaderError as error:
+            self._metrics.readings.labels("failed").inc()
+            self._metrics.driver_up.set(0)
+            self._health.set_ready("driver", False, str(error))
+            self._log.warning("cards_not_readable", error=str(error))
+            return None
+        self._metrics.readings.labels("ok").inc()
+        self._metrics.driver_up.set(1)
+        self._metrics.reading_seconds.set(self._monotonic() - started)
+        self._metrics.read_at.set(self._wall())
+        self._health.set_ready("driver", True)
+        for fault in reading.faults:
+            self._metrics.faults.labels(str(fault.xid)).inc()
+            self._log.warning("card_fault", card=fault.card, xid=fault.xid)
+        return reading
+
+    async def _ask(self, now: float) -> Reading:
+        """A reading, made in a thread: a driver call that hangs must not take the agent with it. Raises ReaderError."""
+        if self._pending is None:
+            self._pending = asyncio.create_task(asyncio.to_thread(self._reader.read, now))
+        done, _ = await asyncio.wait({self._pending}, timeout=_LONGEST_READING_SECONDS)
+        if not done:
+            raise ReaderError(f"the driver has not answered for {_LONGEST_READING_SECONDS:.0f} s")
+        task, self._pending = self._pending, None
+        return task.result()
+
+    def _note_withdrawals(self, verdicts: dict[str, Verdict]) -> None:
+        for card_id, verdict in verdicts.items():
+            before = self._verdicts.get(card_id)
+            if not verdict.healthy and (before is None or before.healthy):
+                self._metrics.withdrawals.labels(verdict.reason).inc()
+                self._log.warning("card_withdrawn", card=card_id, reason=verdict.reason)
+            elif verdict.healthy and before is not None and not before.healthy:
+                self._log.info("card_back", card=card_id)
+        self._verdicts = verdicts
+
+    async def _compare(self, cards: tuple[Any, ...], now: float) -> None:
+        """Hold kubelet's list against the annotations and correct what differs. What kubelet last said stays when it is silent."""
+        if self._podresources is None:
+            return
+        try:
+            devices = await self._podresources.devices()
+        except PodResourcesError as error:
+            self._metrics.podresources_errors.labels(error.reason).inc()
+            self._log.warning("kubelet_silent", error=str(error), reason=error.reason)
+            return
+        truth = self._truth = compare(devices, self._pods, cards)
+        for kind, number in (
+            ("pod", len(truth.unknown_pods)),
+            ("device", len(truth.unknown_devices)),
+            ("not_started", len(truth.waiting)),
+            ("not_understood", len(truth.not_understood)),
+        ):
+            self._metrics.unmatched.labels(kind).set(number)
+        self._count_right(truth)
+        if self._cluster is None or not self._cluster.synced:
+            return
+        for correction in truth.corrections:
+            if await self._cluster.publisher.correct(correction, now):
+                self._metrics.findings.labels(correction.finding.value).inc()
+                self._settled[correction.namespace, correction.name] = correction.uid
+
+    def _count_right(self, truth: Truth) -> None:
+        """Count each pod once, when its cards are first seen to be as predicted."""
+        wrong = {(correction.namespace, correction.name) for correction in truth.corrections}
+        settled: dict[tuple[str, str], str] = {}
+        for key in truth.holders:
+            pod = self._pods.by_name.get(key)
+            uid = pod.metadata.uid if pod is not None else ""
+            if self._settled.get(key) == uid:
+                settled[key] = uid
+            elif key not in wrong:
+                settled[key] = uid
+                self._metrics.findings.labels("right").inc()
+        self._settled = settled
+
+    def _book(self, reading: Reading | None, cards: tuple[Any, ...]) -> Usage:
+        if reading is None:
+            return Usage({}, (), {})
+        owners = self._processes.owners(pids_of(reading))
+        self._metrics.vanished.set(self._processes.vanished)
+        self._metrics.reused.set(self._processes.reused)
+        usage = usage_of(reading, owners, self._pods)
+        self._account.observe(reading, holders_of(self._pods, self._truth.holders, cards, reading), usage.uses)
+        return usage
+
+
+def follow(
+    kube: KubeClient, settings: AgentSettings, metrics: AgentMetrics, on_pod: Callable[[str, str, NodePod], None]
+) -> Cluster:
+    """Reflectors of this Node and of its pods, and the writer; `on_pod` hears of every pod."""
+    node = Reflector(
+        kube, NODES, wire.NODE, lambda *_: None, query=[("fieldSelector", f"metadata.name={settings.node}")]
+    )
+    pods = Reflector(kube, PODS, NODE_POD, on_pod, query=[("fieldSelector", f"spec.nodeName={settings.node}")])
+    publisher = Publisher(
+        kube,
+        settings.node,
+        counted=lambda what, result: metrics.writes.labels(what, result).inc(),
+        now=lambda: datetime.datetime.now(datetime.UTC),
+        publish_capacity=settings.publish_capacity,
+    )
+    return Cluster(node, pods, publisher)

@@ -1,0 +1,59 @@
+"""Settings of the node agent."""
+
+from dataclasses import dataclass
+
+from headroom.settings import setting
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """Each also as a flag, a HEADROOM_AGENT_* variable, or a key of the configuration file."""
+
+    node: str = setting("", reason="Name of this Node; the DaemonSet passes spec.nodeName.")
+    interval_seconds: float = setting(
+        5.0,
+        unit="s",
+        minimum=0.1,
+        maximum=300.0,
+        reason="Time between readings. A fault reported by the driver is seen at once.",
+    )
+    script: str = setting(
+        "", reason="Read cards from this file instead of NVML: for nodes without cards, and demonstrations."
+    )
+    proc: str = setting("/proc", reason="Where the host's /proc is; needed to find the pod of a process.")
+    podresources_socket: str = setting(
+        "/var/lib/kubelet/pod-resources/kubelet.sock",
+        reason="Kubelet's socket that tells who holds which device; `off` does without.",
+    )
+    podresources_timeout_seconds: float = setting(
+        2.0, unit="s", minimum=0.1, maximum=60.0, reason="Longest wait for kubelet's answer."
+    )
+    settle_seconds: float = setting(
+        60.0, unit="s", minimum=0.0, reason="How long a card must be without trouble before it is given out again."
+    )
+    ignored_xids: tuple[int, ...] = setting(
+        (13, 31, 43, 45, 68, 109), reason="Xid errors of programs, which say nothing about the card."
+    )
+    slices: int = setting(
+        0,
+        minimum=0,
+        maximum=1024,
+        reason="Time slices per card; 0 takes the Node label nvidia.com/gpu.replicas, else 1.",
+    )
+    publish_capacity: bool = setting(
+        False, reason="Also publish the sum of usable memory as capacity of the extended resource headroom.dev/vram."
+    )
+    lock_file: str = setting(
+        "", reason="Held while this agent is the node's only one; a second one waits. Empty: no lock."
+    )
+    keep_finished_seconds: float = setting(
+        600.0,
+        unit="s",
+        minimum=0.0,
+        reason="How long the series of a pod that is gone stay, so that its last amounts are collected.",
+    )
+    tariff: str = setting("", reason="File with prices, budgets and idle power; see docs/usage.md.")
+    kubeconfig: str = setting("", reason="Kubeconfig; the pod's service account when empty.")
+    host: str = setting("0.0.0.0", reason="Address of /metrics, /healthz and /readyz.")
+    port: int = setting(8903, minimum=0, maximum=65535, reason="Port of the same; 0 takes a free one.")
+    log_level: str = setting("INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), reason="Least severe event to log.")
