@@ -1,0 +1,121 @@
+"""What one pod holds of a node: the ledger's entries, derived from pods alone. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from headroom import wire
+from headroom.assignment import Assignment, AssignmentError, assignment_of
+from headroom.errors import HeadroomError
+from headroom.model import GpuRequest, Mode, Placement
+from headroom.request import RequestError, demand_of, project_of
+
+FINISHED_PHASES = ("Succeeded", "Failed")
+
+
+class LedgerError(HeadroomError):
+    """A change that the ledger refuses; nothing was changed."""
+
+
+class OverCommitError(LedgerError):
+    """A reservation for more than a card has left; names the node, the card and both amounts."""
+
+
+class HoldingState(StrEnum):
+    RESERVED = "reserved"  # promised to a pod that is not bound yet; ends by itself at `expires_at`
+    BOUND = "bound"  # held until the pod ends
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """One pod's entry. The ledger alone changes it; others read.
+
+    `placement` gives card positions on the node as it is described now; it has no cards while the node is unknown.
+    """
+
+    uid: str
+    pod: str
+    """`namespace/name`."""
+    request: GpuRequest
+    placement: Placement
+    state: HoldingState
+    expires_at: float = float("inf")
+    """End of a reservation, in the caller's clock."""
+    project: str = ""
+    priority: int = 0
+    assigned: Assignment | None = None
+    """Cards by id, as reserved or as annotated; None where a device plugin chose and Headroom can only predict."""
+    started: str = ""
+    """When kubelet took the pod in (RFC 3339), which is when its devices were handed out; empty before."""
+    predicted: bool = False
+    """Whether `placement` is a guess: nothing valid is written on the pod, or the card it names is not there."""
+    fault: str = ""
+    """What is wrong with the pod itself: annotations or resources that cannot be read."""
+    counted: bool = False
+    """Whether the fleet's arrays include it; not so while the node is unknown."""
+
+    @property
+    def claim(self) -> tuple[object, ...]:
+        """All that decides what is held and how it is reported; two entries with equal claims are interchangeable."""
+        return (
+            self.pod, self.placement.node, self.request, self.assigned, self.started, self.project, self.priority, self.fault,
+        )  # fmt: skip
+
+
+class ChangeKind(StrEnum):
+    NONE = "none"
+    HELD = "held"  # a pod holds something that it did not hold before, or elsewhere, or otherwise
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an event did to the ledger; `freed` names nodes on which something came free."""
+
+    kind: ChangeKind = ChangeKind.NONE
+    holding: Holding | None = None
+    freed: tuple[str, ...] = ()
+    problem: str = ""
+    """What was wrong with the pod's annotations or resources; it is accounted all the same."""
+
+
+NO_CHANGE = Change()
+
+
+def is_finished(pod: wire.Pod) -> bool:
+    """Whether the pod has ended and its devices are free."""
+    return pod.status.phase in FINISHED_PHASES
+
+
+def holding_of(pod: wire.Pod) -> Holding:
+    """The entry of a pod that is bound to a node, not resolved to card positions yet.
+
+    A pod whose annotations cannot be read counts as one of another scheduler; a pod whose demand cannot be read counts
+    by its annotations, else as one device of the default size.
+    """
+    problems: list[str] = []
+    assigned: Assignment | None = None
+    try:
+        assigned = assignment_of(pod.metadata.annotations)
+    except AssignmentError as error:
+        problems.append(str(error))
+    try:
+        request = demand_of(pod)
+    except RequestError as error:
+        problems.append(str(error))
+        request = GpuRequest(count=len(assigned.cards) if assigned else 1, mode=Mode.SLICE)
+    if assigned is not None and request.count == 0:
+        problems.append("cards are written on a pod that asks for none")
+        assigned = None
+    mode = assigned.mode if assigned else request.mode
+    return Holding(
+        uid=pod.metadata.uid,
+        pod=pod.key,
+        request=request,
+        placement=Placement(pod.spec.node_name, (), (), mode),
+        state=HoldingState.BOUND,
+        project=project_of(pod),
+        priority=pod.spec.priority,
+        assigned=assigned,
+        started=pod.status.start_time or "",
+        fault="; ".join(problems),
+    )

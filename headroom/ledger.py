@@ -1,0 +1,413 @@
+"""Who holds which MiB of which card: the one writer of a Fleet's holdings. Pure.
+
+Entries come from two sides: `reserve` promises cards to a pod before it is bound, and `apply` takes in what the API
+server says of bound pods. The API server wins: annotations on a bound pod replace what was reserved for it, and what
+it says is accounted even where it over-commits a card; only `reserve` refuses to.
+
+Devices that a device plugin handed out to pods without annotations are predicted. The prediction of a node is made anew
+from all its pods, in the order in which kubelet took them in, so that it depends on what the API server says now and
+not on the order in which the ledger heard of it: a restart finds the same ledger.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+
+from headroom import wire
+from headroom.assignment import Assignment
+from headroom.cards import greedy_cards, share_mib
+from headroom.fleet import Fleet
+from headroom.holding import (
+    NO_CHANGE,
+    Change,
+    ChangeKind,
+    Holding,
+    HoldingState,
+    LedgerError,
+    OverCommitError,
+    holding_of,
+    is_finished,
+)
+from headroom.model import GpuNode, GpuRequest, Mode, Placement
+
+__all__ = ["Change", "ChangeKind", "Holding", "HoldingState", "Ledger", "LedgerError", "OverCommitError"]
+
+_NEVER: Final = float("inf")
+_UNLIMITED: Final = 2**31
+_REPLACED_KEPT: Final = 4096
+_NOT_STARTED: Final = "~"  # after every timestamp
+
+
+class Ledger:
+    """Holdings by pod UID over a Fleet. Every event costs as much as the pod has cards.
+
+    Only where devices went to pods without annotations does an event also cost as much as that node has pods.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.holdings: dict[str, Holding] = {}
+        """By pod UID; read only."""
+        self.problems: dict[str, str] = {}
+        """What is wrong with pods that are accounted all the same, by UID."""
+        self._by_node: dict[str, dict[str, Holding]] = {}
+        self._by_pod: dict[str, str] = {}
+        self._reserved: dict[str, Holding] = {}
+        self._guessed: set[str] = set()
+        """Nodes that may have predicted holdings."""
+        self._replaced: dict[str, None] = {}
+        """UIDs whose name another pod has by now, oldest first: late news of them is void."""
+
+    # Reservations
+
+    def reserve(
+        self,
+        uid: str,
+        pod: str,
+        request: GpuRequest,
+        placement: Placement,
+        *,
+        expires_at: float,
+        project: str = "",
+        priority: int = 0,
+    ) -> Holding:
+        """Promise cards to a pod; a reservation that it already has is replaced.
+
+        Raises OverCommitError when a card has less left, and LedgerError for an unknown node or card and for a pod that is
+        already bound; nothing is changed then.
+        """
+        old = self.holdings.get(uid)
+        if old is not None and old.state is HoldingState.BOUND:
+            raise LedgerError(f"pod {pod} is already bound to node {old.placement.node}")
+        if old is not None and (old.placement, old.request, old.counted) == (placement, request, True):
+            old.expires_at = expires_at
+            return old
+        node = self._node_for(placement, request)
+        if old is not None:
+            self._uncount(old)
+        try:
+            self._check_room(node, placement)
+        except OverCommitError:
+            if old is not None:
+                self._count(old)
+            raise
+        if old is not None:
+            self._drop(old)
+        self._drop_namesake(uid, pod)
+        assigned = Assignment(tuple(node.cards[at].id for at in placement.cards), placement.share_mib, placement.mode)
+        holding = Holding(uid, pod, request, placement, HoldingState.RESERVED, expires_at, project, priority, assigned)
+        self._add(holding)
+        self._count(holding)
+        return holding
+
+    def _node_for(self, placement: Placement, request: GpuRequest) -> GpuNode:
+        node = self.fleet.nodes.get(placement.node)
+        if node is None:
+            raise LedgerError(f"node {placement.node} is not known")
+        if not len(placement.cards) == len(placement.share_mib) == request.count:
+            raise LedgerError(
+                f"{request.count} shares were asked for, not {len(placement.cards)} of {placement.share_mib} MiB"
+            )
+        if any(not 0 <= at < len(node.cards) for at in placement.cards) or any(mib < 0 for mib in placement.share_mib):
+            raise LedgerError(f"node {node.name} has {len(node.cards)} cards, not {placement.cards}")
+        if placement.mode is Mode.PINNED and len(set(placement.cards)) < len(placement.cards):
+            raise LedgerError(f"cards {placement.cards} of node {node.name} are not all different")
+        return node
+
+    def _check_room(self, node: GpuNode, placement: Placement) -> None:
+        row = self.fleet.row_of[node.name]
+        wanted: Counter[int] = Counter()
+        for at, mib in zip(placement.cards, placement.share_mib, strict=True):
+            wanted[at] += mib
+        for at, mib in wanted.items():
+            free = int(self.fleet.free_mib[row, at])
+            if mib > free or not node.cards[at].healthy:
+                raise OverCommitError(f"card {node.cards[at].id} of node {node.name} has {free} MiB left, not {mib}")
+        if placement.mode is Mode.SLICE:
+            for at, devices in Counter(placement.cards).items():
+                left = int(self.fleet.slices_free[row, at])
+                if devices > left:
+                    raise OverCommitError(
+                        f"card {node.cards[at].id} of node {node.name} has {left} slices left, not {devices}"
+                    )
+
+    def confirm(self, uid: str, node: str) -> Holding | None:
+        """Turn a reservation into a bound holding; None when the pod holds nothing on this node.
+
+        None is no harm: the pod's own annotations, when the API server shows them, say the same.
+        """
+        holding = self.holdings.get(uid)
+        if holding is None or holding.placement.node != node:
+            return None
+        holding.state, holding.expires_at = HoldingState.BOUND, _NEVER
+        self._reserved.pop(uid, None)
+        return holding
+
+    def release(self, uid: str) -> Holding | None:
+        """Give back all that a pod holds, at any end of it; None when it holds nothing."""
+        holding = self.holdings.get(uid)
+        if holding is None:
+            return None
+        self._uncount(holding)
+        self._drop(holding)
+        self._predict(holding.placement.node)
+        return holding
+
+    def expire(self, now: float) -> list[Holding]:
+        """Release the reservations whose time is up, and return them."""
+        over = [holding for holding in self._reserved.values() if holding.expires_at <= now]
+        for holding in over:
+            self.release(holding.uid)
+        return over
+
+    # What the API server says
+
+    def apply(self, pod: wire.Pod) -> Change:
+        """Take in a pod as the API server shows it now; saying the same twice changes nothing. Deleted pods: `release`."""
+        uid = pod.metadata.uid
+        if uid in self._replaced:
+            return NO_CHANGE
+        freed = self._drop_namesake(uid, pod.key)
+        if is_finished(pod):
+            gone = self.release(uid)
+            return Change(ChangeKind.RELEASED, gone, (*freed, gone.placement.node)) if gone else self._freed_only(freed)
+        if not pod.spec.node_name:
+            return self._freed_only(freed)
+        holding = holding_of(pod)
+        old = self.holdings.get(uid)
+        if old is not None and old.state is HoldingState.BOUND and old.claim == holding.claim:
+            return self._freed_only(freed)
+        if old is not None:
+            self._uncount(old)
+            self._drop(old)
+        self._add(holding)
+        self._resolve(holding)
+        self._predict(holding.placement.node)
+        if old is not None and old.placement.node != holding.placement.node:
+            self._predict(old.placement.node)
+        if old is not None and old.placement != holding.placement:
+            freed = (*freed, old.placement.node)
+        return Change(ChangeKind.HELD, holding, freed, self.problems.get(uid, ""))
+
+    def _freed_only(self, freed: tuple[str, ...]) -> Change:
+        return Change(ChangeKind.RELEASED, None, freed) if freed else NO_CHANGE
+
+    def _drop_namesake(self, uid: str, pod: str) -> tuple[str, ...]:
+        """Release an earlier pod of this name: the API server knows one at a time, so its end was missed."""
+        other = self._by_pod.get(pod)
+        if other is None or other == uid:
+            return ()
+        self._replaced[other] = None
+        if len(self._replaced) > _REPLACED_KEPT:
+            del self._replaced[next(iter(self._replaced))]
+        gone = self.release(other)
+        return (gone.placement.node,) if gone else ()
+
+    def apply_node(self, node: GpuNode) -> None:
+        """Take in a node's description; what its pods hold follows the cards' ids.
+
+        A reservation whose card is gone, or no longer has the room, ends.
+        """
+        known = self.fleet.nodes.get(node.name)
+        if known == node:
+            return
+        if known is not None and (known.cards, known.allocation) == (node.cards, node.allocation):
+            self.fleet.upsert_node(node)
+            return
+        here = list(self._by_node.get(node.name, {}).values())
+        for holding in here:
+            self._uncount(holding)
+        self.fleet.upsert_node(node)
+        for holding in here:
+            self._resolve(holding)
+        self._predict(node.name)
+        self._end_reservations(holding for holding in here if self._is_void(holding))
+
+    def forget_node(self, name: str) -> None:
+        """Take in that a node is gone: reservations on it end, bound pods wait for its return or their own end."""
+        here = list(self._by_node.get(name, {}).values())
+        self._end_reservations(here)
+        for holding in here:
+            self._uncount(holding)
+        self.fleet.remove_node(name)
+
+    def _is_void(self, holding: Holding) -> bool:
+        row = self.fleet.row_of[holding.placement.node]
+        over = self.fleet.held_mib[row] > self.fleet.usable_mib[row]
+        return holding.predicted or any(over[at] for at in holding.placement.cards)
+
+    def _end_reservations(self, holdings: Iterable[Holding]) -> None:
+        for holding in holdings:
+            if holding.state is HoldingState.RESERVED:
+                self.release(holding.uid)
+
+    # Entries and their cards
+
+    def _add(self, holding: Holding) -> None:
+        self.holdings[holding.uid] = holding
+        self._by_node.setdefault(holding.placement.node, {})[holding.uid] = holding
+        self._by_pod[holding.pod] = holding.uid
+        if holding.state is HoldingState.RESERVED:
+            self._reserved[holding.uid] = holding
+
+    def _drop(self, holding: Holding) -> None:
+        uid, node = holding.uid, holding.placement.node
+        del self.holdings[uid]
+        here = self._by_node[node]
+        del here[uid]
+        if not here:
+            del self._by_node[node]
+        del self._by_pod[holding.pod]
+        self._reserved.pop(uid, None)
+        self.problems.pop(uid, None)
+
+    def _resolve(self, holding: Holding) -> None:
+        """Find the cards by id and count the holding; what cannot be found is left to `_predict`."""
+        node = self.fleet.nodes.get(holding.placement.node)
+        positions, problem = None, holding.fault
+        if node is not None and holding.assigned is not None:
+            positions = _positions(node, holding.assigned.cards)
+            if positions is None:
+                missing = f"node {node.name} has not the cards written on the pod: {', '.join(holding.assigned.cards)}"
+                problem = "; ".join(filter(None, (problem, missing)))
+            else:
+                holding.placement = replace(holding.placement, cards=positions, share_mib=holding.assigned.share_mib)
+        if problem:
+            self.problems[holding.uid] = problem
+        else:
+            self.problems.pop(holding.uid, None)
+        holding.predicted = positions is None and holding.request.count > 0
+        if holding.predicted:
+            self._guessed.add(holding.placement.node)
+        else:
+            self._count(holding)
+
+    def _predict(self, name: str) -> None:
+        """Guess the cards of the node's predicted holdings anew, in the order in which devices were handed out."""
+        here = self._by_node.get(name, {})
+        node = self.fleet.nodes.get(name)
+        if node is None or name not in self._guessed:
+            return
+        if not any(holding.predicted for holding in here.values()):
+            self._guessed.remove(name)
+            return
+        row = self.fleet.row_of[name]
+        slices = self.fleet.slices[row, : len(node.cards)].tolist()
+        used = [0] * len(node.cards)
+        for holding in sorted(here.values(), key=_handed_out):
+            if holding.predicted:
+                guess = self._guess(node, row, holding.request, used, slices)
+                if guess != holding.placement or not holding.counted:
+                    self._uncount(holding)
+                    holding.placement = guess
+                    self._count(holding)
+            if holding.predicted or holding.placement.mode is Mode.SLICE:
+                for at in holding.placement.cards:
+                    used[at] += 1
+
+    def _guess(self, node: GpuNode, row: int, request: GpuRequest, used: list[int], slices: list[int]) -> Placement:
+        count = request.count
+        cards = greedy_cards(used, slices, count, node.allocation)
+        if cards is None:
+            # More devices than the node is known to have: accounted where they hurt least, to be seen as over-commit.
+            cards = greedy_cards(used, [_UNLIMITED] * len(slices), count, node.allocation) or ()
+        sizes = tuple(share_mib(request, int(self.fleet.usable_mib[row, at]), node.cards[at].slices) for at in cards)
+        return Placement(node.name, cards, sizes, request.mode)
+
+    def _count(self, holding: Holding) -> None:
+        row = self.fleet.row_of.get(holding.placement.node)
+        if row is not None:
+            self.fleet.take(row, *_amounts(holding), **_host(holding))
+            holding.counted = True
+
+    def _uncount(self, holding: Holding) -> None:
+        if holding.counted:
+            row = self.fleet.row_of[holding.placement.node]
+            self.fleet.give(row, *_amounts(holding), **_host(holding))
+            holding.counted = False
+
+    # Views
+
+    def on_node(self, name: str) -> list[Holding]:
+        """What pods hold on a node."""
+        return list(self._by_node.get(name, {}).values())
+
+    def reservations(self) -> list[Holding]:
+        """Holdings that are promised but not bound."""
+        return list(self._reserved.values())
+
+    def overcommitted(self) -> list[tuple[str, str, int, int]]:
+        """Cards on which bound pods hold more than there is: node, card id, MiB held, MiB usable."""
+        rows, columns = np.nonzero(self.fleet.held_mib > self.fleet.usable_mib)
+        found = []
+        for row, at in zip(rows.tolist(), columns.tolist(), strict=True):
+            node = self.fleet.nodes[self.fleet.names[row]]
+            held, usable = int(self.fleet.held_mib[row, at]), int(self.fleet.usable_mib[row, at])
+            found.append((node.name, node.cards[at].id, held, usable))
+        return found
+
+    def dump(self) -> list[dict[str, Any]]:
+        """Plain values of every holding, for `/debug/snapshot`; equal ledgers give equal dumps."""
+        return [
+            {
+                "uid": uid,
+                "pod": holding.pod,
+                "node": holding.placement.node,
+                "state": holding.state.value,
+                "mode": holding.placement.mode.value,
+                "cards": list(holding.placement.cards) if holding.counted else [],
+                "share_mib": list(holding.placement.share_mib) if holding.counted else [],
+                "predicted": holding.predicted,
+                "project": holding.project,
+            }
+            for uid, holding in sorted(self.holdings.items())
+        ]
+
+    def check(self) -> list[str]:
+        """Where the fleet's arrays and the holdings disagree; empty unless there is a bug. For tests."""
+        fleet = self.fleet
+        fresh = Fleet(rows=fleet.capacity, width=fleet.width)
+        for node in fleet.nodes.values():
+            fresh.upsert_node(node)
+        breaches = []
+        for holding in self.holdings.values():
+            row = fresh.row_of.get(holding.placement.node)
+            if holding.counted != (row is not None):
+                breaches.append(f"{holding.pod}: counted is {holding.counted} on node {holding.placement.node}")
+            if row is not None:
+                fresh.take(row, *_amounts(holding), **_host(holding))
+        for name, row in fleet.row_of.items():
+            for array in ("held_mib", "pinned", "plugin", "slices_free", "cpu_free_milli", "memory_free_mib"):
+                ours, theirs = getattr(fleet, array)[row], getattr(fresh, array)[fresh.row_of[name]]
+                if not np.array_equal(ours, theirs):
+                    breaches.append(f"{name}: {array} is {ours}, the holdings say {theirs}")
+        return breaches
+
+
+def _handed_out(holding: Holding) -> tuple[str, bool, str]:
+    """Sorts holdings by when kubelet handed out their devices; reservations and unstarted pods of our own come last."""
+    return holding.started or _NOT_STARTED, not holding.predicted, holding.uid
+
+
+def _positions(node: GpuNode, ids: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Card positions by id; a number that is no id is the card's index, which stood for the id before an agent ran."""
+    by_id = {card.id: at for at, card in enumerate(node.cards)}
+    by_index = {str(card.index): at for at, card in enumerate(node.cards)}
+    found = [by_id.get(card, by_index.get(card)) for card in ids]
+    return None if None in found else tuple(at for at in found if at is not None)
+
+
+def _amounts(holding: Holding) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return holding.placement.cards, holding.placement.share_mib
+
+
+def _host(holding: Holding) -> dict[str, Any]:
+    request = holding.request
+    return {
+        "plugin": holding.placement.mode is Mode.SLICE,
+        "cpu_milli": request.cpu_milli,
+        "memory_mib": request.memory_mib,
+    }
