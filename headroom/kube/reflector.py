@@ -18,7 +18,7 @@ from headroom.runtime import Backoff
 from headroom.wire import WireError
 
 T = TypeVar("T")
-Read = TypeVar("Read", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
 
 ADDED: Final = "ADDED"
 MODIFIED: Final = "MODIFIED"
@@ -27,10 +27,10 @@ DELETED: Final = "DELETED"
 _PAGE: Final = 2000
 
 
-class ObjectDecoder(Protocol[Read]):
+class ObjectDecoder(Protocol[T_co]):
     """`headroom.wire.POD` and the like, or a plain msgspec decoder. Raises WireError or MsgspecError."""
 
-    def decode(self, data: bytes | msgspec.Raw, /) -> Read:
+    def decode(self, data: bytes | msgspec.Raw, /) -> T_co:
         """One object from its JSON."""
         ...
 

@@ -23,7 +23,9 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text("port: 1\nwait-seconds: 2m\npolicy: fgd\n")
     env = {"HEADROOM_PROBE_PORT": "2", "HEADROOM_PROBE_WAIT_SECONDS": "3", "HEADROOM_PROBE_PEERS": "a,b"}
-    assert load(ProbeSettings, {"port": "4"}, env, file) == ProbeSettings(port=4, wait_seconds=3.0, policy="fgd", peers=("a", "b"))
+    assert load(ProbeSettings, {"port": "4"}, env, file) == ProbeSettings(
+        port=4, wait_seconds=3.0, policy="fgd", peers=("a", "b")
+    )
 
 
 @pytest.mark.parametrize(

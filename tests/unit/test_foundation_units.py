@@ -11,7 +11,17 @@ from headroom import units
 
 @pytest.mark.parametrize(
     ("text", "mib"),
-    [("20Gi", 20480), ("20480Mi", 20480), ("20G", 19074), ("8e10", 76294), ("1", 1), ("0", 0), ("1048576", 1), ("1.5Gi", 1536), (".5Mi", 1)],
+    [
+        ("20Gi", 20480),
+        ("20480Mi", 20480),
+        ("20G", 19074),
+        ("8e10", 76294),
+        ("1", 1),
+        ("0", 0),
+        ("1048576", 1),
+        ("1.5Gi", 1536),
+        (".5Mi", 1),
+    ],
 )
 def test_bytes_become_mib_rounded_up(text, mib):
     assert units.quantity_to_mib(text) == mib
