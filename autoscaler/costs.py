@@ -151,7 +151,7 @@ def _solve(state: CostState, columns: list[int], ridge: float) -> list[float] | 
     size = len(rows)
     for pivot in range(size):
         best = max(range(pivot, size), key=lambda r: abs(rows[r][pivot]))
-        if abs(rows[best][pivot]) < 1e-12:  # noqa: PLR2004 - columns that cannot be told apart
+        if abs(rows[best][pivot]) < 1e-12:
             return None
         rows[pivot], rows[best] = rows[best], rows[pivot]
         for row in range(size):

@@ -1,0 +1,306 @@
+"""The `InferenceAutoscaler` object as the API server gives it, and its reading into a TargetSpec. Pure.
+
+The API server has checked the schema; what it cannot know (a quantity that is no number here, an object written before
+the schema grew) is checked again and named with field and value.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+
+from autoscaler.engines import ENGINES, Engine
+from autoscaler.signals import SignalKind
+from autoscaler.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
+from autoscaler.window import RatePolicy
+from headroom.errors import HeadroomError
+from headroom.units import UnitError, parse_duration_seconds, parse_quantity
+from headroom.wire import Decoder, Meta, Quantity, Wire
+
+SHARES: Final = frozenset({SignalKind.WORK, SignalKind.KV_CACHE, SignalKind.GPU_UTILIZATION})
+
+
+class SpecError(HeadroomError, ValueError):
+    """An InferenceAutoscaler that cannot be acted on; the text names object, field and value."""
+
+
+class TargetRef(Wire):
+    kind: str = ""
+    name: str = ""
+    api_version: str = "apps/v1"
+
+
+class SignalWire(Wire):
+    name: str = ""
+    type: str = ""
+    target: Quantity = 0
+    query: str = ""
+    metric_type: str = "AverageValue"
+    quantile: Quantity = "0.9"
+    capped: bool = False
+
+
+class PolicyWire(Wire):
+    type: str = ""
+    value: int = 0
+    period_seconds: int = 0
+
+
+class RulesWire(Wire):
+    stabilization_window_seconds: int | None = None
+    select_policy: str = ""
+    tolerance: Quantity | None = None
+    policies: list[PolicyWire] | None = None
+
+
+class BehaviorWire(Wire):
+    scale_up: RulesWire | None = None
+    scale_down: RulesWire | None = None
+
+
+class ToZeroWire(Wire):
+    idle_after: str = "10m"
+    activation_query: str = ""
+    activation_threshold: Quantity = 0
+
+
+class WorkWire(Wire):
+    seconds_per_prompt_token: Quantity | None = None
+    seconds_per_output_token: Quantity | None = None
+    target_batch: int = 32
+
+
+class SpecWire(Wire):
+    scale_target_ref: TargetRef = msgspec.field(default_factory=TargetRef)
+    engine: str = "vllm"
+    mode: str = "Auto"
+    min_replicas: int = 1
+    max_replicas: int = 0
+    project: str = ""
+    max_gpus: Quantity | None = msgspec.field(name="maxGPUs", default=None)
+    capacity_check: str = "Enforce"
+    scale_to_zero: ToZeroWire | None = None
+    signals: list[SignalWire] | None = None
+    work: WorkWire | None = None
+    behavior: BehaviorWire | None = None
+
+
+class ConditionWire(Wire, omit_defaults=False):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+    last_transition_time: str = ""
+
+
+class ResourceMeta(Meta):
+    generation: int = 0
+
+
+class InferenceAutoscaler(Wire):
+    """The object. Its status stays a plain mapping: the daemon compares and replaces it as a whole."""
+
+    metadata: ResourceMeta = msgspec.field(default_factory=ResourceMeta)
+    spec: SpecWire = msgspec.field(default_factory=SpecWire)
+    status: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+
+DECODER: Final = Decoder(InferenceAutoscaler)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One object, read: what to scale and how."""
+
+    key: str
+    namespace: str
+    kind: str
+    name: str
+    """Of the scaled object."""
+    api_version: str
+    engine: Engine
+    advisory: bool
+    project: str
+    spec: TargetSpec
+    costs: tuple[float, float] | None = None
+    """GPU seconds per prompt and per output token, where the object states them."""
+    target_batch: int = 32
+    scale_path: str = field(default="", compare=False)
+
+    @property
+    def scaled(self) -> str:
+        """Kind, namespace and name of what is scaled; the key under which one owner is enforced."""
+        return f"{self.kind}/{self.namespace}/{self.name}"
+
+
+_RESOURCE_OF: Final = {
+    "Deployment": "deployments",
+    "StatefulSet": "statefulsets",
+    "LeaderWorkerSet": "leaderworkersets",
+}
+
+
+def read(resource: InferenceAutoscaler) -> Target:
+    """The object as the law reads it. Raises SpecError."""
+    spec, meta = resource.spec, resource.metadata
+    fail = _Fail(resource.key)
+    engine = ENGINES.get(spec.engine)
+    if engine is None:
+        raise fail("engine", spec.engine, f"is not one of {', '.join(ENGINES)}")
+    reference = spec.scale_target_ref
+    if reference.kind not in _RESOURCE_OF:
+        raise fail("scaleTargetRef.kind", reference.kind, f"is not one of {', '.join(_RESOURCE_OF)}")
+    if not reference.name:
+        raise fail("scaleTargetRef.name", reference.name, "is empty")
+    if spec.max_replicas < 1 or not 0 <= spec.min_replicas <= spec.max_replicas:
+        raise fail("minReplicas", spec.min_replicas, f"is not between 0 and maxReplicas {spec.max_replicas}")
+    signals = _signals(spec, engine, fail)
+    api_version = reference.api_version
+    if reference.kind == "LeaderWorkerSet" and api_version == "apps/v1":
+        api_version = "leaderworkerset.x-k8s.io/v1"
+    return Target(
+        key=resource.key,
+        namespace=meta.namespace,
+        kind=reference.kind,
+        name=reference.name,
+        api_version=api_version,
+        engine=engine,
+        advisory=spec.mode == "Advisory",
+        project=spec.project or meta.namespace,
+        spec=TargetSpec(
+            min_replicas=spec.min_replicas,
+            max_replicas=spec.max_replicas,
+            signals=signals,
+            queueing=engine.queueing,
+            fallback=engine.fallback,
+            up=_scaling(spec.behavior.scale_up if spec.behavior else None, UP_DEFAULT, "behavior.scaleUp", fail),
+            down=_scaling(
+                spec.behavior.scale_down if spec.behavior else None, DOWN_DEFAULT, "behavior.scaleDown", fail
+            ),
+            scale_to_zero=_to_zero(spec, fail),
+            max_gpus=None if spec.max_gpus is None else _number(spec.max_gpus, "maxGPUs", fail),
+            enforce_capacity=spec.capacity_check != "Off",
+        ),
+        costs=_costs(spec.work, fail),
+        target_batch=spec.work.target_batch if spec.work else 32,
+        scale_path=f"/apis/{api_version}/namespaces/{meta.namespace}/{_RESOURCE_OF[reference.kind]}/{reference.name}",
+    )
+
+
+class _Fail:
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, field_name: str, value: object, fault: str) -> SpecError:
+        return SpecError(f"{self._key}: spec.{field_name}: {value!r} {fault}")
+
+
+def _number(value: Quantity, field_name: str, fail: _Fail, *, above: float = 0.0, upto: float = float("inf")) -> float:
+    try:
+        number = float(parse_quantity(str(value)))
+    except (UnitError, OverflowError) as error:
+        raise fail(field_name, value, "is not a number") from error
+    if not above < number <= upto:
+        limit = f" and at most {upto:g}" if upto != float("inf") else ""
+        raise fail(field_name, value, f"is not above {above:g}{limit}")
+    return number
+
+
+def _signals(spec: SpecWire, engine: Engine, fail: _Fail) -> tuple[SignalSpec, ...]:
+    if not spec.signals:
+        if not engine.defaults:
+            raise fail("signals", [], f"are needed for engine {engine.name}")
+        return engine.defaults
+    result = []
+    for index, wire in enumerate(spec.signals):
+        place = f"signals[{index}]"
+        try:
+            kind = SignalKind(wire.type)
+        except ValueError as error:
+            raise fail(f"{place}.type", wire.type, f"is not one of {', '.join(SignalKind)}") from error
+        if (kind is SignalKind.QUERY) != bool(wire.query):
+            raise fail(f"{place}.query", wire.query, "belongs to signals of type query, and to no other")
+        if kind is not SignalKind.QUERY and not exports(engine, kind):
+            raise fail(f"{place}.type", wire.type, f"is not exported by engine {engine.name}")
+        result.append(
+            SignalSpec(
+                kind=kind,
+                target=_number(wire.target, f"{place}.target", fail, upto=1.0 if kind in SHARES else float("inf")),
+                name=wire.name or wire.type,
+                query=wire.query,
+                per_replica=wire.metric_type != "Value",
+                quantile=_number(wire.quantile, f"{place}.quantile", fail, upto=0.9999),
+                capped=wire.capped,
+            )
+        )
+    names = [signal.name for signal in result]
+    if len(set(names)) < len(names):
+        raise fail("signals", names, "hold a name twice")
+    return tuple(result)
+
+
+def exports(engine: Engine, kind: SignalKind) -> bool:
+    """Whether the engine has what a signal of this kind is made of. Device utilisation comes from elsewhere."""
+    waits = bool(engine.waiting or engine.waiting_seconds)
+    return {
+        SignalKind.WORK: bool(engine.prompt_tokens and engine.output_tokens),
+        SignalKind.QUEUE: waits,
+        SignalKind.RUNNING: bool(
+            engine.in_flight or engine.total_seconds or (waits and (engine.running or engine.served_seconds))
+        ),
+        SignalKind.KV_CACHE: bool(engine.kv_cache),
+        SignalKind.GPU_UTILIZATION: True,
+        SignalKind.TIME_TO_FIRST_TOKEN: bool(engine.time_to_first_token),
+        SignalKind.INTER_TOKEN_LATENCY: bool(engine.inter_token),
+        SignalKind.REQUEST_LATENCY: bool(engine.request),
+        SignalKind.QUERY: True,
+    }[kind]
+
+
+def _to_zero(spec: SpecWire, fail: _Fail) -> ScaleToZero | None:
+    wire = spec.scale_to_zero
+    if wire is None:
+        if spec.min_replicas == 0:
+            raise fail("minReplicas", 0, "needs scaleToZero with an activationQuery")
+        return None
+    if not wire.activation_query:
+        raise fail("scaleToZero.activationQuery", "", "is empty: nothing could bring the target back")
+    try:
+        idle = parse_duration_seconds(wire.idle_after)
+    except UnitError as error:
+        raise fail("scaleToZero.idleAfter", wire.idle_after, "is not a duration such as 10m") from error
+    threshold = _number(wire.activation_threshold, "scaleToZero.activationThreshold", fail, above=-1e18)
+    return ScaleToZero(idle, threshold, wire.activation_query)
+
+
+def _costs(wire: WorkWire | None, fail: _Fail) -> tuple[float, float] | None:
+    if wire is None or wire.seconds_per_prompt_token is None or wire.seconds_per_output_token is None:
+        return None
+    return (
+        _number(wire.seconds_per_prompt_token, "work.secondsPerPromptToken", fail),
+        _number(wire.seconds_per_output_token, "work.secondsPerOutputToken", fail),
+    )
+
+
+def _scaling(wire: RulesWire | None, default: Scaling, place: str, fail: _Fail) -> Scaling:
+    if wire is None:
+        return default
+    scaling = default
+    if wire.stabilization_window_seconds is not None:
+        scaling = replace(scaling, window_seconds=float(wire.stabilization_window_seconds))
+    if wire.tolerance is not None:
+        scaling = replace(scaling, tolerance=_number(wire.tolerance, f"{place}.tolerance", fail, above=-1e-9, upto=1.0))
+    if wire.policies is not None:
+        policies = []
+        for index, policy in enumerate(wire.policies):
+            if policy.value < 1 or policy.period_seconds < 1 or policy.type not in ("Pods", "Percent"):
+                raise fail(f"{place}.policies[{index}]", msgspec.to_builtins(policy), "is not a policy")
+            policies.append(RatePolicy(policy.type == "Pods", policy.value, float(policy.period_seconds)))
+        scaling = replace(scaling, policies=tuple(policies))
+    return replace(scaling, largest=wire.select_policy != "Min", disabled=wire.select_policy == "Disabled")
