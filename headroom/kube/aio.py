@@ -1,6 +1,7 @@
-"""The Kubernetes API over aiohttp; configuration, TLS and tokens come from the `kubernetes` package (the only importer of it).
+"""The Kubernetes API over aiohttp. A kubeconfig is read by the `kubernetes` package (this is the only importer of it).
 
-Its generated models and its request serialiser are not used: they cost seconds per thousand pods and tens of MiB.
+Its generated models and its request serialiser are not used: they cost seconds per thousand pods and tens of MiB. It is not even
+imported in a pod, where `headroom.kube.service_account` knows all there is to know.
 """
 
 import contextlib
@@ -11,12 +12,11 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import config_exception, incluster_config, kube_config
 from yaml import YAMLError
 from yarl import URL
 
 from headroom.kube.client import JSON, KubeConfigError, KubeError, Query, Unreachable, WatchEvent, error_for
+from headroom.kube.service_account import ServiceAccount
 
 _EVENT: Final = msgspec.json.Decoder(WatchEvent)
 _STATUS_CODE: Final = msgspec.json.Decoder(dict[str, Any])
@@ -28,21 +28,29 @@ _CONNECTIONS: Final = 256
 
 async def connect(kubeconfig: str | None = None, context: str | None = None) -> "AioKubeClient":
     """Connect with `kubeconfig`, else $KUBECONFIG, else the pod's service account, else ~/.kube/config. Raises KubeConfigError."""
-    configuration = Configuration()
     explicit = kubeconfig or os.environ.get("KUBECONFIG")
+    if explicit is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return AioKubeClient(ServiceAccount(os.environ))
+    return AioKubeClient(await _from_kubeconfig(explicit, context))
+
+
+async def _from_kubeconfig(explicit: str | None, context: str | None) -> Any:
+    from kubernetes.aio.client.configuration import Configuration
+    from kubernetes.aio.config import config_exception, kube_config
+
+    configuration = Configuration()
     try:
-        if explicit is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
-            incluster_config.load_incluster_config(client_configuration=configuration)
-        else:
-            path = explicit or os.path.expanduser("~/.kube/config")
-            await kube_config.load_kube_config(
-                config_file=path, context=context, client_configuration=configuration, persist_config=False
-            )
+        await kube_config.load_kube_config(
+            config_file=explicit or os.path.expanduser("~/.kube/config"),
+            context=context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
     except (config_exception.ConfigException, OSError, YAMLError, KeyError, TypeError) as error:
         raise KubeConfigError(
             f"no usable Kubernetes configuration ({explicit or 'default locations'}): {error}"
         ) from error
-    return AioKubeClient(configuration)
+    return configuration
 
 
 class AioKubeClient:
