@@ -150,19 +150,21 @@ class Cluster:
                 lambda: self.exists("/api/v1/namespaces/default/serviceaccounts/default"), "the default service account"
             )
 
-    def add_scheduler(self, name: str, config: Mapping[str, Any] | str) -> Component:
-        """Start a second kube-scheduler beside the first; it must use other scheduler names."""
-        component = self._launch_scheduler(name, config)
+    def add_scheduler(self, name: str, config: Mapping[str, Any] | str, *, kubeconfig: Path | None = None) -> Component:
+        """Start another kube-scheduler, which must use other scheduler names; with the rights of `kubeconfig` if given."""
+        component = self._launch_scheduler(name, config, kubeconfig)
         component.wait_ready(_READY_SECONDS)
         return component
 
-    def _launch_scheduler(self, name: str, config: Mapping[str, Any] | str) -> Component:
+    def _launch_scheduler(
+        self, name: str, config: Mapping[str, Any] | str, kubeconfig: Path | None = None
+    ) -> Component:
         content: dict[str, Any] = dict(yaml.safe_load(config) if isinstance(config, str) else config)
-        kubeconfig = str(self._files.kubeconfig(control_plane.SCHEDULER))
-        content["clientConnection"] = {**content.get("clientConnection", {}), "kubeconfig": kubeconfig}
+        identity = kubeconfig or self._files.kubeconfig(control_plane.SCHEDULER)
+        content["clientConnection"] = {**content.get("clientConnection", {}), "kubeconfig": str(identity)}
         path, port = self.folder / f"{name}.yaml", free_port()
         path.write_text(yaml.safe_dump(content))
-        command = control_plane.scheduler_command(self._binaries, self._files, port, path)
+        command = control_plane.scheduler_command(self._binaries, self._files, port, path, identity)
         return self.launch(name, command, ready_url=f"https://{HOST}:{port}/healthz")
 
     def start_prometheus(self, scrape_interval: str = "1s") -> PrometheusServer:

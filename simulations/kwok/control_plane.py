@@ -177,15 +177,15 @@ def controller_manager_command(binaries: Path, files: Files, port: int) -> list[
     ]
 
 
-def scheduler_command(binaries: Path, files: Files, port: int, config: Path) -> list[str]:
-    """kube-scheduler with a configuration file."""
+def scheduler_command(binaries: Path, files: Files, port: int, config: Path, kubeconfig: Path) -> list[str]:
+    """kube-scheduler with a configuration file; `kubeconfig` is for judging who may read its metrics."""
     return [
         str(binaries / "kube-scheduler"),
         f"--config={config}",
         f"--bind-address={HOST}",
         f"--secure-port={port}",
-        f"--authentication-kubeconfig={files.kubeconfig(SCHEDULER)}",
-        f"--authorization-kubeconfig={files.kubeconfig(SCHEDULER)}",
+        f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}",
         f"--cert-dir={files.root / 'certificates'}",
     ]
 

@@ -1,12 +1,11 @@
 """Node objects for simulated GPU nodes, described in any of the ways that real nodes describe their cards."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, Final
 
 from headroom import names
+from headroom.inventory import encode_cards
 from headroom.model import Allocation, Card, GpuNode, Sharing
 
 _PODS_PER_NODE: Final = 250
@@ -73,7 +72,7 @@ def node_manifest(node: GpuNode, description: Description = Description.ANNOTATI
         labels[names.LABEL_ALLOCATION] = node.allocation.value
     if node.cards and description is Description.ANNOTATION:
         labels.setdefault(names.LABEL_GPU_PRODUCT, node.cards[0].model)
-        annotations[names.ANNOTATION_NODE_CARDS] = json.dumps([asdict(card) for card in node.cards])
+        annotations[names.ANNOTATION_NODE_CARDS] = encode_cards(node.cards)
     elif node.cards:
         labels |= _discovery_labels(node)
     resources = {"cpu": f"{node.cpu_milli}m", "memory": f"{node.memory_mib}Mi", "pods": str(_PODS_PER_NODE)}

@@ -6,14 +6,16 @@ configures it (for `headroom`), whose extender is expected on `extender_port` (f
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from headroom.model import GpuNode
-from simulations.kwok.cluster import Cluster
+from headroom.assignment import assignment_of
+from headroom.model import GpuNode, Mode
+from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.nodes import Description
 from simulations.kwok.process import Component, free_port
 
@@ -104,6 +106,49 @@ def gpu_nodes(cluster: Cluster, namespace: str) -> Iterator[Callable[..., None]]
     yield create
     remove_namespace(cluster, namespace)
     cluster.delete_nodes(created)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a bound pod says it was given."""
+
+    node: str
+    cards: tuple[str, ...]
+    share_mib: tuple[int, ...]
+    mode: Mode
+
+
+@pytest.fixture
+def given(cluster: Cluster, namespace: str) -> Callable[..., list[Given]]:
+    """Waits until the test's pods (those with a label, if given) are bound, `count` of them; what each was given."""
+
+    def wait(count: int = 1, timeout_seconds: float = 30.0, **selector: str) -> list[Given]:
+        query = {"labelSelector": ",".join(f"{key}={value}" for key, value in selector.items())} if selector else {}
+
+        def bound() -> list[dict[str, Any]]:
+            return [pod for pod in cluster.pods(namespace, **query) if pod["spec"].get("nodeName")]
+
+        try:
+            cluster.wait_for(lambda: len(bound()) == count, f"{count} pods to be bound", timeout_seconds)
+        except ClusterError as error:
+            raise AssertionError(
+                f"{error}; conditions: {[conditions(pod) for pod in cluster.pods(namespace)]}"
+            ) from None
+        return [_given(pod) for pod in bound()]
+
+    return wait
+
+
+def _given(pod: dict[str, Any]) -> Given:
+    assignment = assignment_of(pod["metadata"].get("annotations", {}))
+    assert assignment is not None, f"{pod['metadata']['name']} was bound without an assignment"
+    return Given(pod["spec"]["nodeName"], assignment.cards, assignment.share_mib, assignment.mode)
+
+
+def conditions(pod: dict[str, Any]) -> str:
+    """Why a pod is not where it should be, in kube-scheduler's words."""
+    found = pod["status"].get("conditions", [])
+    return f"{pod['metadata']['name']}: " + "; ".join(item.get("message", item["type"]) for item in found)
 
 
 @pytest.fixture

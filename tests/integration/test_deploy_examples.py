@@ -1,0 +1,108 @@
+"""The examples of deploy/examples on a real scheduler: each goes where its words say, past nodes that would be wrong."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headroom.model import Mode
+from simulations.kwok.cluster import Cluster
+from simulations.kwok.nodes import uniform_nodes
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+NVIDIA_RUNTIME = {
+    "apiVersion": "node.k8s.io/v1",
+    "kind": "RuntimeClass",
+    "metadata": {"name": "nvidia"},
+    "handler": "nvidia",
+}
+
+pytestmark = pytest.mark.usefixtures("extender")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def policy(cluster: Cluster) -> Iterator[None]:
+    """The admission policy in force, and the runtime class that the NVIDIA GPU operator makes."""
+    manifest = DEPLOY / "base" / "admission-policy.yaml"
+    cluster.apply(manifest)
+    cluster.apply([NVIDIA_RUNTIME])
+    probe = {
+        "metadata": {"name": "probe"},
+        "spec": {"containers": [{"name": "a", "image": "b", "resources": {"limits": {"headroom.dev/vram": "1Gi"}}}]},
+    }
+
+    def in_force() -> bool:
+        pod = cluster.api.request("POST", "/api/v1/namespaces/default/pods", probe, query={"dryRun": "All"})
+        return bool(pod["spec"]["schedulerName"] == "headroom")
+
+    cluster.wait_for(in_force, "the admission policy to be in force")
+    yield
+    cluster.kubectl("delete", "-f", str(manifest))
+    cluster.kubectl("delete", "runtimeclass", "nvidia")
+
+
+def test_fastchat_worker_gets_two_cards_that_are_large_enough(
+    cluster: Cluster, namespace: str, gpu_nodes: Callable[..., None], given: Callable[..., list[Any]]
+) -> None:
+    gpu_nodes(uniform_nodes(1, prefix="small-", cards=8, model="NVIDIA-A100-SXM4-40GB", vram_mib=40960))
+    gpu_nodes(uniform_nodes(1, prefix="single-", cards=1))
+    gpu_nodes(uniform_nodes(1, prefix="right-", cards=2))
+    cluster.apply(DEPLOY / "examples" / "fastchat.yaml", namespace)
+    (worker,) = given(part="worker")
+    assert worker.node == "right-0000"
+    assert sorted(worker.cards) == ["GPU-right-0000-0", "GPU-right-0000-1"]
+    assert worker.share_mib == (60 * 1024, 60 * 1024)
+    assert worker.mode is Mode.SLICE, "the device plugin hands out the cards"
+
+    def running() -> bool:
+        pods = cluster.pods(namespace)
+        return len(pods) == 3 and all(pod["status"]["phase"] == "Running" for pod in pods)
+
+    cluster.wait_for(running, "controller, API server and worker to run")
+
+
+def test_model_server_gets_a_card_that_nobody_shares(
+    cluster: Cluster, namespace: str, gpu_nodes: Callable[..., None], given: Callable[..., list[Any]]
+) -> None:
+    gpu_nodes(uniform_nodes(1, prefix="shared-", cards=1, slices=1))
+    pinned = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "first", "labels": {"part": "first"}},
+        "spec": {"containers": [{"name": "a", "image": "b", "resources": {"limits": {"headroom.dev/vram": "1Gi"}}}]},
+    }
+    cluster.apply([pinned], namespace)
+    assert given(part="first")[0].node == "shared-0000"
+    gpu_nodes(uniform_nodes(1, prefix="free-", cards=1))
+    cluster.apply(DEPLOY / "examples" / "model-server.yaml", namespace)
+    (server,) = given(app="tgi-llama")
+    assert (server.node, server.cards, server.share_mib) == ("free-0000", ("GPU-free-0000-0",), (81920,))
+
+
+def test_triton_gets_a_slice_of_a_card_with_eight_gib_to_give(
+    cluster: Cluster, namespace: str, gpu_nodes: Callable[..., None], given: Callable[..., list[Any]]
+) -> None:
+    # Free time slices on both nodes, but only one has the memory.
+    gpu_nodes(uniform_nodes(1, prefix="small-", cards=2, model="Tesla-P4", vram_mib=7680, slices=4))
+    gpu_nodes(uniform_nodes(1, prefix="right-", cards=2, model="NVIDIA-L4", vram_mib=23034, slices=4))
+    cluster.apply(DEPLOY / "examples" / "triton-time-sliced.yaml", namespace)
+    (triton,) = given(app="triton")
+    assert (triton.node, triton.share_mib, triton.mode) == ("right-0000", (8 * 1024,), Mode.SLICE)
+    assert triton.cards == ("GPU-right-0000-0",), "an empty node's plugin hands out its first card first"
+
+
+def test_two_vllm_servers_share_one_card_and_know_their_part(
+    cluster: Cluster, namespace: str, gpu_nodes: Callable[..., None], given: Callable[..., list[Any]]
+) -> None:
+    gpu_nodes(uniform_nodes(1, prefix="small-", cards=4, model="NVIDIA-A16", vram_mib=15356, resource=""))
+    gpu_nodes(uniform_nodes(1, prefix="right-", cards=1, model="NVIDIA-L40S", vram_mib=46068, resource=""))
+    cluster.apply(DEPLOY / "examples" / "vllm-two-on-one-card.yaml", namespace)
+    servers = given(count=2, app="vllm-qwen")
+    for server in servers:
+        assert (server.node, server.cards, server.mode) == ("right-0000", ("GPU-right-0000-0",), Mode.PINNED)
+        assert server.share_mib == (22 * 1024,)
+    pod = cluster.pods(namespace)[0]
+    assert pod["metadata"]["annotations"]["headroom.dev/assigned-vram-share"] == "0.489"  # 22528 of 46068 MiB
+    variables = {item["name"] for item in pod["spec"]["containers"][0]["env"]}
+    assert variables == {"NVIDIA_VISIBLE_DEVICES", "HEADROOM_VRAM_MIB", "HEADROOM_VRAM_SHARE"}
