@@ -233,6 +233,8 @@ class Ledger:
         for holding in here:
             self._uncount(holding)
         self.fleet.remove_node(name)
+        for holding in self._by_node.get(name, {}).values():
+            self._resolve(holding)
 
     def _is_void(self, holding: Holding) -> bool:
         row = self.fleet.row_of[holding.placement.node]
@@ -279,7 +281,7 @@ class Ledger:
             self.problems[holding.uid] = problem
         else:
             self.problems.pop(holding.uid, None)
-        holding.predicted = positions is None and holding.request.count > 0
+        holding.predicted = node is not None and positions is None and holding.request.count > 0
         if holding.predicted:
             self._guessed.add(holding.placement.node)
         else:

@@ -1,0 +1,285 @@
+"""Whatever happens in whatever order, reservations never over-commit, and a restart finds the same ledger."""
+
+import itertools
+import random
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from headroom import wire
+from headroom.assignment import annotations_of
+from headroom.fleet import Fleet
+from headroom.ledger import HoldingState, Ledger, LedgerError, OverCommitError
+from headroom.model import Allocation, Card, GpuNode, Mode, Placement, Sharing
+from headroom.request import demand_of
+
+L4, T4 = "NVIDIA-L4", "Tesla-T4"
+
+
+def cards(prefix: str, model: str, mib: int, count: int, slices: int = 1, sick: int = -1) -> tuple[Card, ...]:
+    return tuple(Card(f"{prefix}{at}", at, model, mib, 500, slices, healthy=at != sick) for at in range(count))
+
+
+DESCRIPTIONS = (
+    GpuNode("", cards("", L4, 23000, 2), cpu_milli=8000, memory_mib=32000, resource="nvidia.com/gpu"),
+    GpuNode("", cards("GPU-", L4, 23000, 2), cpu_milli=8000, memory_mib=32000, resource="nvidia.com/gpu"),
+    GpuNode("", cards("GPU-", L4, 23000, 2, sick=1), cpu_milli=8000, memory_mib=32000, resource="nvidia.com/gpu"),
+    GpuNode(
+        "", cards("GPU-", T4, 15000, 3, slices=2), Sharing.TIME_SLICING, Allocation.DISTRIBUTED, "nvidia.com/gpu", 16000, 64000
+    ),
+    GpuNode(
+        "", cards("GPU-", T4, 15000, 2, slices=4), Sharing.TIME_SLICING, Allocation.PACKED, "nvidia.com/gpu", 16000, 64000
+    ),
+    GpuNode("", cpu_milli=4000, memory_mib=8000),
+)  # fmt: skip
+NODES = ("n1", "n2")
+LIMITS: tuple[dict[str, Any], ...] = (
+    {"cpu": "500m", "memory": "1Gi"},
+    {"nvidia.com/gpu": "1"},
+    {"nvidia.com/gpu": "2"},
+    {"nvidia.com/gpu": "1", "headroom.dev/vram": "4Gi", "cpu": "1"},
+    {"headroom.dev/vram": "9Gi"},
+    {"headroom.dev/vram": "3Gi", "memory": "2Gi"},
+    {"headroom.dev/gpu-milli": "400"},
+    {"nvidia.com/gpu": "1", "nvidia.com/gpu.shared": "1"},  # cannot be understood
+)
+GARBAGE: tuple[dict[str, str], ...] = (
+    {},
+    {
+        "headroom.dev/assigned-cards": "GPU-7",
+        "headroom.dev/assigned-vram-mib": "100",
+        "headroom.dev/assigned-mode": "slice",
+    },
+    {
+        "headroom.dev/assigned-cards": "GPU-0",
+        "headroom.dev/assigned-vram-mib": "lots",
+        "headroom.dev/assigned-mode": "pinned",
+    },
+    {
+        "headroom.dev/assigned-cards": "GPU-1",
+        "headroom.dev/assigned-vram-mib": "9000",
+        "headroom.dev/assigned-mode": "pinned",
+    },
+    {
+        "headroom.dev/assigned-cards": "0,1",
+        "headroom.dev/assigned-vram-mib": "50,70",
+        "headroom.dev/assigned-mode": "slice",
+    },
+    {"headroom.dev/assigned-cards": ",", "headroom.dev/assigned-mode": "whatever"},
+)
+
+
+def described(name: str, at: int) -> GpuNode:
+    found = DESCRIPTIONS[at]
+    return GpuNode(
+        name, found.cards, found.sharing, found.allocation, found.resource, found.cpu_milli, found.memory_mib
+    )
+
+
+def pod_of(uid: str, name: str, limits: dict[str, Any]) -> wire.Pod:
+    container = wire.Container(name="c", resources=wire.Resources(limits=limits))
+    return wire.Pod(
+        metadata=wire.Meta(name=name, namespace="ns", uid=uid),
+        spec=wire.PodSpec(containers=[container]),
+        status=wire.PodStatus(phase="Pending"),
+    )
+
+
+def arrays(fleet: Fleet) -> dict[str, Any]:
+    """What the fleet says of each node, whichever row it has."""
+    found = {}
+    for name, row in fleet.row_of.items():
+        width = len(fleet.nodes[name].cards)
+        per_card = [
+            getattr(fleet, array)[row, :width].tolist()
+            for array in ("held_mib", "free_mib", "plugin", "pinned", "slices_free")
+        ]
+        found[name] = (fleet.nodes[name], per_card, int(fleet.cpu_free_milli[row]), int(fleet.memory_free_mib[row]))
+    return found
+
+
+def picture(ledger: Ledger) -> tuple[Any, ...]:
+    return ledger.dump(), arrays(ledger.fleet), ledger.problems, sorted(ledger.overcommitted())
+
+
+class Cluster(RuleBasedStateMachine):
+    """An API server whose watch may lag, a scheduler that reserves and binds, foreign schedulers, kubelets, operators."""
+
+    pods = Bundle("pods")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(Fleet(rows=1, width=1))
+        self.truth: dict[str, wire.Pod] = {}
+        self.nodes: dict[str, GpuNode] = {}
+        self.watch: deque[tuple[str, Any]] = deque()
+        self.serial = itertools.count()
+        self.clock = 0.0
+
+    def say(self, uid: str) -> None:
+        """The API server tells watchers of a pod as it is now."""
+        seen = wire.POD.decode(wire.encode(self.truth[uid]))
+        self.watch.append(("pod", seen))
+
+    @initialize(at=st.integers(0, len(DESCRIPTIONS) - 1))
+    def first_node(self, at: int) -> None:
+        self.describe_node("n1", at)
+
+    @rule(name=st.sampled_from(NODES), at=st.integers(0, len(DESCRIPTIONS) - 1))
+    def describe_node(self, name: str, at: int) -> None:
+        self.nodes[name] = described(name, at)
+        self.watch.append(("node", self.nodes[name]))
+
+    @rule(name=st.sampled_from(NODES))
+    def remove_node(self, name: str) -> None:
+        if self.nodes.pop(name, None):
+            self.watch.append(("node gone", name))
+
+    @rule(target=pods, name=st.sampled_from("abcdef"), limits=st.sampled_from(LIMITS))
+    def create(self, name: str, limits: dict[str, Any]) -> Any:
+        if any(pod.metadata.name == name for pod in self.truth.values()):
+            return multiple()
+        uid = f"{next(self.serial) * 7919 % 1000:03d}"
+        self.truth[uid] = pod_of(uid, name, limits)
+        self.say(uid)
+        return uid
+
+    @rule(
+        uid=pods, name=st.sampled_from(NODES), places=st.lists(st.integers(0, 2), max_size=2), mib=st.integers(0, 16000)
+    )
+    def reserve(self, uid: str, name: str, places: list[int], mib: int) -> None:
+        pod = self.truth.get(uid)
+        if pod is None or pod.spec.node_name:
+            return
+        try:
+            request = demand_of(pod)
+        except ValueError:
+            return
+        mode = request.mode
+        placement = Placement(name, tuple(places), (mib,) * len(places), mode)
+        before = picture(self.ledger)
+        self.clock += 1
+        try:
+            self.ledger.reserve(uid, pod.key, request, placement, expires_at=self.clock + 5)
+        except (OverCommitError, LedgerError):
+            assert picture(self.ledger) == before
+            return
+        fleet = self.ledger.fleet
+        row = fleet.row_of[name]
+        for at in places:
+            assert fleet.held_mib[row, at] <= fleet.usable_mib[row, at]
+            assert fleet.plugin[row, at] <= fleet.slices[row, at] or mode is Mode.PINNED
+
+    @rule(uid=pods, arrives=st.booleans(), answered=st.booleans())
+    def bind(self, uid: str, arrives: bool, answered: bool) -> None:
+        """The call may fail, succeed, or succeed without our learning of it."""
+        holding, pod = self.ledger.holdings.get(uid), self.truth.get(uid)
+        if holding is None or holding.state is HoldingState.BOUND:
+            return
+        name = holding.placement.node
+        if arrives and pod is not None and not pod.spec.node_name:
+            pod.metadata.annotations = annotations_of(self.ledger.fleet.nodes[name], holding.placement)
+            pod.spec.node_name = name
+            self.say(uid)
+            if answered:
+                self.ledger.confirm(uid, name)
+        elif not arrives:
+            self.ledger.release(uid)
+
+    @rule(uid=pods, name=st.sampled_from((*NODES, "n3")), annotations=st.sampled_from(GARBAGE))
+    def bind_by_another_scheduler(self, uid: str, name: str, annotations: dict[str, str]) -> None:
+        pod = self.truth.get(uid)
+        if pod is None or pod.spec.node_name:
+            return
+        pod.spec.node_name, pod.metadata.annotations = name, dict(annotations)
+        self.say(uid)
+
+    @rule(uid=pods, second=st.integers(0, 3))
+    def start(self, uid: str, second: int) -> None:
+        pod = self.truth.get(uid)
+        if pod is not None and pod.spec.node_name and not pod.status.start_time:
+            pod.status.start_time, pod.status.phase = f"2026-01-01T00:00:0{second}Z", "Running"
+            self.say(uid)
+
+    @rule(uid=pods, phase=st.sampled_from(("Succeeded", "Failed")))
+    def finish(self, uid: str, phase: str) -> None:
+        if uid in self.truth:
+            self.truth[uid].status.phase = phase
+            self.say(uid)
+
+    @rule(uid=consumes(pods), noticed=st.booleans())
+    def delete(self, uid: str, noticed: bool) -> None:
+        """An end that the watch misses shows when the list is read again, or when the name is taken anew."""
+        pod = self.truth.pop(uid, None)
+        if pod is not None:
+            self.watch.append(("gone" if noticed else "missed", uid))
+
+    @rule(count=st.integers(1, 8))
+    def deliver(self, count: int) -> None:
+        for _ in range(min(count, len(self.watch))):
+            kind, seen = self.watch.popleft()
+            if kind == "node":
+                self.ledger.apply_node(seen)
+            elif kind == "node gone":
+                self.ledger.forget_node(seen)
+            elif kind == "gone":
+                self.ledger.release(seen)
+            elif kind == "pod":
+                self.ledger.apply(seen)
+                before = picture(self.ledger)
+                self.ledger.apply(seen)
+                assert picture(self.ledger) == before, "the same news twice changed something"
+
+    @rule()
+    def expire(self) -> None:
+        self.clock += 3
+        for holding in self.ledger.expire(self.clock):
+            assert holding.expires_at <= self.clock
+        assert all(holding.expires_at > self.clock for holding in self.ledger.reservations())
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        assert self.ledger.check() == []
+
+    @rule(order=st.randoms(use_true_random=False))
+    def restart_finds_the_same(self, order: random.Random) -> None:
+        self.deliver(len(self.watch))
+        for uid in list(self.ledger.holdings):
+            if uid not in self.truth:
+                self.ledger.release(uid)
+        self.ledger.expire(float("inf"))
+        restarted = Ledger(Fleet())
+        news: list[Any] = [*self.nodes.values(), *self.truth.values()]
+        order.shuffle(news)
+        for seen in news:
+            if isinstance(seen, GpuNode):
+                restarted.apply_node(seen)
+            else:
+                restarted.apply(seen)
+        assert restarted.check() == []
+        assert picture(restarted) == picture(self.ledger)
+
+
+TestCluster = Cluster.TestCase
+TestCluster.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCluster = pytest.mark.timeout(300)(TestCluster)
+
+
+def test_the_picture_tells_ledgers_apart() -> None:
+    """The comparison above would be worthless if it did not see a single MiB."""
+    ledgers = []
+    for mib in (100, 101):
+        ledger = Ledger(Fleet())
+        ledger.apply_node(described("n1", 1))
+        pod = pod_of("u", "p", LIMITS[4])
+        pod.spec.node_name = "n1"
+        pod.metadata.annotations = annotations_of(described("n1", 1), Placement("n1", (0,), (mib,), Mode.PINNED))
+        ledger.apply(pod)
+        ledgers.append(ledger)
+    assert picture(ledgers[0]) != picture(ledgers[1])
+    assert np.array_equal(ledgers[0].fleet.usable_mib, ledgers[1].fleet.usable_mib)
