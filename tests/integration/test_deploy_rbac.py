@@ -1,0 +1,192 @@
+"""The rights in deploy/ are enough, and no more: extender and kube-scheduler run with exactly their service account's.
+
+The API server's audit log is the witness: which calls an account made, and which were refused.
+"""
+
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from simulations.kwok.cluster import Cluster
+from simulations.kwok.nodes import uniform_nodes
+from simulations.kwok.process import free_port
+
+BASE = Path(__file__).resolve().parents[2] / "deploy" / "base"
+SYSTEM = "headroom-system"
+ALONE = f"system:serviceaccount:{SYSTEM}:extender-alone"
+TOGETHER = f"system:serviceaccount:{SYSTEM}:headroom-scheduler"
+WHAT_EVERY_ACCOUNT_MAY = {"/api", "/apis", "/version", "/readyz", "/healthz", "/livez"}
+
+Right = tuple[str, str, str]  # API group, resource, verb
+
+
+def rights_of_role(name: str) -> set[Right]:
+    documents = yaml.safe_load_all((BASE / "scheduler-rbac.yaml").read_text())
+    role = next(item for item in documents if item["kind"] == "ClusterRole" and item["metadata"]["name"] == name)
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def calls_by(cluster: Cluster, user: str) -> list[dict[str, Any]]:
+    return [event for event in cluster.audit_events() if event["user"]["username"] == user]
+
+
+def right_used(event: dict[str, Any]) -> Right:
+    target = event["objectRef"]
+    resource = target["resource"] + (f"/{target['subresource']}" if "subresource" in target else "")
+    return target.get("apiGroup", ""), resource, event["verb"]
+
+
+def refused(events: list[dict[str, Any]]) -> list[str]:
+    return sorted(
+        {f"{event['verb']} {event['requestURI']}" for event in events if event["responseStatus"]["code"] == 403}
+    )
+
+
+def pod(name: str, mib: int, **spec: Any) -> dict[str, Any]:
+    container = {"name": "main", "image": "server", "resources": {"limits": {"headroom.dev/vram": f"{mib}Mi"}}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"schedulerName": "headroom", "terminationGracePeriodSeconds": 0, "containers": [container], **spec},
+    }
+
+
+def node_of(cluster: Cluster, name: str) -> str:
+    found: str = cluster.api.get(f"/api/v1/namespaces/default/pods/{name}")["spec"].get("nodeName", "")
+    return found
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Cluster]:
+    """A cluster of its own, with deploy/base applied and a second account that has the extender's role alone."""
+    with Cluster.start(nodes=uniform_nodes(2, cards=1, vram_mib=40960, resource=""), audit=True) as running:
+        running.apply(BASE)
+        running.apply(
+            [
+                {
+                    "apiVersion": "v1",
+                    "kind": "ServiceAccount",
+                    "metadata": {"name": "extender-alone", "namespace": SYSTEM},
+                },
+                {
+                    "apiVersion": "rbac.authorization.k8s.io/v1",
+                    "kind": "ClusterRoleBinding",
+                    "metadata": {"name": "extender-alone"},
+                    "roleRef": {
+                        "apiGroup": "rbac.authorization.k8s.io",
+                        "kind": "ClusterRole",
+                        "name": "headroom-extender",
+                    },
+                    "subjects": [{"kind": "ServiceAccount", "name": "extender-alone", "namespace": SYSTEM}],
+                },
+                {
+                    "apiVersion": "scheduling.k8s.io/v1",
+                    "kind": "PriorityClass",
+                    "metadata": {"name": "urgent"},
+                    "value": 1000,
+                },
+            ]
+        )
+        yield running
+
+
+@pytest.fixture
+def scheduling(secured: Cluster) -> Iterator[Callable[..., int]]:
+    """Runs the extender as one account and the deployed kube-scheduler as `headroom-scheduler`; the extender's port."""
+    running = []
+
+    def run(extender_account: str, *flags: str) -> int:
+        port = free_port()
+        running.append(
+            secured.daemon(
+                "scheduler",
+                "--port",
+                str(port),
+                *flags,
+                name=f"extender-{extender_account}",
+                ready_url=f"http://127.0.0.1:{port}/readyz",
+                kubeconfig=secured.service_account_kubeconfig(SYSTEM, extender_account),
+            )
+        )
+        config = yaml.safe_load((BASE / "kube-scheduler.yaml").read_text())
+        config["extenders"][0]["urlPrefix"] = f"http://127.0.0.1:{port}"
+        account = secured.service_account_kubeconfig(SYSTEM, "headroom-scheduler")
+        running.append(secured.add_scheduler("headroom-kube-scheduler", config, kubeconfig=account))
+        return port
+
+    yield run
+    for component in reversed(running):
+        component.stop()
+    secured.kubectl("delete", "pods", "--all", "-n", "default", "--wait=true")
+
+
+def test_the_extenders_role_is_enough_and_every_right_is_used(secured: Cluster, scheduling: Callable[..., int]) -> None:
+    """One day in the life: place, bind, refuse, preempt, wake, name ahead, explain by an Event."""
+    port = scheduling("extender-alone", "--naming-ahead-backlog", "1", "--reservation-seconds", "2")
+    secured.apply([pod(f"low-{number}", 30000) for number in range(2)])
+    secured.wait_for(lambda: all(node_of(secured, f"low-{number}") for number in range(2)), "both nodes to fill up")
+
+    secured.apply([pod("waiting", 20000)])  # refused: nobody of lower priority
+    secured.apply([pod("urgent", 20000, priorityClassName="urgent")])
+    secured.wait_for(lambda: node_of(secured, "urgent"), "the urgent pod to take the place of another", 60)
+
+    ask_to_bind_an_unknown_pod(port)
+    reserve_and_never_bind(secured, port)
+    secured.wait_for(
+        lambda: rights_of_role("headroom-extender") <= {right_used(event) for event in own_calls(secured, ALONE)},
+        "every right to be used; unused: "
+        f"{sorted(rights_of_role('headroom-extender') - {right_used(event) for event in own_calls(secured, ALONE)})}",
+        timeout_seconds=30,
+    )
+    assert refused(calls_by(secured, ALONE)) == []
+    assert {right_used(event) for event in own_calls(secured, ALONE)} == rights_of_role("headroom-extender")
+
+
+def own_calls(cluster: Cluster, user: str) -> list[dict[str, Any]]:
+    return [event for event in calls_by(cluster, user) if "objectRef" in event]
+
+
+def post(port: int, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/{verb}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        decoded: dict[str, Any] = json.load(answer)
+        return decoded
+
+
+def ask_to_bind_an_unknown_pod(port: int) -> None:
+    """The extender reads a pod from the API when kube-scheduler knows it before its own watch does."""
+    answer = post(port, "bind", {"PodName": "ghost", "PodNamespace": "default", "PodUID": "1", "Node": "gpu-0000"})
+    assert "ghost" in answer["Error"]
+
+
+def reserve_and_never_bind(cluster: Cluster, port: int) -> None:
+    """A scheduler that dies between filter and bind: when its reservation expires, refused pods are woken."""
+    lost = pod("lost", 9000)
+    lost["metadata"]["uid"] = "lost"
+    answer = post(port, "filter", {"Pod": lost, "NodeNames": ["gpu-0000", "gpu-0001"]})
+    assert len(answer["NodeNames"]) == 1
+    cluster.apply([pod("wants-it", 9000), pod("wants-it-too", 9000)])
+
+
+def test_kube_scheduler_and_extender_work_with_the_deployed_account(
+    secured: Cluster, scheduling: Callable[..., int]
+) -> None:
+    scheduling("headroom-scheduler")
+    secured.apply([pod("placed", 1000)])
+    secured.wait_for(lambda: node_of(secured, "placed"), "a pod to be bound with the deployed rights")
+    assert secured.exists(f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/headroom-scheduler")
+    assert refused(calls_by(secured, TOGETHER)) == []
