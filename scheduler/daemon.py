@@ -1,0 +1,141 @@
+"""Puts the extender's parts together and keeps them running."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from headroom import wire
+from headroom.fleet import IntArray
+from headroom.health import Health, serving
+from headroom.kube import calls
+from headroom.kube.aio import connect
+from headroom.kube.client import KubeClient
+from headroom.kube.lease import wall_clock
+from headroom.kube.reflector import Reflector
+from headroom.logs import get_logger
+from headroom.runtime import Backoff
+from scheduler.binding import Binder
+from scheduler.explain import Decisions
+from scheduler.metrics import FleetCollector, SchedulerMetrics
+from scheduler.naming_ahead import NamingAhead
+from scheduler.policies import policy_by_name
+from scheduler.preemption import Preemptor
+from scheduler.reporting import Reporter
+from scheduler.server import ExtenderServer
+from scheduler.service import Extender
+from scheduler.settings import SchedulerSettings
+from scheduler.state import ClusterState, WaitingPod
+from scheduler.waking import Waker
+
+log = get_logger(__name__)
+
+
+class SchedulerDaemon:
+    """All parts over one API connection. `app` is what to serve; `run` follows the cluster until cancelled."""
+
+    def __init__(
+        self, kube: KubeClient, settings: SchedulerSettings, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings, self._kube, self._monotonic = settings, kube, monotonic
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.metrics = SchedulerMetrics(registry)
+        self.health = Health(registry)
+        self.state = ClusterState(
+            policy_by_name(settings.policy),
+            self.metrics,
+            scheduler_names=settings.scheduler_names,
+            monotonic=monotonic,
+        )
+        self.decisions = Decisions()
+        self.preemptor = Preemptor(self.state, kube, settings, self.metrics, monotonic=monotonic)
+        self.waker = Waker(
+            self.state, kube, self.metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock
+        )
+        self.naming = NamingAhead(self.state, kube, settings, self.metrics, monotonic=monotonic)
+        self.reporter = Reporter(
+            self.state, kube, settings, self.decisions,
+            instance=socket.gethostname(), monotonic=monotonic, wall_clock=wall_clock,
+        )  # fmt: skip
+        extender = Extender(self.state, settings, self.decisions, monotonic=monotonic, on_refused=self._refused)
+        binder = Binder(self.state, kube, settings, self.decisions, monotonic=monotonic)
+        server = ExtenderServer(
+            self.state, extender, binder, self.decisions, settings, self.metrics, self.health, monotonic=monotonic
+        )
+        self.app = server.app()
+        registry.register(FleetCollector(self.state, self.state.fragmentation))
+        hooks = self.state.hooks
+        hooks.room_freed = self.preemptor.room_freed
+        hooks.pod_ended = lambda uid, bound: self.preemptor.pod_ended(uid, bound=bound)
+        hooks.claimed_node = self.preemptor.node_for
+        hooks.freed = self.waker.freed
+        if settings.naming_ahead:
+            hooks.pod_waits = self.naming.pods_changed
+        self.nodes = Reflector(kube, calls.NODES, wire.NODE, self.state.on_node)
+        self.pods = Reflector(kube, calls.PODS, wire.POD, self.state.on_pod)
+        self.health.set_ready("nodes", ready=False, detail="not listed yet")
+        self.health.set_ready("pods", ready=False, detail="not listed yet")
+
+    def _refused(self, pod: WaitingPod, rows: IntArray) -> None:
+        self.reporter.refused(pod)
+        self.preemptor.consider(pod, rows)
+
+    async def run(self) -> None:
+        """Rebuild from the API, turn ready, and follow the cluster until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            # Nodes first: pods are resolved to cards as they come, once.
+            tasks.create_task(self._keep("nodes", self.nodes.run))
+            await self.nodes.wait_synced()
+            self.health.set_ready("nodes", ready=True, detail=f"{len(self.state.nodes)} listed at start")
+            tasks.create_task(self._keep("pods", self.pods.run))
+            await self.pods.wait_synced()
+            self.health.set_ready("pods", ready=True, detail=f"{len(self.pods.items())} listed at start")
+            log.info("ready", nodes=len(self.state.nodes), cards=int((self.state.fleet.usable_mib > 0).sum()))
+            tasks.create_task(self._keep("sweep", self._sweep))
+            tasks.create_task(self._keep("wake", self.waker.run))
+            tasks.create_task(self._keep("preempt", self.preemptor.run))
+            tasks.create_task(self._keep("name_ahead", self.naming.run))
+            tasks.create_task(self._keep("events", self.reporter.run))
+            tasks.create_task(self._keep("plan", self._replan))
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a task for ever: an error nobody foresaw is logged and counted, and the task starts again."""
+        backoff = Backoff(initial_seconds=0.5)
+        while True:
+            try:
+                await work()
+            except Exception:
+                self.metrics.cycle_failures.labels(name).inc()
+                log.exception("task_failed", task=name)
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.sweep_seconds)
+            now = self._monotonic()
+            self.preemptor.sweep(now)
+            self.state.sweep(now)
+
+    async def _replan(self) -> None:
+        policy, placer = self.state.placer.policy, self.state.placer
+        while True:
+            inputs = policy.inputs(self.state.fleet, placer.profile.profile())
+            if inputs is not None:
+                policy.swap(await asyncio.to_thread(policy.solve, inputs))
+            await asyncio.sleep(self.settings.plan_every_seconds)
+
+
+async def serve(settings: SchedulerSettings) -> None:
+    """The whole of `headroom scheduler`. Raises KubeConfigError and OSError when it cannot start."""
+    kube = await connect(settings.kubeconfig or None)
+    try:
+        daemon = SchedulerDaemon(kube, settings)
+        async with serving(daemon.app, settings.host, settings.port) as port:
+            log.info("listening", host=settings.host, port=port)
+            await daemon.run()
+    finally:
+        await kube.close()

@@ -1,0 +1,161 @@
+"""Every metric of the scheduler extender."""
+
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from headroom.fleet import Fleet
+from headroom.units import MIB
+
+_LATENCY_BUCKETS: Final = (
+    0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
+
+
+class SchedulerMetrics:
+    """Counters and histograms that the parts of the extender write to."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.request_seconds = Histogram(
+            "headroom_extender_request_seconds",
+            "Time to answer kube-scheduler, from the complete request to the complete answer.",
+            ["verb"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.requests = Counter(
+            "headroom_extender_requests_total",
+            "Answers to kube-scheduler: placed, refused, passed (no GPU asked), scored, bound, error, bad_request, not_ready or forbidden.",
+            ["verb", "result"],
+            registry=registry,
+        )
+        self.reservations_ended = Counter(
+            "headroom_reservations_ended_total",
+            "Reservations by how they ended: bound, expired, deleted, moved or bind_failed.",
+            ["end"],
+            registry=registry,
+        )
+        self.events_read = Counter(
+            "headroom_watch_events_total", "Node and pod changes applied.", ["kind"], registry=registry
+        )
+        self.objects_refused = Counter(
+            "headroom_objects_not_understood_total",
+            "Nodes and pods whose fields contradict each other or cannot be read.",
+            ["kind"],
+            registry=registry,
+        )
+        self.wakes = Counter(
+            "headroom_wakes_total",
+            "Node annotations written to have refused pods tried again.",
+            ["result"],
+            registry=registry,
+        )
+        self.preemptions = Counter(
+            "headroom_preemptions_total",
+            "Preemptions by how they ended: completed, timed_out, refused (a disruption budget), failed or cancelled.",
+            ["result"],
+            registry=registry,
+        )
+        self.evictions = Counter(
+            "headroom_evictions_total",
+            "Evictions asked for: accepted, refused or failed.",
+            ["result"],
+            registry=registry,
+        )
+        self.named_ahead = Counter(
+            "headroom_named_ahead_total",
+            "Pods named ahead of kube-scheduler: named, late (the pod was decided before the patch) or failed.",
+            ["result"],
+            registry=registry,
+        )
+        self.measured_reads = Counter(
+            "headroom_measured_reads_total",
+            "Readings of measured VRAM from Prometheus: ok or failed.",
+            ["result"],
+            registry=registry,
+        )
+        self.measured_cards = Gauge("headroom_measured_cards", "Cards with a fresh measurement.", registry=registry)
+        self.cycle_failures = Counter(
+            "headroom_cycle_failures_total",
+            "Rounds of a background task that ended in an unforeseen error; the task goes on.",
+            ["task"],
+            registry=registry,
+        )
+
+
+class Gauges(Protocol):
+    """What the state reports when it is scraped."""
+
+    @property
+    def fleet(self) -> Fleet:
+        """Cards and what they hold."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """Gauge name without prefix -> value."""
+        ...
+
+
+class FleetCollector(Collector):
+    """Per-node memory and the state's figures, computed when scraped, so that an event costs nothing here."""
+
+    def __init__(self, state: Gauges, fragmentation: Callable[[], float]) -> None:
+        self._state = state
+        self._fragmentation = fragmentation
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        fleet = self._state.fleet
+        totals = {
+            "usable": fleet.usable_mib.sum(axis=1),
+            "declared": fleet.held_mib.sum(axis=1),
+            "measured": fleet.measured_mib.sum(axis=1),
+            "free": fleet.free_mib.sum(axis=1),
+        }
+        vram = GaugeMetricFamily(
+            "headroom_node_vram_bytes",
+            "GPU memory of a node's cards: usable by pods, declared by them, measured in use, and free.",
+            labels=["node", "state"],
+        )
+        slices = GaugeMetricFamily(
+            "headroom_node_slices",
+            "Time slices or cards that the device plugin advertises and has left.",
+            labels=["node", "state"],
+        )
+        for name, row in sorted(fleet.row_of.items()):
+            for state, values in totals.items():
+                vram.add_metric([name, state], float(values[row]) * MIB)
+            slices.add_metric([name, "total"], float(fleet.slices[row].sum()))
+            slices.add_metric([name, "free"], float(fleet.slices_free[row].sum()))
+        yield vram
+        yield slices
+        yield GaugeMetricFamily(
+            "headroom_largest_free_bytes",
+            "Free memory of the emptiest card: no larger share fits anywhere.",
+            value=float(np.max(fleet.free_mib, initial=0)) * MIB,
+        )
+        yield GaugeMetricFamily(
+            "headroom_fragmentation_ratio",
+            "Part of the free GPU memory that the pods seen lately could not use, weighted by how often each kind comes.",
+            value=self._fragmentation(),
+        )
+        for name, value in self._state.figures().items():
+            yield GaugeMetricFamily(f"headroom_{name}", _FIGURES[name], value=value)
+
+
+_FIGURES: Final = {
+    "reservations": "Placements that wait for their binding.",
+    "bound_pods": "Bound pods that are accounted for, with or without a GPU.",
+    "waiting_pods": "Unbound pods with a GPU demand that are addressed to this scheduler.",
+    "refused_pods": "Pods that fitted nowhere when last asked about.",
+    "nodes": "Nodes whose cards are known.",
+    "nodes_not_understood": "Nodes whose description of their cards cannot be used.",
+    "over_committed_cards": "Cards on which pods hold more than there is, as found in the API.",
+}

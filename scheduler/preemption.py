@@ -1,0 +1,295 @@
+"""Makes room for a pod of higher priority that fits nowhere, by evicting pods of lower priority.
+
+kube-scheduler's own preemption does not see GPU memory. `plan` (pure) chooses the node and the victims: first the node whose
+most important victim matters least, then the fewest victims, then the least memory taken away. `Preemptor` carries it out:
+names the node on the pod, evicts through the API (which keeps disruption budgets), and holds what comes free for the pod.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from headroom.fleet import Fleet, IntArray
+from headroom.kube import calls
+from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, TooManyRequests
+from headroom.logs import get_logger
+from headroom.model import GpuRequest, Mode
+from headroom.runtime import Backoff
+from scheduler import filtering
+from scheduler.metrics import SchedulerMetrics
+from scheduler.settings import SchedulerSettings
+from scheduler.state import ClusterState, Occupant, WaitingPod
+
+_NODES_EXAMINED: Final = 64  # kube-scheduler's own preemption examines 100 or a tenth of the nodes
+_PROTECTED_SECONDS: Final = 60.0  # how long a pod whose disruption budget forbade its eviction is left alone
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Evict `victims` from `node`; none are needed when the pods already leaving make enough room."""
+
+    node: str
+    victims: tuple[Occupant, ...]
+
+
+def plan(
+    fleet: Fleet,
+    occupants: Callable[[int], Sequence[Occupant]],
+    request: GpuRequest,
+    priority: int,
+    rows: Iterable[int],
+) -> Plan | None:
+    """The least harmful way to make room for `request` on one of `rows`; None where lower priorities do not suffice.
+
+    `occupants(row)` gives the pods that hold cards of a row.
+    """
+    best: tuple[tuple[int, int, int, str], Plan] | None = None
+    for row in _promising(fleet, occupants, request, priority, rows):
+        victims = _victims(fleet, row, occupants(row), request, priority)
+        if victims is None:
+            continue
+        rank = (
+            max((victim.priority for victim in victims), default=-(2**31)),
+            len(victims),
+            sum(victim.held_mib for victim in victims),
+            fleet.names[row],
+        )
+        if best is None or rank < best[0]:
+            best = rank, Plan(fleet.names[row], tuple(victims))
+    return None if best is None else best[1]
+
+
+def _removable(occupants: Iterable[Occupant], priority: int) -> list[Occupant]:
+    return [pod for pod in occupants if pod.leaving or pod.priority < priority]
+
+
+def _promising(
+    fleet: Fleet,
+    occupants: Callable[[int], Sequence[Occupant]],
+    request: GpuRequest,
+    priority: int,
+    rows: Iterable[int],
+) -> list[int]:
+    """Rows where the request fits once all lower priorities are gone, the least important occupants first."""
+    by_row = {row: removable for row in rows if (removable := _removable(occupants(row), priority))}
+    if not by_row:
+        return []
+    trial = fleet.copy()
+    for row, removable in by_row.items():
+        for pod in removable:
+            _take_away(trial, row, pod)
+    given = np.array(list(by_row), np.int64)
+    fitting = given[filtering.fit(trial, request, given).fits].tolist()
+
+    def worst(row: int) -> tuple[int, str]:
+        return min(pod.priority for pod in by_row[row]), fleet.names[row]
+
+    return sorted(fitting, key=worst)[:_NODES_EXAMINED]
+
+
+def _victims(
+    fleet: Fleet, row: int, occupants: Sequence[Occupant], request: GpuRequest, priority: int
+) -> list[Occupant] | None:
+    """Fewest pods of lowest priority whose end lets the request fit on the row: all are taken away, then as many as
+    possible come back, the most important and largest first."""
+    removed = _removable(occupants, priority)
+    if not _fits_without(fleet, row, removed, request):
+        return None
+    for pod in sorted(removed, key=lambda pod: (-pod.priority, -pod.held_mib, pod.uid)):
+        rest = [other for other in removed if other is not pod]
+        if not pod.leaving and _fits_without(fleet, row, rest, request):
+            removed = rest
+    return [pod for pod in removed if not pod.leaving]
+
+
+def _fits_without(fleet: Fleet, row: int, removed: Iterable[Occupant], request: GpuRequest) -> bool:
+    trial = _one_row(fleet, row)
+    for pod in removed:
+        _take_away(trial, 0, pod)
+    return bool(filtering.fit(trial, request, np.zeros(1, np.int64)).fits[0])
+
+
+def _one_row(fleet: Fleet, row: int) -> Fleet:
+    name = fleet.names[row]
+    single = Fleet(rows=1, width=max(len(fleet.nodes[name].cards), 1))
+    single.upsert_node(fleet.nodes[name])
+    for array in ("held_mib", "measured_mib", "free_mib", "pinned", "plugin", "slices_free"):
+        getattr(single, array)[0] = getattr(fleet, array)[row, : single.width]
+    return single
+
+
+def _take_away(fleet: Fleet, row: int, pod: Occupant) -> None:
+    # What the cards were measured to use includes the pod: it takes at least its own share along.
+    measured = fleet.measured_mib[row].copy()
+    for at, mib in zip(pod.placement.cards, pod.placement.share_mib, strict=True):
+        measured[at] = max(int(measured[at]) - mib, 0)
+    fleet.give(row, pod.placement.cards, pod.placement.share_mib, plugin=pod.placement.mode is Mode.SLICE)
+    fleet.set_measured(row, measured.tolist())
+
+
+@dataclass(slots=True)
+class Claim:
+    """A node being freed for a pod."""
+
+    pod: WaitingPod
+    plan: Plan
+    deadline: float
+    secured: bool = False
+    """The room is there and reserved."""
+    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+
+class Preemptor:
+    """Carries plans out and keeps each freed node for its pod. Its `claims` are what the state asks about."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        kube: KubeClient,
+        settings: SchedulerSettings,
+        metrics: SchedulerMetrics,
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._state, self._kube, self._settings, self._metrics = state, kube, settings, metrics
+        self._monotonic = monotonic
+        self._queue: asyncio.Queue[tuple[WaitingPod, IntArray]] = asyncio.Queue()
+        self._queued: set[str] = set()
+        self._protected: dict[str, float] = {}
+        self.claims: dict[str, Claim] = {}
+        self._log = get_logger(__name__)
+
+    def node_for(self, uid: str) -> str | None:
+        """The node being freed for a pod."""
+        claim = self.claims.get(uid)
+        return None if claim is None else claim.plan.node
+
+    def consider(self, pod: WaitingPod, rows: IntArray) -> None:
+        """Have a refused pod looked at; `rows` are the nodes that kube-scheduler would let it run on."""
+        if not self._settings.preemption or not pod.may_preempt or pod.uid in self.claims or pod.uid in self._queued:
+            return
+        self._queued.add(pod.uid)
+        self._queue.put_nowait((pod, rows))
+
+    def room_freed(self, node: str) -> None:
+        """Reserve for the pods that this node is being freed for, before anyone else can be given the room."""
+        for claim in self.claims.values():
+            if claim.plan.node == node and not claim.secured:
+                self._secure(claim)
+
+    def _secure(self, claim: Claim) -> None:
+        row = self._state.fleet.row_of.get(claim.plan.node)
+        if row is None or not self._state.placer.fits(claim.pod.request, row):
+            return
+        placement = self._state.placer.placement_at(claim.pod.request, row)
+        self._state.reserve(claim.pod, placement, self._monotonic() + self._settings.nomination_seconds)
+        self._state.attempt(claim.pod.uid).offered = False
+        claim.secured = True
+        self._state.announce_room(claim.plan.node)
+
+    def pod_ended(self, uid: str, *, bound: bool) -> None:
+        """Note that a pod was bound, or is gone."""
+        claim = self.claims.pop(uid, None)
+        if claim is None:
+            return
+        if claim.task is not None:
+            claim.task.cancel()
+        self._metrics.preemptions.labels("completed" if bound else "cancelled").inc()
+
+    def sweep(self, now: float) -> None:
+        """Give up what took too long."""
+        for uid, claim in list(self.claims.items()):
+            if now >= claim.deadline:
+                self._give_up(uid, "timed_out")
+
+    def _give_up(self, uid: str, result: str) -> None:
+        claim = self.claims.pop(uid, None)
+        if claim is None:
+            return
+        self._metrics.preemptions.labels(result).inc()
+        self._log.warning("preemption_given_up", pod=claim.pod.key, node=claim.plan.node, result=result)
+        if claim.task is not None and claim.task is not asyncio.current_task():
+            claim.task.cancel()
+        if claim.secured:
+            self._state.release(uid, "expired")
+        self._state.announce_room(claim.plan.node)
+
+    async def run(self) -> None:
+        """Work through refused pods until cancelled, the most important waiting one first."""
+        try:
+            while True:
+                pod, rows = await self._queue.get()
+                self._queued.discard(pod.uid)
+                if pod.uid in self._state.refused and pod.uid not in self.claims:
+                    self._start(pod, rows)
+        finally:
+            for claim in self.claims.values():
+                if claim.task is not None:
+                    claim.task.cancel()
+
+    def _start(self, pod: WaitingPod, rows: IntArray) -> None:
+        taken = {claim.plan.node for claim in self.claims.values()}
+        names = self._state.fleet.names
+        free = [row for row in rows.tolist() if row < len(names) and names[row] and names[row] not in taken]
+        now = self._monotonic()
+        self._protected = {uid: until for uid, until in self._protected.items() if until > now}
+
+        def occupants(row: int) -> list[Occupant]:
+            return [other for other in self._state.occupants(row) if other.uid not in self._protected]
+
+        chosen = plan(self._state.fleet, occupants, pod.request, pod.priority, free)
+        if chosen is None:
+            return
+        claim = Claim(pod, chosen, now + self._settings.preemption_seconds)
+        self.claims[pod.uid] = claim
+        victims = [f"{victim.namespace}/{victim.name}" for victim in chosen.victims]
+        self._log.info("preemption_started", pod=pod.key, node=chosen.node, victims=victims)
+        claim.task = asyncio.get_running_loop().create_task(self._carry_out(claim, rows))
+
+    async def _carry_out(self, claim: Claim, rows: IntArray) -> None:
+        pod = claim.pod
+        try:
+            if not await self._all_evictable(claim.plan):
+                self._give_up(pod.uid, "refused")
+                self.consider(pod, rows)
+                return
+            await calls.nominate(self._kube, pod.namespace, pod.name, claim.plan.node)
+            for victim in claim.plan.victims:
+                await self._evict(victim)
+        except NotFound:
+            self._give_up(pod.uid, "cancelled")
+        except KubeError as error:
+            self._log.warning("preemption_failed", pod=pod.key, node=claim.plan.node, error=str(error))
+            self._metrics.evictions.labels("failed").inc()
+            self._give_up(pod.uid, "failed")
+
+    async def _all_evictable(self, chosen: Plan) -> bool:
+        """Whether every victim may be evicted now, asked before the first one is."""
+        for victim in chosen.victims:
+            try:
+                await calls.evict(self._kube, victim.namespace, victim.name, victim.uid, dry_run=True)
+            except TooManyRequests:
+                self._metrics.evictions.labels("refused").inc()
+                self._protected[victim.uid] = self._monotonic() + _PROTECTED_SECONDS
+                return False
+            except (NotFound, Conflict):
+                continue
+        return True
+
+    async def _evict(self, victim: Occupant) -> None:
+        """Evict one victim. A budget that the victims before it have just used up is waited for, until the claim ends."""
+        backoff = Backoff(initial_seconds=0.5, maximum_seconds=10.0)
+        while True:
+            try:
+                await calls.evict(self._kube, victim.namespace, victim.name, victim.uid)
+            except TooManyRequests:
+                self._metrics.evictions.labels("refused").inc()
+                await asyncio.sleep(backoff.next_seconds())
+            except (NotFound, Conflict):
+                return  # gone, or another pod of the same name: either way this one holds nothing any more
+            else:
+                self._metrics.evictions.labels("accepted").inc()
+                return

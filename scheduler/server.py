@@ -1,0 +1,173 @@
+"""HTTP: the three verbs for kube-scheduler, and the pages for people and other programs.
+
+Every answer is JSON. A message that cannot be understood gets a 4xx with an `Error`; only a decision gets a 200.
+"""
+
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from headroom import wire
+from headroom.errors import HeadroomError
+from headroom.health import Health
+from headroom.request import RequestError, request_of
+from headroom.wire import Wire, WireError
+from scheduler.binding import Binder, BindError
+from scheduler.explain import Decisions, explanation, fit_answer, snapshot
+from scheduler.metrics import SchedulerMetrics
+from scheduler.service import Answer, Extender
+from scheduler.settings import SchedulerSettings
+from scheduler.state import ClusterState
+
+_JSON: Final = "application/json"
+_BOUND: Final = b"{}"
+
+
+class FitQuestion(Wire):
+    """Body of `/v1/fit`: a pod, or the template of one, and how many more of it are of interest."""
+
+    pod: wire.Pod
+    limit: int = 100
+
+
+_FIT_QUESTION: Final = wire.Decoder(FitQuestion)
+
+
+class _RefusedError(HeadroomError):
+    """A request that is answered with a 4xx or 5xx."""
+
+    def __init__(self, status: int, result: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.result = status, result
+
+
+class ExtenderServer:
+    """Routes of the extender; `health` decides whether verbs are answered."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        extender: Extender,
+        binder: Binder,
+        decisions: Decisions,
+        settings: SchedulerSettings,
+        metrics: SchedulerMetrics,
+        health: Health,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._state, self._extender, self._binder, self._decisions = state, extender, binder, decisions
+        self._settings, self._metrics, self._health = settings, metrics, health
+        self._monotonic = monotonic
+
+    def app(self) -> web.Application:
+        """The application to serve."""
+        routes = [
+            web.post("/filter", self._filter),
+            web.post("/prioritize", self._prioritize),
+            web.post("/bind", self._bind),
+            web.post("/v1/fit", self._fit),
+            web.get("/v1/explain", self._explain),
+            web.get("/debug/snapshot", self._snapshot),
+        ]
+        return self._health.app(routes, client_max_size=self._settings.max_body_mib * 2**20)
+
+    async def _filter(self, http: web.Request) -> web.Response:
+        return await self._verb(http, "filter", self._answer_filter)
+
+    async def _prioritize(self, http: web.Request) -> web.Response:
+        return await self._verb(http, "prioritize", self._answer_prioritize)
+
+    async def _bind(self, http: web.Request) -> web.Response:
+        return await self._verb(http, "bind", self._answer_bind)
+
+    async def _answer_filter(self, body: bytes) -> Answer:
+        return self._extender.filter(wire.EXTENDER_ARGS.decode(body))
+
+    async def _answer_prioritize(self, body: bytes) -> Answer:
+        return self._extender.prioritize(wire.EXTENDER_ARGS.decode(body))
+
+    async def _answer_bind(self, body: bytes) -> Answer:
+        try:
+            await self._binder.bind(wire.BINDING_ARGS.decode(body))
+        except BindError as error:
+            return Answer(wire.encode(wire.BindingResult(error=str(error))), "error")
+        return Answer(_BOUND, "bound")
+
+    async def _verb(
+        self, http: web.Request, verb: str, answer_to: Callable[[bytes], Awaitable[Answer]]
+    ) -> web.Response:
+        try:
+            self._check_caller(http)
+            body = await self._body(http)
+            # Reading the body is the network's time, and the caller's.
+            start = self._monotonic()
+            self._check_ready()
+            answer = await answer_to(body)
+            response = web.Response(body=answer.body, content_type=_JSON)
+            result = answer.result
+            self._metrics.request_seconds.labels(verb).observe(self._monotonic() - start)
+        except _RefusedError as refused:
+            result, response = refused.result, _error(refused.status, str(refused))
+        except (WireError, RequestError) as error:
+            result, response = "bad_request", _error(400, str(error))
+        self._metrics.requests.labels(verb, result).inc()
+        return response
+
+    def _check_caller(self, http: web.Request) -> None:
+        if self._settings.allow_remote or http.remote is None:
+            return
+        if not ipaddress.ip_address(http.remote).is_loopback:
+            raise _RefusedError(
+                403, "forbidden", "only kube-scheduler on this machine may call this (see --allow-remote)"
+            )
+
+    def _check_ready(self) -> None:
+        if not self._health.ready:
+            raise _RefusedError(503, "not_ready", "not ready: the cluster's state is still being read")
+
+    async def _body(self, http: web.Request) -> bytes:
+        if http.content_type != _JSON:
+            raise _RefusedError(415, "bad_request", f"Content-Type is {http.content_type}, not {_JSON}")
+        try:
+            return await http.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise _RefusedError(
+                413, "bad_request", f"the body is longer than {self._settings.max_body_mib} MiB"
+            ) from error
+
+    async def _fit(self, http: web.Request) -> web.Response:
+        try:
+            question = _FIT_QUESTION.decode(await self._body(http))
+            self._check_ready()
+            request = request_of(question.pod)
+        except _RefusedError as refused:
+            return _error(refused.status, str(refused))
+        except (WireError, RequestError) as error:
+            return _error(400, str(error))
+        if request is None:
+            return _error(400, f"pod {question.pod.key} asks for no GPU")
+        answer = fit_answer(self._state, question.pod, request, question.limit)
+        return _json({"fits": answer.fits, "nodes": answer.nodes, "reasons": answer.reasons})
+
+    async def _explain(self, http: web.Request) -> web.Response:
+        pod = http.query.get("pod", "")
+        if pod.count("/") != 1:
+            return _error(400, "ask with ?pod=namespace/name")
+        answer = explanation(self._state, self._decisions, pod, self._monotonic())
+        return _error(404, f"nothing is known of pod {pod}") if answer is None else _json(answer)
+
+    async def _snapshot(self, _: web.Request) -> web.Response:
+        return _json(snapshot(self._state, self._monotonic()))
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type=_JSON, status=status)
+
+
+def _error(status: int, message: str) -> web.Response:
+    return _json({"Error": message}, status)

@@ -1,0 +1,106 @@
+"""Settings of `headroom scheduler`."""
+
+from dataclasses import dataclass
+
+from headroom import names
+from headroom.settings import setting
+
+DECISIVE = "decisive"
+SCORED = "scored"
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """See each field's reason; `headroom scheduler --help` prints them."""
+
+    host: str = setting("0.0.0.0", reason="Address to listen on; probes and Prometheus come from outside the pod.")
+    port: int = setting(8901, minimum=0, maximum=65535, reason="Port of the extender, the probes and the metrics.")
+    allow_remote: bool = setting(
+        False,
+        reason="Answer filter, prioritize and bind to callers other than this machine. kube-scheduler runs beside the"
+        " extender, and whoever may call bind may place pods.",
+    )
+    kubeconfig: str = setting("", reason="Path of a kubeconfig; empty for $KUBECONFIG, then the pod's service account.")
+    log_level: str = setting(
+        "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), reason="Least level that is logged."
+    )
+    scheduler_names: tuple[str, ...] = setting(
+        (names.SCHEDULER_NAME,),
+        reason="Pods with one of these scheduler names are named ahead and preempt; others are only accounted for.",
+    )
+    policy: str = setting("headroom", reason="Placement policy, by name; `headroom simulate --help` lists them.")
+    answer: str = setting(
+        DECISIVE,
+        choices=(DECISIVE, SCORED),
+        reason="decisive returns the one best node; scored returns all nodes that fit and leaves the choice to"
+        " kube-scheduler, which breaks the many ties of an integer 0..10 at random.",
+    )
+    max_body_mib: int = setting(
+        32,
+        unit="MiB",
+        minimum=1,
+        maximum=1024,
+        reason="Longest request body; 5,000 whole Node objects take about 20 MiB.",
+    )
+    reservation_seconds: float = setting(
+        30.0,
+        unit="s",
+        minimum=1.0,
+        reason="How long a filter's choice holds its cards before bind. Longer than any sane bind; short enough that a"
+        " scheduler that died costs little.",
+    )
+    nomination_seconds: float = setting(
+        120.0, unit="s", minimum=1.0, reason="How long a node named ahead or freed by preemption is held for its pod."
+    )
+    sweep_seconds: float = setting(1.0, unit="s", minimum=0.05, reason="How often expired reservations are given back.")
+    wake_delay_seconds: float = setting(
+        0.25,
+        unit="s",
+        minimum=0.0,
+        reason="How long freed memory is collected before refused pods are woken, so that a burst of endings wakes them once.",
+    )
+    prometheus_url: str = setting(
+        "", reason="Prometheus to read measured VRAM from; empty leaves it to what pods declare."
+    )
+    plan_every_seconds: float = setting(
+        30.0, unit="s", minimum=1.0, reason="How often a policy that plans for the pods to come renews its plan."
+    )
+    measured_every_seconds: float = setting(15.0, unit="s", minimum=1.0, reason="How often measured VRAM is read.")
+    measured_max_age_seconds: float = setting(
+        60.0, unit="s", minimum=1.0, reason="A measurement older than this does not count; four scrapes of 15 s."
+    )
+    preemption: bool = setting(True, reason="Evict pods of lower priority for a pod that fits nowhere.")
+    preemption_seconds: float = setting(
+        120.0,
+        unit="s",
+        minimum=1.0,
+        reason="How long a preemption may take before another node is tried; covers usual grace periods.",
+    )
+    naming_ahead: bool = setting(
+        True, reason="In a backlog, name nodes for waiting pods before kube-scheduler gets to them."
+    )
+    naming_ahead_backlog: int = setting(
+        16,
+        unit="pods",
+        minimum=1,
+        reason="Waiting pods from which a backlog counts as one; below it, kube-scheduler is as fast alone.",
+    )
+    naming_ahead_parallel: int = setting(
+        24,
+        unit="calls",
+        minimum=1,
+        maximum=256,
+        reason="Status patches under way at once; more only queue up in the API server.",
+    )
+    event_every_seconds: float = setting(
+        300.0,
+        unit="s",
+        minimum=1.0,
+        reason="Least time between two Events on one pod, so that a pod that waits does not flood etcd.",
+    )
+    bind_timeout_seconds: float = setting(
+        4.0,
+        unit="s",
+        minimum=0.1,
+        reason="Longest wait for the API server's answer to a binding; below kube-scheduler's httpTimeout of 5 s.",
+    )

@@ -1,0 +1,431 @@
+"""What the extender knows of the cluster: fed by list and watch, changed by its own decisions, never by waiting.
+
+The ledger is the only owner of who holds what. Everything here runs on one event loop, in the order of the events, so
+nothing needs a lock.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from headroom import names, wire
+from headroom.fleet import Fleet
+from headroom.holding import is_finished
+from headroom.hostfit import soft_preferences, wholly_judged
+from headroom.inventory import InventoryError, node_of, without_cards
+from headroom.kube.reflector import DELETED
+from headroom.ledger import Holding, HoldingState, Ledger
+from headroom.logs import get_logger
+from headroom.model import GpuNode, GpuRequest, Placement
+from headroom.request import RequestError, project_of, request_of
+from scheduler import filtering
+from scheduler.metrics import SchedulerMetrics
+from scheduler.placement import Placer
+from scheduler.scoring import Policy
+
+_UNSEEN_SECONDS: Final = 60.0
+_KINDS_MEASURED: Final = (
+    12  # the commonest kinds make up nearly all pods; each costs about a millisecond at 5,000 nodes
+)
+
+
+@dataclass(slots=True)
+class WaitingPod:
+    """An unbound pod with a GPU demand."""
+
+    uid: str
+    namespace: str
+    name: str
+    request: GpuRequest
+    project: str
+    priority: int
+    created_at: str
+    may_preempt: bool
+    can_be_named: bool
+    nominated: str
+    pod: wire.Pod = field(repr=False)
+    arrival: int
+    noted_at: float
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPod:
+    """A pod that fitted nowhere. `refused_at_change` is the number of the last freed memory it could have used."""
+
+    uid: str
+    key: str
+    request: GpuRequest
+    refused_at: float
+    refused_at_change: int
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """A pod that holds cards of a node."""
+
+    uid: str
+    namespace: str
+    name: str
+    priority: int
+    placement: Placement
+    leaving: bool = False
+    """Being deleted already."""
+
+    @property
+    def held_mib(self) -> int:
+        """Memory that it gives back when it ends."""
+        return sum(self.placement.share_mib)
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """Room that came free on a node. `number` counts such changes; `at` is in seconds of the steady clock."""
+
+    node: str
+    number: int
+    at: float
+    seen_by_scheduler: bool
+    """Whether the cause is a cluster event on which kube-scheduler tries refused pods again by itself."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What was answered to kube-scheduler about a pod so far."""
+
+    tried: set[str] = field(default_factory=set)
+    """Nodes given to the pod on which it was not bound in the end."""
+    offered: bool = False
+    """The reserved node has been named to kube-scheduler."""
+    decisive: bool = False
+    scores: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Hooks:
+    """Who is told of what; set by the parts that care."""
+
+    room_freed: Callable[[str], None] = lambda _: None
+    """First of all, with the node: the preemptor takes the room for the pods that it was made for."""
+    freed: Callable[[Freed], None] = lambda _: None
+    pod_ended: Callable[[str, bool], None] = lambda _uid, _bound: None
+    pod_waits: Callable[[], None] = lambda: None
+    claimed_node: Callable[[str], str | None] = lambda _: None
+
+
+class ClusterState:
+    """Nodes, pods, ledger and fleet as of the last event. `monotonic` is the clock of reservations."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        metrics: SchedulerMetrics,
+        *,
+        scheduler_names: tuple[str, ...] = (names.SCHEDULER_NAME,),
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.fleet = Fleet()
+        self.ledger = Ledger(self.fleet)
+        self.placer = Placer(self.fleet, policy)
+        self.hooks = Hooks()
+        self.nodes: dict[str, wire.Node] = {}
+        self.nodes_version = 0
+        """Grows when a node's labels, taints or cordon changed, or a node came or went."""
+        self.node_problems: dict[str, str] = {}
+        self.pod_problems: dict[str, str] = {}
+        self.waiting: dict[str, WaitingPod] = {}
+        self.refused: dict[str, RefusedPod] = {}
+        self._metrics, self._scheduler_names, self._monotonic = metrics, frozenset(scheduler_names), monotonic
+        self._attempts: dict[str, Attempt] = {}
+        self._uid_of: dict[str, str] = {}
+        self._leaving: set[str] = set()
+        self._changes = 0
+        self._arrivals = 0
+        self._log = get_logger(__name__)
+
+    # Events of the API server
+
+    def on_node(self, kind: str, name: str, node: wire.Node) -> None:
+        """Apply an event of the node watch."""
+        self._metrics.events_read.labels("node").inc()
+        self.node_problems.pop(name, None)
+        if kind == DELETED:
+            self.nodes.pop(name, None)
+            self.nodes_version += 1
+            self.ledger.forget_node(name)
+            return
+        known = self.nodes.get(name)
+        self.nodes[name] = node
+        if known is None or known.spec != node.spec or known.metadata.labels != node.metadata.labels:
+            self.nodes_version += 1
+        gpu_node = self._described(name, node)
+        if gpu_node is None or (not gpu_node.cards and name not in self.fleet.nodes):
+            return
+        if gpu_node != self.fleet.nodes.get(name):
+            self.ledger.apply_node(gpu_node)
+            self._room(name, seen_by_scheduler=True)
+
+    def _described(self, name: str, node: wire.Node) -> GpuNode | None:
+        try:
+            return node_of(node)
+        except InventoryError as error:
+            self.node_problems[name] = f"{error.field}: {error.reason}"
+            self._metrics.objects_refused.labels("node").inc()
+            self._log.warning("node_not_understood", node=name, error=str(error))
+        try:
+            return without_cards(node)
+        except InventoryError:
+            return None
+
+    def on_pod(self, kind: str, key: str, pod: wire.Pod) -> None:
+        """Apply an event of the pod watch."""
+        self._metrics.events_read.labels("pod").inc()
+        uid = pod.metadata.uid
+        known = self._uid_of.get(key)
+        if known is not None and known != uid:
+            self._gone(known)  # deleted and created again under the same name while nobody watched
+        if kind == DELETED or is_finished(pod):
+            self._gone(uid)
+            self.pod_problems.pop(key, None)
+            if kind == DELETED and self._uid_of.get(key) == uid:
+                del self._uid_of[key]
+            return
+        self._uid_of[key] = uid
+        if pod.spec.node_name:
+            self._note_bound(pod)
+        else:
+            self._note_unbound(pod)
+
+    def _note_bound(self, pod: wire.Pod) -> None:
+        self._stop_waiting(pod.metadata.uid, bound=True)
+        if pod.metadata.deletion_timestamp is not None:
+            self._leaving.add(pod.metadata.uid)
+        change = self.ledger.apply(pod)
+        if change.problem:
+            self.pod_problems[pod.key] = change.problem
+            self._metrics.objects_refused.labels("pod").inc()
+        else:
+            self.pod_problems.pop(pod.key, None)
+        for node in change.freed:
+            self._room(node, seen_by_scheduler=True)
+
+    def _note_unbound(self, pod: wire.Pod) -> None:
+        try:
+            request = request_of(pod)
+        except RequestError as error:
+            self.pod_problems[pod.key] = str(error)
+            self._metrics.objects_refused.labels("pod").inc()
+            return
+        self.pod_problems.pop(pod.key, None)
+        if request is not None and request.count > 0 and pod.metadata.deletion_timestamp is None:
+            self.note_waiting(pod, request, project_of(pod))
+
+    def _gone(self, uid: str) -> None:
+        """A pod was deleted, replaced or has finished: everything it held is free."""
+        self._stop_waiting(uid, bound=False)
+        self._leaving.discard(uid)
+        holding = self.ledger.release(uid)
+        if holding is None:
+            return
+        was_bound = holding.state is HoldingState.BOUND
+        if not was_bound:
+            self._metrics.reservations_ended.labels("deleted").inc()
+        self._room(holding.placement.node, seen_by_scheduler=was_bound)
+
+    def _stop_waiting(self, uid: str, *, bound: bool) -> None:
+        self.waiting.pop(uid, None)
+        self.refused.pop(uid, None)
+        self._attempts.pop(uid, None)
+        self.hooks.pod_ended(uid, bound)
+
+    # Decisions of the extender
+
+    def note_waiting(self, pod: wire.Pod, request: GpuRequest, project: str) -> WaitingPod:
+        """Remember an unbound pod, or what is new about it."""
+        uid, meta, spec = pod.metadata.uid, pod.metadata, pod.spec
+        known = self.waiting.get(uid)
+        if known is not None:
+            known.request, known.nominated, known.pod = request, pod.status.nominated_node_name, pod
+            return known
+        ours = spec.scheduler_name in self._scheduler_names
+        self._arrivals += 1
+        fresh = self.waiting[uid] = WaitingPod(
+            uid=uid,
+            namespace=meta.namespace,
+            name=meta.name,
+            request=request,
+            project=project,
+            priority=spec.priority,
+            created_at=meta.creation_timestamp or "",
+            may_preempt=ours and spec.preemption_policy != "Never",
+            can_be_named=ours and wholly_judged(pod) and not soft_preferences(pod),
+            nominated=pod.status.nominated_node_name,
+            pod=pod,
+            arrival=self._arrivals,
+            noted_at=self._monotonic(),
+        )
+        self.placer.observe(request, fresh.noted_at)
+        self.hooks.pod_waits()
+        return fresh
+
+    def note_refused(self, pod: WaitingPod, now: float) -> None:
+        """Remember a pod that fitted nowhere, so that it can be woken."""
+        self.refused[pod.uid] = RefusedPod(pod.uid, pod.key, pod.request, now, self._changes)
+
+    def attempt(self, uid: str) -> Attempt:
+        """What was answered about a pod so far; kept until it is bound or gone."""
+        found = self._attempts.get(uid)
+        if found is None:
+            found = self._attempts[uid] = Attempt()
+        return found
+
+    def was_offered(self, uid: str) -> bool:
+        """Whether kube-scheduler was given a node for the pod that it has not turned down yet."""
+        attempt = self._attempts.get(uid)
+        return attempt is not None and attempt.offered
+
+    def attempt_scores(self, uid: str) -> dict[str, int]:
+        """Scores kept from the filter call on a pod with preferences."""
+        attempt = self._attempts.get(uid)
+        return {} if attempt is None else attempt.scores
+
+    def reserve(self, pod: WaitingPod, placement: Placement, expires_at: float) -> None:
+        """Hold a placement for a pod, in place of what was reserved for it. Raises OverCommitError."""
+        before = self.ledger.holdings.get(pod.uid)
+        self.ledger.reserve(
+            pod.uid, pod.key, pod.request, placement,
+            expires_at=expires_at, project=pod.project, priority=pod.priority,
+        )  # fmt: skip
+        self.refused.pop(pod.uid, None)
+        if before is not None and before.placement.node != placement.node:
+            self._room(before.placement.node, seen_by_scheduler=False)
+
+    def confirm(self, uid: str, node: str) -> None:
+        """Note that the API server bound the pod; its watch event says the same later."""
+        if self.ledger.confirm(uid, node) is not None:
+            self._metrics.reservations_ended.labels("bound").inc()
+            self._stop_waiting(uid, bound=True)
+
+    def release(self, uid: str, end: str, *, wake: bool = True) -> None:
+        """Give a reservation back. Bound pods are left alone: only their end frees what they hold."""
+        holding = self.ledger.holdings.get(uid)
+        if holding is None or holding.state is HoldingState.BOUND:
+            return
+        self.ledger.release(uid)
+        self._metrics.reservations_ended.labels(end).inc()
+        self._room(holding.placement.node, seen_by_scheduler=not wake)
+
+    def sweep(self, now: float) -> None:
+        """Give back expired reservations; forget pods that only a filter call spoke of and no watch event confirmed."""
+        for holding in self.ledger.expire(now):
+            self._metrics.reservations_ended.labels("expired").inc()
+            self._log.info("reservation_expired", pod=holding.pod, node=holding.placement.node)
+            if holding.uid in self._attempts:
+                self._attempts[holding.uid].offered = False
+            self._room(holding.placement.node, seen_by_scheduler=False)
+        for uid, pod in list(self.waiting.items()):
+            if (
+                self._uid_of.get(pod.key) != uid
+                and now - pod.noted_at > _UNSEEN_SECONDS
+                and self.ledger.holdings.get(uid) is None
+            ):
+                self._stop_waiting(uid, bound=False)
+
+    def _room(self, node: str, *, seen_by_scheduler: bool) -> None:
+        self.hooks.room_freed(node)
+        self.announce_room(node, seen_by_scheduler=seen_by_scheduler)
+
+    def announce_room(self, node: str, *, seen_by_scheduler: bool = False) -> None:
+        """Have pods that were refused before tried again if the node is of use to them now."""
+        self._changes += 1
+        self.hooks.freed(Freed(node, self._changes, self._monotonic(), seen_by_scheduler))
+
+    # Questions
+
+    def holding(self, uid: str) -> Holding | None:
+        """What the pod holds or has reserved."""
+        return self.ledger.holdings.get(uid)
+
+    def is_bound(self, uid: str) -> bool:
+        """Whether the pod is known to be bound."""
+        holding = self.ledger.holdings.get(uid)
+        return holding is not None and holding.state is HoldingState.BOUND
+
+    def bound_node(self, uid: str) -> str | None:
+        """The node that the pod is bound to."""
+        holding = self.ledger.holdings.get(uid)
+        return holding.placement.node if holding is not None and holding.state is HoldingState.BOUND else None
+
+    def claimed_node(self, uid: str) -> str | None:
+        """The node being freed for a pod by preemption."""
+        return self.hooks.claimed_node(uid)
+
+    def occupants(self, row: int) -> list[Occupant]:
+        """Bound pods that hold cards of a row."""
+        found = []
+        for held in self.ledger.on_node(self.fleet.names[row]):
+            if held.state is HoldingState.BOUND and held.placement.cards:
+                namespace, name = held.pod.split("/", 1)
+                leaving = held.uid in self._leaving
+                found.append(Occupant(held.uid, namespace, name, held.priority, held.placement, leaving))
+        return found
+
+    def reservations(self, now: float) -> list[dict[str, Any]]:
+        """Placements that wait for their binding, as plain values."""
+        return [
+            {
+                "pod": held.pod,
+                "node": held.placement.node,
+                "cards": held.placement.cards,
+                "seconds_left": held.expires_at - now,
+            }
+            for held in self.ledger.reservations()
+        ]
+
+    def breaches(self) -> list[str]:
+        """Cards on which more is held than there is, and disagreements within the ledger."""
+        over = [
+            f"{node}: card {card} holds {held} of {usable} MiB"
+            for node, card, held, usable in self.ledger.overcommitted()
+        ]
+        return over + self.ledger.check()
+
+    def fragmentation(self) -> float:
+        """Part of the free GPU memory that the pods seen lately could not use, weighted by how often each kind comes.
+
+        For each kind, what is free on cards that cannot take a share of it (or on nodes that cannot run the pod) is lost
+        to it: the fragmentation measure of Weng et al., USENIX ATC 2023, in MiB. 0 while nothing is free or was seen.
+        """
+        rows = np.flatnonzero(self.fleet.alive)
+        profile = self.placer.profile.profile()
+        free_mib = self.fleet.free_mib[rows]
+        total = int(free_mib.sum())
+        kinds = [(kind, share) for kind, share in zip(profile.kinds, profile.shares, strict=True) if kind.count > 0]
+        weight = sum(share for _, share in kinds[:_KINDS_MEASURED])
+        if not total or not weight:
+            return 0.0
+        lost = 0.0
+        for kind, share in kinds[:_KINDS_MEASURED]:
+            fit = filtering.fit(self.fleet, kind, rows)
+            usable = fit.cards & (free_mib >= fit.need) & fit.fits[:, None]
+            lost += share * float(free_mib[~usable].sum())
+        return lost / weight / total
+
+    def figures(self) -> dict[str, float]:
+        """Counts for the metrics page."""
+        reserved = len(self.ledger.reservations())
+        return {
+            "reservations": reserved,
+            "bound_pods": len(self.ledger.holdings) - reserved,
+            "waiting_pods": len(self.waiting),
+            "refused_pods": len(self.refused),
+            "nodes": len(self.fleet.nodes),
+            "nodes_not_understood": len(self.node_problems),
+            "over_committed_cards": int((self.fleet.held_mib > self.fleet.usable_mib).sum()),
+        }

@@ -1,0 +1,90 @@
+"""Has kube-scheduler try refused pods again when memory came free in a way that it cannot see.
+
+A pod that the extender refused rests until a cluster event. The end of another pod is such an event; the end of a
+reservation, a fall in measured use and a cleared preemption are not. A changed annotation on a Node is one, and wakes every
+refused pod at once, so it is written once for all the memory freed within a short delay, and only if a refused pod fits there.
+"""
+
+import asyncio
+import datetime
+from collections.abc import Callable
+from typing import Final
+
+from headroom import names
+from headroom.kube import calls
+from headroom.kube.client import KubeClient, KubeError, NotFound
+from headroom.logs import get_logger
+from headroom.runtime import Backoff
+from scheduler.metrics import SchedulerMetrics
+from scheduler.state import ClusterState, Freed
+
+# kube-scheduler wakes refused pods by itself when a pod ends. It may then ask about them before our own watch has shown us
+# the end; a refusal no older than this at the time we learn of it needs our wake-up, an older one does not.
+_WATCH_LAG_SECONDS: Final = 2.0
+
+
+def node_to_touch(state: ClusterState, freed: dict[str, Freed]) -> str | None:
+    """A node among those freed whose new room is of use to a pod refused before; None when nobody would gain."""
+    for pod in state.refused.values():
+        for node, change in freed.items():
+            row = state.fleet.row_of.get(node)
+            if row is None or pod.refused_at_change >= change.number:
+                continue
+            if change.seen_by_scheduler and pod.refused_at < change.at - _WATCH_LAG_SECONDS:
+                continue
+            if state.placer.fits(pod.request, row):
+                return node
+    return None
+
+
+class Waker:
+    """Collects freed nodes and writes the annotation; run `run` as a task."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        kube: KubeClient,
+        metrics: SchedulerMetrics,
+        *,
+        delay_seconds: float,
+        wall_clock: Callable[[], datetime.datetime],
+    ) -> None:
+        self._state, self._kube, self._metrics = state, kube, metrics
+        self._delay_seconds, self._wall_clock = delay_seconds, wall_clock
+        self._freed: dict[str, Freed] = {}
+        self._signal = asyncio.Event()
+        self._log = get_logger(__name__)
+
+    def freed(self, change: Freed) -> None:
+        """Note that memory came free; a cause that kube-scheduler cannot see outweighs one that it can."""
+        known = self._freed.get(change.node)
+        hidden = not change.seen_by_scheduler or (known is not None and not known.seen_by_scheduler)
+        self._freed[change.node] = Freed(change.node, change.number, change.at, seen_by_scheduler=not hidden)
+        self._signal.set()
+
+    async def run(self) -> None:
+        """Wake refused pods until cancelled."""
+        backoff = Backoff(initial_seconds=self._delay_seconds or 0.1, maximum_seconds=10.0)
+        while True:
+            await self._signal.wait()
+            await asyncio.sleep(self._delay_seconds)
+            self._signal.clear()
+            freed, self._freed = self._freed, {}
+            node = node_to_touch(self._state, freed)
+            if node is None:
+                continue
+            try:
+                stamp = calls.micro_time(self._wall_clock())
+                await calls.annotate(self._kube, f"{calls.NODES}/{node}", {names.ANNOTATION_WAKE: stamp})
+            except NotFound:
+                self._metrics.wakes.labels("failed").inc()
+            except KubeError as error:
+                self._metrics.wakes.labels("failed").inc()
+                self._log.warning("wake_failed", node=node, error=str(error))
+                for change in freed.values():
+                    self.freed(change)
+                await asyncio.sleep(backoff.next_seconds())
+            else:
+                backoff.reset()
+                self._metrics.wakes.labels("written").inc()
+                self._log.info("refused_pods_woken", node=node, refused=len(self._state.refused))
