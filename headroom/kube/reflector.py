@@ -84,6 +84,7 @@ class Reflector(Generic[T]):
         self._last: dict[str, T] = {}
         self._last_contact: float | None = None
         self._synced = asyncio.Event()
+        self._version = ""
         self.relists = 0
         self.failures = 0
 
@@ -95,6 +96,11 @@ class Reflector(Generic[T]):
     async def wait_synced(self) -> None:
         """Return when `has_synced` turns true."""
         await self._synced.wait()
+
+    @property
+    def resource_version(self) -> str:
+        """The version of the API up to which everything has been applied; empty before the first list."""
+        return self._version
 
     @property
     def seconds_since_contact(self) -> float:
@@ -210,8 +216,6 @@ class Reflector(Generic[T]):
     def items(self) -> dict[str, T]:
         """The objects by key; the cache itself, not to be changed."""
         return self._last
-
-    _version: str = ""
 
 
 def _key(meta: _Meta) -> str:
