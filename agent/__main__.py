@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import fcntl
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final, TypeAlias
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from agent.account import Account
 from agent.loop import Agent, follow
 from agent.metrics import AgentMetrics
+from agent.podresources import PodResources
 from agent.processes import ProcessTable
 from agent.reader import CardReading, Missing, Reader, Reading
 from agent.settings import AgentSettings
@@ -22,11 +24,15 @@ from agent.tariff import load_tariff
 from headroom import logs
 from headroom.errors import HeadroomError
 from headroom.health import Health, serving
+from headroom.kube import aio
+from headroom.kube.client import KubeClient
 from headroom.runtime import run
 from headroom.settings import load, options
 from headroom.units import MIB, format_mib
 
-_LOCK_RETRY_SECONDS = 2.0
+_LOCK_RETRY_SECONDS: Final = 2.0
+
+Connect: TypeAlias = Callable[[], Awaitable[KubeClient]]
 
 
 class AgentError(HeadroomError):
@@ -118,8 +124,8 @@ def _show(value: float | Missing) -> str:
     return value.value if isinstance(value, Missing) else f"{value:g}"
 
 
-async def serve(settings: AgentSettings) -> None:
-    """The daemon: pages first, then the lock, then the cycle."""
+async def serve(settings: AgentSettings, connect: Connect | None = None) -> None:
+    """The daemon: pages first, then the lock, then the cycle. `connect` opens the API connection, by default as the settings say."""
     tariff = load_tariff(settings.tariff)
     registry = CollectorRegistry()
     health = Health(registry)
@@ -132,15 +138,17 @@ async def serve(settings: AgentSettings) -> None:
     async with serving(health.app(), settings.host, settings.port):
         with _Lock(settings.lock_file) as lock:
             await _until_alone(lock, health, metrics)
-            await _work(settings, health, metrics, account)
+            await _work(
+                settings, health, metrics, account, connect or (lambda: aio.connect(settings.kubeconfig or None))
+            )
 
 
-async def _work(settings: AgentSettings, health: Health, metrics: AgentMetrics, account: Account) -> None:
-    from headroom.kube.aio import connect
-
+async def _work(
+    settings: AgentSettings, health: Health, metrics: AgentMetrics, account: Account, connect: Connect
+) -> None:
     reader = reader_of(settings)
     podresources = _podresources(settings)
-    kube = await connect(settings.kubeconfig or None)
+    kube = await connect()
     try:
         agent = Agent(
             settings,
@@ -165,11 +173,9 @@ async def _work(settings: AgentSettings, health: Health, metrics: AgentMetrics, 
         reader.close()
 
 
-def _podresources(settings: AgentSettings):  # type: ignore[no-untyped-def]
+def _podresources(settings: AgentSettings) -> PodResources | None:
     if settings.podresources_socket in ("", "off"):
         return None
-    from agent.podresources import PodResources
-
     return PodResources(settings.podresources_socket, timeout_seconds=settings.podresources_timeout_seconds)
 
 

@@ -23,8 +23,8 @@ class ContainerStatus(wire.ContainerStatus):
 class PodStatus(wire.PodStatus):
     """Adds the ids of containers."""
 
-    container_statuses: list[ContainerStatus] = []  # type: ignore[assignment]
-    init_container_statuses: list[ContainerStatus] = []
+    container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)  # type: ignore[assignment]
+    init_container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
 
 
 class NodePod(wire.Pod):

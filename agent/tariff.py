@@ -1,4 +1,7 @@
-"""What card time and energy cost, in money and carbon: prices, budgets, PUE and grid intensity, with their sources. Pure but for `load_tariff`."""
+"""What card time and energy cost, in money and carbon: prices, budgets, PUE and grid intensity, with their sources.
+
+Pure but for `load_tariff`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

@@ -259,7 +259,7 @@ ret_t nvmlEventSetFree(int *set) { (void)set; return OK; }
 ret_t nvmlDeviceRegisterEvents(struct card *card, unsigned long long types, int *set) { (void)types; (void)set; ANSWER(card, F_EVENTS); return OK; }
 ret_t nvmlEventSetWait_v2(int *set, struct event_data *data, unsigned timeout_ms) {
     (void)set;
-    for (unsigned waited = 0;; waited += 5) {
+    for (unsigned waited = 0;; waited += 25) {
         ANSWER(NULL, F_ALL);
         for (unsigned i = 0; i < card_count; i++)
             if (cards[i].fail[F_ALL]) return cards[i].fail[F_ALL];
@@ -269,6 +269,6 @@ ret_t nvmlEventSetWait_v2(int *set, struct event_data *data, unsigned timeout_ms
             return OK;
         }
         if (waited >= timeout_ms) return TIMEOUT;
-        nanosleep(&(struct timespec){0, 5000000}, NULL);
+        nanosleep(&(struct timespec){0, 25000000}, NULL);
     }
 }
