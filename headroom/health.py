@@ -1,6 +1,5 @@
 """The pages every daemon serves: /healthz, /readyz, /metrics, and whatever it adds."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 
@@ -65,9 +64,7 @@ async def serving(app: web.Application, host: str, port: int, *, shutdown_second
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=shutdown_seconds)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        sockets = site._server.sockets if isinstance(site._server, asyncio.Server) else []
-        yield sockets[0].getsockname()[1] if sockets else port
+        await web.TCPSite(runner, host, port).start()
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
