@@ -28,7 +28,7 @@ class Fleet:
 
     Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `measured_mib`, `free_mib`, `slices`, `slices_free`,
     `pinned` and `plugin` (shares held in each mode), `card_model` (-1 where there is no card).
-    Arrays of shape [rows]: `alive`, `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`,
+    Arrays of shape [rows]: `described` (grows whenever the description of the row's node is replaced), `alive`, `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`,
     `memory_mib`, `memory_free_mib`.
     """
 
@@ -57,6 +57,7 @@ class Fleet:
         self.pinned = np.zeros(cards, np.int64)
         self.plugin = np.zeros(cards, np.int64)
         self.card_model = np.full(cards, -1, np.int64)
+        self.described = np.zeros(nodes, np.int64)
         self.alive = np.zeros(nodes, np.bool_)
         self.schedulable = np.zeros(nodes, np.bool_)
         self.sharing = np.zeros(nodes, np.int64)
@@ -170,6 +171,7 @@ class Fleet:
         return row
 
     def _describe(self, row: int, node: GpuNode) -> None:
+        self.described[row] += 1
         self.alive[row] = True
         self.schedulable[row] = node.schedulable
         self.sharing[row] = _SHARING_CODE[node.sharing]

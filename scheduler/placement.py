@@ -90,11 +90,12 @@ class Placer:
 
     def placement_at(self, request: GpuRequest, row: int) -> Placement:
         """The cards that the policy takes on a row that fits."""
-        standing = self._current(request)
-        fit = filtering.fit(self.fleet, request, np.array([row], np.int64), check_host=self.check_host)
-        if fit.take is None and request.count == 1:
-            at = int(standing.card[row])
-            return Placement(self.fleet.names[row], (at,), (int(fit.need[0, at]),), request.mode)
+        rows = np.array([row], np.int64)
+        if request.mode is Mode.PINNED and request.count == 1:
+            at = int(self._current(request).card[row])
+            share = int(filtering.need_mib(self.fleet, request, rows)[0, at])
+            return Placement(self.fleet.names[row], (at,), (share,), request.mode)
+        fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
         take = fit.take if fit.take is not None else self.policy.choose_cards(self.fleet, request, fit)
         cards: list[int] = []
         shares: list[int] = []
@@ -221,14 +222,12 @@ def evaluate(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> tup
         return policy.set_keys(fleet, request, rows, policy.choose_cards(fleet, request, fit)), np.zeros(
             len(rows), np.int64
         )
-    tried = first_of_equals((fleet.free_mib[rows], fleet.usable_mib[rows], fleet.card_model[rows]), fit.cards)
-    line, card = np.nonzero(tried)
-    keys = policy.share_keys(fleet, request, rows[line], card, fit.need[line, card])
-    start = np.flatnonzero(np.diff(line, prepend=-1))
-    best = np.maximum.reduceat(keys, start)
-    winners = np.flatnonzero(keys == best[line])
-    first = np.unique(line[winners], return_index=True)[1]
-    return best, card[winners[first]]
+    line, card = first_of_equals(fleet, rows, fit.cards).nonzero()
+    keys = policy.share_keys(fleet, request, rows, line, card, fit.need[line, card])
+    by_card = np.full(fit.cards.shape, _NEVER)
+    by_card[line, card] = keys
+    best = by_card.argmax(axis=1)
+    return by_card[np.arange(len(rows)), best], best
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ Pure. `solve` takes a summary of the fleet and the workload profile and returns 
 thread while the table before it is in use.
 
 The plan is a cutting-stock problem solved by column generation (Gilmore and Gomory 1961): cards with some leftover are the
-stock, the pods expected until the fleet is full are the pieces, a pattern is a set of pieces that fits a leftover. It is
-solved as a linear programme; the duals of demand are bid prices in the sense of revenue management (Talluri and van Ryzin):
-a size that will come in plenty costs its full size and lends no value to a leftover, a size that is short lends all of it.
+stock, the pods expected until the fleet is full are the pieces, a pattern is a set of pieces that fits a leftover. Cards on
+like nodes form a pool and share the pool's CPU. It is solved as a linear programme; its duals are bid prices in the sense
+of revenue management (Talluri and van Ryzin): a size that will come in plenty costs its full size and lends no value to a
+leftover, a size that is short lends all of it; CPU has a price where it would run out before the cards do.
 """
 
 from dataclasses import dataclass, field
@@ -20,220 +21,233 @@ from scipy.sparse import csc_array
 from headroom.fleet import IntArray
 
 FloatArray = npt.NDArray[np.float64]
+Pattern = tuple[int, tuple[tuple[int, int], ...]]
+"""A pool and the pieces cut from one of its cards: (piece's key, how many), sorted."""
 
 UNITS: Final = 1000
 _ROUNDS: Final = 60
-_IMPROVEMENT: Final = 0.1  # units per card that a new pattern must promise
 _TOLERANCE: Final = 1e-6
+_IMPROVEMENT: Final = 0.1  # units per card that a new pattern must promise
+_HOST_POD_WORTH: Final = 0.1  # weighted units per milli-CPU of a pod without GPU: above any use of CPU beside a card
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Pods of one size: how many are expected, and the units that a share takes on each kind of card (1001: cannot run)."""
+    """Shares of one size: `key` names it from plan to plan, `expected` of them are to come, each with `cpu_milli`.
 
+    `units` [pools] is what a share takes of a card of each pool; 1001 where it cannot run.
+    """
+
+    key: int
     expected: float
     units: tuple[int, ...]
+    cpu_milli: float
 
 
 @dataclass(frozen=True, slots=True)
 class PlanInputs:
     """Everything the plan needs, copied from the fleet and the profile.
 
-    `stock` [kinds, 1001]: cards by kind and free units. `weight` [kinds]: worth of a unit on that kind of card, 1 on the
-    average card. `pieces`: demand until the fleet is full, by size. `demand` maps a set of kinds (as a tuple) to the
-    units, weighted, of demand that can only run there. `cpu_per_unit`: CPU that a unit of GPU demand brings along.
+    `stock` [pools, 1001]: cards by pool and free units. `weight` [pools]: worth of a unit there, 1 on the average card.
+    `cpu_milli` [pools]: free CPU. `host_cpu_milli`: CPU that pods without a GPU will ask for. `bound_demand`: weighted units
+    of demand by the set of pools it is confined to. `cpu_per_unit`: CPU that a weighted unit of GPU demand brings along.
     """
 
     stock: FloatArray
     weight: FloatArray
+    cpu_milli: FloatArray
     pieces: tuple[Piece, ...]
+    host_cpu_milli: float
     bound_demand: tuple[tuple[tuple[int, ...], float], ...]
     cpu_per_unit: float
-    warm: frozenset[tuple[int, tuple[int, ...]]] = field(default_factory=frozenset)
+    warm: frozenset[Pattern] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """Prices for scoring. `value` [kinds, 1001]: worth of a card's leftover, in weighted units; `kind_price` [kinds]: 0..1,
-    how much of a kind's free cards pods will want that can run nowhere else. `patterns` warm-start the next plan.
+    """Prices for scoring, in weighted units.
+
+    `value` [pools, 1001]: worth of a card's leftover. `scarcity` [pools], 0..1: how much of a pool's free cards is wanted by
+    pods that can run on few kinds. `cpu_price` [pools]: worth of a milli-CPU. `patterns` warm-start the next plan.
     """
 
     value: FloatArray
-    kind_price: FloatArray
+    scarcity: FloatArray
+    cpu_price: FloatArray
     cpu_per_unit: float
-    patterns: frozenset[tuple[int, tuple[int, ...]]] = field(default_factory=frozenset)
+    patterns: frozenset[Pattern] = field(default_factory=frozenset)
 
 
-def leftovers_at_face_value(weight: FloatArray) -> PriceTable:
-    """The table before anything is known: a leftover is worth its size, no kind is scarce."""
-    value = np.arange(UNITS + 1)[None, :] * weight[:, None]
-    return PriceTable(value, np.zeros(len(weight)), 0.0)
+def face_value(weight: FloatArray) -> PriceTable:
+    """The table before anything is known: a leftover is worth its size, nothing is scarce."""
+    return PriceTable(np.arange(UNITS + 1) * weight[:, None], np.zeros(len(weight)), np.zeros(len(weight)), 0.0)
 
 
 def solve(inputs: PlanInputs) -> PriceTable:
     """Solve the plan by column generation and read the prices off its duals."""
-    kinds = len(inputs.weight)
-    sizes = np.array([piece.units for piece in inputs.pieces], np.int64).reshape(len(inputs.pieces), kinds)
-    expected = np.array([piece.expected for piece in inputs.pieces])
-    price = kind_prices(inputs)
-    if not len(sizes):
-        table = leftovers_at_face_value(inputs.weight)
-        return PriceTable(table.value, price, inputs.cpu_per_unit)
-    places = [(kind, units) for kind, units in zip(*np.nonzero(inputs.stock), strict=True) if kind > 0 and units > 0]
-    columns = _Columns(inputs, sizes, places)
-    for kind, pattern in inputs.warm:
-        if len(pattern) == len(sizes):
-            columns.add(kind, pattern)
-    duals = np.where(expected > 0, 0.0, 1e9)
+    scarcity = scarcities(inputs)
+    if not inputs.pieces:
+        table = face_value(inputs.weight)
+        return PriceTable(table.value, scarcity, table.cpu_price, inputs.cpu_per_unit)
+    sizes = np.array([piece.units for piece in inputs.pieces], np.int64)
+    programme = _Programme(inputs, sizes)
     for _ in range(_ROUNDS):
-        value, choice = knapsack(sizes, inputs.weight, duals)
-        if not columns.grow(value, choice):
+        gain = (
+            sizes * inputs.weight - programme.piece_dual[:, None] - programme.cpu_needed[:, None] * programme.cpu_dual
+        )
+        value, choice = knapsack(sizes, gain)
+        if not programme.grow(value, choice):
             break
-        duals = columns.optimise(expected)
-    value, _ = knapsack(sizes, inputs.weight, duals)
-    return PriceTable(value, price, inputs.cpu_per_unit, columns.used())
+        programme.optimise()
+    return PriceTable(value, scarcity, programme.cpu_dual, inputs.cpu_per_unit, programme.used())
 
 
-def knapsack(sizes: IntArray, weight: FloatArray, duals: FloatArray) -> tuple[FloatArray, IntArray]:
-    """Best worth of every leftover [kinds, 1001] filled with pieces of worth weight x size - dual, and the last piece put in.
+def knapsack(sizes: IntArray, gain: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Best worth of every leftover [pools, 1001] cut into pieces of given `sizes` and `gain` [pieces, pools], repeats allowed.
 
-    Choice -1 means that the last unit stays empty. Pieces may repeat.
+    Also the last piece put in, -1 where the last unit stays empty.
     """
-    worth = sizes * weight - duals[:, None]
-    useful = np.flatnonzero((worth > _TOLERANCE).any(axis=1))
-    kinds = len(weight)
-    value = np.zeros((kinds, UNITS + 1))
-    choice = np.full((kinds, UNITS + 1), -1, np.int64)
+    pools = sizes.shape[1]
+    useful = np.flatnonzero(((gain > _TOLERANCE) & (sizes <= UNITS)).any(axis=1))
     if not len(useful):
-        return value, choice
+        return np.zeros((pools, UNITS + 1)), np.full((pools, UNITS + 1), -1, np.int64)
     size = np.clip(sizes[useful], 1, UNITS + 1).T
-    gain = np.where(sizes[useful] <= UNITS, worth[useful], -np.inf).T
-    padded = np.full((kinds, 2 * UNITS + 2), -np.inf)  # shifted by UNITS + 1, so that a piece too large reads -inf
+    worth = np.where(sizes[useful] <= UNITS, gain[useful], -np.inf).T
+    padded = np.full((pools, 2 * UNITS + 2), -np.inf)  # shifted by UNITS + 1, so that a piece too large reads -inf
     padded[:, UNITS + 1] = 0.0
-    line = np.arange(kinds)[:, None]
-    flat, base = padded.ravel(), line * padded.shape[1] + UNITS + 1 - size
+    choice = np.full((pools, UNITS + 1), -1, np.int64)
+    pool = np.arange(pools)
+    flat, base = padded.ravel(), pool[:, None] * padded.shape[1] + UNITS + 1 - size
     step = int(np.gcd.reduce(size[size <= UNITS]))
     for units in range(step, UNITS + 1, step):
-        offer = flat[base + units] + gain
+        offer = flat[base + units] + worth
         best = offer.argmax(axis=1)
-        top = offer[line[:, 0], best]
+        top = offer[pool, best]
         before = padded[:, UNITS + 1 + units - step]
         better = top > before + _TOLERANCE
         padded[:, UNITS + 1 + units] = np.where(better, top, before)
         choice[:, units] = np.where(better, best, -1)
     reached = np.arange(UNITS + 1) // step * step
-    value = padded[:, UNITS + 1 :][:, reached]
-    mapped = np.concatenate([useful, [-1]])
-    choice = mapped[choice][:, reached]
-    return value, choice
+    return padded[:, UNITS + 1 :][:, reached], np.append(useful, -1)[choice][:, reached]
 
 
-class _Columns:
-    """The restricted plan: patterns found so far, per place (kind of card, free units)."""
+class _Programme:
+    """The restricted linear programme: the patterns found so far.
 
-    def __init__(self, inputs: PlanInputs, sizes: IntArray, places: list[tuple[int, int]]) -> None:
+    Rows: cards of each place (pool, free units), pieces expected, CPU of each pool, CPU of pods without a GPU. A card may
+    also serve as one of the same pool with less free, so each pattern is a column once, at the smallest place it fits.
+    """
+
+    def __init__(self, inputs: PlanInputs, sizes: IntArray) -> None:
         self._inputs, self._sizes = inputs, sizes
-        self._places = places
-        self._stock = np.array([inputs.stock[place] for place in places])
-        self._patterns: dict[tuple[int, tuple[int, ...]], tuple[int, float]] = {}
-        self._entries: list[tuple[int, int]] = []  # (place, pattern number)
-        self._known: set[tuple[int, int]] = set()
-        self._list: list[tuple[int, tuple[int, ...], int, float]] = []
+        pools, units = np.nonzero(inputs.stock[:, 1:])
+        self._places = [(int(pool), int(free) + 1) for pool, free in zip(pools, units, strict=True) if pool > 0]
+        self._expected = np.array([piece.expected for piece in inputs.pieces])
+        self.cpu_needed = np.array([piece.cpu_milli for piece in inputs.pieces])
+        self.piece_dual = np.zeros(len(inputs.pieces))
+        self.cpu_dual = np.zeros(len(inputs.weight))
+        self._place_dual = np.zeros(len(self._places))
+        self._columns: dict[Pattern, tuple[int, float, float]] = {}  # place, worth, CPU
         self._level = np.zeros(0)
-        self._place_duals = np.full(len(places), 0.0)
+        self._number = {piece.key: at for at, piece in enumerate(inputs.pieces)}
+        self._room: dict[int, tuple[list[int], list[int]]] = {}
+        for place, (pool, free) in enumerate(self._places):
+            rooms, places = self._room.setdefault(pool, ([], []))
+            rooms.append(free)
+            places.append(place)
+        for pattern in sorted(inputs.warm):
+            self._add(pattern)
+        if self._columns:
+            self.optimise()
 
-    def add(self, kind: int, pattern: tuple[int, ...]) -> int:
-        """Register a pattern for a kind of card; returns its number."""
-        known = self._patterns.get((kind, pattern))
-        if known is not None:
-            return known[0]
-        counts = np.array(pattern)
-        units = int((counts * np.where(counts > 0, self._sizes[:, kind], 0)).sum())
-        number = len(self._list)
-        self._patterns[kind, pattern] = (number, units)
-        self._list.append((kind, pattern, units, units * float(self._inputs.weight[kind])))
-        for place, (at, room) in enumerate(self._places):
-            if at == kind and room >= units and (place, number) not in self._known and room - units < 400:
-                self._known.add((place, number))
-                self._entries.append((place, number))
-        return number
+    def _add(self, pattern: Pattern) -> None:
+        pool, cuts = pattern
+        if pattern in self._columns or pool not in self._room or any(key not in self._number for key, _ in cuts):
+            return
+        numbers = [(self._number[key], count) for key, count in cuts]
+        units = sum(int(self._sizes[piece, pool]) * count for piece, count in numbers)
+        rooms, places = self._room[pool]
+        smallest = int(np.searchsorted(rooms, units))
+        if smallest < len(places):
+            cpu = sum(self.cpu_needed[piece] * count for piece, count in numbers)
+            self._columns[pattern] = (places[smallest], units * float(self._inputs.weight[pool]), cpu)
 
     def grow(self, value: FloatArray, choice: IntArray) -> bool:
         """Add the best pattern of each place under the present prices; False when none improves the plan."""
-        before = len(self._entries)
-        for place, (kind, room) in enumerate(self._places):
-            if value[kind, room] > self._place_duals[place] + _IMPROVEMENT:
-                pattern = self._read(choice, kind, room)
-                if any(pattern):
-                    self.add(kind, pattern)
-        return len(self._entries) > before
+        before = len(self._columns)
+        for place, (pool, room) in enumerate(self._places):
+            if value[pool, room] > self._place_dual[place] + _IMPROVEMENT:
+                self._add((pool, self._cuts(choice, pool, room)))
+        return len(self._columns) > before
 
-    def _read(self, choice: IntArray, kind: int, room: int) -> tuple[int, ...]:
-        pattern = [0] * len(self._sizes)
+    def _cuts(self, choice: IntArray, pool: int, room: int) -> tuple[tuple[int, int], ...]:
+        counts: dict[int, int] = {}
         while room > 0:
-            piece = int(choice[kind, room])
+            piece = int(choice[pool, room])
             if piece < 0:
                 room -= 1
                 continue
-            pattern[piece] += 1
-            room -= int(self._sizes[piece, kind])
-        return tuple(pattern)
+            key = self._inputs.pieces[piece].key
+            counts[key] = counts.get(key, 0) + 1
+            room -= int(self._sizes[piece, pool])
+        return tuple(sorted(counts.items()))
 
-    def optimise(self, expected: FloatArray) -> FloatArray:
-        """Solve the restricted plan; returns the duals of demand and keeps those of the places."""
-        places, pieces = len(self._places), len(expected)
-        rows: list[int] = []
-        cols: list[int] = []
-        data: list[float] = []
-        worth = np.empty(len(self._entries))
-        for column, (place, number) in enumerate(self._entries):
-            _, pattern, _, gain = self._list[number]
-            worth[column] = gain
-            rows.append(place)
-            cols.append(column)
-            data.append(1.0)
-            for piece, count in enumerate(pattern):
-                if count:
-                    rows.append(places + piece)
-                    cols.append(column)
-                    data.append(count)
-        matrix = csc_array((data, (rows, cols)), shape=(places + pieces, len(self._entries)))
-        result = linprog(-worth, A_ub=matrix, b_ub=np.concatenate([self._stock, expected]), method="highs")
+    def optimise(self) -> None:
+        """Solve the programme over the present columns and keep its duals."""
+        inputs, places, pieces, pools = self._inputs, len(self._places), len(self._expected), len(self.cpu_dual)
+        entries: list[tuple[int, int, float]] = []
+        worth: list[float] = []
+        for (_, cuts), (place, gain, cpu) in self._columns.items():
+            column = len(worth)
+            worth.append(gain)
+            entries.append((place, column, 1.0))
+            entries += [(places + self._number[key], column, float(count)) for key, count in cuts]
+            entries.append((places + pieces + self._places[place][0], column, cpu))
+        for rooms_places in (places_ for _, places_ in self._room.values()):
+            for smaller, larger in zip(rooms_places, rooms_places[1:], strict=False):
+                entries += [(larger, len(worth), 1.0), (smaller, len(worth), -1.0)]
+                worth.append(0.0)
+        if inputs.host_cpu_milli > 0:
+            for pool in self._room:
+                entries += [(places + pieces + pool, len(worth), 1.0), (places + pieces + pools, len(worth), 1.0)]
+                worth.append(_HOST_POD_WORTH)
+        row, col, data = (np.array(part) for part in zip(*entries, strict=True))
+        matrix = csc_array((data, (row, col)), shape=(places + pieces + pools + 1, len(worth)))
+        stock = [float(inputs.stock[place]) for place in self._places]
+        limit = np.concatenate([stock, self._expected, inputs.cpu_milli, [inputs.host_cpu_milli]])
+        result = linprog(-np.array(worth), A_ub=matrix, b_ub=limit, method="highs")
         if result.status != 0:
-            return np.zeros(pieces)
-        self._level = result.x
-        marginals = -result.ineqlin.marginals
-        self._place_duals = marginals[:places]
-        duals: FloatArray = marginals[places:]
-        return duals
+            return
+        dual = -result.ineqlin.marginals
+        self._level = result.x[: len(self._columns)]
+        self._place_dual = dual[:places]
+        self.piece_dual = dual[places : places + pieces]
+        self.cpu_dual = dual[places + pieces : places + pieces + pools]
 
-    def used(self) -> frozenset[tuple[int, tuple[int, ...]]]:
+    def used(self) -> frozenset[Pattern]:
         """Patterns that the plan uses."""
         return frozenset(
-            self._list[number][:2]
-            for (_, number), level in zip(self._entries[: len(self._level)], self._level, strict=True)
-            if level > _TOLERANCE
+            pattern for pattern, level in zip(self._columns, self._level, strict=False) if level > _TOLERANCE
         )
 
 
-def kind_prices(inputs: PlanInputs) -> FloatArray:
-    """How much of each kind's free cards is spoken for by pods that can run on few kinds: 0..1, [kinds].
+def scarcities(inputs: PlanInputs) -> FloatArray:
+    """How much of each pool's free cards is spoken for by pods that can run on few kinds: 0..1, [pools].
 
-    Demand is poured over the kinds it may use so that their loads level, the most constrained sets first.
+    Demand is poured over the pools it may use so that their loads level, the most constrained sets first.
     """
     free = (inputs.stock * np.arange(UNITS + 1)).sum(axis=1) * inputs.weight
     load = np.zeros(len(free))
-    for kinds, amount in sorted(inputs.bound_demand, key=lambda item: (float(free[list(item[0])].sum()), item[0])):
-        _pour(load, free, np.array([kind for kind in kinds if free[kind] > 0], np.int64), amount)
-    price: FloatArray = np.minimum(load / np.maximum(free, 1e-9), 1.0)
-    return np.where(free > 0, price, 1.0 * (load > 0))
+    for pools, amount in sorted(inputs.bound_demand, key=lambda item: (float(free[list(item[0])].sum()), item[0])):
+        _pour(load, free, np.array([pool for pool in pools if free[pool] > 0], np.int64), amount)
+    return np.minimum(load / np.maximum(free, 1e-9), 1.0)
 
 
-def _pour(load: FloatArray, free: FloatArray, kinds: IntArray, amount: float) -> None:
-    """Raise the lowest ratios load/free among `kinds` to one level, at most 1, by `amount` in all."""
-    if not len(kinds) or amount <= 0:
+def _pour(load: FloatArray, free: FloatArray, pools: IntArray, amount: float) -> None:
+    """Raise the lowest ratios load/free among `pools` to one level, at most 1, by `amount` in all."""
+    if not len(pools) or amount <= 0:
         return
-    order = kinds[np.argsort(load[kinds] / free[kinds], kind="stable")]
+    order = pools[np.argsort(load[pools] / free[pools], kind="stable")]
     for upto in range(1, len(order) + 1):
         group = order[:upto]
         level = (load[group].sum() + amount) / free[group].sum()

@@ -37,8 +37,9 @@ class NodePolicy(Policy):
         return 1000 - card_units(fleet, rows)[np.arange(len(rows)), cards]
 
     def share_keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, line: IntArray, cards: IntArray, need: IntArray
     ) -> IntArray:
+        rows = rows[line]
         units = -(-need * 1000 // fleet.usable_mib[rows, cards])
         score = self.node_scores(fleet, request, rows, units)
         return compose(score, self.card_preference(fleet, rows, cards))
@@ -102,8 +103,9 @@ class GpuPacking(NodePolicy):
     name = "gpupacking"
 
     def share_keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, line: IntArray, cards: IntArray, need: IntArray
     ) -> IntArray:
+        rows = rows[line]
         units = card_units(fleet, rows)[np.arange(len(rows)), cards]
         score = self._scores(fleet, rows, (units == 1000).astype(np.int64), units // 10)
         return compose(score, self.card_preference(fleet, rows, cards))
@@ -145,9 +147,9 @@ class Random(NodePolicy):
         self.draws = rng
 
     def share_keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, line: IntArray, cards: IntArray, need: IntArray
     ) -> IntArray:
-        return self._draw(len(rows))
+        return self._draw(len(line))
 
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
         return self._draw(len(rows))

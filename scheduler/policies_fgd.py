@@ -110,9 +110,9 @@ class Fgd(Policy):
         return mean
 
     def share_keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, line: IntArray, cards: IntArray, need: IntArray
     ) -> IntArray:
-        nodes, node = np.unique(rows, return_inverse=True)
+        nodes, node, rows = rows, line, rows[line]
         kinds, tables = self._kinds_and_tables(fleet, nodes)
         units = card_units(fleet, nodes)
         at = kinds * _UNITS + units

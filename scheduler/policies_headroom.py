@@ -1,12 +1,13 @@
 """Headroom's own policy: bid prices from a fluid plan of what the free cards can still hold.
 
-The cost of a placement is what it strands: the drop in the worth of the node's leftovers (see `scheduler.plan`) beyond the
-GPU that the pod itself fills, plus the price of taking a card of a model that other pods cannot do without. Lowest cost
-wins; equal costs go to the node with the least left over.
+The cost of a placement is what it takes from the future: the drop in the worth of the node's leftovers (see
+`scheduler.plan`) beyond the GPU that the pod itself fills, the CPU it takes where CPU is short, and the use of cards that
+other pods cannot do without. Lowest cost wins; equal costs go to the node with the least left over.
 """
 
-from dataclasses import dataclass
-from typing import Any, Final
+import dataclasses
+from collections import defaultdict
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
 from scheduler.filtering import Fit
-from scheduler.plan import UNITS, Piece, PlanInputs, PriceTable, leftovers_at_face_value, solve
+from scheduler.plan import UNITS, Piece, PlanInputs, PriceTable, face_value, solve
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
 
@@ -22,6 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _RESOLUTION: Final = 100  # steps of cost per thousandth of a card: costs closer than that are ties
 _TOP_COST: Final = 2**24
+_HORIZON_MARGIN: Final = 1.05  # look a little past the moment at which the mean says the fleet is full
 
 
 class Headroom(Policy):
@@ -31,53 +33,75 @@ class Headroom(Policy):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kinds = CardKinds()
-        self._table = leftovers_at_face_value(np.ones(1))
+        self._pools = CardKinds(by_cpu=True)
         self._weight = np.ones(1)
+        self._table = face_value(self._weight)
+        self._keys_of_pieces: dict[tuple[int, int, int, int], int] = {}
 
     def inputs(self, fleet: Fleet, profile: Profile) -> PlanInputs:
         rows = np.flatnonzero(fleet.alive & fleet.schedulable)
-        kinds = self._kinds.at(fleet, rows)
-        count = len(self._kinds)
-        self._weight = self._weights(fleet)
-        weight = self._weight
+        pool = self._pools.at(fleet, rows)
+        count = len(self._pools)
+        weight = self._weight = self._weights(fleet)
         units = card_units(fleet, rows)
         stock = np.zeros((count, UNITS + 1))
-        np.add.at(stock, (kinds[kinds > 0], units[kinds > 0]), 1.0)
+        np.add.at(stock, (pool, units), pool > 0)
+        cards = np.maximum((pool > 0).sum(axis=1), 1)
+        cpu = np.zeros(count)
+        np.add.at(cpu, pool, (pool > 0) * (np.maximum(fleet.cpu_free_milli[rows], 0) / cards)[:, None])
+        return self._demand(fleet, profile, stock, weight, cpu)
+
+    def _demand(
+        self, fleet: Fleet, profile: Profile, stock: FloatArray, weight: FloatArray, cpu: FloatArray
+    ) -> PlanInputs:
+        sizes = [self._pools.share_units(fleet, request) for request in profile.kinds]
+        runs = [tuple(np.flatnonzero(size <= UNITS).tolist()) for size in sizes]
         free = float((stock * np.arange(UNITS + 1)).sum(axis=1) @ weight)
-        pieces: dict[tuple[int, ...], float] = {}
-        bound: dict[tuple[int, ...], float] = {}
-        mean = gpu_cpu = 0.0
-        sizes: list[tuple[GpuRequest, float, tuple[int, ...], float]] = []
-        for request, share in zip(profile.kinds, profile.shares, strict=True):
-            if request.count == 0:
+        gpu_demand = np.zeros(len(sizes))
+        cpu_demand = np.array([request.cpu_milli for request in profile.kinds], np.float64)
+        for at, (request, size, where) in enumerate(zip(profile.kinds, sizes, runs, strict=True)):
+            if request.count and where:
+                gpu_demand[at] = request.count * float(np.mean(size[list(where)] * weight[list(where)]))
+        share = np.array(profile.shares)
+        mean = float(share @ gpu_demand)
+        mean_cpu = float(share @ cpu_demand)
+        if mean <= 0:
+            return PlanInputs(stock, weight, cpu, (), 0.0, (), 0.0)
+        horizon = _HORIZON_MARGIN * min(free / mean, float(cpu.sum()) / mean_cpu if mean_cpu else np.inf)
+        pieces: dict[tuple[int, int, int, int], tuple[float, tuple[int, ...]]] = {}
+        bound: dict[tuple[int, ...], float] = defaultdict(float)
+        for at, request in enumerate(profile.kinds):
+            if gpu_demand[at] <= 0:
                 continue
-            size = tuple(self._kinds.share_units(fleet, request).tolist())
-            runs = [kind for kind in range(1, count) if size[kind] <= UNITS]
-            if not runs:
-                continue
-            demand = request.count * float(np.mean([size[kind] * weight[kind] for kind in runs]))
-            sizes.append((request, share, size, demand))
-            mean += share * demand
-            gpu_cpu += share * request.cpu_milli
-        horizon = free / mean if mean else 0.0
-        for request, share, size, demand in sizes:
-            any_model = tuple(self._kinds.share_units(fleet, _any_model(request)).tolist())
-            pieces[any_model] = pieces.get(any_model, 0.0) + share * horizon * request.count
-            runs = tuple(kind for kind in range(1, count) if size[kind] <= UNITS)
-            if len(runs) < count - 1:
-                bound[runs] = bound.get(runs, 0.0) + share * horizon * demand
+            amount = share[at] * horizon
+            open_to_all = dataclasses.replace(request, models=frozenset()) if request.models else request
+            name = (
+                request.vram_mib,
+                request.milli,
+                request.mode == "slice",
+                request.cpu_milli // max(request.count, 1),
+            )
+            units = tuple(self._pools.share_units(fleet, open_to_all).tolist())
+            pieces[name] = (pieces.get(name, (0.0, ()))[0] + amount * request.count, units)
+            if len(runs[at]) < len(weight) - 1:
+                bound[runs[at]] += amount * gpu_demand[at]
+        gpu_pods = gpu_demand > 0
         return PlanInputs(
             stock,
             weight,
-            tuple(Piece(expected, size) for size, expected in sorted(pieces.items())),
+            cpu,
+            tuple(Piece(self._piece_key(name), expected, units, name[3]) for name, (expected, units) in pieces.items()),
+            float(share[~gpu_pods] @ cpu_demand[~gpu_pods]) * horizon,
             tuple(sorted(bound.items())),
-            gpu_cpu / mean if mean else 0.0,
+            float(share[gpu_pods] @ cpu_demand[gpu_pods]) / mean,
             self._table.patterns,
         )
 
+    def _piece_key(self, name: tuple[int, int, int, int]) -> int:
+        return self._keys_of_pieces.setdefault(name, len(self._keys_of_pieces))
+
     def _weights(self, fleet: Fleet) -> FloatArray:
-        usable = np.array(self._kinds.usable_mib, np.float64)
+        usable = np.array(self._pools.usable_mib, np.float64)
         present = fleet.usable_mib[fleet.usable_mib > 0]
         return usable / present.mean() if present.size else np.ones(len(usable))
 
@@ -90,52 +114,54 @@ class Headroom(Policy):
         self.version += 1
 
     def _prices(self, fleet: Fleet, rows: IntArray) -> tuple[IntArray, PriceTable]:
-        kinds = self._kinds.at(fleet, rows)
-        if len(self._table.value) < len(self._kinds):
+        pool = self._pools.at(fleet, rows)
+        if len(self._table.value) < len(self._pools):
             self._weight = self._weights(fleet)
-            self._table = leftovers_at_face_value(self._weight)
-        return kinds, self._table
+            self._table = face_value(self._weight)
+        return pool, self._table
 
     def _worth(self, leftovers: FloatArray, cpu_milli: IntArray, table: PriceTable) -> FloatArray:
+        """Worth of a node's leftovers, as far as its CPU lets pods use them."""
         if table.cpu_per_unit <= 0:
             return leftovers
         return np.minimum(leftovers, np.maximum(cpu_milli, 0) / table.cpu_per_unit)
 
     def share_keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, line: IntArray, cards: IntArray, need: IntArray
     ) -> IntArray:
-        nodes, node = np.unique(rows, return_inverse=True)
-        kinds, table = self._prices(fleet, nodes)
+        nodes, node, rows = rows, line, rows[line]
+        pools, table = self._prices(fleet, nodes)
         units = card_units(fleet, nodes)
-        each = table.value[kinds, units]
+        each = table.value[pools, units]
         leftovers, cpu = each.sum(axis=1), fleet.cpu_free_milli[nodes]
         before = self._worth(leftovers, cpu, table)
         left = (fleet.free_mib[rows, cards] - need) * UNITS // fleet.usable_mib[rows, cards]
-        kind = kinds[node, cards]
-        remaining = leftovers[node] - each[node, cards] + table.value[kind, left]
+        pool = pools[node, cards]
+        remaining = leftovers[node] - each[node, cards] + table.value[pool, left]
         after = self._worth(remaining, cpu[node] - request.cpu_milli, table)
         taken = units[node, cards] - left
-        filled = taken * self._weight[kind]
-        cost = before[node] - after - filled + table.kind_price[kind] * filled
+        filled = taken * self._weight[pool]
+        cost = before[node] - after - filled + table.scarcity[pool] * filled + table.cpu_price[pool] * request.cpu_milli
         return self._keys(fleet, request, rows, cost, taken)
 
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
-        kinds, table = self._prices(fleet, rows)
+        pools, table = self._prices(fleet, rows)
         units = card_units(fleet, rows)
         left = (fleet.free_mib[rows] - take) * UNITS // np.maximum(fleet.usable_mib[rows], 1)
         cpu = fleet.cpu_free_milli[rows]
-        before = self._worth(table.value[kinds, units].sum(axis=1), cpu, table)
-        after = self._worth(table.value[kinds, left].sum(axis=1), cpu - request.cpu_milli, table)
-        filled = (units - left) * self._weight[kinds]
-        cost = before - after - filled.sum(axis=1) + (filled * table.kind_price[kinds]).sum(axis=1)
-        return self._keys(fleet, request, rows, cost, (units - left).sum(axis=1))
+        before = self._worth(table.value[pools, units].sum(axis=1), cpu, table)
+        after = self._worth(table.value[pools, left].sum(axis=1), cpu - request.cpu_milli, table)
+        filled = (units - left) * self._weight[pools]
+        cpu_price = table.cpu_price[pools].max(axis=1)
+        cost = before - after - filled.sum(axis=1) + (filled * table.scarcity[pools]).sum(axis=1)
+        return self._keys(fleet, request, rows, cost + cpu_price * request.cpu_milli, (units - left).sum(axis=1))
 
     def choose_cards(self, fleet: Fleet, request: GpuRequest, fit: Fit) -> IntArray:
         """The cards whose leftovers lose least by a share each."""
-        kinds, table = self._prices(fleet, fit.rows)
+        pools, table = self._prices(fleet, fit.rows)
         units = card_units(fleet, fit.rows)
         left = np.maximum((fleet.free_mib[fit.rows] - fit.need) * UNITS // np.maximum(fleet.usable_mib[fit.rows], 1), 0)
-        cost = table.value[kinds, units] - table.value[kinds, left] - (units - left) * self._weight[kinds]
+        cost = table.value[pools, units] - table.value[pools, left] - (units - left) * self._weight[pools]
         cost = np.where(fit.cards, cost + units * 1e-6, np.inf)
         return shares_on_first(cost.argsort(axis=1, kind="stable"), fit, request.count)
 
@@ -144,9 +170,3 @@ class Headroom(Policy):
     ) -> IntArray:
         score = np.clip(_TOP_COST - np.rint(cost * _RESOLUTION), 0, 2 * _TOP_COST).astype(np.int64)
         return compose(score, packing_tie(fleet, request, rows, taken_units))
-
-
-def _any_model(request: GpuRequest) -> GpuRequest:
-    import dataclasses
-
-    return dataclasses.replace(request, models=frozenset()) if request.models else request

@@ -5,14 +5,14 @@ name comes first. Keys carry the policy's score in their upper bits and, where t
 lower ones. Nothing here depends on the order in which nodes are offered.
 """
 
-from collections.abc import Sequence
+import math
 from typing import Any, Final
 
 import numpy as np
 
 from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
-from scheduler.filtering import Fit
+from scheduler.filtering import BoolArray, Fit
 from scheduler.profile import Profile
 
 TIE_BITS: Final = 32
@@ -100,41 +100,51 @@ def shares_on_first(order: IntArray, fit: Fit, count: int) -> IntArray:
 class CardKinds:
     """Numbers the distinct kinds of card (model and usable memory) and knows the kind at every place of a fleet.
 
-    Kind 0 is "no card here, or an unhealthy one".
+    With `by_cpu`, cards whose nodes have clearly more or less CPU per card (by a factor of about 1.4) are different kinds.
+    Kind 0 is "no card here, or an unhealthy one". Numbers never change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_cpu: bool = False) -> None:
         self.usable_mib: list[int] = [0]
         self.model: list[int] = [-1]
-        self._code: dict[tuple[int, int], int] = {}
+        self._by_cpu = by_cpu
+        self._code: dict[tuple[int, int, int], int] = {}
+        self._fleet: Fleet | None = None
         self._kind = np.zeros((0, 0), np.int64)
-        self._seen = np.zeros((0, 0, 2), np.int64)
+        self._seen = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.usable_mib)
 
     def at(self, fleet: Fleet, rows: IntArray) -> IntArray:
         """Kind of every card of the rows: [rows, width]."""
-        if self._kind.shape != fleet.usable_mib.shape:
+        if self._fleet is not fleet or self._kind.shape != fleet.usable_mib.shape:
+            self._fleet = fleet
             self._kind = np.zeros(fleet.usable_mib.shape, np.int64)
-            self._seen = np.zeros((*fleet.usable_mib.shape, 2), np.int64)
-            self._seen[..., 1] = -1
-        usable, model = fleet.usable_mib[rows], fleet.card_model[rows]
-        stale = ((self._seen[rows, :, 0] != usable) | (self._seen[rows, :, 1] != model)).any(axis=1)
-        for row in rows[stale].tolist():
-            self._kind[row] = [
-                self._number(*pair)
-                for pair in zip(fleet.usable_mib[row].tolist(), fleet.card_model[row].tolist(), strict=True)
-            ]
-            self._seen[row, :, 0], self._seen[row, :, 1] = fleet.usable_mib[row], fleet.card_model[row]
+            self._seen = np.zeros(fleet.capacity, np.int64)
+        described = fleet.described[rows]
+        stale = self._seen[rows] != described
+        if stale.any():
+            for row in rows[stale].tolist():
+                cards = zip(fleet.usable_mib[row].tolist(), fleet.card_model[row].tolist(), strict=True)
+                cpu_class = self._cpu_class(fleet, row)
+                self._kind[row] = [self._number(usable, model, cpu_class) for usable, model in cards]
+            self._seen[rows] = described
         return self._kind[rows]
 
-    def _number(self, usable_mib: int, model: int) -> int:
+    def _cpu_class(self, fleet: Fleet, row: int) -> int:
+        if not self._by_cpu:
+            return 0
+        cores = int(fleet.cpu_milli[row]) / (1000 * max(int(fleet.card_count[row]), 1))
+        return round(2 * math.log2(max(cores, 0.25)))
+
+    def _number(self, usable_mib: int, model: int, cpu_class: int) -> int:
         if usable_mib <= 0:
             return 0
-        code = self._code.get((usable_mib, model))
+        key = (usable_mib, model, cpu_class)
+        code = self._code.get(key)
         if code is None:
-            code = self._code[usable_mib, model] = len(self.usable_mib)
+            code = self._code[key] = len(self.usable_mib)
             self.usable_mib.append(usable_mib)
             self.model.append(model)
         return code
@@ -152,15 +162,10 @@ class CardKinds:
         return np.array(sizes, np.int64)
 
 
-def first_of_equals(
-    values: Sequence[IntArray], allowed: np.ndarray[Any, np.dtype[np.bool_]]
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Mask of `allowed` [rows, width] that keeps one card, the first, of those alike in all `values` within a row."""
-    width = allowed.shape[1]
+def first_of_equals(fleet: Fleet, rows: IntArray, allowed: BoolArray) -> BoolArray:
+    """`allowed` [rows, width] without the cards that equal their left neighbour: trying one of them is enough."""
+    free, model = fleet.free_mib[rows], fleet.card_model[rows]
     kept = allowed.copy()
-    for later in range(1, width):
-        same = allowed[:, :later].copy()
-        for value in values:
-            same &= value[:, :later] == value[:, later : later + 1]
-        kept[:, later] &= ~same.any(axis=1)
+    same = (free[:, 1:] == free[:, :-1]) & (model[:, 1:] == model[:, :-1]) & allowed[:, :-1]
+    kept[:, 1:] &= ~(same & (fleet.usable_mib[rows, 1:] == fleet.usable_mib[rows, :-1]))
     return kept

@@ -33,6 +33,10 @@ class Record:
     alloc_at: dict[int, float] = field(default_factory=dict)
     frag_at: dict[int, float] = field(default_factory=dict)
     frag_of_idle_at: dict[int, float] = field(default_factory=dict)
+    timeline: dict[float, tuple[float, float]] = field(default_factory=dict)
+    """With departures: hour -> (allocated GPU, fragmented GPU), percent of the cluster."""
+    refused_percent: float = 0.0
+    """With departures: GPU time refused, percent of GPU time asked."""
     pods: int = 0
     failed: int = 0
     seconds: float = 0.0

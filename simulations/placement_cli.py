@@ -1,0 +1,116 @@
+"""`headroom simulate placement`: pod lists against placement policies, many seeds, on as many processes as asked."""
+
+from pathlib import Path
+
+import click
+
+from headroom.errors import HeadroomError
+from scheduler.policies import POLICIES
+from simulations.openb import read_nodes, read_pods
+from simulations.placement_experiment import Job, Progress, Study, Trace, run_jobs
+from simulations.placement_report import write_results
+from simulations.placement_tables import published_table, summary_table, timeline_table
+
+_LEARNED = "-learned"
+
+
+class UsageProblem(HeadroomError):
+    """A flag whose value cannot be used."""
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`42:51` (both ends included), `42` or `1,5,9`. Raises UsageProblem."""
+    try:
+        if ":" in text:
+            first, last = (int(part) for part in text.split(":"))
+            seeds = list(range(first, last + 1))
+        else:
+            seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageProblem(f"--seeds: {text!r} is not like 42:51, 42 or 1,5,9") from None
+    if not seeds or min(seeds) < 0:
+        raise UsageProblem(f"--seeds: {text!r} names no seed of 0 or above")
+    return list(dict.fromkeys(seeds))
+
+
+def parse_policies(text: str) -> list[str]:
+    """Policy names; `-learned` behind one means: its profile comes from the arrivals so far. Raises UsageProblem."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name.removesuffix(_LEARNED) not in POLICIES:
+            raise UsageProblem(f"--policies: unknown policy {name!r}; known: {', '.join(POLICIES)}")
+    if not names:
+        raise UsageProblem("--policies: names no policy")
+    return list(dict.fromkeys(names))
+
+
+def trace_name(path: Path) -> str:
+    """`openb_pod_list_cpu050.csv.gz` -> `cpu050`."""
+    return path.name.removesuffix(".gz").removesuffix(".csv").removeprefix("openb_pod_list_")
+
+
+@click.command()
+@click.option("--nodes", type=click.Path(path_type=Path), help="Node list, CSV or CSV.gz in the openb columns.")
+@click.option("--pods", type=click.Path(path_type=Path), multiple=True, help="Pod list; may be given several times.")
+@click.option(
+    "--scenario",
+    type=click.Choice(["openb", "vram"]),
+    default="openb",
+    show_default=True,
+    help="openb: the lists given, in thousandths of a card. vram: generated inference pods with memory in GiB.",
+)
+@click.option("--departures", is_flag=True, help="With --scenario vram: pods live and leave; the table goes over time.")
+@click.option(
+    "--policies",
+    default="random,dotprod,gpuclustering,gpupacking,bestfit,fgd,headroom",
+    show_default=True,
+    help="Comma-separated; NAME-learned takes the workload profile from the arrivals so far, not from the list.",
+)
+@click.option("--load", type=click.FloatRange(0.1, 5.0), default=1.3, show_default=True, help="Demand over the cluster's GPU.")
+@click.option("--seeds", default="42:51", show_default=True, help="One run per seed: FIRST:LAST or a comma-separated list.")
+@click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
+@click.option("--published", type=click.Path(path_type=Path), help="CSV of published allocation to compare with.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json, results.csv and plots.")
+def main(
+    nodes: Path | None,
+    pods: tuple[Path, ...],
+    scenario: str,
+    departures: bool,
+    policies: str,
+    load: float,
+    seeds: str,
+    jobs: int,
+    published: Path | None,
+    out: Path | None,
+) -> None:
+    """Replay pod lists against placement policies and print how much of the cluster each gets to use."""
+    names, seed_list = parse_policies(policies), parse_seeds(seeds)
+    if scenario == "vram":
+        if nodes or pods:
+            raise UsageProblem("--nodes and --pods belong to --scenario openb; the vram scenario makes its own")
+        traces: list[Trace] = [Trace("vram-departures" if departures else "vram", (), ())]
+    else:
+        traces = _read_traces(nodes, pods)
+        if departures:
+            raise UsageProblem("--departures belongs to --scenario vram: the published protocol has none")
+    study = Study(scenario=scenario, departures=departures, load=load, traces=tuple(traces))
+    work = [Job(at, policy, seed) for at in range(len(traces)) for policy in names for seed in seed_list]
+    records = run_jobs(study, work, jobs, Progress(len(work)))
+    click.echo(timeline_table(records) if departures else summary_table(records))
+    if published is not None:
+        click.echo(published_table(records, published))
+    if out is not None:
+        for line in write_results(out, records):
+            click.echo(line, err=True)
+
+
+def _read_traces(nodes: Path | None, pods: tuple[Path, ...]) -> list[Trace]:
+    if nodes is None or not pods:
+        raise UsageProblem("--nodes and at least one --pods are needed (or --scenario vram)")
+    node_list = tuple(read_nodes(nodes))
+    traces = [Trace(trace_name(path), node_list, tuple(read_pods(path, list(node_list)))) for path in pods]
+    names = [trace.name for trace in traces]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageProblem(f"--pods: two lists are named {name!r}")
+    return traces
