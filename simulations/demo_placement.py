@@ -1,0 +1,171 @@
+"""First chapter of the demo: one stream of Deployments, placed three ways.
+
+Headroom's side is the real extender, asked over HTTP by the simulated kube-scheduler, one pod at a time. The other two are the
+baselines of `demo_baselines`, over the same pods and the same cards.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headroom.model import GpuNode
+from simulations.cluster import Cluster
+from simulations.cluster_scheduler import KubeScheduler
+from simulations.cluster_store import CardRef
+from simulations.demo_baselines import (
+    Outcome,
+    Pod,
+    Risk,
+    pods_of,
+    slicing_risk,
+    time_slicing,
+    usable_by_card,
+    whole_cards,
+)
+from simulations.demo_view import FleetState, View
+from simulations.demo_workload import InferenceDeployment, pod_template
+
+_RISK_RUNS = 40
+SLICES = 4
+"""Time slices per card in the plain time-slicing baseline: the value of NVIDIA's own documentation example."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What one way of scheduling made of the stream."""
+
+    key: str
+    pods: int
+    running: int
+    """Pods that run: placed and not out of memory."""
+    pending: int
+    out_of_memory: int
+    cards_in_use: int
+    cards_needed: int
+    """Cards that hold every pod of the stream; more than the fleet has where pods had to wait."""
+    blocked_mib: int
+    """Memory of the cards in use, which nobody else can have: usable MiB of whole cards, or what pods hold where cards are shared."""
+    needed_blocked_mib: int
+    """The same for every pod of the stream, those that had to wait included."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementChapter:
+    """Everything the report says about the first chapter."""
+
+    nodes: tuple[GpuNode, ...]
+    stream: tuple[InferenceDeployment, ...]
+    need_mib: int
+    """What all pods really need."""
+    whole: Method
+    slicing: Method
+    headroom: Method
+    risk_spread: Risk
+    risk_packed: Risk
+    placed: dict[str, tuple[float, tuple[CardRef, ...]]]
+    """(time bound, cards) by pod, under Headroom."""
+    whole_placed: dict[str, tuple[CardRef, ...]]
+    deployment_of: dict[str, int]
+    """Index into `stream` by pod."""
+    filter_calls: int
+    filter_median_seconds: float
+    bind_median_seconds: float
+    mispredicted: int
+    reasons: tuple[str, ...]
+    """Why pods wait, where some do."""
+
+
+async def run_placement(
+    cluster: Cluster, scheduler: KubeScheduler, stream: Sequence[InferenceDeployment], rng: random.Random, view: View
+) -> PlacementChapter:
+    """Send the stream through the extender in virtual time, then compute the two baselines."""
+    calls = scheduler.extender.calls
+    bound_at: dict[str, float] = {}
+    deployment_of: dict[str, int] = {}
+    for index, deployment in enumerate(stream):
+        cluster.engine.run(deployment.arrival_seconds)
+        cluster.apply(deployment.name, pod_template(deployment), deployment.replicas, deployment.vram_mib)
+        for name in await cluster.settle():
+            bound_at[name] = cluster.engine.now
+        for name in cluster.pods_of(deployment.name):
+            deployment_of[name] = index
+        view.placing(index + 1, len(stream), _state(cluster, stream, deployment_of))
+    pods = pods_of(stream)
+    whole = whole_cards(cluster.nodes, pods)
+    slicing = time_slicing(cluster.nodes, pods, slices=SLICES, packed=False, rng=rng)
+    spread, packed = (
+        slicing_risk(cluster.nodes, pods, slices=SLICES, packed=packed, runs=_RISK_RUNS, rng=rng)
+        for packed in (False, True)
+    )
+    kubelets = cluster.kubelets
+    headroom = Outcome(placed=dict(kubelets.cards), unplaced=cluster.pending(), crashed=list(kubelets.out_of_memory))
+    return PlacementChapter(
+        nodes=tuple(cluster.nodes),
+        stream=tuple(stream),
+        need_mib=sum(pod.need_mib for pod in pods),
+        whole=_whole_method(cluster.nodes, pods, whole),
+        slicing=_shared_method("slicing", cluster.nodes, pods, slicing),
+        headroom=_shared_method("headroom", cluster.nodes, pods, headroom),
+        risk_spread=spread,
+        risk_packed=packed,
+        placed={name: (bound_at[name], cards) for name, cards in kubelets.cards.items()},
+        whole_placed=whole.placed,
+        deployment_of=deployment_of,
+        filter_calls=calls.count("filter"),
+        filter_median_seconds=calls.median_seconds("filter"),
+        bind_median_seconds=calls.median_seconds("bind"),
+        mispredicted=len(kubelets.mispredicted),
+        reasons=tuple(sorted({scheduler.reasons[name] for name in scheduler.reasons})),
+    )
+
+
+def _whole_method(nodes: Sequence[GpuNode], pods: Sequence[Pod], outcome: Outcome) -> Method:
+    usable = usable_by_card(nodes)
+    blocked = sum(usable[ref] for ref in outcome.cards_in_use)
+    waiting = set(outcome.unplaced)
+    smallest = sum(_smallest_cards_mib(nodes, pod) for pod in pods if pod.name in waiting)
+    return Method(
+        key="whole",
+        pods=len(pods),
+        running=len(outcome.placed),
+        pending=len(outcome.unplaced),
+        out_of_memory=0,
+        cards_in_use=len(outcome.cards_in_use),
+        cards_needed=sum(pod.deployment.offer.cards for pod in pods),
+        blocked_mib=blocked,
+        needed_blocked_mib=blocked + smallest,
+    )
+
+
+def _smallest_cards_mib(nodes: Sequence[GpuNode], pod: Pod) -> int:
+    """Memory of the smallest cards that a waiting pod could get: the least that whole-card scheduling would have to buy."""
+    sizes = [
+        card.usable_mib for node in nodes for card in node.cards if pod.deployment.fits(card.model, card.usable_mib)
+    ]
+    return min(sizes) * pod.deployment.offer.cards
+
+
+def _shared_method(key: str, nodes: Sequence[GpuNode], pods: Sequence[Pod], outcome: Outcome) -> Method:
+    usable = usable_by_card(nodes)
+    blocked = sum(usable[ref] for ref in outcome.cards_in_use)
+    return Method(
+        key=key,
+        pods=len(pods),
+        running=len(outcome.placed) - len(outcome.crashed),
+        pending=len(outcome.unplaced),
+        out_of_memory=len(outcome.crashed),
+        cards_in_use=len(outcome.cards_in_use),
+        cards_needed=len(outcome.cards_in_use) + len(outcome.unplaced),
+        blocked_mib=blocked,
+        needed_blocked_mib=blocked,
+    )
+
+
+def _state(cluster: Cluster, stream: Sequence[InferenceDeployment], deployment_of: dict[str, int]) -> FleetState:
+    held: dict[CardRef, list[tuple[int, int]]] = {}
+    models = sorted({deployment.offer.model for deployment in stream})
+    for name, refs in cluster.kubelets.cards.items():
+        deployment = stream[deployment_of[name]]
+        for ref in refs:
+            held.setdefault(ref, []).append((models.index(deployment.offer.model), deployment.vram_mib))
+    return FleetState(tuple(cluster.nodes), held, pods=len(deployment_of), pending=len(cluster.pending()))

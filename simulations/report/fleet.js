@@ -1,0 +1,93 @@
+"use strict";
+// The fleet card by card at a moment: a card is a box, filled from the left by what its pods need, in the models' colours.
+const CARD = { width: 30, height: 17, gap: 3 };
+
+function fleetMap(target, nodes, shares, options) {
+  const byCard = new Map();
+  for (const share of shares) {
+    const key = `${share.node}/${share.card}`;
+    if (!byCard.has(key)) byCard.set(key, []);
+    byCard.get(key).push(share);
+  }
+  const groups = new Map();
+  nodes.forEach((node, index) => {
+    if (!groups.has(node.type)) groups.set(node.type, []);
+    groups.get(node.type).push([node, index]);
+  });
+  const root = html("div", "fleet", target);
+  const boxes = [];
+  for (const [type, members] of groups) {
+    const group = html("div", "group", root);
+    html("b", "", group, `${type}  (${gib(members[0][0].cards[0])} a card)`);
+    const row = html("div", "nodes", group);
+    for (const [node, index] of members) drawNode(row, node, index, boxes);
+  }
+  function drawNode(row, node, index, list) {
+    const width = node.cards.length * (CARD.width + CARD.gap) + 5;
+    const image = svg("svg", { width, height: CARD.height + 6, role: "img", "aria-label": node.name }, row);
+    svg("rect", { x: 0.5, y: 0.5, width: width - 1, height: CARD.height + 5, rx: 4, fill: "none", stroke: "var(--line)" }, image);
+    node.cards.forEach((usable, card) => {
+      const x = 4 + card * (CARD.width + CARD.gap);
+      const group = svg("g", { transform: `translate(${x},3)` }, image);
+      svg("rect", { width: CARD.width, height: CARD.height, rx: 2.5, fill: "var(--card)" }, group);
+      const fill = svg("g", {}, group);
+      const frame = svg("rect", { width: CARD.width, height: CARD.height, rx: 2.5, fill: "transparent", stroke: "var(--card-line)" }, group);
+      const box = { node, card, usable, fill, frame, shares: byCard.get(`${index}/${card}`) || [], now: [] };
+      frame.addEventListener("mousemove", (event) => showTip(event, describe(box)));
+      frame.addEventListener("mouseleave", hideTip);
+      list.push(box);
+    });
+  }
+  function describe(box) {
+    const used = box.now.reduce((sum, share) => sum + share.mib, 0);
+    const lines = box.now.map((share) => `${options.label(share)}: ${gib(share.mib)}`);
+    const free = options.whole && box.now.length ? "whole card held" : `${gib(Math.max(box.usable - used, 0))} free`;
+    return [`${box.node.name}, card ${box.card}: ${free}`, ...lines].join("\n");
+  }
+  return function draw(time) {
+    let inUse = 0;
+    for (const box of boxes) {
+      box.now = box.shares.filter((share) => share.start <= time && (share.end === null || share.end > time));
+      inUse += box.now.length ? 1 : 0;
+      box.fill.replaceChildren();
+      let x = 0;
+      for (const share of box.now) {
+        const width = Math.max((CARD.width * share.mib) / box.usable, 1.5);
+        const shown = Math.min(width, CARD.width - x);
+        const starting = share.ready !== undefined && (share.ready === null || share.ready > time);
+        if (shown > 0) {
+          svg("rect", { x, y: 0, width: Math.max(shown - 0.6, 0.9), height: CARD.height, fill: colour(share.model), opacity: starting ? 0.45 : 1 }, box.fill);
+        }
+        x += width;
+      }
+      if (options.whole && box.now.length && x < CARD.width) {
+        svg("rect", { x, y: 0, width: CARD.width - x, height: CARD.height, fill: "url(#hatch)" }, box.fill);
+      }
+    }
+    return inUse;
+  };
+}
+
+function timeSlider(target, last, step, draw) {
+  const row = html("div", "slider", target);
+  const play = html("button", "", row, "Play");
+  const input = html("input", "", row);
+  input.type = "range"; input.min = 0; input.max = last; input.step = step;
+  input.setAttribute("aria-label", "time");
+  const output = html("output", "", row);
+  let timer = null;
+  function show() { output.textContent = draw(Number(input.value)); }
+  function stop() { clearInterval(timer); timer = null; play.textContent = "Play"; }
+  play.addEventListener("click", () => {
+    if (timer) return stop();
+    if (Number(input.value) >= last) input.value = 0;
+    play.textContent = "Pause";
+    timer = setInterval(() => {
+      input.value = Number(input.value) + last / 200;
+      show();
+      if (Number(input.value) >= last) stop();
+    }, 60);
+  });
+  input.addEventListener("input", () => { if (timer) stop(); show(); });
+  return (time) => { input.value = time; show(); };
+}

@@ -1,0 +1,41 @@
+"use strict";
+// Chapter: the same pods placed three ways.
+function placementChapter(data) {
+  const label = (share) => share.pod;
+  const shares = data.shares.map(([node, card, model, mib, start, pod]) => ({ node, card, model, mib, start, end: null, pod }));
+  const whole = data.whole_shares.map(([node, card, model, mib, start, pod]) => ({ node, card, model, mib, start, end: null, pod }));
+  const place = document.getElementById("placement-fleet");
+  const columns = html("div", "columns", place);
+  const left = html("div", "", columns);
+  const leftTitle = html("h3", "", left);
+  const drawShares = fleetMap(left, data.nodes, shares, { label });
+  const right = html("div", "", columns);
+  const rightTitle = html("h3", "", right);
+  const drawWhole = fleetMap(right, data.nodes, whole, { label, whole: true });
+  const draw = (time) => {
+    const placed = (list) => new Set(list.filter((share) => share.start <= time).map((share) => share.pod)).size;
+    leftTitle.textContent = `Headroom: ${placed(shares)} replicas on ${drawShares(time)} cards`;
+    rightTitle.textContent = `Whole cards: ${placed(whole)} replicas on ${drawWhole(time)} cards`;
+    return `${clock(time)} h`;
+  };
+  const set = timeSlider(document.getElementById("placement-slider"), data.last, 1, draw);
+  set(data.last);
+  const fills = ["var(--accent)", "var(--other)", "var(--faint)"];
+  barRows(document.getElementById("placement-running"), data.methods.map((method, index) => ({
+    name: method.name, value: method.running, fill: fills[index],
+    text: `${method.running} of ${method.pods} replicas run`,
+  })));
+  barRows(document.getElementById("placement-needed"), data.methods.map((method, index) => ({
+    name: method.name, value: method.cards_needed, fill: fills[index], text: method.cards_text,
+  })));
+}
+
+function legend(target) {
+  const used = new Set(DATA.used_models);
+  DATA.models.forEach((model, index) => {
+    if (!used.has(index)) return;
+    const entry = html("span", "", target);
+    html("i", "", entry).style.background = colour(index);
+    entry.append(model.name);
+  });
+}
