@@ -7,9 +7,9 @@ from agent.account import Holder, Use
 from agent.cgroup import Owner
 from agent.pods import NodePod, PodIndex, PodKey, is_finished, key_of
 from agent.reader import CardReading, Missing, ProcessUse, Reading
+from headroom.assignment import Assignment, AssignmentError, assignment_of
 from headroom.cards import share_mib
 from headroom.model import Card
-from headroom.names import ANNOTATION_ASSIGNED_CARDS, ANNOTATION_ASSIGNED_VRAM_MIB
 from headroom.request import RequestError, request_of
 
 
@@ -97,20 +97,23 @@ def holders_of(
     for pod in pods:
         if is_finished(pod):
             continue
-        key = (pod.metadata.namespace or "default", pod.metadata.name)
-        ids = [card_id for card_id, _ in held.get(key, ())] or _annotated(pod)
-        for card_id in ids:
+        assignment = _assignment(pod)
+        devices = held.get((pod.metadata.namespace or "default", pod.metadata.name), ())
+        ids = [card_id for card_id, _ in devices] or (assignment.cards if assignment is not None else ())
+        for at, card_id in enumerate(ids):
             card = by_id.get(card_id)
-            share = _share_of(pod, card) if card is not None else 0.0
+            share = _share_of(pod, assignment, at, card) if card is not None else 0.0
             if share > 0:
                 physical, part = parts.get(card_id, (card_id, 1.0))
                 holders.setdefault(physical, []).append(Holder(key_of(pod), share * part))
     return holders
 
 
-def _annotated(pod: NodePod) -> list[str]:
-    text = pod.metadata.annotations.get(ANNOTATION_ASSIGNED_CARDS, "")
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _assignment(pod: NodePod) -> Assignment | None:
+    try:
+        return assignment_of(pod.metadata.annotations)
+    except AssignmentError:
+        return None
 
 
 def _instance_parts(reading: Reading) -> dict[str, tuple[str, float]]:
@@ -124,14 +127,13 @@ def _instance_parts(reading: Reading) -> dict[str, tuple[str, float]]:
     return parts
 
 
-def _share_of(pod: NodePod, card: Card) -> float:
+def _share_of(pod: NodePod, assignment: Assignment | None, at: int, card: Card) -> float:
     """The part of a card that one share of the pod reserves; 0 when it cannot be told."""
     usable = card.vram_mib - card.reserve_mib
     if usable <= 0:
         return 0.0
-    text = pod.metadata.annotations.get(ANNOTATION_ASSIGNED_VRAM_MIB, "")
-    if text.isascii() and text.isdigit():
-        return min(int(text) / usable, 1.0)
+    if assignment is not None and at < len(assignment.share_mib):
+        return min(assignment.share_mib[at] / usable, 1.0)
     try:
         request = request_of(pod)
     except RequestError:

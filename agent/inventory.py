@@ -1,54 +1,45 @@
-"""The node's cards as the scheduler is to see them: the text of the Node annotation `headroom.dev/cards`. Pure.
-
-Equal cards give equal text, so that comparing texts tells whether anything has to be written.
-"""
+"""The node's cards as the scheduler is to see them, for the Node annotation `headroom.dev/cards`. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import msgspec
+from typing import Final
 
 from agent.health import Verdict
 from agent.reader import CardReading, Missing, Reading
+from headroom import wire
+from headroom.inventory import InventoryError, node_of
 from headroom.model import Card
+from headroom.names import (
+    ANNOTATION_NODE_CARDS,
+    LABEL_GPU_REPLICAS,
+    RESOURCE_NVIDIA_GPU,
+    RESOURCE_NVIDIA_GPU_SHARED,
+)
 from headroom.units import MIB
 
-
-class _Entry(msgspec.Struct):
-    """One card in the annotation."""
-
-    id: str
-    index: int
-    model: str
-    vram_mib: int
-    reserve_mib: int = 0
-    slices: int = 1
-    healthy: bool = True
+_MOST_SLICES: Final = 1024
 
 
-_ENTRIES = msgspec.json.Decoder(list[_Entry])
-
-
-def annotation_of(cards: tuple[Card, ...]) -> str:
-    """The annotation's text for these cards."""
-    return msgspec.json.encode(
-        [
-            _Entry(card.id, card.index, card.model, card.vram_mib, card.reserve_mib, card.slices, card.healthy)
-            for card in cards
-        ]
-    ).decode()
-
-
-def cards_of_annotation(text: str) -> tuple[Card, ...]:
-    """Cards that an annotation names; none when it cannot be read (it is about to be replaced)."""
-    try:
-        entries = _ENTRIES.decode(text)
-    except msgspec.MsgspecError:
+def cards_of_annotation(node: wire.Node) -> tuple[Card, ...]:
+    """Cards that the node's annotation names; none when it cannot be read (it is about to be replaced)."""
+    if ANNOTATION_NODE_CARDS not in node.metadata.annotations:
         return ()
-    return tuple(
-        Card(entry.id, entry.index, entry.model, entry.vram_mib, entry.reserve_mib, entry.slices, entry.healthy)
-        for entry in entries
-    )
+    try:
+        return node_of(node).cards
+    except InventoryError:
+        return ()
+
+
+def slices_of(node: wire.Node, cards: int) -> int:
+    """Time slices that the device plugin makes of each of `cards` cards: by label, else by what it advertises, else 1."""
+    text = node.metadata.labels.get(LABEL_GPU_REPLICAS, "")
+    if text.isascii() and text.isdigit() and 0 < int(text) <= _MOST_SLICES:
+        return int(text)
+    for resource in (RESOURCE_NVIDIA_GPU, RESOURCE_NVIDIA_GPU_SHARED):
+        devices = str(node.status.capacity.get(resource, 0))
+        if cards and devices.isascii() and devices.isdigit() and 0 < int(devices) <= _MOST_SLICES * cards:
+            return max(int(devices) // cards, 1)
+    return 1
 
 
 @dataclass(slots=True)

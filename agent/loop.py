@@ -13,7 +13,7 @@ from typing import Any, Final
 from agent.account import Account
 from agent.attribution import Usage, holders_of, pids_of, usage_of
 from agent.health import HealthTracker, Verdict
-from agent.inventory import Inventory, cards_of_annotation
+from agent.inventory import Inventory, cards_of_annotation, slices_of
 from agent.metrics import AgentMetrics, Snapshot
 from agent.podresources import PodResources, PodResourcesError
 from agent.pods import NODE_POD, NodePod, PodIndex
@@ -28,7 +28,7 @@ from headroom.kube.calls import NODES, PODS
 from headroom.kube.client import KubeClient
 from headroom.kube.reflector import DELETED, Reflector
 from headroom.logs import get_logger
-from headroom.names import ANNOTATION_NODE_CARDS, LABEL_GPU_REPLICAS
+from headroom.names import ANNOTATION_NODE_CARDS
 from headroom.runtime import Backoff
 
 _WAIT_SLICE_SECONDS: Final = 1.0
@@ -124,7 +124,7 @@ class Agent:
         reading = await self._read()
         now = self._monotonic()
         verdicts = self._tracker.update(reading) if reading is not None else self._tracker.lost(now)
-        cards = self._inventory.update(reading, verdicts, self._slices())
+        cards = self._inventory.update(reading, verdicts, self._slices(reading))
         self._note_withdrawals(verdicts)
         if (
             self._cluster is not None
@@ -155,17 +155,17 @@ class Agent:
         if self._adopted or self._cluster is None or not self._cluster.synced:
             return
         self._adopted = True
-        before = cards_of_annotation(self._shown())
+        node = self._node()
+        before = cards_of_annotation(node) if node is not None else ()
         self._inventory.expect(before)
         self._tracker.expect(card.id for card in before)
 
-    def _slices(self) -> int:
-        if self._settings.slices:
-            return self._settings.slices
+    def _slices(self, reading: Reading | None) -> int:
         node = self._node()
-        text = node.metadata.labels.get(LABEL_GPU_REPLICAS, "") if node is not None else ""
-        # GPU feature discovery writes 0 where sharing is switched off.
-        return max(int(text), 1) if text.isascii() and text.isdigit() else 1
+        if self._settings.slices or node is None:
+            return max(self._settings.slices, 1)
+        physical = [card for card in reading.cards if not card.parent] if reading is not None else []
+        return slices_of(node, len(physical) + (len(reading.broken) if reading is not None else 0))
 
     async def _read(self) -> Reading | None:
         started = self._monotonic()

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.inventory import annotation_of
 from agent.truth import Correction, Finding
 from headroom import wire
+from headroom.inventory import encode_cards
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path, record_event
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
 from headroom.logs import get_logger
@@ -54,7 +54,7 @@ class Publisher:
 
     async def publish_cards(self, node: wire.Node, cards: tuple[Card, ...], at: float) -> None:
         """Write the Node annotation, and the capacity where wanted, unless they say the same already. `at` is monotonic seconds."""
-        text = annotation_of(cards)
+        text = encode_cards(cards)
         shown = node.metadata.annotations.get(ANNOTATION_NODE_CARDS)
         if self._due(self._cards, text, shown, at):
             path = f"{NODES}/{self._node}"

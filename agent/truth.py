@@ -15,14 +15,9 @@ from typing import Final
 
 from agent.podresources import Device
 from agent.pods import NodePod, PodIndex, is_finished
+from headroom.assignment import AssignmentError, annotations_of, assignment_of
 from headroom.cards import share_mib
-from headroom.model import Card, Mode
-from headroom.names import (
-    ANNOTATION_ASSIGNED_CARDS,
-    ANNOTATION_ASSIGNED_MODE,
-    ANNOTATION_ASSIGNED_VRAM_MIB,
-    ANNOTATION_ASSIGNED_VRAM_SHARE,
-)
+from headroom.model import Card, GpuNode, Mode, Placement
 from headroom.request import RequestError, request_of
 
 _SLICE: Final = re.compile(r"(?P<card>.+?)::\d+")
@@ -113,45 +108,33 @@ def compare(devices: Iterable[Device], pods: PodIndex, cards: tuple[Card, ...]) 
 
 
 def _judge(truth: Truth, pod: NodePod, actual: list[Card]) -> None:
-    annotations = pod.metadata.annotations
-    if annotations.get(ANNOTATION_ASSIGNED_MODE) == Mode.PINNED:
+    try:
+        assignment = assignment_of(pod.metadata.annotations)
+    except AssignmentError:
+        assignment = None  # as good as none: kubelet's word replaces it
+    if assignment is not None and assignment.mode is Mode.PINNED:
         return
-    predicted = tuple(
-        part.strip() for part in annotations.get(ANNOTATION_ASSIGNED_CARDS, "").split(",") if part.strip()
-    )
-    ids = tuple(card.id for card in sorted(actual, key=lambda card: (card.index, card.id)))
+    predicted = assignment.cards if assignment is not None else ()
+    cards = tuple(sorted(actual, key=lambda card: (card.index, card.id)))
+    ids = tuple(card.id for card in cards)
     if Counter(predicted) == Counter(ids):
         truth.right += 1
         return
     try:
-        share = _share_mib(pod, actual)
+        request = request_of(pod)
     except RequestError as error:
         truth.not_understood.append(str(error))
         return
-    smallest = min(card.vram_mib - card.reserve_mib for card in actual)
-    written = {
-        ANNOTATION_ASSIGNED_CARDS: ",".join(ids),
-        ANNOTATION_ASSIGNED_VRAM_MIB: str(share),
-        ANNOTATION_ASSIGNED_VRAM_SHARE: _share_text(share, smallest),
-        ANNOTATION_ASSIGNED_MODE: Mode.SLICE.value,
-    }
-    finding = Finding.CORRECTED if predicted else Finding.REPORTED
+    shares = tuple(
+        share_mib(request, card.vram_mib - card.reserve_mib, card.slices)
+        if request is not None
+        else (card.vram_mib - card.reserve_mib) // card.slices
+        for card in cards
+    )
     meta = pod.metadata
+    placement = Placement(pod.spec.node_name, tuple(range(len(cards))), shares, Mode.SLICE)
+    written = annotations_of(GpuNode(pod.spec.node_name, cards), placement)
+    finding = Finding.CORRECTED if predicted else Finding.REPORTED
     truth.corrections.append(
         Correction(meta.namespace or "default", meta.name, meta.uid, finding, predicted, ids, written)
     )
-
-
-def _share_mib(pod: NodePod, actual: list[Card]) -> int:
-    """MiB per share: what the pod asked for, on the largest of its cards where that depends on the card. Raises RequestError."""
-    request = request_of(pod)
-    sizes = [(card.vram_mib - card.reserve_mib, card.slices) for card in actual]
-    if request is None:
-        return max(usable // slices for usable, slices in sizes)
-    return max(share_mib(request, usable, slices) for usable, slices in sizes)
-
-
-def _share_text(share: int, usable_mib: int) -> str:
-    """The fraction of the card in three decimals, rounded down so that an engine told to take it stays inside."""
-    milli = min(share * 1000 // usable_mib, 1000) if usable_mib > 0 else 0
-    return f"{milli // 1000}.{milli % 1000:03d}"
