@@ -6,6 +6,7 @@ a decimal number with a binary suffix (Ki..Ei), a decimal one (n, u, m, k..E) or
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 from headroom.errors import HeadroomError
@@ -40,6 +41,7 @@ class UnitError(HeadroomError, ValueError):
     """A quantity or duration that cannot be read; the text names the value."""
 
 
+@lru_cache(maxsize=4096)  # a cluster writes the same few quantities on pod after pod
 def parse_quantity(text: str) -> Fraction:
     """Read a Kubernetes quantity (`20Gi`, `8e10`, `500m`) exactly. Raises UnitError."""
     match = _QUANTITY.fullmatch(text.strip()) if len(text) <= _LONGEST_QUANTITY else None
