@@ -301,7 +301,7 @@ class Ledger:
         used = [0] * len(node.cards)
         for holding in sorted(here.values(), key=_handed_out):
             if holding.predicted:
-                guess = self._guess(node, row, holding.request, used, slices)
+                guess = self._guess(node, row, holding, used, slices)
                 if guess != holding.placement or not holding.counted:
                     self._uncount(holding)
                     holding.placement = guess
@@ -310,14 +310,18 @@ class Ledger:
                 for at in holding.placement.cards:
                     used[at] += 1
 
-    def _guess(self, node: GpuNode, row: int, request: GpuRequest, used: list[int], slices: list[int]) -> Placement:
-        count = request.count
+    def _guess(self, node: GpuNode, row: int, holding: Holding, used: list[int], slices: list[int]) -> Placement:
+        request, assigned = holding.request, holding.assigned
+        count = len(assigned.cards) if assigned else request.count
         cards = greedy_cards(used, slices, count, node.allocation)
         if cards is None:
             # More devices than the node is known to have: accounted where they hurt least, to be seen as over-commit.
             cards = greedy_cards(used, [_UNLIMITED] * len(slices), count, node.allocation) or ()
-        sizes = tuple(share_mib(request, int(self.fleet.usable_mib[row, at]), node.cards[at].slices) for at in cards)
-        return Placement(node.name, cards, sizes, request.mode)
+        usable = [int(self.fleet.usable_mib[row, at]) for at in cards]
+        sizes = tuple(share_mib(request, mib, node.cards[at].slices) for at, mib in zip(cards, usable, strict=True))
+        if assigned and cards:
+            sizes = assigned.share_mib
+        return Placement(node.name, cards, sizes, holding.placement.mode)
 
     def _count(self, holding: Holding) -> None:
         row = self.fleet.row_of.get(holding.placement.node)
