@@ -3,12 +3,18 @@
 One iteration of a continuous-batching engine takes about A + B x batch + C x prompt tokens in it (seconds). The mean
 inter-token latency of a pod over an interval is the mean length of an iteration while it decodes; output and prompt
 tokens per iteration follow from the counters. A, B and C are fitted over pods and ticks by least squares with
-exponential forgetting; a prompt token then costs C, an output token (A + B b) / b at the batch b that the pod can
-reach. Only warm pods are used; a fit on too little or too uniform data is not used at all.
+exponential forgetting. Only warm pods are used; a fit on too little or too uniform data is not used at all.
+
+From A, B, C to a price. At P prompt and O output tokens per second an iteration settles at length t with b = O t
+sequences and P t prompt tokens in it, so t = A / (1 - C P - B O): the part of a second that a replica can spend on tokens
+while iterations stay within L is 1 - A / L, and with room for M sequences C P + (B + A / M) O <= 1 must hold as well. The
+prices are C / (1 - A / L) and B / (1 - A / L), or C and B + A / M where that bound is the tighter one at the mix of prompt and
+output tokens seen: a load of 1 is what one replica can carry. (A itself is no price: it is shared by whatever batch there
+is, which is why a price at some fixed batch misjudges busy replicas.)
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 SIZE: Final = 3  # coefficients: A, B, C
@@ -38,10 +44,14 @@ class Cost(NamedTuple):
 class CostSettings:
     """How costs are learned."""
 
-    target_batch: float = 32.0
-    """Batch at which an output token is priced: what a well-filled replica runs."""
+    target_batch: float = 256.0
+    """Most sequences that a replica runs at once (vLLM's `--max-num-seqs`)."""
     batch_share: float = 0.8
     """Of the batch that the KV cache has room for."""
+    slowdown: float = 4.0
+    """How much longer than alone an iteration may take where no objective for it is given: L = slowdown x A."""
+    least_share: float = 0.2
+    """A replica counts as able to carry at least this, however tight the objective."""
     forget: float = 0.998
     """Weight of older samples, per sample: a memory of some 500."""
     samples_needed: float = 20.0
@@ -62,6 +72,8 @@ class CostState:
     weight: float = 0.0
     batch_room: float = 0.0
     """Mean of the finite rooms seen; 0: none."""
+    found: tuple[float, float, float] | None = None
+    """A, B, C of the latest samples that could be fitted: a load that has become too even to fit says nothing against them."""
 
 
 def learn(state: CostState, sample: Iterations, settings: CostSettings) -> CostState:
@@ -79,13 +91,15 @@ def learn(state: CostState, sample: Iterations, settings: CostSettings) -> CostS
     room = state.batch_room
     if math.isfinite(sample.batch_room) and sample.batch_room > 0:
         room = sample.batch_room if not room else room + 0.1 * (sample.batch_room - room)
-    return CostState(
+    added = CostState(
         tuple(state.xx[i * SIZE + j] * keep + x[i] * x[j] for i in range(SIZE) for j in range(SIZE)),
         tuple(state.xy[i] * keep + x[i] * sample.seconds for i in range(SIZE)),
         state.yy * keep + sample.seconds**2,
         state.weight * keep + 1.0,
         room,
+        state.found,
     )
+    return replace(added, found=fit(added, settings) or state.found)
 
 
 def fit(state: CostState, settings: CostSettings) -> tuple[float, float, float] | None:
@@ -117,19 +131,24 @@ def fit(state: CostState, settings: CostSettings) -> tuple[float, float, float] 
     return coefficients[0], coefficients[1], coefficients[2]
 
 
-def cost(state: CostState, settings: CostSettings) -> Cost | None:
-    """GPU seconds per prompt and per output token; None while they are not known."""
-    coefficients = fit(state, settings)
-    if coefficients is None:
+def cost(state: CostState, settings: CostSettings, inter_token_seconds: float | None = None) -> Cost | None:
+    """Price of a prompt and of an output token, in seconds of what one replica can do; None while they are not known.
+
+    `inter_token_seconds` is the objective L for the time between tokens; see the module for the formula.
+    """
+    if state.found is None:
         return None
-    base, per_request, per_prompt_token = coefficients
+    base, per_request, per_prompt_token = state.found
+    longest = inter_token_seconds or settings.slowdown * base
+    share = max(1.0 - base / longest, settings.least_share) if longest > 0 else 1.0
     batch = settings.target_batch
     if state.batch_room:
         batch = max(min(batch, state.batch_room * settings.batch_share), 1.0)
-    per_output_token = (base + per_request * batch) / batch
-    if per_prompt_token <= 0 or per_output_token <= 0:
-        return None
-    return Cost(per_prompt_token, per_output_token)
+    mix = state.xx[2] / state.xx[1]  # prompt tokens per output token
+    prompt, output = per_prompt_token / share, per_request / share
+    if prompt * mix + output < per_prompt_token * mix + per_request + base / batch:
+        prompt, output = per_prompt_token, per_request + base / batch
+    return Cost(prompt, output) if prompt > 0 and output > 0 else None
 
 
 def _solve(state: CostState, columns: list[int], ridge: float) -> list[float] | None:

@@ -70,6 +70,8 @@ class TargetState:
     idle_since: float | None = None
     hung_since: float | None = None
     hold_seconds: float | None = None
+    rates: demand.Rates = ()
+    """Arriving work of the last minutes, for its trend."""
     learned: Learned = field(default_factory=Learned)
 
 
@@ -108,7 +110,8 @@ def decide(
     if observation.replicas == 0:
         return _asleep(spec, state, observation, now, hold, usual_start)
 
-    asked = wishes(spec, observation, supply, law)
+    state, rise = _track_rate(state, observation, usual_start, now, law)
+    asked = wishes(spec, observation, supply, law, rise)
     fresh = [wish for wish in asked if wish.state is Freshness.FRESH]
     all_fresh = len(fresh) == len(asked) and _activation_known(spec, observation)
     state = _track_freshness(state, all_fresh, now, law)
@@ -142,6 +145,17 @@ def _learn_start(state: TargetState, observation: Observation, law: LawSettings)
         return state
     seen = (*state.learned.start_seconds, *observation.pods.started_seconds)[-law.start_memory :]
     return replace(state, learned=replace(state.learned, start_seconds=seen))
+
+
+def _track_rate(
+    state: TargetState, observation: Observation, usual_start: float, now: float, law: LawSettings
+) -> tuple[TargetState, float]:
+    """Note the arriving work; returns the rise to expect until a pod created now is ready."""
+    work = observation.work
+    if work is None or work.state is not Freshness.FRESH or not work.known:
+        return (state if not state.rates else replace(state, rates=())), 0.0
+    rates = demand.note_rate(state.rates, now, demand.arriving_work(work)[1], law)
+    return replace(state, rates=rates), demand.expected_rise(rates, usual_start + law.trend_margin_seconds, law)
 
 
 def _hold_seconds(spec: TargetSpec, state: TargetState, law: LawSettings) -> float:
@@ -463,3 +477,27 @@ def _rates(spec: TargetSpec, state: TargetState, before: int, wanted: int, now: 
 
 def _longest_period(spec: TargetSpec) -> float:
     return max((p.period_seconds for p in (*spec.up.policies, *spec.down.policies)), default=0.0)
+
+
+def capped(decision: Decision, before: int, allowed: int, rule: Rule, text: str) -> Decision:
+    """The decision with fewer replicas than it came to, never fewer than before; what is cut counts as unmet."""
+    allowed = max(allowed, min(before, decision.replicas))
+    cut = decision.replicas - allowed
+    if cut <= 0:
+        return decision
+    reasons = tuple(r for r in decision.reasons if allowed != before or r.rule is not Rule.RAISED)
+    return replace(
+        decision,
+        replicas=allowed,
+        unmet=decision.unmet + cut,
+        reasons=(*reasons, Reason(rule, text)),
+        state=moved(decision.state, allowed - before),
+    )
+
+
+def moved(state: TargetState, delta: int) -> TargetState:
+    """The state with its last move corrected to what was really done (0: nothing was written)."""
+    if not state.moves:
+        return state
+    *earlier, last = state.moves
+    return replace(state, moves=(*earlier, last._replace(delta=delta)) if delta else tuple(earlier))

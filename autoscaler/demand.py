@@ -1,8 +1,10 @@
 """Demand in GPU seconds, and how long a replica is worth keeping. Pure.
 
-Work law: R = prompt tokens/s x seconds per prompt token + output tokens/s x seconds per output token, the larger of a
-short and a long mean, plus the waiting prompts' work spread over a drain time; replicas = (R + k sqrt(R)) / rho. The
-square-root term is the classical staffing rule for queues (Halfin and Whitt, Operations Research 29(3), 1981).
+Work law: R = requests/s x (prompt tokens x seconds per prompt token + output tokens x seconds per output token) of a mean
+request, the larger of a short and a long mean, the long one with the rise expected until a new pod is ready, plus the work
+of the queue spread over a drain time; replicas = (R + k sqrt(R s)) / rho, s the work of one request. The square-root term is
+the classical staffing rule for queues (Halfin and Whitt, Operations Research 29(3), 1981): the work of Poisson arrivals in
+a second has the deviation sqrt(R s).
 
 Hold time: a replica that is not needed can be kept (its GPU time is lost) or let go (if it is needed again, a cold
 start is lost): the ski-rental problem. With the distribution of gaps known the best fixed time minimises
@@ -19,22 +21,57 @@ from autoscaler.signals import Work
 from autoscaler.spec import GapHistogram, LawSettings
 from autoscaler.window import Gap
 
+Rates = tuple[tuple[float, float], ...]
+"""(time, GPU seconds per second), oldest first."""
+
 GAP_EDGES_SECONDS: Final = tuple(15.0 * 2 ** (i / 2) for i in range(17))
 """Upper edges of the bins, 15 s to 64 min by factors of sqrt(2); one more bin holds `never again`."""
 
 
-def offered_work(work: Work, settings: LawSettings) -> float:
-    """GPU seconds of work that arrive per second, waiting prompts included. Costs must be known."""
-    rate = max(
+def arriving_work(work: Work) -> tuple[float, float]:
+    """GPU seconds of work that arrive per second, over the short and over the long averaging time. Costs must be known."""
+    if work.requests_per_second is not None and work.seconds_per_request > 0:
+        short, long = work.requests_per_second
+        return short * work.seconds_per_request, long * work.seconds_per_request
+    short, long = (
         prompt * work.seconds_per_prompt_token + output * work.seconds_per_output_token
         for prompt, output in zip(work.prompt_tokens_per_second, work.output_tokens_per_second, strict=True)
     )
-    return rate + work.waiting_prompt_tokens * work.seconds_per_prompt_token / settings.drain_seconds
+    return short, long
 
 
-def replicas_for_work(gpu_seconds_per_second: float, rho: float, spread: float) -> float:
+def offered_work(work: Work, settings: LawSettings, rise: float = 0.0) -> float:
+    """GPU seconds per second to provide for: what arrives (the larger mean, the long one with its rise), and the queue."""
+    short, long = arriving_work(work)
+    queue = max(work.waiting_prompt_tokens * work.seconds_per_prompt_token, work.waiting * work.seconds_per_request)
+    return max(short, long + rise) + queue / settings.drain_seconds
+
+
+def replicas_for_work(
+    gpu_seconds_per_second: float, rho: float, settings: LawSettings, seconds_per_request: float = 0.0
+) -> float:
     """Replicas, as a real number, for offered work R at a busy share of at most `rho`."""
-    return (gpu_seconds_per_second + spread * math.sqrt(gpu_seconds_per_second)) / rho
+    grain = seconds_per_request or settings.usual_request_seconds
+    return (gpu_seconds_per_second + settings.spread * math.sqrt(gpu_seconds_per_second * grain)) / rho
+
+
+def note_rate(rates: Rates, now: float, rate: float, settings: LawSettings) -> Rates:
+    """Remember the long mean of the arriving work for the trend."""
+    return (*(old for old in rates if now - old[0] <= settings.trend_seconds), (now, rate))
+
+
+def expected_rise(rates: Rates, ahead_seconds: float, settings: LawSettings) -> float:
+    """How much the arriving work will have grown by the time that a pod created now is ready; never below 0.
+
+    The slope is that of the least-squares line through the rates of the last `trend_seconds`.
+    """
+    if len(rates) < settings.trend_points or rates[-1][0] - rates[0][0] < settings.trend_seconds / 2:
+        return 0.0
+    mean_time = sum(time for time, _ in rates) / len(rates)
+    mean_rate = sum(rate for _, rate in rates) / len(rates)
+    spread = sum((time - mean_time) ** 2 for time, _ in rates)
+    slope = sum((time - mean_time) * (rate - mean_rate) for time, rate in rates) / spread
+    return min(max(slope, 0.0) * ahead_seconds, settings.trend_most * rates[-1][1])
 
 
 def note_gaps(histogram: GapHistogram, gaps: Iterable[Gap], settings: LawSettings) -> GapHistogram:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from autoscaler.engines import ENGINES, Engine
+from autoscaler.promql import is_closed
 from autoscaler.signals import SignalKind
 from autoscaler.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
 from autoscaler.window import RatePolicy
@@ -67,7 +68,7 @@ class ToZeroWire(Wire):
 class WorkWire(Wire):
     seconds_per_prompt_token: Quantity | None = None
     seconds_per_output_token: Quantity | None = None
-    target_batch: int = 32
+    target_batch: int = 256
 
 
 class SpecWire(Wire):
@@ -130,7 +131,7 @@ class Target:
     spec: TargetSpec
     costs: tuple[float, float] | None = None
     """GPU seconds per prompt and per output token, where the object states them."""
-    target_batch: int = 32
+    target_batch: int = 256
     scale_path: str = field(default="", compare=False)
 
     @property
@@ -188,7 +189,7 @@ def read(resource: InferenceAutoscaler) -> Target:
             enforce_capacity=spec.capacity_check != "Off",
         ),
         costs=_costs(spec.work, fail),
-        target_batch=spec.work.target_batch if spec.work else 32,
+        target_batch=spec.work.target_batch if spec.work else 256,
         scale_path=f"/apis/{api_version}/namespaces/{meta.namespace}/{_RESOURCE_OF[reference.kind]}/{reference.name}",
     )
 
@@ -226,6 +227,10 @@ def _signals(spec: SpecWire, engine: Engine, fail: _Fail) -> tuple[SignalSpec, .
             raise fail(f"{place}.type", wire.type, f"is not one of {', '.join(SignalKind)}") from error
         if (kind is SignalKind.QUERY) != bool(wire.query):
             raise fail(f"{place}.query", wire.query, "belongs to signals of type query, and to no other")
+        if wire.query and not is_closed(wire.query):
+            raise fail(
+                f"{place}.query", wire.query, "has quotes or brackets that do not match, or is not one expression"
+            )
         if kind is not SignalKind.QUERY and not exports(engine, kind):
             raise fail(f"{place}.type", wire.type, f"is not exported by engine {engine.name}")
         result.append(
@@ -271,6 +276,8 @@ def _to_zero(spec: SpecWire, fail: _Fail) -> ScaleToZero | None:
         return None
     if not wire.activation_query:
         raise fail("scaleToZero.activationQuery", "", "is empty: nothing could bring the target back")
+    if not is_closed(wire.activation_query):
+        raise fail("scaleToZero.activationQuery", wire.activation_query, "has quotes or brackets that do not match")
     try:
         idle = parse_duration_seconds(wire.idle_after)
     except UnitError as error:

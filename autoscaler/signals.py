@@ -55,7 +55,7 @@ class Work:
     """Token rates over all pods of a target and what a token costs on its hardware.
 
     Rates are per second, each over the short and over the long averaging time (`LawSettings`). Costs are GPU seconds
-    per token; 0 means that they are not known yet.
+    per token (`autoscaler.costs`); 0 means that they are not known yet.
     """
 
     state: Freshness
@@ -66,9 +66,22 @@ class Work:
     running: float = 0.0
     seconds_per_prompt_token: float = 0.0
     seconds_per_output_token: float = 0.0
+    requests_per_second: tuple[float, float] | None = None
+    """Arrivals: requests that finished plus the growth of those inside. Where known, demand follows from it rather than
+    from the tokens done, which stop growing when the replicas are full."""
+    prompt_tokens_per_request: float = 0.0
+    output_tokens_per_request: float = 0.0
     age_seconds: float = 0.0
     missing: int = 0
     detail: str = ""
+
+    @property
+    def seconds_per_request(self) -> float:
+        """GPU seconds of a mean request; 0 where the lengths are not known."""
+        return (
+            self.prompt_tokens_per_request * self.seconds_per_prompt_token
+            + self.output_tokens_per_request * self.seconds_per_output_token
+        )
 
     @property
     def known(self) -> bool:

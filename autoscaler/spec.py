@@ -78,10 +78,19 @@ class LawSettings:
     """Numbers of the law that are the same for all targets. docs/autoscaling.md says where each comes from."""
 
     short_mean_seconds: float = 30.0
-    long_mean_seconds: float = 120.0
+    long_mean_seconds: float = 60.0
     """Averaging times of the two token rates; the larger mean counts."""
-    spread: float = 0.6
-    """k of R + k sqrt(R): room for the randomness of arrivals, shrinking with size (square-root staffing)."""
+    spread: float = 1.0
+    """k of R + k sqrt(R s): room for the randomness of arrivals, shrinking with size (square-root staffing)."""
+    usual_request_seconds: float = 0.2
+    """s where the lengths of requests are not known."""
+    trend_seconds: float = 180.0
+    """The rise of the load is the slope of its long mean over this time."""
+    trend_points: int = 6
+    trend_margin_seconds: float = 30.0
+    """A pod created now helps after its start-up time plus this: scrape, decision, first requests."""
+    trend_most: float = 1.0
+    """A trend may at most add this share of the load: no doubling on a guess."""
     drain_seconds: float = 30.0
     """Waiting prompt work is to be done within this time."""
     tolerance: float = 0.1

@@ -48,13 +48,15 @@ class Supply:
         return self.ready + self.coming
 
 
-def wishes(spec: TargetSpec, observation: Observation, supply: Supply, law: LawSettings) -> list[Wish]:
-    """One wish per signal of the spec, in its order."""
+def wishes(
+    spec: TargetSpec, observation: Observation, supply: Supply, law: LawSettings, rise: float = 0.0
+) -> list[Wish]:
+    """One wish per signal of the spec, in its order. `rise` is the work (GPU seconds per second) expected to be added."""
     readings = {reading.name: reading for reading in observation.readings}
     result = []
     for signal in spec.signals:
         if signal.kind is SignalKind.WORK:
-            result.append(_work_or_fallback(spec, signal, observation.work, readings, supply, law))
+            result.append(_work_or_fallback(spec, signal, observation.work, readings, supply, law, rise))
         else:
             result.append(_of_reading(signal, readings.get(signal.name or signal.kind.value), spec, supply, law))
     return result
@@ -67,6 +69,7 @@ def _work_or_fallback(
     readings: dict[str, Reading],
     supply: Supply,
     law: LawSettings,
+    rise: float,
 ) -> Wish:
     name = signal.name or signal.kind.value
     if work is None or work.state is not Freshness.FRESH:
@@ -81,8 +84,8 @@ def _work_or_fallback(
             spec.fallback.name, work.state, work.running + work.waiting, work.age_seconds, work.missing
         )
         return _of_reading(spec.fallback, reading, spec, supply, law)
-    offered = demand.offered_work(work, law)
-    raw = demand.replicas_for_work(offered, signal.target, law.spread)
+    offered = demand.offered_work(work, law, rise)
+    raw = demand.replicas_for_work(offered, signal.target, law, work.seconds_per_request)
     # Pods that do not report may be as busy as the rest: count them so before lowering, not at all before raising.
     cautious = raw * (supply.ready / max(supply.ready - work.missing, 1)) if work.missing else raw
     up, low = _ratio(raw, cautious, supply.replicas, law.work_tolerance, law.work_tolerance, law.lower_margin)

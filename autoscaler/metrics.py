@@ -1,0 +1,79 @@
+"""Every metric of the autoscaler. Labels: the object's namespace and name, signal names of its spec, fixed words."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class AutoscalerMetrics:
+    """Counters and gauges that the loop writes to."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        of = ["namespace", "name"]
+        self.replicas = Gauge(
+            "headroom_autoscaler_replicas", "What the target's scale asks for.", of, registry=registry
+        )
+        self.ready = Gauge("headroom_autoscaler_ready_replicas", "Ready pods of the target.", of, registry=registry)
+        self.wanted = Gauge(
+            "headroom_autoscaler_wanted_replicas", "What the signals ask for within the bounds.", of, registry=registry
+        )
+        self.unmet = Gauge(
+            "headroom_autoscaler_unmet_replicas",
+            "Replicas refused by capacity, GPU limits or budget.",
+            of,
+            registry=registry,
+        )
+        self.signal = Gauge(
+            "headroom_autoscaler_signal", "Reading of a signal, in its own unit.", [*of, "signal"], registry=registry
+        )
+        self.signal_fresh = Gauge(
+            "headroom_autoscaler_signal_fresh",
+            "1 while the signal is fresh, else 0.",
+            [*of, "signal"],
+            registry=registry,
+        )
+        self.moves = Counter(
+            "headroom_autoscaler_moves_total", "Changes of replicas written.", [*of, "direction"], registry=registry
+        )
+        self.objects = Gauge(
+            "headroom_autoscaler_objects",
+            "InferenceAutoscalers by whether they are acted on.",
+            ["state"],
+            registry=registry,
+        )
+        self.leader = Gauge("headroom_autoscaler_leader", "1 on the one that acts.", registry=registry)
+        self.tick_seconds = Histogram(
+            "headroom_autoscaler_tick_seconds",
+            "Time of a whole tick.",
+            buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
+            registry=registry,
+        )
+        self.queries = Counter("headroom_autoscaler_prometheus_queries_total", "Queries asked.", registry=registry)
+        self.query_failures = Counter(
+            "headroom_autoscaler_prometheus_failures_total", "Queries without an answer.", registry=registry
+        )
+        self.writes = Counter(
+            "headroom_autoscaler_writes_total",
+            "Writes to the API server: scale, status, cost, event; by result ok, conflict or error.",
+            ["what", "result"],
+            registry=registry,
+        )
+        self.tick_failures = Counter(
+            "headroom_autoscaler_failures_total",
+            "Errors nobody foresaw, by where: the tick, or one object of it.",
+            ["where"],
+            registry=registry,
+        )
+
+    def forget(self, namespace: str, name: str, signals: list[str]) -> None:
+        """Drop the series of a deleted object."""
+        for gauge in (self.replicas, self.ready, self.wanted, self.unmet):
+            _remove(gauge, namespace, name)
+        for signal in signals:
+            for gauge in (self.signal, self.signal_fresh):
+                _remove(gauge, namespace, name, signal)
+
+
+def _remove(gauge: Gauge, *labels: str) -> None:
+    try:
+        gauge.remove(*labels)
+    except KeyError:
+        return

@@ -1,0 +1,78 @@
+"""Settings of `headroom autoscaler`."""
+
+from dataclasses import dataclass
+
+from headroom.errors import HeadroomError
+from headroom.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class AutoscalerSettings:
+    """See each field's reason; `headroom autoscaler --help` prints them."""
+
+    host: str = setting("0.0.0.0", reason="Address to listen on; probes and Prometheus come from outside the pod.")
+    port: int = setting(8902, minimum=0, maximum=65535, reason="Port of the probes and the metrics.")
+    kubeconfig: str = setting("", reason="Path of a kubeconfig; empty for $KUBECONFIG, then the pod's service account.")
+    log_level: str = setting(
+        "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), reason="Least level that is logged."
+    )
+    prometheus_url: str = setting(
+        "http://prometheus-operated.monitoring:9090", reason="Where the engines' metrics are."
+    )
+    prometheus_timeout_seconds: float = setting(
+        5.0, unit="s", minimum=0.1, maximum=60.0,
+        reason="A slower answer counts as none; below the tick, so that a hung Prometheus cannot delay the next one.",
+    )  # fmt: skip
+    extender_url: str = setting(
+        "http://headroom-scheduler.headroom-system:8901",
+        reason="Asked before every raise how many more pods fit; empty to raise without asking.",
+    )
+    extender_timeout_seconds: float = setting(2.0, unit="s", minimum=0.1, reason="A slower answer counts as not known.")
+    namespace: str = setting("", reason="Namespace to watch; empty for all.")
+    tick_seconds: float = setting(
+        15.0, unit="s", minimum=0.2, maximum=300.0,
+        reason="Time between decisions; there is nothing new to see between two scrapes.",
+    )  # fmt: skip
+    stale_seconds: float = setting(
+        60.0, unit="s", minimum=1.0, reason="Older samples are stale: four scrapes of 15 s were missed."
+    )
+    short_mean_seconds: float = setting(
+        30.0, unit="s", minimum=1.0, reason="The faster of the two means of token rates."
+    )
+    long_mean_seconds: float = setting(
+        120.0, unit="s", minimum=1.0, reason="The slower of the two means of token rates."
+    )
+    status_refresh_seconds: float = setting(
+        60.0, unit="s", minimum=1.0,
+        reason="How often readings alone are written to a status; decisions and conditions are written at once.",
+    )  # fmt: skip
+    writers: int = setting(8, minimum=1, maximum=128, reason="Writes to the API server under way at once.")
+    lease_name: str = setting("headroom-autoscaler", reason="Name of the Lease that elects the one that acts.")
+    lease_namespace: str = setting("headroom-system", reason="Namespace of that Lease.")
+    lease_seconds: float = setting(
+        10.0, unit="s", minimum=2.0, reason="A leader silent for so long is replaced; it stops acting by itself before."
+    )
+    identity: str = setting("", reason="Name in the Lease; empty for the host name and a random part.")
+    dry_run: bool = setting(False, reason="Decide, log and count, but write nothing: no scale, no status, no event.")
+    project_budgets: tuple[str, ...] = setting(
+        (), reason="GPU budgets of projects, as PROJECT=GPUS, several by comma; others have none."
+    )
+    keda: bool = setting(True, reason="Look for KEDA's ScaledObjects on the same targets (they count as conflicts).")
+
+
+class BudgetError(HeadroomError, ValueError):
+    """A project budget that cannot be read."""
+
+
+def budgets(settings: AutoscalerSettings) -> dict[str, float]:
+    """Project -> GPUs. Raises BudgetError naming the entry."""
+    result = {}
+    for entry in settings.project_budgets:
+        project, _, amount = entry.partition("=")
+        try:
+            result[project] = float(amount)
+        except ValueError as error:
+            raise BudgetError(f"project-budgets: {entry!r} is not PROJECT=GPUS") from error
+        if not project or not result[project] >= 0:
+            raise BudgetError(f"project-budgets: {entry!r} is not PROJECT=GPUS")
+    return result

@@ -1,0 +1,170 @@
+"""What Prometheus said in one tick, keyed for look-up. Pure: series in, numbers out."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from autoscaler.engines import DEVICE_UTILISATION, ENGINES
+from autoscaler.queries import TAG
+from autoscaler.series import PodKey, Point, Rate, Sample, identity, newest, pod_of, rate
+
+AVERAGED: Final = frozenset(
+    name for engine in ENGINES.values() for metric in (engine.kv_cache, engine.gpu_utilisation) for name in metric.names
+)
+"""Gauges that are shares: a pod with several series of one (a model, an engine rank each) has their mean."""
+_DEVICE_SCALE: Final = {name: metric.scale for metric in DEVICE_UTILISATION for name in metric.names}
+_DEVICE_RANK: Final = {name: rank for rank, metric in enumerate(DEVICE_UTILISATION) for name in metric.names}
+BY_ADDRESS: Final = "@address"
+"""In place of a namespace: the series names no pod, only the address it was scraped from."""
+
+
+class Series(Protocol):
+    """One series of an answer."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Label names and values, `__name__` among them."""
+        ...
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """(time in seconds, value), oldest first."""
+        ...
+
+
+@dataclass(slots=True)
+class Device:
+    """A card's utilisation and the pods that its exporter names."""
+
+    sample: Sample
+    rank: int
+    pods: set[PodKey] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Answers of one tick; `errors` names the groups that have none."""
+
+    clock_seconds: float
+    """Prometheus' own time, against which ages are reckoned."""
+    gauges: dict[str, dict[PodKey, Sample]] = field(default_factory=dict)
+    counters: dict[str, dict[PodKey, Rate]] = field(default_factory=dict)
+    buckets: dict[str, dict[str, dict[PodKey, dict[float, float]]]] = field(default_factory=dict)
+    """Signal kind -> metric -> pod -> cumulative rate by upper edge."""
+    devices: dict[str, Device] = field(default_factory=dict)
+    """By UUID, and by `node/index`."""
+    devices_of: dict[PodKey, set[str]] = field(default_factory=dict)
+    custom: dict[tuple[str, str], "Sample | str"] = field(default_factory=dict)
+    """(target, signal) -> the number, or what was wrong with the answer; absent when the answer was empty."""
+    errors: dict[str, str] = field(default_factory=dict)
+    duplicates: int = 0
+    """Series that repeat another one: a pod scraped twice."""
+    not_finite: int = 0
+    """Series without a finite value."""
+
+
+def add_gauges(snapshot: Snapshot, series: Iterable[Series]) -> None:
+    """Newest finite value per metric and pod, duplicates left out."""
+    distinct: dict[tuple[str, PodKey], dict[frozenset[tuple[str, str]], Sample]] = {}
+    for one in series:
+        labels = one.labels
+        name = labels.get("__name__", "")
+        sample = newest(one.points)
+        if sample is None:
+            snapshot.not_finite += 1
+            continue
+        if name in _DEVICE_SCALE:
+            _add_device(snapshot, name, labels, sample)
+            continue
+        found = distinct.setdefault((name, key_of(labels)), {})
+        what = identity(labels)
+        known = found.get(what)
+        if known is not None:
+            snapshot.duplicates += 1
+        if known is None or sample.at_seconds > known.at_seconds:
+            found[what] = sample
+    for (name, pod), found in distinct.items():
+        values = found.values()
+        value = sum(sample.value for sample in values) / (len(values) if name in AVERAGED else 1)
+        oldest = min(sample.at_seconds for sample in values)
+        snapshot.gauges.setdefault(name, {})[pod] = Sample(oldest, value)
+
+
+def add_counters(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:
+    """Rates per metric and pod, summed over its series, duplicates left out."""
+    distinct: dict[tuple[str, PodKey], dict[frozenset[tuple[str, str]], Rate]] = {}
+    for one in series:
+        labels = one.labels
+        measured = rate(one.points, short_seconds, long_seconds)
+        if measured is None:
+            continue
+        found = distinct.setdefault((labels.get("__name__", ""), key_of(labels)), {})
+        what = identity(labels)
+        known = found.get(what)
+        if known is not None:
+            snapshot.duplicates += 1
+        if known is None or measured.at_seconds > known.at_seconds:
+            found[what] = measured
+    for (name, pod), found in distinct.items():
+        rates = found.values()
+        snapshot.counters.setdefault(name, {})[pod] = Rate(
+            min(r.at_seconds for r in rates), sum(r.short for r in rates), sum(r.long for r in rates)
+        )
+
+
+def add_buckets(snapshot: Snapshot, kind: str, series: Iterable[Series]) -> None:
+    """Bucket rates of one latency."""
+    for one in series:
+        labels = one.labels
+        sample = newest(one.points)
+        try:
+            edge = float(labels.get("le", ""))
+        except ValueError:
+            continue
+        if sample is not None:
+            per_pod = snapshot.buckets.setdefault(kind, {}).setdefault(labels.get(TAG, ""), {})
+            per_pod.setdefault(key_of(labels), {})[edge] = sample.value
+
+
+def add_custom(snapshot: Snapshot, tags: Mapping[str, tuple[str, str]], series: Iterable[Series]) -> None:
+    """One number per tagged query; more than one is an error of that query alone."""
+    for one in series:
+        key = tags.get(one.labels.get(TAG, ""))
+        if key is None:
+            continue
+        if key in snapshot.custom:
+            snapshot.custom[key] = "the query answers with more than one series; aggregate it"
+            continue
+        sample = newest(one.points)
+        snapshot.custom[key] = sample if sample is not None else "the query answers with a value that is not a number"
+
+
+def key_of(labels: Mapping[str, str]) -> PodKey:
+    """The pod that a series is about, or the address where no label names it."""
+    key = pod_of(labels)
+    if key[1]:
+        return key
+    return BY_ADDRESS, labels.get("instance", "").rsplit(":", 1)[0]
+
+
+def _add_device(snapshot: Snapshot, name: str, labels: Mapping[str, str], sample: Sample) -> None:
+    """One device once, whoever shares it. Time-sliced cards are reported for one sharer or whole for each: sum devices."""
+    value = sample.value * _DEVICE_SCALE[name]
+    if not 0 <= value <= 1.01 or math.isnan(value):
+        snapshot.not_finite += 1  # a sentinel for "not supported"
+        return
+    node = labels.get("node") or labels.get("Hostname") or labels.get("exported_node") or ""
+    names = [labels.get("UUID") or labels.get("uuid") or labels.get("card") or ""]
+    names += [f"{node}/{labels.get('gpu') or labels.get('card') or ''}"] if node else []
+    for device_id in filter(None, names):
+        known = snapshot.devices.get(device_id)
+        if known is None or _DEVICE_RANK[name] < known.rank:
+            pods = known.pods if known else set()
+            known = snapshot.devices[device_id] = Device(Sample(sample.at_seconds, value), _DEVICE_RANK[name], pods)
+        elif _DEVICE_RANK[name] == known.rank and sample.at_seconds > known.sample.at_seconds:
+            known.sample = Sample(sample.at_seconds, value)
+    if names[0]:
+        key = pod_of(labels)
+        if key[1]:
+            snapshot.devices_of.setdefault(key, set()).add(names[0])

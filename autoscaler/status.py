@@ -1,0 +1,193 @@
+"""The status of an InferenceAutoscaler: built from a decision, compared, and written only when it says something new. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from autoscaler.decide import Decision, Reason, Rule
+from autoscaler.objects import stamp
+from autoscaler.signals import Freshness, PodFacts
+
+HISTORY: Final = 10
+MESSAGE_BYTES: Final = 512
+
+READY: Final = "Ready"
+SCALING_ACTIVE: Final = "ScalingActive"
+ABLE_TO_SCALE: Final = "AbleToScale"
+CAPACITY_LIMITED: Final = "CapacityLimited"
+CONFLICT: Final = "Conflict"
+
+_BLOCKED: Final = (Rule.CRASH_LOOP, Rule.HUNG, Rule.PAUSED, Rule.ROLLOUT)
+_LIMITED: Final = (Rule.CAPACITY, Rule.UNSCHEDULABLE, Rule.GIVEN_BACK, Rule.MAX_GPUS, Rule.BUDGET)
+
+Status = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition before it has a transition time."""
+
+    type: str
+    holds: bool | None
+    reason: str
+    message: str = ""
+
+    @property
+    def status(self) -> str:
+        """The API's word."""
+        return "Unknown" if self.holds is None else str(self.holds)
+
+
+def conditions_of(decision: Decision, failure: str = "", unknown_capacity: str = "") -> list[Condition]:
+    """The five conditions after a decision. `failure` is what the API server said of the last write."""
+    lead = decision.reasons[0]
+    frozen = _first(decision.reasons, (Rule.OUTAGE, Rule.SIGNALS_NOT_FRESH))
+    blocked = _first(decision.reasons, _BLOCKED)
+    limited = _first(decision.reasons, _LIMITED)
+    active = Condition(SCALING_ACTIVE, True, "SignalsFresh")
+    if frozen is not None:
+        active = Condition(
+            SCALING_ACTIVE, decision.scaling_active and frozen.rule is not Rule.OUTAGE, frozen.rule, frozen.text
+        )
+    able = Condition(ABLE_TO_SCALE, True, "ReadyForNewScale")
+    if failure:
+        able = Condition(ABLE_TO_SCALE, False, "FailedUpdateScale", failure)
+    elif blocked is not None:
+        able = Condition(ABLE_TO_SCALE, False, blocked.rule, blocked.text)
+    capacity = Condition(CAPACITY_LIMITED, False, "WithinCapacity", unknown_capacity)
+    if decision.unmet and limited is not None:
+        capacity = Condition(CAPACITY_LIMITED, True, limited.rule, limited.text)
+    return [
+        Condition(READY, not failure, "FailedUpdateScale" if failure else lead.rule, failure or lead.text),
+        active,
+        able,
+        capacity,
+        Condition(CONFLICT, False, "OnlyScaler"),
+    ]
+
+
+def refused(reason: str, message: str, *, conflict: bool = False) -> list[Condition]:
+    """Conditions of an object that is not acted on at all."""
+    return [
+        Condition(READY, False, reason, message),
+        Condition(SCALING_ACTIVE, False, reason, message),
+        Condition(ABLE_TO_SCALE, False, reason, message),
+        Condition(CONFLICT, conflict, reason if conflict else "OnlyScaler", message if conflict else ""),
+    ]
+
+
+def merge_conditions(
+    wanted: Sequence[Condition], before: Sequence[Mapping[str, Any]], generation: int, now: float
+) -> list[dict[str, Any]]:
+    """Conditions with transition times: those of before where the status did not change."""
+    known = {str(condition.get("type")): condition for condition in before}
+    result = []
+    for condition in wanted:
+        old = known.get(condition.type, {})
+        same = old.get("status") == condition.status
+        result.append(
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "reason": str(condition.reason),
+                "message": cut(condition.message),
+                "observedGeneration": generation,
+                "lastTransitionTime": old.get("lastTransitionTime")
+                if same and old.get("lastTransitionTime")
+                else stamp(now),
+            }
+        )
+    return result
+
+
+def build(
+    decision: Decision,
+    *,
+    conditions: list[dict[str, Any]],
+    generation: int,
+    current: int,
+    pods: PodFacts,
+    history: Sequence[Mapping[str, Any]],
+    last_scale: str,
+    learned: Mapping[str, str],
+    now: float,
+) -> Status:
+    """The whole status after a decision."""
+    status: Status = {
+        "observedGeneration": generation,
+        "currentReplicas": current,
+        "readyReplicas": pods.ready,
+        "desiredReplicas": decision.wanted,
+        "unmetReplicas": decision.unmet,
+        "signals": [_signal(wish, now) for wish in decision.wishes],
+        "limits": [{"rule": str(reason.rule), "message": cut(reason.text)} for reason in decision.reasons],
+        "history": list(history)[:HISTORY],
+        "learned": dict(learned),
+        "conditions": conditions,
+    }
+    if last_scale:
+        status["lastScaleTime"] = last_scale
+    return status
+
+
+def history_entry(before: int, after: int, reasons: Sequence[Reason], now: float) -> dict[str, Any]:
+    """One line of the history."""
+    lead = reasons[0]
+    return {"time": stamp(now), "from": before, "to": after, "reason": str(lead.rule), "message": cut(lead.text)}
+
+
+def says_something_new(new: Status, old: Mapping[str, Any], seconds_since_write: float, refresh_seconds: float) -> bool:
+    """Whether a status is worth a write: at once when a decision, condition or state changed, readings now and then."""
+    if material(new) != material(old):
+        return True
+    return seconds_since_write >= refresh_seconds and readings(new) != readings(old)
+
+
+def material(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The part that is written at once: without readings, their times and texts that hold live numbers."""
+    return {
+        "counts": [
+            status.get(name) for name in ("observedGeneration", "currentReplicas", "readyReplicas", "unmetReplicas")
+        ],
+        "desired": status.get("desiredReplicas"),
+        "history": [(entry.get("time"), entry.get("to")) for entry in status.get("history", ())],
+        "states": [(signal.get("name"), signal.get("state")) for signal in status.get("signals", ())],
+        "conditions": [(c.get("type"), c.get("status"), _stable(c)) for c in status.get("conditions", ())],
+    }
+
+
+def readings(status: Mapping[str, Any]) -> list[Any]:
+    """The part that changes with the load: written now and then."""
+    signals = [
+        {name: value for name, value in signal.items() if name != "sampledAt"} for signal in status.get("signals", ())
+    ]
+    return [signals, [limit.get("rule") for limit in status.get("limits", ())]]
+
+
+def _stable(condition: Mapping[str, Any]) -> object:
+    """A reason that comes and goes with every tick (`Ready` names the leading rule) is no news of its own."""
+    return None if condition.get("type") == READY and condition.get("status") == "True" else condition.get("reason")
+
+
+def _signal(wish: Any, now: float) -> dict[str, Any]:
+    signal = {
+        "name": wish.name,
+        "type": str(wish.kind),
+        "state": str(wish.state),
+        "value": f"{wish.value:.4g}",
+        "target": f"{wish.target:.4g}",
+    }
+    if wish.state is Freshness.FRESH:
+        signal |= {"wish": wish.up, "lowest": wish.low, "sampledAt": stamp(now - wish.age_seconds)}
+    if wish.detail:
+        signal["message"] = cut(wish.detail)
+    return signal
+
+
+def cut(text: str) -> str:
+    """Within what a status field may hold."""
+    return text.encode()[:MESSAGE_BYTES].decode(errors="ignore")
+
+
+def _first(reasons: Sequence[Reason], rules: Sequence[Rule]) -> Reason | None:
+    return next((reason for reason in reasons if reason.rule in rules), None)
