@@ -1,0 +1,202 @@
+"""The `headroom usage` command: GPU hours, energy, carbon and cost of a window, from Prometheus."""
+
+import asyncio
+import csv
+import datetime
+import io
+import time
+from typing import Any
+
+import click
+import msgspec
+from headroom.prometheus import PrometheusSource
+
+from agent.tariff import load_tariff
+from agent.usage import Grouping, Line, Report, build_report
+from agent.usage_source import read_usage, step_for
+from headroom.errors import HeadroomError
+from headroom.units import UnitError, parse_duration_seconds
+
+
+class UsageError(HeadroomError):
+    """A window that makes no sense."""
+
+
+@click.command()
+@click.option(
+    "--prometheus", "url", default="http://localhost:9090", show_default=True, envvar="HEADROOM_USAGE_PROMETHEUS"
+)
+@click.option(
+    "--by", type=click.Choice([grouping.value for grouping in Grouping]), default="project", show_default=True
+)
+@click.option(
+    "--from",
+    "from_",
+    default="24h",
+    show_default=True,
+    help="ISO 8601 time (UTC unless it says otherwise), or how long ago.",
+)
+@click.option("--to", default="0s", show_default=True, help="The same.")
+@click.option(
+    "--tariff",
+    default=None,
+    envvar="HEADROOM_USAGE_TARIFF",
+    help="File with prices, PUE and grid intensity; see docs/usage.md.",
+)
+@click.option("--output", "-o", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--step", default=None, help="Distance of the samples read; 0s takes every one. Default: by the window's length."
+)
+@click.option("--timeout", default="60s", show_default=True, help="Longest wait for one answer of Prometheus.")
+def main(
+    url: str, by: str, from_: str, to: str, tariff: str | None, output: str, step: str | None, timeout: str
+) -> None:
+    """Who used the cards: hours, energy, carbon and cost by project, namespace or card model."""
+    now = time.time()
+    start, end = moment("--from", from_, now), moment("--to", to, now)
+    if not start < end:
+        raise UsageError(f"--from {from_} is not before --to {to}")
+    factors = load_tariff(tariff)
+    seconds = None if step is None else _duration("--step", step)
+    source = PrometheusSource(url, timeout_seconds=_duration("--timeout", timeout))
+    usage = asyncio.run(read_usage(source, start, end, seconds))
+    report = build_report(usage, Grouping(by), factors)
+    if not usage.cards:
+        report.notes.append("no agent reported a card in this window")
+    used_step = step_for(end - start) if seconds is None else seconds
+    report.notes.append("every sample was read" if used_step == 0 else f"samples were read {used_step:g} s apart")
+    click.echo({"table": table, "csv": as_csv, "json": as_json}[output](report), nl=False)
+
+
+def moment(option: str, text: str, now: float) -> float:
+    """Unix seconds of an ISO 8601 time, or of so long before `now`. Raises UsageError."""
+    try:
+        return now - parse_duration_seconds(text)
+    except UnitError:
+        pass
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{option}: {text!r} is neither a time such as 2026-11-01T00:00 nor an age such as 7d"
+        ) from error
+    return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _duration(option: str, text: str) -> float:
+    try:
+        return parse_duration_seconds(text)
+    except UnitError as error:
+        raise UsageError(f"{option}: {error}") from error
+
+
+def record(line: Line, report: Report) -> dict[str, Any]:
+    """A line with everything its figures rest on, for CSV and JSON; None where a figure is not known."""
+    tariff = report.tariff
+    return {
+        report.by.value: line.name,
+        "gpu_hours_reserved": round(line.gpu_hours_reserved, 4),
+        "gpu_hours_busy": _rounded(line.gpu_hours_busy, 4),
+        "idle_share": _rounded(line.idle_share, 4),
+        "kwh": round(line.kwh, 6),
+        "kwh_measured": round(line.kwh_measured, 6),
+        "kwh_estimated": round(line.kwh_estimated, 6),
+        "kg_co2e": round(line.kg_co2e, 6),
+        "cost": _rounded(line.cost, 4),
+        "currency": tariff.currency,
+        "tokens": _rounded(line.tokens, 0),
+        "kwh_per_1000_tokens": _rounded(line.kwh_per_1000_tokens, 9),
+        "cost_per_1000_tokens": _rounded(line.cost_per_1000_tokens, 6),
+        "coverage": _rounded(line.coverage, 4),
+        "pue": tariff.pue,
+        "pue_source": tariff.pue_source,
+        "grams_per_kwh": tariff.grams_per_kwh,
+        "grams_year": tariff.grams_year,
+        "grams_source": tariff.grams_source,
+    }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def as_json(report: Report) -> str:
+    """The report as one JSON object."""
+    content = {
+        "from": _stamp(report.start),
+        "to": _stamp(report.end),
+        "by": report.by.value,
+        "lines": [record(line, report) for line in report.all_lines()],
+        "notes": report.notes,
+    }
+    return msgspec.json.format(msgspec.json.encode(content)).decode() + "\n"
+
+
+def as_csv(report: Report) -> str:
+    """The lines as CSV, with the window in each so that files can be joined."""
+    window = {"from": _stamp(report.start), "to": _stamp(report.end)}
+    rows = [window | record(line, report) for line in report.all_lines()]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def table(report: Report) -> str:
+    """The report for people."""
+    tariff = report.tariff
+    heads = [
+        report.by.value,
+        "GPU h reserved",
+        "GPU h busy",
+        "idle",
+        "kWh",
+        "energy",
+        "kg CO2e",
+        f"cost {tariff.currency}".rstrip(),
+    ]
+    heads += ["tokens", "kWh/1k tok", "cost/1k tok", "coverage"]
+    rows = [heads, *(_cells(line) for line in report.all_lines())]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(heads))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    body = [lines[0], rule, *lines[1:-3], *([rule] if report.lines else []), *lines[-3:]]
+    head = f"{_stamp(report.start)} to {_stamp(report.end)}"
+    basis = [
+        f"kg CO2e = kWh x PUE {tariff.pue:g} ({tariff.pue_source}) x {tariff.grams_per_kwh:g} g/kWh"
+        f" ({tariff.grams_source}, {tariff.grams_year})",
+        *report.notes,
+    ]
+    return "\n".join([head, "", *(line.rstrip() for line in body), "", *basis]) + "\n"
+
+
+def _cells(line: Line) -> list[str]:
+    return [
+        line.name,
+        f"{line.gpu_hours_reserved:.2f}",
+        _shown(line.gpu_hours_busy, ".2f"),
+        _shown(line.idle_share, ".1%"),
+        f"{line.kwh:.3f}",
+        line.energy_source,
+        f"{line.kg_co2e:.3f}",
+        _shown(line.cost, ".2f"),
+        _shown(line.tokens, ".0f"),
+        _shown(line.kwh_per_1000_tokens, ".6f"),
+        _shown(line.cost_per_1000_tokens, ".5f"),
+        _shown(line.coverage, ".1%"),
+    ]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _stamp(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,218 @@
+"""Reads the agents' counters of a window out of Prometheus, chunk by chunk, so that a month does not have to fit in memory."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from agent.usage import CardKey, CardUse, CounterSum, PodKey, PodUse, Usage
+
+_LOOKBACK_SECONDS: Final = 300.0
+"""How far before the window its first value is looked for: Prometheus' own lookback."""
+_RAW_UP_TO_SECONDS: Final = 6 * 3600.0
+_MINUTES_UP_TO_SECONDS: Final = 2 * 86_400.0
+_POINTS_PER_CHUNK: Final = 720
+
+TOKEN_METRICS: Final = (
+    "vllm:prompt_tokens_total",
+    "vllm:generation_tokens_total",
+    "sglang:prompt_tokens_total",
+    "sglang:generation_tokens_total",
+    "tgi_request_input_length_sum",
+    "tgi_request_generated_tokens_sum",
+)
+
+
+class Series(Protocol):
+    """One series of an answer; points are (Unix seconds, value) in order of time."""
+
+    @property
+    def labels(self) -> "dict[str, str]":
+        """Label values by name."""
+        ...
+
+    @property
+    def points(self) -> Sequence[tuple[float, float]]:
+        """Samples with their own times."""
+        ...
+
+
+class Source(Protocol):
+    """`headroom.prometheus.PrometheusSource`, as far as it is used here."""
+
+    async def query(self, promql: str) -> Sequence[Series]:
+        """Series of a PromQL expression. Raises PrometheusError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    """How a counter's increase enters the report."""
+
+    name: str
+    book: Callable[[Usage, dict[str, str], float], None]
+
+
+def step_for(seconds: float) -> float:
+    """Distance of the samples to read for a window: 0 for every scrape of a short one, else 60 s or 300 s."""
+    if seconds <= _RAW_UP_TO_SECONDS:
+        return 0.0
+    return 60.0 if seconds <= _MINUTES_UP_TO_SECONDS else _LOOKBACK_SECONDS
+
+
+async def read_usage(source: Source, start: float, end: float, step_seconds: float | None = None) -> Usage:
+    """All that the report needs for the window [start, end] (Unix seconds). Raises PrometheusError."""
+    step = step_for(end - start) if step_seconds is None else step_seconds
+    usage = Usage(start, end)
+    nodes: dict[str, float] = {}
+    chunks = list(_chunks(start - _LOOKBACK_SECONDS, end, step))
+    # First, because it tells when each node was first heard of, and with that which of its series are new.
+    await _sum(source, usage, _OBSERVED, chunks, step, nodes)
+    for metric in _METRICS:
+        await _sum(source, usage, metric, chunks, step, nodes)
+    await _read_tokens(source, usage, chunks, step)
+    return usage
+
+
+async def _sum(
+    source: Source,
+    usage: Usage,
+    metric: _Metric,
+    chunks: Sequence[tuple[float, float]],
+    step: float,
+    nodes: dict[str, float],
+) -> None:
+    counters: dict[_Identity, CounterSum] = {}
+    for low, high in chunks:
+        answer = _merged(await source.query(_selector(metric.name, low, high, step)), _OWN_LABELS)
+        for identity, points in answer.items():
+            labels = dict(identity)
+            node = labels.get("node", "")
+            if metric is _OBSERVED:
+                nodes[node] = min(nodes.get(node, math.inf), points[0][0])
+                card = _card(usage, labels)
+                card.first_seen = min(card.first_seen, points[0][0])
+            counter = counters.setdefault(identity, CounterSum(usage.start))
+            for at, value in points:
+                counter.add(at, value, born=nodes.get(node, math.inf) < at)
+    for identity, counter in counters.items():
+        metric.book(usage, dict(identity), counter.increase)
+
+
+async def _read_tokens(source: Source, usage: Usage, chunks: Sequence[tuple[float, float]], step: float) -> None:
+    for name in TOKEN_METRICS:
+        counters: dict[_Identity, CounterSum] = {}
+        first = math.inf
+        for low, high in chunks:
+            answer = _merged(await source.query(_selector(name, low, high, step)), None)
+            first = min([first, *(points[0][0] for points in answer.values())])
+            for identity, points in answer.items():
+                counter = counters.setdefault(identity, CounterSum(usage.start))
+                for at, value in points:
+                    counter.add(at, value, born=first < at)
+        for identity, counter in counters.items():
+            labels = dict(identity)
+            key = (labels.get("namespace", ""), labels.get("pod", ""))
+            if key[1] and counter.increase > 0:
+                usage.tokens[key] = usage.tokens.get(key, 0.0) + counter.increase
+
+
+_Identity: TypeAlias = tuple[tuple[str, str], ...]
+_OWN_LABELS: Final = frozenset({"node", "card", "model", "source", "energy", "namespace", "pod", "project"})
+_TARGET_LABELS: Final = frozenset({"__name__", "instance", "job"})
+
+
+def _merged(answer: Sequence[Series], own: frozenset[str] | None) -> dict[_Identity, list[tuple[float, float]]]:
+    """Finite points by what a series is about, whatever target they were scraped from, in order of time.
+
+    An agent's address changes with every restart of its pod, and two Prometheus servers may read it: same counter all the same.
+    `own` names the labels that count; None counts all but the target's.
+    """
+    merged: dict[_Identity, list[tuple[float, float]]] = {}
+    for series in answer:
+        points = [(at, value) for at, value in series.points if math.isfinite(value)]
+        if not points:
+            continue
+        labels = series.labels
+        # Without honor_labels, Prometheus keeps the series' own labels under these names, and the target's under the plain ones.
+        plain = {key: value for key, value in labels.items() if f"exported_{key}" not in labels}
+        plain = {key.removeprefix("exported_"): value for key, value in plain.items()}
+        counted = plain.keys() & own if own is not None else plain.keys() - _TARGET_LABELS
+        if own is not None and "project" not in plain:
+            counted -= {"namespace", "pod"}  # those of the agent's own pod
+        merged.setdefault(tuple(sorted((key, plain[key]) for key in counted)), []).extend(points)
+    for points in merged.values():
+        points.sort()
+    return merged
+
+
+def _chunks(start: float, end: float, step: float) -> Iterator[tuple[float, float]]:
+    size = step * _POINTS_PER_CHUNK if step else 3600.0
+    low = start
+    while low < end:
+        yield low, min(low + size, end)
+        low += size
+
+
+def _selector(name: str, low: float, high: float, step: float) -> str:
+    """Samples after `low` up to `high`, by PromQL's @ modifier, so that a plain query can ask about the past."""
+    width = f"{math.ceil((high - low) * 1000)}ms"
+    return f'{{__name__="{name}"}}[{width}{f":{round(step * 1000)}ms" if step else ""}] @ {high:.3f}'
+
+
+def _card_key(labels: dict[str, str]) -> CardKey:
+    return CardKey(labels.get("node", ""), labels.get("card", ""), labels.get("model", ""))
+
+
+def _card(usage: Usage, labels: dict[str, str]) -> CardUse:
+    return usage.cards.setdefault(_card_key(labels), CardUse())
+
+
+def _pod(usage: Usage, labels: dict[str, str]) -> PodUse:
+    key = PodKey(_card_key(labels), labels.get("namespace", ""), labels.get("pod", ""), labels.get("project", ""))
+    return usage.pods.setdefault(key, PodUse())
+
+
+def _into(place: dict[str, float], key: str, amount: float) -> None:
+    place[key] = place.get(key, 0.0) + amount
+
+
+def _metrics() -> Iterable[_Metric]:
+    def by_source(name: str, field: str) -> _Metric:
+        return _Metric(
+            name, lambda usage, labels, x: _into(getattr(_card(usage, labels), field), labels.get("source", ""), x)
+        )
+
+    def card_time(name: str, field: str) -> _Metric:
+        def book(usage: Usage, labels: dict[str, str], amount: float) -> None:
+            card = _card(usage, labels)
+            setattr(card, field, getattr(card, field) + amount)
+
+        return _Metric(name, book)
+
+    def pod_time(name: str, field: str) -> _Metric:
+        def book(usage: Usage, labels: dict[str, str], amount: float) -> None:
+            pod = _pod(usage, labels)
+            setattr(pod, field, getattr(pod, field) + amount)
+
+        return _Metric(name, book)
+
+    yield by_source("headroom_card_energy_joules_total", "energy")
+    yield by_source("headroom_card_idle_energy_joules_total", "idle_energy")
+    yield by_source("headroom_card_unattributed_energy_joules_total", "unattributed_energy")
+    yield card_time("headroom_card_unreserved_seconds_total", "unreserved")
+    yield card_time("headroom_card_busy_seconds_total", "busy")
+    yield card_time("headroom_card_unattributed_busy_seconds_total", "unattributed_busy")
+    yield _Metric(
+        "headroom_pod_energy_joules_total",
+        lambda usage, labels, amount: _into(_pod(usage, labels).energy, labels.get("source", ""), amount),
+    )
+    yield pod_time("headroom_pod_reserved_seconds_total", "reserved")
+    yield pod_time("headroom_pod_busy_seconds_total", "busy")
+
+
+_OBSERVED: Final = _Metric(
+    "headroom_card_observed_seconds_total",
+    lambda usage, labels, amount: _into(_card(usage, labels).observed, labels.get("energy", ""), amount),
+)
+_METRICS: Final = tuple(_metrics())
