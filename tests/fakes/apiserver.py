@@ -64,11 +64,11 @@ class _Target:
     subresource: str
 
 
-def _target(path: str) -> _Target | None:
+def _target(path: str) -> _Target:
     parts = path.strip("/").split("/")
     depth = 2 if parts[0] == "api" else 3
     if len(parts) <= depth:
-        return None
+        raise Refusal(404, "NotFound", f"the server could not find the requested resource {path}")
     base, rest = "/" + "/".join(parts[:depth]), parts[depth:]
     namespace = ""
     if rest[0] == "namespaces" and len(rest) > 2:
@@ -229,8 +229,6 @@ class ApiServer:
         try:
             self._raise_fault(request)
             target = _target(http.path)
-            if target is None:
-                raise Refusal(404, "NotFound", f"the server could not find the requested resource {http.path}")
             if request.query.get("watch") in ("1", "true"):
                 return await self._watch(http, target, request)
             answer, status = self._answer(request, target)
