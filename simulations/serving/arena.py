@@ -5,6 +5,7 @@ same delay, the same bounds and the same placement. The clock runs until the las
 finished by then counts as missed.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from headroom.errors import HeadroomError
 from headroom.model import GpuNode, Placement
 from simulations.engine import Engine
 from simulations.serving.deployment import Deployment
-from simulations.serving.hardware import Pair, work_seconds
+from simulations.serving.hardware import Pair, marginal_work_seconds
 from simulations.serving.laws.base import Entry, Law, Objective, Parameters, Setting
 from simulations.serving.observe import Monitor
 from simulations.serving.placing import PairCards, SharedFleet
@@ -84,12 +85,14 @@ class Lane:
     sight: Sight = field(default_factory=Sight)
 
 
-def initial_replicas(workload: Workload, tick_seconds: float = 300.0) -> int:
-    """Replicas that the first five minutes need at 70 % busy, at least one."""
-    early = [request for request in workload.trace.requests() if request.arrival < tick_seconds]
-    work = sum(work_seconds(workload.pair.speed, request, 16) for request in early)
-    wanted = -int(-(work / tick_seconds / 0.7) // 1)
-    return min(max(wanted, workload.min_replicas, 1), workload.max_replicas)
+def initial_replicas(workload: Workload, seconds: float = 300.0) -> int:
+    """Replicas that the first five minutes need at 80 % of what one can do within the objective, at least one."""
+    speed = workload.pair.speed
+    work = sum(
+        marginal_work_seconds(speed, request) for request in workload.trace.requests() if request.arrival < seconds
+    )
+    share = 1 - speed.base_seconds / workload.objective.itl_seconds
+    return min(max(math.ceil(work / seconds / share / 0.8), workload.min_replicas, 1), workload.max_replicas)
 
 
 def check(workload: Workload) -> None:

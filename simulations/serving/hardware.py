@@ -180,3 +180,12 @@ def work_seconds(speed: Speed, request: Request, batch: float) -> float:
     context = request.prompt_tokens + request.output_tokens / 2
     step = speed.base_seconds / batch + speed.per_sequence_seconds + speed.per_kv_token_seconds * context
     return (request.prompt_tokens - request.cached_tokens) * speed.per_prompt_token_seconds + gaps * step
+
+
+def marginal_work_seconds(speed: Speed, request: Request) -> float:
+    """GPU seconds that a request adds to a replica that iterates anyway: without the part of an iteration that the batch shares."""
+    context = request.prompt_tokens + request.output_tokens / 2
+    step = speed.per_sequence_seconds + speed.per_kv_token_seconds * context
+    return (request.prompt_tokens - request.cached_tokens) * speed.per_prompt_token_seconds + (
+        request.output_tokens - 1
+    ) * step

@@ -73,18 +73,23 @@ class Trace:
         return list(map(Request, self.arrival_seconds, self.prompt_tokens, self.output_tokens))
 
     def copies(self, count: int, shift_seconds: float) -> "Trace":
-        """The trace laid over itself, each copy `shift_seconds` later than the one before: more load of the same shape."""
+        """The trace laid over itself, each copy `shift_seconds` later than the one before, its end wrapped round to the start.
+
+        More load of the same shape, without a ramp while the copies set in.
+        """
         if count == 1:
             return self
+        span = self.span_seconds
         rows = sorted(
-            (time + copy * shift_seconds, copy, at)
+            ((time + copy * shift_seconds) % span if span else 0.0, copy, at)
             for copy in range(count)
             for at, time in enumerate(self.arrival_seconds)
         )
+        start = rows[0][0]
         return replace(
             self,
             name=f"{self.name} x{count}",
-            arrival_seconds=tuple(row[0] for row in rows),
+            arrival_seconds=tuple(row[0] - start for row in rows),
             prompt_tokens=tuple(self.prompt_tokens[row[2]] for row in rows),
             output_tokens=tuple(self.output_tokens[row[2]] for row in rows),
             blocks=tuple(_own(self.blocks[row[2]], row[1]) for row in rows) if self.blocks else (),

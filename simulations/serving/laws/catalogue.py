@@ -7,7 +7,7 @@ from headroom.errors import HeadroomError
 from simulations.serving.laws import headroom, hpa, others
 from simulations.serving.laws.base import Entry
 
-_WINDOWS: Final = (120.0, 300.0, 600.0)
+_WINDOWS: Final = (120.0, 300.0)
 
 LAWS: Final[Mapping[str, Entry]] = {
     entry.name: entry
@@ -19,7 +19,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "hpa-gpu", "HPA on GPU utilisation", hpa.make_gpu, {"target": 80.0, "down_window": 300.0},
-            {"target": (60.0, 70.0, 80.0, 85.0, 90.0, 95.0), "down_window": _WINDOWS},
+            {"target": (70.0, 80.0, 90.0, 95.0, 97.0), "down_window": _WINDOWS},
             "kubernetes.io, Horizontal Pod Autoscaling; DCGM_FI_DEV_GPU_UTIL, target 80 %",
         ),
         Entry(
@@ -29,12 +29,12 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "keda-running", "KEDA on requests inside", hpa.make_keda_inside, {"target": 16.0, "down_window": 300.0, "polling": 15.0},
-            {"target": (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 40.0, 50.0, 64.0), "down_window": _WINDOWS},
+            {"target": (6.0, 9.0, 12.0, 16.0, 20.0, 25.0, 30.0, 36.0, 43.0, 52.0, 64.0), "down_window": _WINDOWS},
             "llm-d, autoscaling with KEDA: running requests, target 16",
         ),
         Entry(
             "kpa", "Knative KPA", others.make_kpa, {"target": 70.0, "stable": 60.0},
-            {"target": (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 40.0, 50.0, 70.0), "stable": (60.0, 120.0, 300.0, 600.0)},
+            {"target": (6.0, 9.0, 12.0, 16.0, 20.0, 25.0, 30.0, 36.0, 43.0, 52.0, 70.0), "stable": (60.0, 300.0)},
             "Knative, Autoscaling: concurrency, 70 % of 100, stable window 60 s",
         ),
         Entry(
@@ -45,7 +45,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         Entry(
             "wva", "WVA saturation", others.make_wva,
             {"kv_limit": 0.8, "queue_limit": 5.0, "kv_spare": 0.1, "queue_spare": 3.0, "interval": 60.0},
-            {"kv_limit": (0.1, 0.2, 0.3, 0.5, 0.8), "kv_spare": (0.02, 0.05, 0.1), "queue_spare": (3.0, 4.5), "interval": (30.0,)},
+            {"kv_limit": (0.1, 0.2, 0.3, 0.5, 0.8), "kv_spare": (0.05, 0.1), "queue_spare": (3.0,), "interval": (30.0,)},
             "llm-d workload-variant-autoscaler, saturation analyser v1",
         ),
         Entry(
@@ -55,7 +55,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "static", "Static", lambda _, parameters: others.Static(int(parameters["replicas"])), {"replicas": 0.0},
-            {"replicas": tuple(float(count) for count in range(1, 41))},
+            {"replicas": tuple(float(count) for count in range(2, 21))},
             "a fixed count", knows_future=True,
         ),
         Entry("headroom", "Headroom", headroom.make, {}, {"target": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)}, "autoscaler.decide"),

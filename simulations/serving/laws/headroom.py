@@ -10,14 +10,17 @@ from typing import Final
 
 from autoscaler import costs
 from autoscaler.decide import TargetState, decide
+from autoscaler.engines import VLLM
 from autoscaler.signals import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.spec import LawSettings, SignalSpec, TargetSpec
+from autoscaler.spec import LawSettings, TargetSpec
 from simulations.serving.deployment import Phase
 from simulations.serving.laws.base import Law, Parameters, Setting
 from simulations.serving.observe import Sample, View
 
 WARM_SECONDS: Final = 30.0
 """A pod younger than this teaches nothing of costs."""
+MIX_SECONDS: Final = 600.0
+"""Over which the lengths of a mean request are taken."""
 _LAW_NAMES: Final = frozenset(field.name for field in fields(LawSettings))
 _COST_NAMES: Final = frozenset(field.name for field in fields(costs.CostSettings))
 
@@ -31,15 +34,18 @@ class HeadroomLaw:
         self.cost_settings = replace(
             costs.CostSettings(), **{name: value for name, value in parameters.items() if name in _COST_NAMES}
         )
-        default = TargetSpec()
-        signals = default.signals
-        if "target" in parameters:
-            signals = tuple(
-                SignalSpec(signal.kind, parameters["target"], signal.name) if signal.kind is SignalKind.WORK else signal
-                for signal in signals
-            )
-        self.spec = replace(
-            default, min_replicas=setting.min_replicas, max_replicas=setting.max_replicas, signals=signals
+        signals = tuple(
+            replace(signal, target=parameters["target"])
+            if signal.kind is SignalKind.WORK and "target" in parameters
+            else signal
+            for signal in VLLM.defaults
+        )
+        self.spec = TargetSpec(
+            min_replicas=setting.min_replicas,
+            max_replicas=setting.max_replicas,
+            signals=signals,
+            fallback=VLLM.fallback,
+            down=replace(TargetSpec().down, window_seconds=parameters.get("down_window")),
         )
         self.state = TargetState()
         self.cost_state = costs.CostState()
@@ -66,12 +72,12 @@ class HeadroomLaw:
         newest = view.latest
         if newest is None:
             return Work(Freshness.EMPTY, detail="nothing scraped yet")
-        cost = costs.cost(self.cost_state, self.cost_settings)
+        cost = costs.cost(self.cost_state, self.cost_settings, self.setting.objective.itl_seconds)
         windows = (self.law.short_mean_seconds, self.law.long_mean_seconds)
         prompt = tuple(view.rate(lambda sample: sample.prompt_tokens, seconds) for seconds in windows)
         output = tuple(view.rate(lambda sample: sample.output_tokens, seconds) for seconds in windows)
         waiting = newest.held + sum(pod.waiting for pod in newest.pods)
-        mean_prompt = _mean_prompt_tokens(view, self.law.long_mean_seconds)
+        mean_prompt, mean_output = _mean_tokens(view, MIX_SECONDS)
         return Work(
             state=Freshness.FRESH,
             prompt_tokens_per_second=(prompt[0], prompt[1]),
@@ -81,6 +87,11 @@ class HeadroomLaw:
             running=newest.inside - waiting,
             seconds_per_prompt_token=cost.per_prompt_token if cost else 0.0,
             seconds_per_output_token=cost.per_output_token if cost else 0.0,
+            requests_per_second=(view.rate(_arrivals, windows[0]), view.rate(_arrivals, windows[1]))
+            if mean_prompt
+            else None,
+            prompt_tokens_per_request=mean_prompt,
+            output_tokens_per_request=mean_output,
             age_seconds=view.now - newest.time,
         )
 
@@ -88,6 +99,7 @@ class HeadroomLaw:
         newest = view.latest
         work = self.work(view)
         running = Reading("running", work.state, work.running + work.waiting, work.age_seconds)
+        kv = view.pod_mean(lambda pod: pod.kv_share)
         busy = view.pod_mean(lambda pod: pod.busy_share)
         return Observation(
             replicas=view.replicas,
@@ -98,7 +110,12 @@ class HeadroomLaw:
                 terminating=view.ages(Phase.DRAINING),
                 started_seconds=self._started(view),
             ),
-            readings=(running,),
+            readings=(
+                running,
+                Reading("kvCache", Freshness.EMPTY)
+                if kv is None
+                else Reading("kvCache", Freshness.FRESH, kv, work.age_seconds),
+            ),
             work=work,
             utilisation=None
             if busy is None or newest is None
@@ -132,13 +149,20 @@ def iterations(sample: Sample, kv_tokens: int) -> list[costs.Iterations]:
     return found
 
 
-def _mean_prompt_tokens(view: View, seconds: float) -> float:
+def _arrivals(sample: Sample) -> float:
+    """A counter of arrivals from what engines export: requests finished and requests inside."""
+    return sample.finished_count + sample.inside
+
+
+def _mean_tokens(view: View, seconds: float) -> tuple[float, float]:
+    """Prompt and output tokens of a mean request: tokens done over requests finished."""
     samples: Sequence[Sample] = view.window(seconds)
-    arrived = samples[-1].arrived - samples[0].arrived
-    tokens = samples[-1].arrived_prompt_tokens - samples[0].arrived_prompt_tokens
-    if arrived:
-        return tokens / arrived
-    return samples[-1].arrived_prompt_tokens / samples[-1].arrived if samples[-1].arrived else 0.0
+    first, last = samples[0], samples[-1]
+    finished = last.finished_count - first.finished_count
+    if not finished:
+        finished = last.finished_count
+        return (last.prompt_tokens / finished, last.output_tokens / finished) if finished else (0.0, 0.0)
+    return (last.prompt_tokens - first.prompt_tokens) / finished, (last.output_tokens - first.output_tokens) / finished
 
 
 def make(setting: Setting, parameters: Parameters) -> Law:
