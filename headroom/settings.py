@@ -186,7 +186,7 @@ def options(cls: type[Any]) -> Callable[[F], F]:
         for field in reversed(dataclasses.fields(cls)):
             unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
             shown = field.default.value if isinstance(field.default, Enum) else field.default
-            shown = ",".join(shown) if isinstance(shown, tuple) else shown
+            shown = ",".join(map(str, shown)) if isinstance(shown, tuple) else shown
             default = "" if shown in (None, "", ()) else f" Default: {shown}."
             choices = f" One of: {', '.join(field.metadata['choices'])}." if field.metadata.get("choices") else ""
             function = click.option(
