@@ -40,3 +40,128 @@ async def test_a_pod_is_given_one_node_and_bound_with_its_cards(running):
     }
     await running.until(lambda: running.daemon.state.is_bound(wanted["metadata"]["uid"]))
     assert sum(held_mib(running, "big")) == 20 * GIB
+
+
+async def test_the_reservation_counts_before_the_bind(running):
+    first, second = [await running.create(pod(name, vram="70Gi")) for name in ("first", "second")]
+    third = await running.create(pod("third", vram="70Gi"))
+    assert (await running.filter(first))["NodeNames"] == ["big"]
+    assert (await running.filter(second))["NodeNames"] == ["big"]
+    answer = await running.filter(third)
+    assert answer["NodeNames"] == []
+    assert answer["FailedAndUnresolvableNodes"] == dict.fromkeys(("big", "small"), "no card with 71680 MiB free")
+    assert sorted(held_mib(running, "big")) == [70 * GIB, 70 * GIB]
+
+
+async def test_a_pod_without_a_gpu_passes_untouched(running):
+    plain = await running.create(pod("web"))
+    assert await running.filter(plain, "small", "big") == {"NodeNames": ["small", "big"]}
+    assert await running.bind(plain, "small") == {}
+    assert running.api.get(PODS, "web")["spec"]["nodeName"] == "small"
+    assert (
+        "annotations" not in running.api.get(PODS, "web")["metadata"]
+        or not running.api.get(PODS, "web")["metadata"]["annotations"]
+    )
+
+
+async def test_a_pod_that_comes_back_unbound_is_offered_the_next_best_and_then_starts_over(running):
+    running.api.put(NODES, node("other", 80))
+    wanted = await running.create(pod("llm", vram="20Gi"))
+    offered = [(await running.filter(wanted))["NodeNames"][0] for _ in range(3)]
+    assert set(offered[:2]) == {"big", "other"}
+    assert offered[2] == offered[0]
+
+
+async def test_only_offered_nodes_are_chosen_whatever_the_length_of_the_list(running):
+    for at in range(400):
+        running.api.put(NODES, node(f"many-{at:03d}", 16))
+    wanted = await running.create(pod("llm", vram="12Gi"))
+    offered = [f"many-{at:03d}" for at in range(399, 0, -1)]
+    first = (await running.filter(wanted, *offered))["NodeNames"]
+    assert len(first) == 1
+    assert first[0] in offered
+    other = await running.create(pod("other", vram="12Gi"))
+    assert (await running.filter(other, "many-000"))["NodeNames"] == ["many-000"]
+
+
+async def test_keys_in_any_case_are_understood(running):
+    wanted = await running.create(pod("llm", vram="20Gi"))
+    status, answer = await running.post("/filter", {"pod": wanted, "nodes": None, "nodenames": ["big"]})
+    assert (status, answer) == (200, {"NodeNames": ["big"]})
+    body = {"podName": "llm", "podNamespace": "default", "podUID": wanted["metadata"]["uid"], "node": "big"}
+    assert await running.post("/bind", body) == (200, {})
+
+
+async def test_whole_node_objects_come_back_as_they_were_sent(running):
+    wanted = await running.create(pod("llm", vram="20Gi"))
+    nodes = [running.api.get(NODES, name) for name in ("small", "big")]
+    status, answer = await running.post(
+        "/filter", {"Pod": wanted, "Nodes": {"metadata": {}, "items": nodes}, "NodeNames": None}
+    )
+    assert status == 200
+    assert answer["Nodes"]["items"] == [nodes[1]]
+    too_large = await running.create(pod("huge", vram="200Gi"))
+    _, answer = await running.post("/filter", {"Pod": too_large, "Nodes": {"items": nodes}})
+    assert answer["Nodes"]["items"] == []
+    assert set(answer["FailedAndUnresolvableNodes"]) == {"small", "big"}
+
+
+PREFERRED = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {}}]}}
+
+
+async def test_a_pod_with_preferences_gets_every_node_that_fits_and_scores(running):
+    running.api.put(NODES, node("other", 80))
+    wanted = await running.create(pod("llm", vram="20Gi", affinity=PREFERRED))
+    answer = await running.filter(wanted)
+    assert set(answer["NodeNames"]) == {"big", "other"}
+    assert answer["FailedAndUnresolvableNodes"] == {"small": "no card with 20480 MiB free"}
+    status, scores = await running.post("/prioritize", {"Pod": wanted, "NodeNames": answer["NodeNames"]})
+    assert status == 200
+    assert {entry["Host"] for entry in scores} == {"big", "other"}
+    assert all(0 <= entry["Score"] <= 10 for entry in scores)
+    assert max(entry["Score"] for entry in scores) == 10
+    for chosen in ("big", "other"):
+        if held_mib(running, chosen) == [0] * len(held_mib(running, chosen)):
+            break
+    # kube-scheduler prefers the node that was not reserved: the reservation moves.
+    assert await running.bind(wanted, chosen) == {}
+    assert sum(sum(held_mib(running, name)) for name in ("big", "other")) == 20 * GIB
+    assert sum(held_mib(running, chosen)) == 20 * GIB
+
+
+async def test_scored_mode_leaves_the_choice_to_kube_scheduler(api, tmp_path):
+    for name in ("a", "b", "c"):
+        api.put(NODES, node(name, 80))
+    async with extender(api, tmp_path, answer="scored", policy="binpack-vram") as running:
+        first = await running.create(pod("first", vram="30Gi"))
+        assert set((await running.filter(first))["NodeNames"]) == {"a", "b", "c"}
+        assert await running.bind(first, "b") == {}
+        wanted = await running.create(pod("llm", vram="20Gi"))
+        assert set((await running.filter(wanted))["NodeNames"]) == {"a", "b", "c"}
+        _, scores = await running.post("/prioritize", {"Pod": wanted, "NodeNames": ["a", "b", "c"]})
+        assert max(scores, key=lambda entry: entry["Score"])["Host"] == "b"
+
+
+async def test_prioritize_without_a_filter_before_it_scores_afresh(running):
+    wanted = await running.create(pod("llm", vram="20Gi"))
+    status, scores = await running.post("/prioritize", {"Pod": wanted, "NodeNames": ["big", "small", "nowhere"]})
+    assert status == 200
+    assert scores == [{"Host": "big", "Score": 10}, {"Host": "small", "Score": 0}, {"Host": "nowhere", "Score": 0}]
+
+
+async def test_slices_go_where_the_device_plugin_will_put_them(running):
+    running.api.put(NODES, node("shared", 24, 24, slices=4))
+    for number, card in ((1, "shared-gpu0"), (2, "shared-gpu1")):
+        wanted = await running.create(pod(f"triton-{number}", vram="8Gi", gpus=1))
+        assert (await running.filter(wanted, "shared"))["NodeNames"] == ["shared"]
+        assert await running.bind(wanted, "shared") == {}
+        annotations = running.api.get(PODS, f"triton-{number}")["metadata"]["annotations"]
+        assert annotations["headroom.dev/assigned-cards"] == card
+        assert annotations["headroom.dev/assigned-mode"] == "slice"
+
+
+async def test_several_cards_are_distinct(running):
+    wanted = await running.create(pod("mixtral", vram="60Gi", gpus=2))
+    assert await running.place(wanted) == "big"
+    annotations = running.api.get(PODS, "mixtral")["metadata"]["annotations"]
+    assert sorted(annotations["headroom.dev/assigned-cards"].split(",")) == ["big-gpu0", "big-gpu1"]

@@ -1,0 +1,202 @@
+"""Whatever is sent: a precise answer, a metric, an unchanged ledger, and a daemon that answers the next call."""
+
+import json
+
+import pytest
+
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
+
+
+@pytest.fixture
+async def running(tmp_path):
+    async with ApiServer() as api:
+        api.put(NODES, node("gpu", 80, 80, slices=4))
+        async with extender(api, tmp_path, preemption=False, max_body_mib=1) as ready:
+            yield ready
+
+
+def ledger(running: Running) -> list[object]:
+    return running.daemon.state.ledger.dump()
+
+
+async def assert_still_serving(running: Running) -> None:
+    good = await running.create(pod("good", vram="10Gi"))
+    assert (await running.filter(good))["NodeNames"] == ["gpu"]
+
+
+GOOD_POD = {**pod("p", vram="1Gi"), "metadata": {"name": "p", "namespace": "default", "uid": "u"}}
+
+
+@pytest.mark.parametrize("verb", ["filter", "prioritize"])
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param(b"", "truncated", id="nothing"),
+        pytest.param(b'{"Pod": {"metadata"', "truncated", id="truncated"),
+        pytest.param(b"\xff\xfe\x00", "", id="not text"),
+        pytest.param(b"[]", "Expected `object`, got `array`", id="a list"),
+        pytest.param(b'{"NodeNames": ["gpu"]}', "missing required field", id="no pod"),
+        pytest.param(json.dumps({"Pod": GOOD_POD}).encode(), "neither NodeNames nor Nodes", id="no nodes"),
+        pytest.param(
+            json.dumps({"Pod": GOOD_POD, "NodeNames": "gpu"}).encode(), "NodeNames", id="names that are no list"
+        ),
+        pytest.param(json.dumps({"Pod": GOOD_POD, "NodeNames": [1]}).encode(), "str", id="names that are numbers"),
+        pytest.param(
+            json.dumps({"Pod": GOOD_POD, "Nodes": {"items": [7]}}).encode(), "object", id="nodes that are numbers"
+        ),
+        pytest.param(json.dumps({"Pod": [], "NodeNames": []}).encode(), "Pod", id="a pod that is a list"),
+        pytest.param(b'{"Pod": ' + b"[" * 100_000 + b"}", "", id="deep nesting"),
+    ],
+)
+async def test_a_message_that_cannot_be_understood_is_a_400_with_the_fault(running, verb, body, said):
+    before = ledger(running)
+    status, answer = await running.post(f"/{verb}", body)
+    assert status == 400
+    assert said in answer["Error"]
+    assert await running.metric("headroom_extender_requests_total", verb=verb, result="bad_request") == 1
+    assert ledger(running) == before
+    await assert_still_serving(running)
+
+
+async def test_a_filter_for_a_pod_without_uid_is_refused(running):
+    status, answer = await running.post("/filter", {"Pod": pod("p", vram="1Gi"), "NodeNames": ["gpu"]})
+    assert (status, answer["Error"]) == (400, "ExtenderArgs: Pod.metadata.uid is missing")
+
+
+@pytest.mark.parametrize("verb", ["filter", "prioritize", "bind"])
+async def test_another_content_type_is_a_415(running, verb):
+    status, answer = await running.post(
+        f"/{verb}", b"a=b", headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert status == 415
+    assert "application/json" in answer["Error"]
+    await assert_still_serving(running)
+
+
+@pytest.mark.parametrize("verb", ["filter", "prioritize", "bind"])
+async def test_a_body_of_50_mb_is_a_413(running, verb):
+    status, answer = await running.post(f"/{verb}", b'{"Pod": "' + b"x" * 50 * 2**20 + b'"}')
+    assert status == 413
+    assert "1 MiB" in answer["Error"]
+    assert await running.metric("headroom_extender_requests_total", verb=verb, result="bad_request") == 1
+    await assert_still_serving(running)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        pytest.param({"headroom.dev/vram": "lots"}, "headroom.dev/vram: lots: not a quantity", id="no quantity"),
+        pytest.param({"headroom.dev/vram": "-5Gi"}, "headroom.dev/vram: -5Gi: below zero", id="negative"),
+        pytest.param({"nvidia.com/gpu": "1.5"}, "nvidia.com/gpu: 1.5: not a whole number", id="a part of a device"),
+        pytest.param({"headroom.dev/gpu-milli": "1500"}, "more than one whole card", id="more than a card"),
+        pytest.param({"headroom.dev/vrom": "5Gi"}, "headroom.dev/vrom: 5Gi: no such resource", id="misspelt"),
+        pytest.param({"headroom.dev/vram": "5Gi", "headroom.dev/gpu-milli": "5"}, "in one way only", id="two sizes"),
+        pytest.param({"headroom.dev/vram": "5Gi", "aliyun.com/gpu-mem": "5"}, "in one way only", id="two dialects"),
+        pytest.param({"nvidia.com/gpu": "1", "amd.com/gpu": "1"}, "one kind of device", id="two vendors"),
+        pytest.param({"amd.com/gpu": "1", "headroom.dev/vram": "5Gi"}, "go out whole", id="a part of an AMD card"),
+    ],
+)
+async def test_a_demand_that_cannot_be_understood_is_refused_on_every_node_in_stable_words(running, limits, said):
+    wrong = await running.create(pod("wrong", limits=limits))
+    before = ledger(running)
+    first, second = await running.filter(wrong), await running.filter(wrong)
+    assert first == second
+    assert first["NodeNames"] == []
+    assert said in first["FailedAndUnresolvableNodes"]["gpu"]
+    assert ledger(running) == before
+    assert await running.metric("headroom_objects_not_understood_total", kind="pod") >= 1
+    await assert_still_serving(running)
+
+
+async def test_more_memory_than_any_card_has_is_refused_with_the_pods_own_figure(running):
+    huge = await running.create(pod("huge", vram="500Gi"))
+    answer = await running.filter(huge)
+    assert answer["FailedAndUnresolvableNodes"] == {"gpu": "no card with 512000 MiB free"}
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen", "refused"),
+    [
+        pytest.param(["nowhere"], [], {"nowhere": "no GPU known to Headroom"}, id="one unknown"),
+        pytest.param(["nowhere", "gpu"], ["gpu"], {}, id="one of two unknown"),
+        pytest.param([], [], {}, id="none offered"),
+        pytest.param(["gpu", "gpu"], ["gpu"], {}, id="twice the same"),
+    ],
+)
+async def test_unknown_nodes_are_never_chosen(running, offered, chosen, refused):
+    wanted = await running.create(pod("llm", vram="10Gi"))
+    status, answer = await running.post("/filter", {"Pod": wanted, "NodeNames": offered})
+    assert status == 200
+    assert answer["NodeNames"] == chosen
+    assert answer.get("FailedAndUnresolvableNodes", {}) == refused
+
+
+async def test_a_node_that_contradicts_itself_is_refused_with_the_contradiction(running):
+    broken = node("broken", 80)
+    broken["metadata"]["annotations"]["headroom.dev/cards"] = '[{"id": "a", "model": "m", "vram_mib": -5}]'
+    running.api.put(NODES, broken)
+    wanted = await running.create(pod("llm", vram="10Gi"))
+    answer = await running.filter(wanted, "broken")
+    assert "headroom.dev/cards" in answer["FailedAndUnresolvableNodes"]["broken"]
+    assert await running.metric("headroom_nodes_not_understood") == 1
+    running.api.put(NODES, node("broken", 80))
+    await running.caught_up()
+    assert (await running.filter(wanted, "broken"))["NodeNames"] == ["broken"]
+    assert await running.metric("headroom_nodes_not_understood") == 0
+
+
+async def test_malformed_assignment_annotations_are_accounted_and_reported(running):
+    bound = pod("foreign", vram="10Gi", gpus=1, nodeName="gpu")
+    bound["metadata"]["annotations"] = {
+        "headroom.dev/assigned-cards": "gpu-gpu0",
+        "headroom.dev/assigned-vram-mib": "much",
+    }
+    await running.create(bound)
+    fleet = running.daemon.state.fleet
+    assert fleet.held_mib[fleet.row_of["gpu"]].sum() == 10 * 1024
+    assert "default/foreign" in json.loads((await running.get("/debug/snapshot"))[1])["pod_problems"]
+    await assert_still_serving(running)
+
+
+async def bind_body(running: Running, **changed: str) -> dict[str, str]:
+    wanted = await running.create(pod("llm", vram="10Gi"))
+    await running.filter(wanted)
+    return {"PodName": "llm", "PodNamespace": "default", "PodUID": wanted["metadata"]["uid"], "Node": "gpu"} | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        pytest.param({"Node": "nowhere"}, "node nowhere is not known", id="unknown node"),
+        pytest.param({"Node": ""}, "must all be given", id="no node"),
+        pytest.param({"PodName": "other"}, "belongs to pod default/llm", id="another name"),
+        pytest.param({"PodUID": "gone", "PodName": "gone"}, "not found", id="unknown pod"),
+        pytest.param({"PodUID": "gone"}, "another one now", id="a pod of that name, but another UID"),
+    ],
+)
+async def test_a_bind_that_cannot_be_is_an_error_and_holds_nothing_new(running, changed, said):
+    body = await bind_body(running, **changed)
+    held = int(running.daemon.state.fleet.held_mib.sum())
+    status, answer = await running.post("/bind", body)
+    assert status == 200
+    assert said in answer["Error"]
+    assert "nodeName" not in running.api.get(PODS, "llm")["spec"]
+    assert int(running.daemon.state.fleet.held_mib.sum()) == held
+    assert await running.metric("headroom_extender_requests_total", verb="bind", result="error") == 1
+    await assert_still_serving(running)
+
+
+async def test_a_truncated_bind_is_a_400(running):
+    assert (await running.post("/bind", b'{"PodName": "a"'))[0] == 400
+    assert (await running.post("/bind", {"PodName": "a"}))[0] == 400
+
+
+async def test_a_card_full_by_now_is_not_bound(running):
+    late = await running.create(pod("late", vram="60Gi"))
+    for name in ("one", "two"):
+        other = await running.create(pod(name, vram="60Gi"))
+        assert await running.place(other) == "gpu"
+    body = {"PodName": "late", "PodNamespace": "default", "PodUID": late["metadata"]["uid"], "Node": "gpu"}
+    _, answer = await running.post("/bind", body)
+    assert answer["Error"] == "node gpu cannot take pod default/late: no card with 61440 MiB free"
