@@ -33,17 +33,21 @@ class TraceError(HeadroomError):
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One pod of a list. `lifetime_seconds` is None for a pod that stays."""
+    """One pod of a list. `lifetime_seconds` is None for a pod that stays.
+
+    `asked_units` says how much GPU it asks for in the fleet's unit (MiB, or thousandths of a card); None: from the request.
+    """
 
     name: str
     request: GpuRequest
     created_seconds: float = 0.0
     lifetime_seconds: float | None = None
+    asked_units: float | None = None
 
     @property
-    def units(self) -> int:
-        """Thousandths of a card that the pod asks for in total."""
-        return self.request.count * self.request.milli
+    def units(self) -> float:
+        """What the pod asks for in total, in the fleet's unit."""
+        return self.request.count * self.request.milli if self.asked_units is None else self.asked_units
 
 
 def read_nodes(path: Path) -> list[GpuNode]:

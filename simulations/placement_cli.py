@@ -8,18 +8,18 @@ from headroom.errors import HeadroomError
 from scheduler.policies import POLICIES
 from simulations.openb import read_nodes, read_pods
 from simulations.placement_experiment import Job, Progress, Study, Trace, run_jobs
-from simulations.placement_report import write_results
+from simulations.placement_report import read_results, write_results
 from simulations.placement_tables import published_table, summary_table, timeline_table
 
 _LEARNED = "-learned"
 
 
-class UsageProblem(HeadroomError):
+class PlacementUsageError(HeadroomError):
     """A flag whose value cannot be used."""
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`42:51` (both ends included), `42` or `1,5,9`. Raises UsageProblem."""
+    """`42:51` (both ends included), `42` or `1,5,9`. Raises PlacementUsageError."""
     try:
         if ":" in text:
             first, last = (int(part) for part in text.split(":"))
@@ -27,20 +27,20 @@ def parse_seeds(text: str) -> list[int]:
         else:
             seeds = [int(part) for part in text.split(",")]
     except ValueError:
-        raise UsageProblem(f"--seeds: {text!r} is not like 42:51, 42 or 1,5,9") from None
+        raise PlacementUsageError(f"--seeds: {text!r} is not like 42:51, 42 or 1,5,9") from None
     if not seeds or min(seeds) < 0:
-        raise UsageProblem(f"--seeds: {text!r} names no seed of 0 or above")
+        raise PlacementUsageError(f"--seeds: {text!r} names no seed of 0 or above")
     return list(dict.fromkeys(seeds))
 
 
 def parse_policies(text: str) -> list[str]:
-    """Policy names; `-learned` behind one means: its profile comes from the arrivals so far. Raises UsageProblem."""
+    """Policy names; `-learned` behind one means: its profile comes from the arrivals so far. Raises PlacementUsageError."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name.removesuffix(_LEARNED) not in POLICIES:
-            raise UsageProblem(f"--policies: unknown policy {name!r}; known: {', '.join(POLICIES)}")
+            raise PlacementUsageError(f"--policies: unknown policy {name!r}; known: {', '.join(POLICIES)}")
     if not names:
-        raise UsageProblem("--policies: names no policy")
+        raise PlacementUsageError("--policies: names no policy")
     return list(dict.fromkeys(names))
 
 
@@ -66,11 +66,17 @@ def trace_name(path: Path) -> str:
     show_default=True,
     help="Comma-separated; NAME-learned takes the workload profile from the arrivals so far, not from the list.",
 )
-@click.option("--load", type=click.FloatRange(0.1, 5.0), default=1.3, show_default=True, help="Demand over the cluster's GPU.")
-@click.option("--seeds", default="42:51", show_default=True, help="One run per seed: FIRST:LAST or a comma-separated list.")
+@click.option(
+    "--load", type=click.FloatRange(0.1, 5.0), default=1.3, show_default=True, help="Demand over the cluster's GPU."
+)
+@click.option(
+    "--seeds", default="42:51", show_default=True, help="One run per seed: FIRST:LAST or a comma-separated list."
+)
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
 @click.option("--published", type=click.Path(path_type=Path), help="CSV of published allocation to compare with.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json, results.csv and plots.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json, results.csv and plots."
+)
 def main(
     nodes: Path | None,
     pods: tuple[Path, ...],
@@ -81,21 +87,26 @@ def main(
     seeds: str,
     jobs: int,
     published: Path | None,
+    resume: tuple[Path, ...],
     out: Path | None,
 ) -> None:
     """Replay pod lists against placement policies and print how much of the cluster each gets to use."""
     names, seed_list = parse_policies(policies), parse_seeds(seeds)
     if scenario == "vram":
         if nodes or pods:
-            raise UsageProblem("--nodes and --pods belong to --scenario openb; the vram scenario makes its own")
+            raise PlacementUsageError("--nodes and --pods belong to --scenario openb; the vram scenario makes its own")
         traces: list[Trace] = [Trace("vram-departures" if departures else "vram", (), ())]
     else:
         traces = _read_traces(nodes, pods)
         if departures:
-            raise UsageProblem("--departures belongs to --scenario vram: the published protocol has none")
+            raise PlacementUsageError("--departures belongs to --scenario vram: the published protocol has none")
     study = Study(scenario=scenario, departures=departures, load=load, traces=tuple(traces))
     work = [Job(at, policy, seed) for at in range(len(traces)) for policy in names for seed in seed_list]
-    records = run_jobs(study, work, jobs, Progress(len(work)))
+    finished = {(r.trace, r.policy, r.seed): r for path in resume for r in read_results(path)}
+    done = {job: finished[key] for job in work if (key := (traces[job.trace].name, job.policy, job.seed)) in finished}
+    missing = [job for job in work if job not in done]
+    done.update(zip(missing, run_jobs(study, missing, jobs, Progress(len(missing))), strict=True))
+    records = [done[job] for job in work]
     click.echo(timeline_table(records) if departures else summary_table(records))
     if published is not None:
         click.echo(published_table(records, published))
@@ -106,11 +117,11 @@ def main(
 
 def _read_traces(nodes: Path | None, pods: tuple[Path, ...]) -> list[Trace]:
     if nodes is None or not pods:
-        raise UsageProblem("--nodes and at least one --pods are needed (or --scenario vram)")
+        raise PlacementUsageError("--nodes and at least one --pods are needed (or --scenario vram)")
     node_list = tuple(read_nodes(nodes))
     traces = [Trace(trace_name(path), node_list, tuple(read_pods(path, list(node_list)))) for path in pods]
     names = [trace.name for trace in traces]
     for name in names:
         if names.count(name) > 1:
-            raise UsageProblem(f"--pods: two lists are named {name!r}")
+            raise PlacementUsageError(f"--pods: two lists are named {name!r}")
     return traces

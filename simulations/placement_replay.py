@@ -16,7 +16,7 @@ from scheduler.placement import Placer, hold
 from scheduler.policies import GpuClustering, policy_by_name
 from scheduler.policies_fgd import Fgd
 from scheduler.profile import LearnedProfile, Profile
-from scheduler.scoring import Policy
+from scheduler.scoring import Policy, card_units
 from simulations.openb import Pod
 
 Place = Callable[[Pod], Placement | None]
@@ -128,42 +128,52 @@ class Scheduler:
 
 
 class Meter:
-    """Keeps allocation and fragmentation by arrived load, in whole percent."""
+    """Keeps allocation and fragmentation by arrived load, in whole percent.
+
+    Allocation is in the fleet's unit of memory; fragmentation counts every card as 1,000 thousandths, whatever its size.
+    """
 
     def __init__(self, fleet: Fleet, profile: Profile) -> None:
         self._fleet = fleet
         self._fragments = Fgd()
         self._fragments.swap(self._fragments.solve(profile))
-        rows = np.arange(len(fleet.names))
-        self.cluster_units = int((fleet.usable_mib > 0).sum()) * 1000
-        self._by_row = self._fragments.fragmentation(fleet, rows)
+        self._rows = np.arange(len(fleet.names))
+        self.cluster_units = int(fleet.usable_mib.sum())
+        self._cards = int((fleet.usable_mib > 0).sum())
+        self._by_row = self._fragments.fragmentation(fleet, self._rows)
         self._clock = fleet.clock
-        self._arrived = self._allocated = 0
+        self._arrived = 0.0
+        self._allocated = 0
         self._sums: dict[int, tuple[float, int]] = {}
         self.frag_at: dict[int, float] = {}
         self.frag_of_idle_at: dict[int, float] = {}
 
-    def arrival(self, units: int, placed: bool) -> None:
-        """Count one arrival of so many thousandths."""
+    def arrival(self, units: float, taken: int) -> None:
+        """Count one arrival that asked for so much and got so much."""
         before = round(100 * self._arrived / self.cluster_units)
         self._arrived += units
-        self._allocated += units if placed else 0
+        self._allocated += taken
         load = round(100 * self._arrived / self.cluster_units)
         if load != before:
-            self._measure(load)
+            fragments, idle = self._fragmentation()
+            self.frag_at[load] = fragments
+            self.frag_of_idle_at[load] = 100 * fragments / idle if idle else 0.0
         total, count = self._sums.get(load, (0.0, 0))
         self._sums[load] = (total + 100 * self._allocated / self.cluster_units, count + 1)
 
-    def _measure(self, load: int) -> None:
+    def sample(self) -> tuple[float, float]:
+        """Allocated and fragmented GPU at this moment, percent of the cluster."""
+        held = int(np.minimum(self._fleet.held_mib, self._fleet.usable_mib).sum())
+        return 100 * held / self.cluster_units, self._fragmentation()[0]
+
+    def _fragmentation(self) -> tuple[float, float]:
         changed = self._fleet.changed_since(self._clock)
-        rows = np.arange(len(self._fleet.names)) if changed is None else np.array(changed, np.int64)
+        rows = self._rows if changed is None else np.array(changed, np.int64)
         self._clock = self._fleet.clock
         if len(rows):
             self._by_row[rows] = self._fragments.fragmentation(self._fleet, rows)
-        fragments = float(self._by_row.sum())
-        idle = self.cluster_units - self._allocated
-        self.frag_at[load] = 100 * fragments / self.cluster_units
-        self.frag_of_idle_at[load] = 100 * fragments / idle if idle else 0.0
+        idle = float(card_units(self._fleet, self._rows).sum())
+        return 100 * float(self._by_row.sum()) / (1000 * self._cards), 100 * idle / (1000 * self._cards)
 
     @property
     def alloc_at(self) -> dict[int, float]:
@@ -176,10 +186,10 @@ def replay(
 ) -> None:
     """Offer each pod once, in order, and fill in the record. `place` may be a simulated or a real scheduler."""
     for pod in pods:
-        placed = place(pod) is not None
-        meter.arrival(pod.units, placed)
+        placement = place(pod)
+        meter.arrival(pod.units, 0 if placement is None else sum(placement.share_mib))
         record.pods += 1
-        record.failed += not placed
+        record.failed += placement is None
         if progress is not None:
             progress()
     record.alloc_at, record.frag_at, record.frag_of_idle_at = meter.alloc_at, meter.frag_at, meter.frag_of_idle_at

@@ -14,7 +14,8 @@ from headroom.errors import HeadroomError
 from simulations.placement_replay import Record
 from simulations.placement_tables import groups
 
-_LOADS: Final = tuple(range(10, 501, 10))
+_KEPT_LOADS: Final = (*range(5, 80, 5), *range(80, 501))
+_CSV_LOADS: Final = tuple(range(10, 501, 10))
 
 
 class ReportError(HeadroomError):
@@ -44,22 +45,43 @@ def write_results(out: Path, records: Sequence[Record]) -> list[str]:
 
 
 def as_plain(record: Record) -> dict[str, Any]:
-    """One record with plain values, percentages at every tenth percent of arrived load."""
+    """One record with plain values; shares at every fifth percent of arrived load, at every percent from 80 on."""
     plain: dict[str, Any] = {"trace": record.trace, "policy": record.policy, "seed": record.seed}
     for name in ("alloc_at", "frag_at", "frag_of_idle_at"):
         values: dict[int, float] = getattr(record, name)
-        plain[name] = {str(load): round(values[load], 4) for load in _LOADS if load in values}
+        plain[name] = {str(load): round(values[load], 4) for load in _KEPT_LOADS if load in values}
     if record.timeline:
-        plain["timeline_hours"] = {f"{at:g}": [round(value, 4) for value in values] for at, values in record.timeline.items()}
+        plain["timeline_hours"] = {
+            f"{at:g}": [round(value, 4) for value in values] for at, values in record.timeline.items()
+        }
         plain["refused_percent"] = round(record.refused_percent, 4)
     return plain | {"pods": record.pods, "failed": record.failed, "seconds": round(record.seconds, 3)}
+
+
+def read_results(path: Path) -> list[Record]:
+    """Records of an earlier `results.json`. Raises ReportError."""
+    try:
+        return [_from_plain(plain) for plain in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path}: not the results of an earlier run ({error})") from error
+
+
+def _from_plain(plain: dict[str, Any]) -> Record:
+    record = Record(plain["trace"], plain["policy"], int(plain["seed"]))
+    for name in ("alloc_at", "frag_at", "frag_of_idle_at"):
+        setattr(record, name, {int(load): float(share) for load, share in plain[name].items()})
+    for at, (allocated, fragmented) in plain.get("timeline_hours", {}).items():
+        record.timeline[float(at)] = (float(allocated), float(fragmented))
+    record.refused_percent = float(plain.get("refused_percent", 0.0))
+    record.pods, record.failed, record.seconds = int(plain["pods"]), int(plain["failed"]), float(plain["seconds"])
+    return record
 
 
 def _write(folder: Path, records: Sequence[Record]) -> list[str]:
     plain = [as_plain(record) for record in records]
     (folder / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
     with (folder / "results.csv").open("w", newline="") as file:
-        loads = [load for load in _LOADS if any(str(load) in record["alloc_at"] for record in plain)]
+        loads = [load for load in _CSV_LOADS if any(str(load) in record["alloc_at"] for record in plain)]
         writer = csv.writer(file, lineterminator="\n")
         shares = [f"{name}_{load}" for name in ("alloc", "frag", "frag_of_idle") for load in loads]
         writer.writerow(["trace", "policy", "seed", *shares, "pods", "failed", "seconds"])

@@ -47,7 +47,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table with aligned columns."""
     lines = [list(head), *[list(row) for row in rows]]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
-    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(text)
 
@@ -56,12 +58,19 @@ def summary_table(records: Sequence[Record]) -> str:
     """Allocation and fragmentation by arrived load, failures and seconds, for each trace and policy."""
     loads = [load for load in ALLOCATION_LOADS if any(load in record.alloc_at for record in records)]
     head = ["trace", "policy", *[f"alloc % at {load}" for load in loads]]
-    head += [f"frag % of idle at {load}" for load in FRAGMENT_LOADS] + ["frag % of cluster at 90", "failed pods", "seconds"]
+    head += [f"frag % of idle at {load}" for load in FRAGMENT_LOADS] + [
+        "frag % of cluster at 90",
+        "failed pods",
+        "seconds",
+    ]
     rows = []
     for (trace, policy), group in groups(records).items():
         row = [trace, policy, *[_cell(group, lambda record, at=load: record.alloc_at.get(at)) for load in loads]]  # type: ignore[misc]
         row += [_cell(group, lambda record, at=load: record.frag_of_idle_at.get(at)) for load in FRAGMENT_LOADS]  # type: ignore[misc]
-        row += [_cell(group, lambda record: record.frag_at.get(90)), _cell(group, lambda record: float(record.failed), 0)]
+        row += [
+            _cell(group, lambda record: record.frag_at.get(90)),
+            _cell(group, lambda record: float(record.failed), 0),
+        ]
         row.append(_cell(group, lambda record: record.seconds, 1))
         rows.append(row)
     return table(head, rows)
@@ -71,7 +80,14 @@ def timeline_table(records: Sequence[Record]) -> str:
     """Allocation, fragmentation and refusals by simulated time, for studies with departures."""
     times = sorted({at for record in records for at in record.timeline})
     shown = [times[round(part * (len(times) - 1) / 5)] for part in range(6)] if times else []
-    head = ["policy", *[f"alloc % at {at:g} h" for at in shown], "mean alloc %", "mean refused GPU %", "failed pods", "seconds"]
+    head = [
+        "policy",
+        *[f"alloc % at {at:g} h" for at in shown],
+        "mean alloc %",
+        "mean refused GPU %",
+        "failed pods",
+        "seconds",
+    ]
     rows = []
     for (_, policy), group in groups(records).items():
         row = [policy, *[_cell(group, lambda record, hour=at: record.timeline[hour][0]) for at in shown]]  # type: ignore[misc]
@@ -112,5 +128,16 @@ def published_table(records: Sequence[Record], path: Path) -> str:
             anchored = policy in _PUBLISHED_NAMES
             verdict = ("yes" if abs(ours - mean) <= margin else "NO") if anchored else "-"
             against = "same policy" if anchored else "FGD"
-            rows.append([trace, policy, str(load), f"{ours:.2f}", against, f"{mean:.2f} ± {deviation:.2f}", f"{ours - mean:+.2f}", verdict])
+            rows.append(
+                [
+                    trace,
+                    policy,
+                    str(load),
+                    f"{ours:.2f}",
+                    against,
+                    f"{mean:.2f} ± {deviation:.2f}",
+                    f"{ours - mean:+.2f}",
+                    verdict,
+                ]
+            )
     return table(["trace", "policy", "load %", "ours", "published", "figure", "difference", "within margin"], rows)
