@@ -1,0 +1,108 @@
+"""How much memory of each card is really in use, read in one query for the whole fleet.
+
+Two exporters are understood: Headroom's agent and NVIDIA's dcgm-exporter. Only samples younger than the age bound count;
+where there is none, free memory falls back to what pods declare.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from headroom.model import GpuNode
+from headroom.units import MIB
+
+AGENT_METRIC: Final = "headroom_card_memory_used_bytes"
+DCGM_METRIC: Final = "DCGM_FI_DEV_FB_USED"  # MiB
+
+# Under which labels a node's name may come. Where Prometheus does not honour an exporter's labels, they come with the
+# prefix; dcgm-exporter says `Hostname`.
+_NODE_LABELS: Final = ("node", "exported_node", "Hostname", "exported_Hostname")
+_LARGEST_MIB: Final = 2**24  # 16 TiB: beyond it lie the values that stand for "not supported"
+
+
+class MeasuredSeries(Protocol):
+    """A series of `headroom.prometheus`, as far as it is read here."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Label values by name."""
+        ...
+
+    @property
+    def points(self) -> Sequence[tuple[float, float]]:
+        """(Unix seconds, value), oldest first."""
+        ...
+
+
+class MeasuredSource(Protocol):
+    """Where series come from."""
+
+    async def query(self, promql: str) -> Sequence[MeasuredSeries]:
+        """Answer one query. Raises PrometheusError."""
+        ...
+
+
+@dataclass(slots=True)
+class MeasuredVram:
+    """Memory in use by node and card, as of one reading."""
+
+    used_mib: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By node name and card id, and by node name and index where the exporter tells it."""
+    oldest_seconds: float = 0.0
+    """Age of the oldest sample that counts."""
+    stale: int = 0
+    """Series left out for their age."""
+    unusable: int = 0
+    """Series left out because they name no card, or because their value cannot be one."""
+
+    def of_node(self, node: GpuNode) -> list[int]:
+        """MiB in use by card position, as `Fleet.set_measured` takes it; 0 where nothing fresh is known."""
+        return [self.used_mib.get((node.name, card.id), 0) for card in node.cards]
+
+    def covers(self, node: GpuNode) -> bool:
+        """Whether every card of the node has a fresh measurement."""
+        return all((node.name, card.id) in self.used_mib for card in node.cards)
+
+
+async def measured_vram(source: MeasuredSource, max_age_seconds: float, now: float) -> MeasuredVram:
+    """Read all cards at once; `now` is in Unix seconds. Raises PrometheusError."""
+    window = max(math.ceil(max_age_seconds), 1)
+    series = await source.query(f'{{__name__=~"{AGENT_METRIC}|{DCGM_METRIC}"}}[{window}s]')
+    return measured_of(series, max_age_seconds, now)
+
+
+def measured_of(series: Iterable[MeasuredSeries], max_age_seconds: float, now: float) -> MeasuredVram:
+    """What the series say. Of several for one card the largest counts.
+
+    dcgm-exporter repeats the whole card for every pod that shares it, so its series are never added up; those of MIG
+    instances are left out, because they name the card and not the instance that was handed out.
+    """
+    found = MeasuredVram()
+    for one in series:
+        at, value = one.points[-1]
+        if now - at > max_age_seconds:
+            found.stale += 1
+            continue
+        keys, mib = list(_keys(one.labels)), _mib(one.labels.get("__name__", ""), value)
+        if not keys or mib is None:
+            found.unusable += 1
+            continue
+        found.oldest_seconds = max(found.oldest_seconds, now - at)
+        for key in keys:
+            found.used_mib[key] = max(found.used_mib.get(key, 0), mib)
+    return found
+
+
+def _keys(labels: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    if labels.get("GPU_I_ID"):
+        return
+    cards = {labels[name] for name in ("card", "UUID", "gpu") if labels.get(name)}
+    for name in _NODE_LABELS:
+        if labels.get(name):
+            yield from ((labels[name], card) for card in cards)
+
+
+def _mib(metric: str, value: float) -> int | None:
+    mib = value / MIB if metric == AGENT_METRIC else value
+    return math.ceil(mib) if 0 <= mib <= _LARGEST_MIB else None
