@@ -32,7 +32,7 @@ _VRAM_MIB: Final = 80 * 1024
 _SIZES_GIB: Final = (6, 10, 16, 20, 24, 38)  # a card with one old pod always has room for one more
 _PODS_KEPT: Final = 200  # bound pods of the measurement that exist at once; older ones end
 _WARM_UP: Final = 100
-_MANAGED_FIELDS: Final = {"f:spec": {f"f:field{at}": {} for at in range(40)}}
+_MANAGED_FIELDS: Final[dict[str, Any]] = {"f:spec": {f"f:field{at}": {} for at in range(40)}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class InstantApi:
 
     async def watch(self, path: str, resource_version: str, *, query: Query = ()) -> AsyncIterator[WatchEvent]:
         """Nothing ever happens by itself."""
-        for event in ():
+        for event in list[WatchEvent]():
             yield event
 
     async def close(self) -> None:

@@ -18,8 +18,9 @@ from headroom.logs import get_logger
 from headroom.model import Placement
 from headroom.request import RequestError, project_of, request_of
 from scheduler.explain import Decision, Decisions
+from scheduler.pods import WaitingPod
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState, WaitingPod
+from scheduler.state import ClusterState
 
 _ASSIGNED: Final = re.compile(r'already assigned to node "([^"]*)"')
 

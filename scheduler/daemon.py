@@ -16,18 +16,21 @@ from headroom.kube.client import KubeClient
 from headroom.kube.lease import wall_clock
 from headroom.kube.reflector import Reflector
 from headroom.logs import get_logger
+from headroom.prometheus import PrometheusSource
 from headroom.runtime import Backoff
 from scheduler.binding import Binder
 from scheduler.explain import Decisions
+from scheduler.measuring import MeasuredPoll
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.naming_ahead import NamingAhead
+from scheduler.pods import WaitingPod
 from scheduler.policies import policy_by_name
 from scheduler.preemption import Preemptor
 from scheduler.reporting import Reporter
 from scheduler.server import ExtenderServer
 from scheduler.service import Extender
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState, WaitingPod
+from scheduler.state import ClusterState
 from scheduler.waking import Waker
 
 log = get_logger(__name__)
@@ -77,6 +80,12 @@ class SchedulerDaemon:
             hooks.pod_waits = self.naming.pods_changed
         self.nodes = Reflector(kube, calls.NODES, wire.NODE, self.state.on_node)
         self.pods = Reflector(kube, calls.PODS, wire.POD, self.state.on_pod)
+        self._prometheus = PrometheusSource(settings.prometheus_url) if settings.prometheus_url else None
+        self._measured = (
+            MeasuredPoll(self.state, self._prometheus, settings, self.metrics, unix_clock=time.time)
+            if self._prometheus is not None
+            else None
+        )
         self.health.set_ready("nodes", ready=False, detail="not listed yet")
         self.health.set_ready("pods", ready=False, detail="not listed yet")
 
@@ -86,6 +95,13 @@ class SchedulerDaemon:
 
     async def run(self) -> None:
         """Rebuild from the API, turn ready, and follow the cluster until cancelled."""
+        try:
+            await self._run()
+        finally:
+            if self._prometheus is not None:
+                self._prometheus.close()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             # Nodes first: pods are resolved to cards as they come, once.
             tasks.create_task(self._keep("nodes", self.nodes.run))
@@ -101,6 +117,8 @@ class SchedulerDaemon:
             tasks.create_task(self._keep("name_ahead", self.naming.run))
             tasks.create_task(self._keep("events", self.reporter.run))
             tasks.create_task(self._keep("plan", self._replan))
+            if self._measured is not None:
+                tasks.create_task(self._keep("measure", self._measured.run))
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run a task for ever: an error nobody foresaw is logged and counted, and the task starts again."""

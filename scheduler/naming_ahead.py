@@ -17,8 +17,9 @@ from headroom.logs import get_logger
 from scheduler.metrics import SchedulerMetrics
 from scheduler.nodes import OpenRows
 from scheduler.placement import Placer
+from scheduler.pods import WaitingPod
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState, WaitingPod
+from scheduler.state import ClusterState
 
 _BATCH: Final = 64  # pods placed in one go, so that filter calls are answered in between
 _SETTLE_SECONDS: Final = 0.02  # how long new pods are collected before a backlog is counted

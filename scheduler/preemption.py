@@ -20,8 +20,9 @@ from headroom.model import GpuRequest, Mode
 from headroom.runtime import Backoff
 from scheduler import filtering
 from scheduler.metrics import SchedulerMetrics
+from scheduler.pods import Occupant, WaitingPod
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState, Occupant, WaitingPod
+from scheduler.state import ClusterState
 
 _NODES_EXAMINED: Final = 64  # kube-scheduler's own preemption examines 100 or a tenth of the nodes
 _PROTECTED_SECONDS: Final = 60.0  # how long a pod whose disruption budget forbade its eviction is left alone

@@ -19,9 +19,10 @@ from headroom.request import RequestError, project_of, request_of
 from headroom.wire import WireError
 from scheduler.explain import Decision, Decisions
 from scheduler.offers import Offer, offer_of
+from scheduler.pods import WaitingPod
 from scheduler.reasons import Reasons
 from scheduler.settings import SCORED, SchedulerSettings
-from scheduler.state import ClusterState, WaitingPod
+from scheduler.state import ClusterState
 
 TRIED = "given to this pod before and turned down by kube-scheduler"
 UNKNOWN_NODE = "no GPU known to Headroom"

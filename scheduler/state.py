@@ -5,7 +5,7 @@ nothing needs a lock.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -18,93 +18,19 @@ from headroom.inventory import InventoryError, node_of, without_cards
 from headroom.kube.reflector import DELETED
 from headroom.ledger import Holding, HoldingState, Ledger
 from headroom.logs import get_logger
+from headroom.measured import MeasuredVram
 from headroom.model import GpuNode, GpuRequest, Placement
 from headroom.request import RequestError, project_of, request_of
 from scheduler import filtering
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement import Placer
+from scheduler.pods import Attempt, Freed, Occupant, RefusedPod, WaitingPod
 from scheduler.scoring import Policy
 
 _UNSEEN_SECONDS: Final = 60.0
 _KINDS_MEASURED: Final = (
     12  # the commonest kinds make up nearly all pods; each costs about a millisecond at 5,000 nodes
 )
-
-
-@dataclass(slots=True)
-class WaitingPod:
-    """An unbound pod with a GPU demand."""
-
-    uid: str
-    namespace: str
-    name: str
-    request: GpuRequest
-    project: str
-    priority: int
-    created_at: str
-    may_preempt: bool
-    can_be_named: bool
-    nominated: str
-    pod: wire.Pod = field(repr=False)
-    arrival: int
-    noted_at: float
-
-    @property
-    def key(self) -> str:
-        """`namespace/name`."""
-        return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedPod:
-    """A pod that fitted nowhere. `refused_at_change` is the number of the last freed memory it could have used."""
-
-    uid: str
-    key: str
-    request: GpuRequest
-    refused_at: float
-    refused_at_change: int
-
-
-@dataclass(frozen=True, slots=True)
-class Occupant:
-    """A pod that holds cards of a node."""
-
-    uid: str
-    namespace: str
-    name: str
-    priority: int
-    placement: Placement
-    leaving: bool = False
-    """Being deleted already."""
-
-    @property
-    def held_mib(self) -> int:
-        """Memory that it gives back when it ends."""
-        return sum(self.placement.share_mib)
-
-
-@dataclass(frozen=True, slots=True)
-class Freed:
-    """Room that came free on a node. `number` counts such changes; `at` is in seconds of the steady clock."""
-
-    node: str
-    number: int
-    at: float
-    seen_by_scheduler: bool
-    """Whether the cause is a cluster event on which kube-scheduler tries refused pods again by itself."""
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What was answered to kube-scheduler about a pod so far."""
-
-    tried: set[str] = field(default_factory=set)
-    """Nodes given to the pod on which it was not bound in the end."""
-    offered: bool = False
-    """The reserved node has been named to kube-scheduler."""
-    decisive: bool = False
-    scores: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -320,6 +246,20 @@ class ClusterState:
         self.ledger.release(uid)
         self._metrics.reservations_ended.labels(end).inc()
         self._room(holding.placement.node, seen_by_scheduler=not wake)
+
+    def set_measured(self, name: str, reading: MeasuredVram) -> int:
+        """Take in what a node's cards were measured to use; returns how many of them have a fresh measurement."""
+        node = self.fleet.nodes.get(name)
+        if node is None:
+            return 0
+        row, width = self.fleet.row_of[name], len(node.cards)
+        measured = reading.of_node(node)
+        if measured != self.fleet.measured_mib[row, :width].tolist():
+            before = self.fleet.free_mib[row].copy()
+            self.fleet.set_measured(row, measured)
+            if (self.fleet.free_mib[row] > before).any():
+                self._room(name, seen_by_scheduler=False)
+        return sum((name, card.id) in reading.used_mib for card in node.cards)
 
     def sweep(self, now: float) -> None:
         """Give back expired reservations; forget pods that only a filter call spoke of and no watch event confirmed."""
