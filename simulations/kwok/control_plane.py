@@ -31,7 +31,7 @@ _CONTROLLERS_OFF: Final = (
 _AUDIT_POLICY: Final = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
-    "omitStages": ["RequestReceived", "ResponseStarted"],
+    "omitStages": ["RequestReceived"],  # a watch that goes on has only its ResponseStarted
     "rules": [{"level": "Metadata"}],
 }
 

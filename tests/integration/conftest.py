@@ -151,9 +151,12 @@ def conditions(pod: dict[str, Any]) -> str:
     return f"{pod['metadata']['name']}: " + "; ".join(item.get("message", item["type"]) for item in found)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def extender(cluster: Cluster, extender_port: int) -> Iterator[Component]:
-    """`headroom scheduler` as administrator, ready, on the port that the shared `headroom` kube-scheduler asks."""
+    """`headroom scheduler` as administrator, ready, on the port that the shared `headroom` kube-scheduler asks.
+
+    One for a module: it starts in seconds, and living through many tests' nodes and pods is part of what is tested.
+    """
     component = cluster.daemon(
         "scheduler",
         "--port",

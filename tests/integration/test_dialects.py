@@ -110,7 +110,7 @@ def test_nodes_described_by_feature_discovery_labels(
             {"headroom.dev/vram": "8Gi", "nvidia.com/gpumem": "8000"}, "stated in one way only", id="two dialects"
         ),
         pytest.param({"headroom.dev/gpu-milli": "1001"}, "more than one whole card", id="more than a card"),
-        pytest.param({"headroom.dev/vram": "8Gi", "headroom.dev/ram": "1"}, "no such resource", id="unknown resource"),
+        pytest.param({"headroom.dev/vram": "8Gi", "headroom.dev/ram": "1"}, "Insufficient headroom.dev/ram", id="unknown resource"),
         pytest.param(
             {"nvidia.com/gpu": "1", "aliyun.com/gpu-mem": "4"}, "no device beside it", id="gpushare with a device"
         ),
