@@ -75,6 +75,12 @@ def trace_name(path: Path) -> str:
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
 @click.option("--published", type=click.Path(path_type=Path), help="CSV of published allocation to compare with.")
 @click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="results.json of an earlier run with the same --load: its runs are not repeated.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json, results.csv and plots."
 )
 def main(
