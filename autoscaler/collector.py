@@ -11,6 +11,7 @@ from autoscaler.series import newest
 from autoscaler.snapshot import Series, Snapshot
 from headroom.errors import HeadroomError
 from headroom.logs import get_logger
+from headroom.prometheus import PrometheusQueryError
 
 _RETRY_SECONDS = 300.0
 
@@ -92,8 +93,7 @@ class Collector:
             for _, custom in pairs:
                 self._refused.pop(custom, None)
             return answer
-        # Without any answer at all to be had there is no culprit among the queries.
-        if isinstance(await self._ask("vector(1)"), HeadroomError):
+        if not isinstance(answer, PrometheusQueryError):
             return answer
         return await self._halve(pairs, answer, now)
 
@@ -107,5 +107,8 @@ class Collector:
         result: list[Series] = []
         for half in (pairs[:middle], pairs[middle:]):
             answer = await self._ask(combine(half))
-            result += await self._halve(half, answer, now) if isinstance(answer, HeadroomError) else answer
+            if isinstance(answer, PrometheusQueryError):
+                result += await self._halve(half, answer, now)
+            elif not isinstance(answer, HeadroomError):
+                result += answer
         return result

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 SIZE: Final = 3  # coefficients: A, B, C
+LEAST_PRICE: Final = 1e-9  # seconds: a kind of token too rare to be told from none is not free, but next to it
 
 
 class Iterations(NamedTuple):
@@ -55,10 +56,8 @@ class CostSettings:
     forget: float = 0.998
     """Weight of older samples, per sample: a memory of some 500."""
     samples_needed: float = 20.0
-    spread_needed: float = 0.3
-    """Standard deviation of the batch relative to its mean, below which A and B cannot be told apart."""
-    fit_needed: float = 0.3
-    """Smallest R squared."""
+    error_allowed: float = 0.1
+    """Largest standard error, relative, of the iteration that the fit foretells at twice the mean load."""
     ridge: float = 1e-3
 
 
@@ -103,30 +102,24 @@ def learn(state: CostState, sample: Iterations, settings: CostSettings) -> CostS
 
 
 def fit(state: CostState, settings: CostSettings) -> tuple[float, float, float] | None:
-    """A, B, C in seconds, none below 0; None while the data are too few, too uniform or do not follow the law."""
+    """A, B, C in seconds, none below 0; None while the samples cannot tell how long an iteration takes at twice the load."""
     if state.weight < settings.samples_needed:
         return None
-    mean_batch = state.xx[1] / state.weight
-    variance = state.xx[1 * SIZE + 1] / state.weight - mean_batch**2
-    if variance <= 0 or math.sqrt(variance) < settings.spread_needed * mean_batch:
-        return None
-    columns = list(range(SIZE))
+    columns = [c for c in range(SIZE) if state.xx[c * SIZE + c] > 0]
     while columns:
-        solution = _solve(state, columns, settings.ridge)
+        solution = _solve(state, columns, [state.xy[c] for c in columns], settings.ridge)
         if solution is None:
             return None
         worst = min(range(len(columns)), key=lambda k: solution[k])
         if solution[worst] >= 0:
             break
         del columns[worst]
-    else:
-        return None
-    if 0 not in columns or 1 not in columns:
+    if 0 not in columns or len(columns) == 1:
         return None
     coefficients = [0.0] * SIZE
     for column, value in zip(columns, solution, strict=True):
         coefficients[column] = value
-    if _r_squared(state, coefficients) < settings.fit_needed:
+    if _error_at_twice_the_load(state, columns, coefficients, settings.ridge) > settings.error_allowed:
         return None
     return coefficients[0], coefficients[1], coefficients[2]
 
@@ -148,23 +141,18 @@ def cost(state: CostState, settings: CostSettings, inter_token_seconds: float | 
     prompt, output = per_prompt_token / share, per_request / share
     if prompt * mix + output < per_prompt_token * mix + per_request + base / batch:
         prompt, output = per_prompt_token, per_request + base / batch
-    return Cost(prompt, output) if prompt > 0 and output > 0 else None
+    return Cost(max(prompt, LEAST_PRICE), max(output, LEAST_PRICE))
 
 
-def _solve(state: CostState, columns: list[int], ridge: float) -> list[float] | None:
+def _solve(state: CostState, columns: list[int], right: list[float], ridge: float) -> list[float] | None:
     """Gauss elimination of the normal equations on `columns`, scaled to unit diagonal so that one ridge suits all."""
     scale = [math.sqrt(state.xx[c * SIZE + c]) for c in columns]
-    if min(scale) <= 0:
-        # A column of zeros (no prompts seen at all) has no coefficient to find.
-        kept = [c for c, s in zip(columns, scale, strict=True) if s > 0]
-        found = _solve(state, kept, ridge) if kept else None
-        return None if found is None else [found[kept.index(c)] if c in kept else 0.0 for c in columns]
     rows = [
         [
             state.xx[a * SIZE + b] / (scale[i] * scale[j]) + (ridge / state.weight if i == j else 0.0)
             for j, b in enumerate(columns)
         ]
-        + [state.xy[a] / scale[i]]
+        + [right[i] / scale[i]]
         for i, a in enumerate(columns)
     ]
     size = len(rows)
@@ -180,13 +168,17 @@ def _solve(state: CostState, columns: list[int], ridge: float) -> list[float] | 
     return [rows[i][size] / rows[i][i] / scale[i] for i in range(size)]
 
 
-def _r_squared(state: CostState, coefficients: list[float]) -> float:
-    mean = state.xy[0] / state.weight
-    total = state.yy - state.weight * mean**2
-    if total <= 0:
-        return 1.0
+def _error_at_twice_the_load(state: CostState, columns: list[int], coefficients: list[float], ridge: float) -> float:
+    """Standard error of the iteration foretold at twice the mean batch and prompt, relative to it."""
+    at = [1.0, 2 * state.xx[1] / state.weight, 2 * state.xx[2] / state.weight]
+    spread = _solve(state, columns, [at[c] for c in columns], ridge)
+    foretold = sum(c * x for c, x in zip(coefficients, at, strict=True))
+    if spread is None or foretold <= 0:
+        return math.inf
     explained = sum(c * xy for c, xy in zip(coefficients, state.xy, strict=True))
     quadratic = sum(
         coefficients[i] * coefficients[j] * state.xx[i * SIZE + j] for i in range(SIZE) for j in range(SIZE)
     )
-    return 1.0 - (state.yy - 2 * explained + quadratic) / total
+    residual = max(state.yy - 2 * explained + quadratic, 0.0) / max(state.weight - len(columns), 1.0)
+    variance = residual * sum(at[c] * value for c, value in zip(columns, spread, strict=True))
+    return math.sqrt(max(variance, 0.0)) / foretold

@@ -1,0 +1,162 @@
+"""Writes to the API server: scale, pod deletion cost, status, events. One writer, and only while it holds the lease."""
+
+import asyncio
+import datetime
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from autoscaler.metrics import AutoscalerMetrics
+from autoscaler.objects import PodView
+from autoscaler.resource import InferenceAutoscaler, Target
+from headroom.errors import HeadroomError
+from headroom.kube import calls
+from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound
+from headroom.logs import get_logger
+from headroom.names import ANNOTATION_DELETION_COST, API_VERSION, KIND_AUTOSCALER, PLURAL_AUTOSCALER
+
+CONTROLLER: Final = "headroom-autoscaler"
+CHEAPEST: Final = -1000
+"""Deletion cost of the pod to go first; the others of the same step follow at one more each. Unset counts as 0."""
+
+log = get_logger(__name__)
+
+
+class NotLeaderError(HeadroomError):
+    """The lease was lost between decision and write."""
+
+
+class ChangedError(HeadroomError):
+    """The object is not what the decision was made on; the next tick decides anew."""
+
+
+class _ScaleSpec(msgspec.Struct):
+    replicas: int = 0
+
+
+class _ScaleMeta(msgspec.Struct, rename="camel"):
+    resource_version: str = ""
+
+
+class _Scale(msgspec.Struct):
+    metadata: _ScaleMeta
+    spec: _ScaleSpec = msgspec.field(default_factory=_ScaleSpec)
+
+
+_SCALE: Final = msgspec.json.Decoder(_Scale)
+
+
+class Actuator:
+    """Every write of the autoscaler. Raises KubeError, NotLeaderError or ChangedError; a write that failed changed nothing."""
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        metrics: AutoscalerMetrics,
+        *,
+        may_write: Callable[[], bool],
+        writers: int,
+        instance: str,
+        clock: Callable[[], datetime.datetime],
+    ) -> None:
+        self._kube, self._metrics, self._may_write, self._instance, self._clock = (
+            kube,
+            metrics,
+            may_write,
+            instance,
+            clock,
+        )
+        self._slots = asyncio.Semaphore(writers)
+
+    async def scale(
+        self, target: Target, expected: int, replicas: int, victims: Sequence[PodView], spared: Sequence[PodView]
+    ) -> None:
+        """Change `spec.replicas` from `expected` to `replicas`.
+
+        `victims` are the pods to lose, cheapest first; `spared` those that keep a cost from an earlier step that did not
+        take them.
+        """
+        path = f"{target.scale_path}/scale"
+        scale = _SCALE.decode(await self._counted("scale", self._kube.request("GET", path)))
+        if scale.spec.replicas != expected:
+            raise ChangedError(
+                f"{target.scaled}: asks for {scale.spec.replicas} replicas, not {expected} as decided on"
+            )
+        if target.kind == "Deployment" and replicas < expected:
+            costs: list[tuple[PodView, str | None]] = [(pod, str(CHEAPEST + rank)) for rank, pod in enumerate(victims)]
+            costs += [(pod, None) for pod in spared]
+            await asyncio.gather(*(self._cost(pod, cost) for pod, cost in costs if cost != (pod.deletion_cost or None)))
+        try:
+            await self._write_scale(path, scale.metadata.resource_version, replicas)
+        except Conflict:
+            # The status of the workload moves its version too: look again, and write if the count is still the same.
+            scale = _SCALE.decode(await self._counted("scale", self._kube.request("GET", path)))
+            if scale.spec.replicas != expected:
+                raise ChangedError(
+                    f"{target.scaled}: was changed to {scale.spec.replicas} replicas meanwhile"
+                ) from None
+            await self._write_scale(path, scale.metadata.resource_version, replicas)
+
+    async def _write_scale(self, path: str, version: str, replicas: int) -> None:
+        body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
+        await self._counted("scale", calls.merge_patch(self._kube, path, body))
+
+    async def _cost(self, pod: PodView, cost: str | None) -> None:
+        try:
+            path = calls.pod_path(pod.namespace, pod.name)
+            await self._counted("cost", calls.annotate(self._kube, path, {ANNOTATION_DELETION_COST: cost}))
+        except NotFound:
+            log.info("pod_gone", pod=f"{pod.namespace}/{pod.name}")
+
+    async def status(self, resource: InferenceAutoscaler, status: Mapping[str, Any]) -> None:
+        """Replace the status. Lists are replaced whole by a merge patch."""
+        meta = resource.metadata
+        path = f"/apis/{API_VERSION}/namespaces/{meta.namespace}/{PLURAL_AUTOSCALER}/{meta.name}/status"
+        try:
+            await self._counted("status", calls.merge_patch(self._kube, path, {"status": status}))
+        except NotFound:
+            log.info("object_gone", key=resource.key)
+
+    async def event(self, resource: InferenceAutoscaler, reason: str, note: str, *, warning: bool = False) -> None:
+        """Record an Event; one that cannot be written is logged and forgotten."""
+        regarding = {
+            "apiVersion": API_VERSION,
+            "kind": KIND_AUTOSCALER,
+            "namespace": resource.metadata.namespace,
+            "name": resource.metadata.name,
+            "uid": resource.metadata.uid,
+        }
+        try:
+            await self._counted(
+                "event",
+                calls.record_event(
+                    self._kube,
+                    regarding=regarding,
+                    reason=reason,
+                    note=note,
+                    action="Scale",
+                    controller=CONTROLLER,
+                    instance=self._instance,
+                    now=self._clock(),
+                    warning=warning,
+                ),
+            )
+        except KubeError as error:
+            log.warning("event_not_written", key=resource.key, error=str(error))
+
+    async def _counted(self, what: str, call: Coroutine[Any, Any, bytes | None]) -> bytes:
+        async with self._slots:
+            if not self._may_write():
+                call.close()
+                raise NotLeaderError("the lease was lost before the write")
+            try:
+                answer = await call
+            except Conflict:
+                self._metrics.writes.labels(what, "conflict").inc()
+                raise
+            except KubeError:
+                self._metrics.writes.labels(what, "error").inc()
+                raise
+            self._metrics.writes.labels(what, "ok").inc()
+            return answer or b""

@@ -1,0 +1,226 @@
+"""Puts the autoscaler's parts together: watches, election, the tick, the pages."""
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from autoscaler import objects, resource
+from autoscaler.actuator import Actuator
+from autoscaler.capacity import FitClient
+from autoscaler.collector import Collector
+from autoscaler.guard import guarded
+from autoscaler.loop import Loop, Outcome
+from autoscaler.metrics import AutoscalerMetrics
+from autoscaler.settings import AutoscalerSettings
+from autoscaler.world import World
+from headroom.health import Health, serving
+from headroom.kube.aio import connect
+from headroom.kube.client import KubeClient, KubeError, NotFound
+from headroom.kube.lease import Elector, wall_clock
+from headroom.kube.reflector import Reflector
+from headroom.logs import get_logger
+from headroom.names import API_VERSION, PLURAL_AUTOSCALER
+from headroom.prometheus import PrometheusSource
+from headroom.runtime import Backoff
+
+log = get_logger(__name__)
+
+_KEDA_SECONDS: Final = 60.0
+_APPS: Final = {"Deployment": "deployments", "StatefulSet": "statefulsets"}
+_LWS: Final = "leaderworkerset.x-k8s.io/v1"
+
+
+def _scoped(api: str, namespace: str, plural: str) -> str:
+    return f"{api}/namespaces/{namespace}/{plural}" if namespace else f"{api}/{plural}"
+
+
+class AutoscalerDaemon:
+    """All parts over one API connection. `run` follows the cluster until cancelled; `once` makes a single round."""
+
+    def __init__(self, kube: KubeClient, settings: AutoscalerSettings) -> None:
+        self.settings, self._kube = settings, kube
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.metrics = AutoscalerMetrics(registry)
+        self.health = Health(registry)
+        self.world = World()
+        identity = settings.identity or f"{socket.gethostname()}-{secrets.token_hex(3)}"
+        self.elector = Elector(
+            kube,
+            namespace=settings.lease_namespace,
+            name=settings.lease_name,
+            identity=identity,
+            duration_seconds=settings.lease_seconds,
+            renew_seconds=settings.lease_seconds / 5,
+        )
+        self._source = PrometheusSource(settings.prometheus_url, settings.prometheus_timeout_seconds)
+        self._fit = (
+            FitClient(settings.extender_url, settings.extender_timeout_seconds) if settings.extender_url else None
+        )
+        self._once = False
+        self.loop = Loop(
+            self.world,
+            Collector(self._source, short_seconds=settings.short_mean_seconds, long_seconds=settings.long_mean_seconds),
+            Actuator(
+                kube,
+                self.metrics,
+                may_write=self.may_write,
+                writers=settings.writers,
+                instance=identity,
+                clock=wall_clock,
+            ),
+            settings,
+            self.metrics,
+            fit=self._fit,
+            may_write=self.may_write,
+        )
+        self._reflectors = self._make_reflectors(settings.namespace)
+        for name in self._reflectors:
+            self.health.set_ready(name, ready=False, detail="not listed yet")
+
+    def may_write(self) -> bool:
+        """Whether this process is the one that acts."""
+        return self._once or self.elector.is_leader
+
+    def _make_reflectors(self, namespace: str) -> dict[str, Reflector[Any]]:
+        kube, world = self._kube, self.world
+        found: dict[str, Reflector[Any]] = {
+            "inferenceautoscalers": Reflector(
+                kube,
+                _scoped(f"/apis/{API_VERSION}", namespace, PLURAL_AUTOSCALER),
+                resource.DECODER,
+                world.on_resource,
+                on_broken=world.on_broken_resource,
+            ),
+            "pods": Reflector(kube, _scoped("/api/v1", namespace, "pods"), objects.POD_VIEW, world.on_pod),
+            "horizontalpodautoscalers": Reflector(
+                kube,
+                _scoped("/apis/autoscaling/v2", namespace, "horizontalpodautoscalers"),
+                objects.OTHER_SCALER,
+                world.on_other_scaler,
+            ),
+        }
+        for kind, plural in _APPS.items():
+            path = _scoped("/apis/apps/v1", namespace, plural)
+            found[plural] = Reflector(kube, path, objects.WORKLOAD, partial(world.on_workload, kind))
+        return found
+
+    async def run(self) -> None:
+        """Follow the cluster, and decide every tick; act while leading."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._start(tasks)
+                tasks.create_task(self._keep("lease", self.elector.run))
+                tasks.create_task(self._keep("tick", self._ticks))
+        finally:
+            await self.elector.release()
+
+    async def once(self) -> Mapping[str, Outcome]:
+        """One round without election; a single person's act, so it writes unless `dry_run`."""
+        self._once = True
+        async with asyncio.TaskGroup() as tasks:
+            started = await self._start(tasks)
+            outcomes = await self.loop.tick()
+            for task in started:
+                task.cancel()
+        return outcomes
+
+    async def close(self) -> None:
+        """Release what is not the API connection."""
+        self._source.close()
+        if self._fit is not None:
+            await self._fit.close()
+
+    async def _start(self, tasks: asyncio.TaskGroup) -> "list[asyncio.Task[None]]":
+        started = []
+        for name, reflector in self._reflectors.items():
+            started.append(tasks.create_task(self._keep(name, reflector.run)))
+        for name, reflector in self._reflectors.items():
+            await reflector.wait_synced()
+            self.health.set_ready(name, ready=True, detail=f"{len(reflector.items())} listed at start")
+        await self._look_for_other_apis(tasks, started)
+        log.info("ready", objects=len(self.world.resources), targets=len(self.world.targets))
+        return started
+
+    async def _look_for_other_apis(self, tasks: asyncio.TaskGroup, started: "list[asyncio.Task[None]]") -> None:
+        """LeaderWorkerSets and ScaledObjects exist only where somebody installed them."""
+        if await self._serves(f"/apis/{_LWS}"):
+            path = _scoped(f"/apis/{_LWS}", self.settings.namespace, "leaderworkersets")
+            reflector = Reflector(
+                self._kube, path, objects.WORKLOAD, partial(self.world.on_workload, "LeaderWorkerSet")
+            )
+            started.append(tasks.create_task(self._keep("leaderworkersets", reflector.run)))
+            await reflector.wait_synced()
+        if self.settings.keda:
+            await self._list_scaled_objects()
+            started.append(tasks.create_task(self._keep("scaledobjects", self._follow_keda)))
+
+    async def _serves(self, path: str) -> bool:
+        try:
+            await self._kube.request("GET", path)
+        except KubeError:
+            return False
+        return True
+
+    async def _follow_keda(self) -> None:
+        while True:
+            await asyncio.sleep(_KEDA_SECONDS)
+            await self._list_scaled_objects()
+
+    async def _list_scaled_objects(self) -> None:
+        path = _scoped("/apis/keda.sh/v1alpha1", self.settings.namespace, "scaledobjects")
+        try:
+            listed = objects.OTHER_SCALERS.decode(await self._kube.request("GET", path))
+        except NotFound:
+            self.world.set_scaled_objects({})
+        except (KubeError, msgspec.MsgspecError) as error:
+            log.info("scaledobjects_not_listed", error=str(error))  # what was known stays
+        else:
+            found = {f"{o.metadata.namespace}/{o.metadata.name}": o.scaled for o in listed.items}
+            self.world.set_scaled_objects(found)
+
+    async def _ticks(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            await guarded(self.loop.tick(), self.metrics.tick_failures, "tick")
+            due = max(due + self.settings.tick_seconds, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a task for ever; one that ends by an error nobody foresaw starts again."""
+        backoff = Backoff(initial_seconds=0.5)
+        while True:
+            await guarded(work(), self.metrics.tick_failures, name)
+            await asyncio.sleep(backoff.next_seconds())
+
+
+async def serve(settings: AutoscalerSettings) -> None:
+    """The whole of `headroom autoscaler`. Raises KubeConfigError and OSError when it cannot start."""
+    kube = await connect(settings.kubeconfig or None)
+    daemon = AutoscalerDaemon(kube, settings)
+    try:
+        async with serving(daemon.health.app(), settings.host, settings.port) as port:
+            log.info("listening", host=settings.host, port=port)
+            await daemon.run()
+    finally:
+        await daemon.close()
+        await kube.close()
+
+
+async def single_round(settings: AutoscalerSettings) -> Mapping[str, Outcome]:
+    """`--once`: one round over all objects. Raises KubeConfigError."""
+    kube = await connect(settings.kubeconfig or None)
+    daemon = AutoscalerDaemon(kube, settings)
+    try:
+        return await daemon.once()
+    finally:
+        await daemon.close()
+        await kube.close()

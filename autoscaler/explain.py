@@ -1,0 +1,89 @@
+"""`headroom autoscaler explain`: an object's last decision in words a person reads top to bottom. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from autoscaler.resource import InferenceAutoscaler
+
+
+def explain(resource: InferenceAutoscaler) -> str:
+    """The text. An object that no autoscaler has seen yet says so."""
+    spec, status = resource.spec, resource.status
+    reference = spec.scale_target_ref
+    lines = [
+        f"{resource.key}: {reference.kind} {reference.name}, engine {spec.engine}, {spec.mode}, "
+        f"{spec.min_replicas} to {spec.max_replicas} replicas",
+    ]
+    if not status:
+        return "\n".join([*lines, "No autoscaler has looked at it yet."])
+    if status.get("observedGeneration") != resource.metadata.generation:
+        lines.append("The object was changed after the last decision.")
+    if "currentReplicas" in status:
+        unmet = status.get("unmetReplicas", 0)
+        lines.append(
+            f"Now {status['currentReplicas']} replicas, {status.get('readyReplicas', 0)} ready; "
+            f"the signals ask for {status.get('desiredReplicas')}" + (f", {unmet} unmet." if unmet else ".")
+        )
+    lines += _section("Why", [f"{limit['rule']}: {limit.get('message', '')}" for limit in status.get("limits", ())])
+    lines += _section("Signals", _table(_signals(status.get("signals", ()))))
+    lines += _section("Learned", _learned(status.get("learned") or {}))
+    lines += _section("Conditions", _table(_conditions(status.get("conditions", ()))))
+    lines += _section("History", _table(_history(status.get("history", ()))))
+    return "\n".join(lines)
+
+
+def _section(title: str, rows: Iterable[str]) -> list[str]:
+    rows = list(rows)
+    return ["", f"{title}:", *(f"  {row}" for row in rows)] if rows else []
+
+
+def _signals(signals: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["NAME", "STATE", "READING", "TARGET", "ASKS FOR", "ACCEPTS", "SAMPLED", ""]]
+    for signal in signals:
+        rows.append(
+            [
+                str(signal.get("name", "")),
+                str(signal.get("state", "")),
+                str(signal.get("value", "")) if "wish" in signal else "-",
+                str(signal.get("target", "")),
+                str(signal.get("wish", "-")),
+                str(signal.get("lowest", "-")),
+                str(signal.get("sampledAt", "-")),
+                str(signal.get("message", "")),
+            ]
+        )
+    return rows if len(rows) > 1 else []
+
+
+def _learned(learned: Mapping[str, Any]) -> list[str]:
+    words = {
+        "startUpSeconds": "a new replica takes {} s to be ready",
+        "holdSeconds": "replicas are kept for {} s after they were last needed",
+        "secondsPerPromptToken": "a prompt token costs {} GPU seconds",
+        "secondsPerOutputToken": "an output token costs {} GPU seconds",
+    }
+    return [text.format(learned[name]) for name, text in words.items() if name in learned]
+
+
+def _conditions(conditions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [str(c.get("type", "")), str(c.get("status", "")), str(c.get("reason", "")), str(c.get("message", ""))]
+        for c in conditions
+    ]
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [
+        [
+            str(h.get("time", "")),
+            f"{h.get('from')} -> {h.get('to')}",
+            str(h.get("reason", "")),
+            str(h.get("message", "")),
+        ]
+        for h in history
+    ]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)] if rows else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,437 @@
+"""One tick: collect for all objects, decide each, ask for room, share budgets, act, record. A bad object hurts only itself."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from autoscaler import budget, pods, status
+from autoscaler.actuator import Actuator, ChangedError, NotLeaderError
+from autoscaler.collector import Collector
+from autoscaler.costs import CostSettings
+from autoscaler.decide import Decision, Rule, TargetState, capped, decide
+from autoscaler.guard import guarded
+from autoscaler.metrics import AutoscalerMetrics
+from autoscaler.objects import PodView, Workload, stamp
+from autoscaler.observe import Lessons, Observer, ObserveSettings, engine_costs
+from autoscaler.queries import plan
+from autoscaler.resource import InferenceAutoscaler, Target
+from autoscaler.settings import AutoscalerSettings, budgets
+from autoscaler.signals import Capacity, Freshness, Observation, Rollout
+from autoscaler.spec import LawSettings, Learned
+from autoscaler.world import World
+from headroom import wire
+from headroom.kube.client import KubeError
+from headroom.logs import get_logger
+from headroom.request import RequestError, request_of
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+
+class FitSource(Protocol):
+    """Who knows how many more pods fit."""
+
+    async def ask(self, template: bytes, namespace: str, limit: int) -> tuple[Capacity | None, str]:
+        """(answer, complaint)."""
+        ...
+
+
+class _Keepsake(msgspec.Struct):
+    """What a new leader needs to go on; kept in the status."""
+
+    learned: Learned
+    lessons: Lessons
+
+
+_KEEPSAKE: Final = msgspec.json.Decoder(_Keepsake)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the loop keeps of one object between ticks."""
+
+    state: TargetState = field(default_factory=TargetState)
+    lessons: Lessons = field(default_factory=Lessons)
+    ready: dict[str, float] = field(default_factory=dict)
+    history: list[Mapping[str, Any]] = field(default_factory=list)
+    last_scale: str = ""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    written_at: float = float("-inf")
+    wait_until: float = float("-inf")
+    """No writes before; the API server asked for patience."""
+    failure: str = ""
+    gpus: tuple[bytes, float] = (b"", 1.0)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One object within one tick."""
+
+    target: Target
+    resource: InferenceAutoscaler
+    memory: Memory
+    pods: list[PodView]
+    workload: Workload
+    observation: Observation
+    before: TargetState
+    decision: Decision
+    in_flight: dict[str, float]
+    unknown_capacity: str = ""
+
+
+class Loop:
+    """Holds the memories; `tick` is called by the daemon, `--once` and the benchmark."""
+
+    def __init__(
+        self,
+        world: World,
+        collector: Collector,
+        actuator: Actuator,
+        settings: AutoscalerSettings,
+        metrics: AutoscalerMetrics,
+        *,
+        fit: FitSource | None,
+        may_write: Callable[[], bool],
+        law: LawSettings | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._world, self._collector, self._actuator, self._settings, self._metrics = (
+            world, collector, actuator, settings, metrics,
+        )  # fmt: skip
+        self._fit, self._may_write, self._monotonic, self._wall_clock = fit, may_write, monotonic, wall_clock
+        self._law = law or LawSettings(
+            short_mean_seconds=settings.short_mean_seconds, long_mean_seconds=settings.long_mean_seconds
+        )
+        self._observing = ObserveSettings(stale_seconds=settings.stale_seconds)
+        self._costs = CostSettings()
+        self._budgets = budgets(settings)
+        self._memories: dict[str, Memory] = {}
+        self._known_signals: dict[str, list[str]] = {}
+
+    async def tick(self) -> dict[str, Outcome]:
+        """One round over all objects; returns what was decided."""
+        started = self._monotonic()
+        world, now, wall = self._world, started, self._wall_clock()
+        world.index_rivals()
+        self._forget_deleted()
+        conflicts = {key: world.conflict(target) for key, target in world.targets.items()}
+        active = [t for key, t in world.targets.items() if not conflicts[key] and t.scaled in world.workloads]
+        asked = self._collector.queries_asked
+        snapshot = await self._collector.collect(
+            plan(active, self._settings.stale_seconds + 15.0, self._settings.long_mean_seconds)
+        )
+        self._metrics.queries.inc(self._collector.queries_asked - asked)
+        self._metrics.query_failures.inc(len(snapshot.errors))
+        outcomes: dict[str, Outcome] = {}
+        for target in active:
+            outcome = await self._guarded(target.key, self._consider(target, snapshot, now, wall))
+            if outcome is not None:
+                outcomes[target.key] = outcome
+        await self._ask_for_room(outcomes.values(), now)
+        self._share_budgets(outcomes.values())
+        for outcome in outcomes.values():
+            outcome.memory.state = outcome.decision.state
+        if self._may_write() and not self._settings.dry_run:
+            await asyncio.gather(*(self._act(outcome, now) for outcome in outcomes.values()))
+            await self._refuse_rest(conflicts, now)
+        else:
+            for outcome in outcomes.values():
+                self._not_moved(outcome)
+        self._count(outcomes, conflicts)
+        self._metrics.tick_seconds.observe(self._monotonic() - started)
+        return outcomes
+
+    # Deciding
+
+    async def _consider(self, target: Target, snapshot: Any, now: float, wall: float) -> Outcome:
+        world = self._world
+        resource, workload = world.resources[target.key], world.workloads[target.scaled]
+        memory = self._memories.get(target.key) or self._recall(target.key, resource)
+        own = world.pods_of(target.scaled)
+        observer = Observer(target, own, snapshot, wall, self._observing)
+        memory.lessons = observer.learn(memory.lessons, self._costs)
+        rollout = Rollout.SETTLED
+        if workload.spec.paused:
+            rollout = Rollout.PAUSED
+        elif workload.progressing:
+            rollout = Rollout.PROGRESSING
+        observation = Observation(
+            replicas=workload.spec.replicas,
+            pods=pods.facts(own, wall, memory.ready),
+            readings=observer.readings(),
+            work=observer.work(memory.lessons, engine_costs(target, memory.lessons, self._costs)),
+            utilisation=observer.utilisation() if target.spec.queueing else None,
+            activation=observer.activation(),
+            gpus_per_replica=self._gpus(target, memory, workload, own),
+            rollout=rollout,
+        )
+        memory.ready = pods.ready_times(own)
+        decision = decide(target.spec, memory.state, observation, now, self._law)
+        lowering = decision.replicas < observation.replicas
+        return Outcome(
+            target, resource, memory, own, workload, observation, memory.state, decision,
+            observer.in_flight() if lowering else {},
+        )  # fmt: skip
+
+    async def _ask_for_room(self, outcomes: Iterable[Outcome], now: float) -> None:
+        """Before raising, ask how many more of this pod fit, and decide again with the answer."""
+        fit = self._fit
+        rising = [o for o in outcomes if o.decision.wanted > o.observation.replicas and o.target.spec.enforce_capacity]
+        if fit is None or not rising:
+            return
+
+        async def ask(outcome: Outcome) -> None:
+            waiting = len(outcome.observation.pods.unschedulable)
+            limit = outcome.decision.wanted - outcome.observation.replicas + waiting
+            template = bytes(outcome.workload.spec.template)
+            capacity, complaint = await fit.ask(template, outcome.target.namespace, limit)
+            outcome.unknown_capacity = complaint
+            if capacity is not None:
+                outcome.observation = replace(outcome.observation, capacity=capacity)
+                outcome.decision = decide(outcome.target.spec, outcome.before, outcome.observation, now, self._law)
+
+        await asyncio.gather(*(ask(outcome) for outcome in rising))
+
+    def _share_budgets(self, outcomes: Iterable[Outcome]) -> None:
+        by_project: dict[str, list[Outcome]] = {}
+        for outcome in outcomes:
+            if outcome.target.project in self._budgets:
+                by_project.setdefault(outcome.target.project, []).append(outcome)
+        for project, members in by_project.items():
+            limit = self._budgets[project]
+            allowed = budget.share(
+                limit,
+                [
+                    budget.Ask(
+                        o.target.key, o.observation.replicas, o.decision.replicas, o.observation.gpus_per_replica
+                    )
+                    for o in members
+                ],
+            )
+            for outcome in members:
+                outcome.decision = capped(
+                    outcome.decision,
+                    outcome.observation.replicas,
+                    allowed[outcome.target.key],
+                    Rule.BUDGET,
+                    f"project {project} has a budget of {limit:g} GPUs",
+                )
+
+    def _gpus(self, target: Target, memory: Memory, workload: Workload, own: list[PodView]) -> float:
+        """GPUs that one replica holds: what its pods were given, else what the template asks for."""
+        if target.spec.max_gpus is None and target.project not in self._budgets:
+            return 1.0
+        placed = [pod.share * len(pod.cards) for pod in own if pod.share and pod.cards]
+        if placed:
+            return max(placed)
+        template = bytes(workload.spec.template)
+        if memory.gpus[0] != template:
+            memory.gpus = (template, _gpus_of(template))
+        return memory.gpus[1]
+
+    # Acting
+
+    async def _act(self, outcome: Outcome, now: float) -> None:
+        memory, decision, current = outcome.memory, outcome.decision, outcome.observation.replicas
+        changed = decision.replicas != current
+        if changed and (outcome.target.advisory or now < memory.wait_until):
+            self._not_moved(outcome)
+        elif changed:
+            await self._write_scale(outcome, now)
+        else:
+            memory.failure = ""
+        await self._guarded(outcome.target.key, self._record(outcome, now))
+
+    async def _write_scale(self, outcome: Outcome, now: float) -> None:
+        memory, target, decision = outcome.memory, outcome.target, outcome.decision
+        current = outcome.observation.replicas
+        latest = self._world.resources.get(target.key)
+        if latest is None or latest.metadata.generation != outcome.resource.metadata.generation:
+            self._not_moved(outcome)  # edited or deleted since it was read: the next tick decides on what it says now
+            return
+        victims: list[PodView] = []
+        spared: list[PodView] = []
+        if decision.replicas < current:
+            useful = pods.free_share_after(outcome.pods, self._world.all_pods())
+            victims = pods.cheapest_to_lose(outcome.pods, current - decision.replicas, outcome.in_flight, useful)
+            chosen = {pod.name for pod in victims}
+            spared = [p for p in outcome.pods if p.deletion_cost and p.name not in chosen and not p.deleted_at]
+        try:
+            await self._actuator.scale(target, current, decision.replicas, victims, spared)
+        except (KubeError, ChangedError, NotLeaderError) as error:
+            self._not_moved(outcome)
+            if isinstance(error, KubeError):
+                memory.failure = str(error)
+                memory.wait_until = now + (error.retry_after_seconds or 0.0)
+            log.warning("scale_not_written", key=target.key, error=str(error))
+            return
+        memory.failure = ""
+        wall = self._wall_clock()
+        memory.last_scale = stamp(wall)
+        memory.history = [status.history_entry(current, decision.replicas, decision.reasons, wall), *memory.history]
+        del memory.history[status.HISTORY :]
+        direction = "up" if decision.replicas > current else "down"
+        self._metrics.moves.labels(target.namespace, outcome.resource.metadata.name, direction).inc()
+        text = "; ".join(reason.text for reason in decision.reasons)
+        log.info("scaled", key=target.key, target=target.scaled, before=current, after=decision.replicas, why=text)
+        await self._actuator.event(outcome.resource, "SuccessfulRescale", text)
+
+    async def _record(self, outcome: Outcome, now: float) -> None:
+        memory, resource, decision = outcome.memory, outcome.resource, outcome.decision
+        wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity)
+        built = status.build(
+            decision,
+            conditions=self._conditions(wanted, memory, resource),
+            generation=resource.metadata.generation,
+            current=outcome.observation.replicas,
+            pods=outcome.observation.pods,
+            history=memory.history,
+            last_scale=memory.last_scale,
+            learned=self._learned(outcome),
+            now=self._wall_clock(),
+        )
+        await self._write_status(resource, memory, built, now)
+
+    async def _write_status(
+        self, resource: InferenceAutoscaler, memory: Memory, built: dict[str, Any], now: float
+    ) -> None:
+        old = memory.written or resource.status
+        since = now - memory.written_at
+        if now < memory.wait_until or not status.says_something_new(
+            built, old, since, self._settings.status_refresh_seconds
+        ):
+            return
+        try:
+            await self._actuator.status(resource, built)
+        except (KubeError, NotLeaderError) as error:
+            if isinstance(error, KubeError) and error.retry_after_seconds:
+                memory.wait_until = now + error.retry_after_seconds
+            log.warning("status_not_written", key=resource.key, error=str(error))
+            return
+        memory.written, memory.written_at = built, now
+        for reason, message in _turned_bad(built["conditions"], old.get("conditions", ())):
+            await self._actuator.event(resource, reason, message, warning=True)
+
+    async def _refuse_rest(self, conflicts: Mapping[str, str], now: float) -> None:
+        """Say on every object that is not acted on why it is not."""
+        refusals: list[tuple[str, list[status.Condition]]] = []
+        for key, message in self._world.invalid.items():
+            refusals.append((key, status.refused("InvalidSpec", message)))
+        for key, target in self._world.targets.items():
+            if conflicts[key]:
+                text = f"{target.kind} {target.name} is already scaled by {conflicts[key]}"
+                refusals.append((key, status.refused("AmbiguousOwner", text, conflict=True)))
+            elif target.scaled not in self._world.workloads:
+                text = f"{target.kind} {target.name} does not exist in namespace {target.namespace}"
+                refusals.append((key, status.refused("TargetNotFound", text)))
+        for key, wanted in refusals:
+            resource = self._world.resources.get(key)
+            if resource is None:
+                continue
+            memory = self._memories.get(key) or self._recall(key, resource)
+            # Windows must be seen anew once the object is acted on again.
+            memory.state = replace(memory.state, needs=(), fresh_since=None, fresh_at=None, idle_since=None)
+            conditions = self._conditions(wanted, memory, resource)
+            built = {"observedGeneration": resource.metadata.generation, "conditions": conditions}
+            await self._write_status(resource, memory, built, now)
+
+    def _conditions(
+        self, wanted: list[status.Condition], memory: Memory, resource: InferenceAutoscaler
+    ) -> list[dict[str, Any]]:
+        before = (memory.written or resource.status).get("conditions") or ()
+        return status.merge_conditions(wanted, before, resource.metadata.generation, self._wall_clock())
+
+    def _learned(self, outcome: Outcome) -> dict[str, str]:
+        decision, memory = outcome.decision, outcome.memory
+        learned = {
+            "startUpSeconds": f"{decision.start_seconds:.0f}",
+            "holdSeconds": f"{decision.hold_seconds:.0f}",
+            "memory": msgspec.json.encode(_Keepsake(decision.state.learned, memory.lessons)).decode(),
+        }
+        work = outcome.observation.work
+        if work is not None and work.known:
+            learned["secondsPerPromptToken"] = f"{work.seconds_per_prompt_token:.3g}"
+            learned["secondsPerOutputToken"] = f"{work.seconds_per_output_token:.3g}"
+        return learned
+
+    def _recall(self, key: str, resource: InferenceAutoscaler) -> Memory:
+        """Take over what an earlier leader left in the status; what cannot be read is learned again."""
+        memory = self._memories[key] = Memory()
+        memory.history = list(resource.status.get("history") or ())
+        memory.last_scale = resource.status.get("lastScaleTime") or ""
+        kept = (resource.status.get("learned") or {}).get("memory")
+        if kept:
+            try:
+                keepsake = _KEEPSAKE.decode(kept)
+            except (msgspec.MsgspecError, TypeError) as error:
+                log.info("keepsake_not_understood", key=key, error=str(error))
+            else:
+                memory.state = TargetState(learned=keepsake.learned)
+                memory.lessons = keepsake.lessons
+        return memory
+
+    @staticmethod
+    def _not_moved(outcome: Outcome) -> None:
+        """Nothing was written: the rates must not count a move."""
+        outcome.memory.state = replace(outcome.memory.state, moves=outcome.before.moves)
+
+    # Housekeeping
+
+    async def _guarded(self, key: str, work: Awaitable[T]) -> T | None:
+        return await guarded(work, self._metrics.tick_failures, "object", key=key)
+
+    def _forget_deleted(self) -> None:
+        for key in [key for key in self._memories if key not in self._world.resources]:
+            del self._memories[key]
+            namespace, _, name = key.partition("/")
+            self._metrics.forget(namespace, name, self._known_signals.pop(key, []))
+
+    def _count(self, outcomes: Mapping[str, Outcome], conflicts: Mapping[str, str]) -> None:
+        metrics = self._metrics
+        metrics.leader.set(self._may_write())
+        metrics.objects.labels("active").set(len(outcomes))
+        metrics.objects.labels("invalid").set(len(self._world.invalid))
+        metrics.objects.labels("conflict").set(sum(map(bool, conflicts.values())))
+        for key, outcome in outcomes.items():
+            of = (outcome.target.namespace, outcome.resource.metadata.name)
+            metrics.replicas.labels(*of).set(outcome.observation.replicas)
+            metrics.ready.labels(*of).set(outcome.observation.pods.ready)
+            metrics.wanted.labels(*of).set(outcome.decision.wanted)
+            metrics.unmet.labels(*of).set(outcome.decision.unmet)
+            self._known_signals[key] = [wish.name for wish in outcome.decision.wishes]
+            for wish in outcome.decision.wishes:
+                metrics.signal_fresh.labels(*of, wish.name).set(wish.state is Freshness.FRESH)
+                if wish.state is Freshness.FRESH:
+                    metrics.signal.labels(*of, wish.name).set(wish.value)
+
+
+def _turned_bad(new: list[dict[str, Any]], old: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Conditions that have become a reason to look: (reason, message)."""
+    good = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False"}
+    before = {str(condition.get("type")): condition.get("status") for condition in old}
+    found: dict[str, str] = {}
+    for condition in new:
+        wanted = good.get(condition["type"], "True")
+        was = before.get(condition["type"])
+        if condition["status"] != wanted and was != condition["status"]:
+            found.setdefault(condition["reason"], condition["message"])
+    return list(found.items())
+
+
+def _gpus_of(template: bytes) -> float:
+    """GPUs that a pod of this template asks for; a share given in MiB counts as a card until a pod shows its part."""
+    try:
+        pod = wire.POD.decode(template)
+        request = request_of(pod)
+    except (wire.WireError, RequestError) as error:
+        log.info("template_not_understood", error=str(error))
+        return 1.0
+    if request is None:
+        return 1.0
+    return request.count * (request.milli / 1000 if 0 < request.milli < 1000 else 1.0)
