@@ -51,7 +51,11 @@ def test_a_reading_holds_what_the_driver_says(stub, reader) -> None:
     first = card(reading)
     assert (reading.at, reading.driver, len(reading.cards), reading.broken) == (5.0, "550.54.15", 2, ())
     assert (first.id, first.model) == ("GPU-00000000-0000-0000-0000-000000000000", "NVIDIA-A100-SXM4-80GB")
-    assert (first.memory_total_bytes, first.memory_reserved_bytes, first.memory_used_bytes) == (80 * GIB, 600 * 2**20, GIB)
+    assert (first.memory_total_bytes, first.memory_reserved_bytes, first.memory_used_bytes) == (
+        80 * GIB,
+        600 * 2**20,
+        GIB,
+    )
     assert (first.utilization_ratio, first.memory_utilization_ratio) == (0.4, 0.2)
     assert (first.power_watts, first.energy_millijoules, first.temperature_celsius) == (250.5, 123456789, 61.0)
     assert first.sm_ratio == pytest.approx(0.4)
@@ -77,7 +81,9 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("code", "why"), [(NOT_SUPPORTED, "not_supported"), (NO_PERMISSION, "no_permission"), (UNKNOWN, "failed")])
+@pytest.mark.parametrize(
+    ("code", "why"), [(NOT_SUPPORTED, "not_supported"), (NO_PERMISSION, "no_permission"), (UNKNOWN, "failed")]
+)
 @pytest.mark.parametrize(("call", "field"), FIELDS)
 def test_a_failing_call_makes_its_field_missing_and_no_other(stub, reader, call, field, code, why) -> None:
     stub(f"card 0 fail {call} {code}")
@@ -126,9 +132,7 @@ def test_drivers_without_the_second_memory_call_count_the_reserve_as_used(stub, 
     assert (first.memory_reserved_bytes, first.memory_used_bytes) == ("not_supported", GIB + 600 * 2**20)
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"), [(GPU_IS_LOST, "lost"), (28, "lost"), (RESET_REQUIRED, "reset_required")]
-)
+@pytest.mark.parametrize(("code", "reason"), [(GPU_IS_LOST, "lost"), (28, "lost"), (RESET_REQUIRED, "reset_required")])
 def test_a_card_off_the_bus_is_broken_and_the_others_are_read(stub, reader, code: int, reason: str) -> None:
     before = card(reader.read(0.0)).id
     stub(f"card 0 fail all {code}")

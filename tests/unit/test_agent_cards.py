@@ -1,0 +1,171 @@
+"""Health and inventory: withdrawn at once, back after a settled time, and an annotation that changes only with the cards."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.health import HealthTracker, Verdict
+from agent.inventory import Inventory, cards_of_annotation, slices_of
+from agent.reader import BrokenCard, CardReading, Fault, Missing, Reading
+from headroom import wire
+from headroom.inventory import encode_cards
+from headroom.model import Card
+from headroom.names import ANNOTATION_NODE_CARDS
+
+GIB = 2**30
+FINE = Verdict(True)
+
+
+def card(name: str = "GPU-a", **fields) -> CardReading:
+    defaults = {
+        "index": 0,
+        "model": "L4",
+        "memory_total_bytes": 24 * GIB,
+        "memory_reserved_bytes": 0,
+        "ecc_uncorrected": 0,
+    }
+    return CardReading(id=name, **(defaults | fields))
+
+
+def reading(at: float, *cards: CardReading, broken=(), faults=()) -> Reading:
+    return Reading(at, cards, tuple(broken), tuple(faults))
+
+
+TROUBLES = [
+    pytest.param(reading(10, broken=[BrokenCard(0, "lost", "GPU-a")]), "lost", id="fell off the bus"),
+    pytest.param(reading(10, broken=[BrokenCard(0, "reset_required", "GPU-a")]), "reset_required", id="wants a reset"),
+    pytest.param(reading(10), "gone", id="no longer listed"),
+    pytest.param(reading(10, card(memory_total_bytes=Missing.FAILED)), "unreadable", id="memory cannot be read"),
+    pytest.param(reading(10, card(row_remap_broken=True)), "row_remap", id="row remapping failed"),
+    pytest.param(reading(10, card(ecc_uncorrected=1)), "ecc", id="a new uncorrected error"),
+    pytest.param(reading(10, card(), faults=[Fault("GPU-a", 79)]), "xid 79", id="critical Xid"),
+    pytest.param(reading(10, card(), faults=[Fault("GPU-a", 0)]), "ecc", id="double-bit error event"),
+]
+
+
+@pytest.mark.parametrize(("bad", "reason"), TROUBLES)
+def test_trouble_withdraws_a_card_at_once_and_a_settled_time_gives_it_back(bad: Reading, reason: str) -> None:
+    tracker = HealthTracker(settle_seconds=60)
+    assert tracker.update(reading(0, card())) == {"GPU-a": FINE}
+    assert tracker.update(bad) == {"GPU-a": Verdict(False, reason)}
+    well = card(ecc_uncorrected=bad.cards[0].ecc_uncorrected if bad.cards else 0)
+    assert tracker.update(reading(69.9, well)) == {"GPU-a": Verdict(False, reason)}
+    assert tracker.update(reading(70, well)) == {"GPU-a": FINE}
+
+
+@pytest.mark.parametrize(("bad", "reason"), TROUBLES[:5])
+def test_trouble_that_lasts_keeps_the_card_away_even_without_a_settled_time(bad: Reading, reason: str) -> None:
+    tracker = HealthTracker(settle_seconds=0)
+    tracker.update(reading(0, card()))
+    for at in (10, 20):
+        assert tracker.update(replace(bad, at=at)) == {"GPU-a": Verdict(False, reason)}
+
+
+@pytest.mark.parametrize("xid", [13, 31, 43, 45, 68, 109])
+def test_errors_of_programs_are_not_errors_of_the_card(xid: int) -> None:
+    tracker = HealthTracker(settle_seconds=60)
+    assert tracker.update(reading(0, card(), faults=[Fault("GPU-a", xid)])) == {"GPU-a": FINE}
+
+
+def test_errors_from_before_the_agent_started_are_not_held_against_a_card() -> None:
+    tracker = HealthTracker(settle_seconds=60)
+    assert tracker.update(reading(0, card(ecc_uncorrected=7))) == {"GPU-a": FINE}
+    assert tracker.update(reading(1, card(ecc_uncorrected=Missing.NOT_SUPPORTED))) == {"GPU-a": FINE}
+    assert tracker.update(reading(2, card(ecc_uncorrected=7))) == {"GPU-a": FINE}
+    # A reset sets the count back; that is no error.
+    assert tracker.update(reading(3, card(ecc_uncorrected=0))) == {"GPU-a": FINE}
+
+
+def test_a_lost_driver_withdraws_every_card_ever_seen() -> None:
+    tracker = HealthTracker(settle_seconds=60)
+    tracker.expect(["GPU-old"])
+    tracker.update(reading(0, card("GPU-a"), card("GPU-b", index=1)))
+    assert {verdict.reason for verdict in tracker.lost(5).values()} == {"driver_lost"}
+    assert not any(verdict.healthy for verdict in tracker.lost(5).values())
+
+
+def test_instances_go_with_their_card() -> None:
+    tracker = HealthTracker(settle_seconds=60)
+    parent, instance = card("GPU-a", mig=True), card("MIG-1", parent="GPU-a", ecc_uncorrected=Missing.NOT_SUPPORTED)
+    tracker.update(reading(0, parent, instance))
+    verdicts = tracker.update(reading(1, parent, instance, faults=[Fault("GPU-a", 79)]))
+    assert verdicts["MIG-1"] == Verdict(False, "xid 79")
+
+
+def published(inventory: Inventory, seen: Reading | None, unhealthy: tuple[str, ...] = (), slices: int = 1):
+    verdicts = dict.fromkeys(unhealthy, Verdict(False, "lost"))
+    return inventory.update(seen, verdicts, slices)
+
+
+def test_cards_are_described_in_whole_mib_that_promise_nothing_that_is_not_there() -> None:
+    seen = reading(0, card(memory_total_bytes=24 * GIB + 2**20 - 1, memory_reserved_bytes=450 * 2**20 + 1))
+    assert published(Inventory(), seen, slices=4) == (Card("GPU-a", 0, "L4", 24576, 451, 4, True),)
+
+
+def test_a_card_that_cannot_be_read_stays_in_sight_as_unhealthy() -> None:
+    inventory = Inventory()
+    first = published(inventory, reading(0, card("GPU-a"), card("GPU-b", index=1)))
+    lost = published(inventory, reading(1, card("GPU-b", index=1), broken=[BrokenCard(0, "lost", "GPU-a")]), ("GPU-a",))
+    assert [(one.id, one.healthy, one.vram_mib) for one in lost] == [("GPU-a", False, 24576), ("GPU-b", True, 24576)]
+    assert published(inventory, None, ("GPU-a", "GPU-b")) == tuple(replace(one, healthy=False) for one in first)
+
+
+def test_what_a_predecessor_published_is_taken_over() -> None:
+    inventory = Inventory()
+    inventory.expect((Card("GPU-dead", 3, "L4", 24576, 100, 2),))
+    cards = published(inventory, reading(0, card("GPU-a")), ("GPU-dead",))
+    assert [(one.id, one.index, one.healthy) for one in cards] == [("GPU-a", 0, True), ("GPU-dead", 1, False)]
+
+
+def test_the_order_of_discovery_does_not_matter() -> None:
+    one, two = card("GPU-a", index=1), card("GPU-b", index=0)
+    assert published(Inventory(), reading(0, one, two)) == published(Inventory(), reading(0, two, one))
+
+
+def test_a_breathing_reserve_does_not_rewrite_the_node() -> None:
+    inventory = Inventory()
+    before = published(inventory, reading(0, card(memory_reserved_bytes=450 * 2**20)))
+    assert published(inventory, reading(1, card(memory_reserved_bytes=440 * 2**20))) == before
+    assert published(inventory, reading(2, card(memory_reserved_bytes=460 * 2**20)))[0].reserve_mib == 460
+
+
+def test_a_partitioned_card_gives_way_to_its_instances_and_comes_back() -> None:
+    inventory = Inventory()
+    published(inventory, reading(0, card("GPU-a")), slices=4)
+    parted = reading(1, card("GPU-a", mig=True), card("MIG-1", parent="GPU-a"), card("MIG-2", parent="GPU-a"))
+    cards = published(inventory, parted, slices=4)
+    assert [(one.id, one.index, one.slices) for one in cards] == [("MIG-1", 0, 1), ("MIG-2", 1, 1)]
+    whole = published(inventory, reading(2, card("GPU-a", mig=False)), slices=4)
+    assert [one.id for one in whole] == ["GPU-a"]
+
+
+def node(labels=None, capacity=None, annotation: str | None = None) -> wire.Node:
+    annotations = {} if annotation is None else {ANNOTATION_NODE_CARDS: annotation}
+    meta = wire.Meta(name="n", labels=labels or {}, annotations=annotations)
+    return wire.Node(metadata=meta, status=wire.NodeStatus(capacity=capacity or {}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "capacity", "slices"),
+    [
+        ({"nvidia.com/gpu.replicas": "4"}, {}, 4),
+        ({"nvidia.com/gpu.replicas": "0"}, {}, 1),
+        ({"nvidia.com/gpu.replicas": "many"}, {"nvidia.com/gpu": "16"}, 8),
+        ({}, {"nvidia.com/gpu": "16"}, 8),
+        ({}, {"nvidia.com/gpu.shared": 6}, 3),
+        ({}, {"nvidia.com/gpu": "-3"}, 1),
+        ({}, {}, 1),
+    ],
+)
+def test_slices_come_from_the_label_or_from_what_the_plugin_advertises(labels, capacity, slices: int) -> None:
+    assert slices_of(node(labels, capacity), 2) == slices
+
+
+@pytest.mark.parametrize("text", [None, "", "no json", "{}", '[{"id": ""}]'])
+def test_an_annotation_that_cannot_be_read_names_no_cards(text: str | None) -> None:
+    assert cards_of_annotation(node(annotation=text)) == ()
+
+
+def test_the_annotation_is_read_back_as_it_was_written() -> None:
+    cards = published(Inventory(), reading(0, card("GPU-a"), card("GPU-b", index=1)), ("GPU-b",), slices=2)
+    assert cards_of_annotation(node(annotation=encode_cards(cards))) == cards

@@ -1,0 +1,209 @@
+"""Kubelet's word against the prediction: what is corrected, what is reported, and what is left alone."""
+
+import pytest
+
+from agent.account import Holder, Use
+from agent.attribution import holders_of, pids_of, usage_of
+from agent.cgroup import Owner
+from agent.podresources import Device
+from agent.pods import NODE_POD, PodIndex, PodKey
+from agent.reader import CardReading, Missing, ProcessUse, Reading
+from agent.truth import Finding, card_of, compare
+from headroom.model import Card
+from headroom.wire import encode
+
+GIB = 2**30
+CARDS = (
+    Card("GPU-a", 0, "L4", 24576, 576, 4),
+    Card("GPU-b", 1, "L4", 24576, 576, 4),
+    Card("MIG-c", 2, "A100-MIG-3g.40gb", 40960, 0, 1),
+)
+CID = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+
+def pod(name: str = "p", *, cards: str | None = None, vram: str = "8Gi", mode: str = "slice", count: int = 1, **fields):
+    annotations = {} if cards is None else {
+        "headroom.dev/assigned-cards": cards, "headroom.dev/assigned-vram-mib": "8192", "headroom.dev/assigned-mode": mode,
+    }  # fmt: skip
+    limits = {"nvidia.com/gpu": str(count)} | ({"headroom.dev/vram": vram} if vram else {})
+    status = {
+        "phase": fields.get("phase", "Running"),
+        "startTime": fields.get("start", "2026-01-01T00:00:00Z"),
+        "containerStatuses": [{"name": "engine", "containerID": f"containerd://{CID}"}],
+    }
+    return NODE_POD.decode(
+        encode(
+            {
+                "metadata": {
+                    "name": name, "namespace": "chat", "uid": fields.get("uid", f"uid-{name}"), "annotations": annotations,
+                    "labels": fields.get("labels", {}),
+                },
+                "spec": {"nodeName": "n", "containers": [{"name": "engine", "resources": {"limits": limits}}]},
+                "status": {key: value for key, value in status.items() if value is not None},
+            }
+        )
+    )  # fmt: skip
+
+
+def held(*ids: str, name: str = "p", resource: str = "nvidia.com/gpu") -> list[Device]:
+    return [Device("chat", name, "engine", resource, device) for device in ids]
+
+
+def judge(devices, *pods):
+    return compare(devices, PodIndex(pods), CARDS)
+
+
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("GPU-a", "GPU-a"),
+        ("GPU-b::0", "GPU-b"),
+        ("GPU-b::13", "GPU-b"),
+        ("MIG-c", "MIG-c"),
+        ("nvidia1", "GPU-b"),
+        ("nvidia0/vgpu3", "GPU-a"),
+        ("nvidia0/gi1", None),
+        ("nvidia9", None),
+        ("GPU-z", None),
+        ("GPU-a::", None),
+        ("", None),
+    ],
+)
+def test_a_device_names_its_card(device: str, card: str | None) -> None:
+    assert card_of(device, CARDS) == card
+
+
+def test_a_right_prediction_is_left_alone() -> None:
+    truth = judge(held("GPU-a::2"), pod(cards="GPU-a"))
+    assert (truth.right, truth.corrections) == (1, [])
+
+
+def test_the_order_of_devices_is_no_difference() -> None:
+    assert judge(held("GPU-b::0", "GPU-a::1"), pod(cards="GPU-a,GPU-b", count=2)).right == 1
+
+
+def test_a_wrong_prediction_is_corrected_on_the_pod_that_it_was_made_for() -> None:
+    (correction,) = judge(held("GPU-b::0"), pod(cards="GPU-a")).corrections
+    assert (correction.finding, correction.predicted, correction.actual) == (Finding.CORRECTED, ("GPU-a",), ("GPU-b",))
+    assert (correction.namespace, correction.name, correction.uid) == ("chat", "p", "uid-p")
+    assert correction.annotations == {
+        "headroom.dev/assigned-cards": "GPU-b",
+        "headroom.dev/assigned-vram-mib": "8192",
+        "headroom.dev/assigned-vram-share": "0.333",
+        "headroom.dev/assigned-mode": "slice",
+    }
+
+
+def test_two_slices_of_one_card_are_two_shares_of_it() -> None:
+    (correction,) = judge(held("GPU-b::0", "GPU-b::1"), pod(cards="GPU-a,GPU-b", count=2)).corrections
+    assert correction.annotations["headroom.dev/assigned-cards"] == "GPU-b,GPU-b"
+
+
+@pytest.mark.parametrize(
+    ("vram", "mib"), [("10Gi", "10240"), ("", "6000")], ids=["the size that it asked for", "else the default slice"]
+)
+def test_a_pod_that_headroom_never_saw_is_reported_with(vram: str, mib: str) -> None:
+    (correction,) = judge(held("GPU-a::3"), pod(vram=vram)).corrections
+    assert correction.finding is Finding.REPORTED
+    assert correction.annotations["headroom.dev/assigned-vram-mib"] == mib
+
+
+def test_annotations_that_cannot_be_read_count_as_none() -> None:
+    (correction,) = judge(held("GPU-a::3"), pod(cards="GPU-a", mode="guess")).corrections
+    assert correction.finding is Finding.REPORTED
+
+
+def test_a_pod_of_an_unknown_device_resource_is_reported_with_the_default_slice() -> None:
+    strange = pod(vram="", count=0)
+    (correction,) = judge(held("MIG-c", resource="nvidia.com/mig-3g.40gb"), strange).corrections
+    assert correction.annotations["headroom.dev/assigned-vram-mib"] == "40960"
+
+
+def test_cards_that_headroom_picked_itself_are_never_overruled() -> None:
+    truth = judge(held("GPU-b::0"), pod(cards="GPU-a", mode="pinned"))
+    assert (truth.corrections, truth.right) == ([], 0)
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_finished_pod_that_kubelet_still_lists_holds_nothing(phase: str) -> None:
+    truth = judge(held("GPU-b::0"), pod(cards="GPU-a", phase=phase))
+    assert (truth.corrections, truth.holders) == ([], {})
+
+
+def test_a_pod_that_has_not_started_may_be_the_successor_of_the_one_that_kubelet_lists() -> None:
+    truth = judge(held("GPU-b::0"), pod(cards="GPU-a", phase="Pending", start=None))
+    assert (truth.corrections, truth.waiting) == ([], [("chat", "p")])
+
+
+def test_a_pod_that_the_api_server_does_not_have_is_counted_not_guessed() -> None:
+    truth = judge(held("GPU-b::0", name="ghost"), pod(cards="GPU-a"))
+    assert (truth.corrections, truth.unknown_pods) == ([], [("chat", "ghost")])
+
+
+def test_devices_that_name_no_card_are_counted_and_their_pod_left_alone() -> None:
+    truth = judge(held("GPU-z::0", "GPU-b::0"), pod(cards="GPU-a", count=2))
+    assert (truth.corrections, truth.unknown_devices) == ([], ["GPU-z::0"])
+
+
+def test_other_vendors_devices_are_none_of_ours() -> None:
+    truth = judge(held("rdma0", resource="rdma/hca"), pod())
+    assert (truth.unknown_devices, truth.holders) == ([], {})
+
+
+def test_a_pod_whose_request_cannot_be_read_is_named() -> None:
+    truth = judge(held("GPU-a::0"), pod(vram="lots"))
+    assert truth.corrections == []
+    assert "headroom.dev/vram: lots" in truth.not_understood[0]
+
+
+READING = Reading(
+    0.0,
+    (
+        CardReading("GPU-a", 0, "L4", memory_total_bytes=24 * GIB, processes=(
+            ProcessUse(10, GIB, 0.5), ProcessUse(11, 2 * GIB, 0.25), ProcessUse(12, 4 * GIB, 0.1), ProcessUse(13, GIB, 0.1),
+        )),
+        CardReading("GPU-b", 1, "L4", memory_total_bytes=24 * GIB),
+        CardReading("GPU-m", 2, "A100", memory_total_bytes=80 * GIB, mig=True, processes=()),
+        CardReading("MIG-c", 2, "A100", parent="GPU-m", memory_total_bytes=40 * GIB, processes=(ProcessUse(14, GIB),)),
+    ),
+)  # fmt: skip
+SEARCH = PodKey("chat", "p", "search")
+
+
+def test_processes_are_sorted_by_pod_and_container() -> None:
+    pods = PodIndex([pod(uid="u1", labels={"headroom.dev/project": "search"})])
+    owners = {10: Owner("u1", CID), 11: Owner("u1", ""), 12: None, 14: Owner("u1", CID)}
+    assert pids_of(READING) == [10, 11, 12, 13, 14]
+    usage = usage_of(READING, owners, pods)
+    assert usage.uses["GPU-a"] == [Use(SEARCH, 0.5), Use(SEARCH, 0.25), Use(None, 0.1)]  # 13 vanished
+    assert usage.uses["GPU-b"] is Missing.NOT_SUPPORTED
+    assert usage.uses["GPU-m"] == [Use(SEARCH)]
+    assert [(entry.card, entry.container, entry.used_bytes) for entry in usage.memory] == [
+        ("GPU-a", "", 2 * GIB),
+        ("GPU-a", "engine", GIB),
+        ("MIG-c", "engine", GIB),
+    ]
+    assert usage.outside_bytes == {"GPU-a": 4 * GIB}
+
+
+def test_a_process_of_a_pod_that_is_gone_from_the_api_is_nobodys() -> None:
+    usage = usage_of(READING, {10: Owner("gone", CID)}, PodIndex())
+    assert usage.outside_bytes == {"GPU-a": GIB}
+
+
+def test_static_pods_are_found_by_kubelets_own_id() -> None:
+    mirror = pod(uid="u1")
+    mirror.metadata.annotations["kubernetes.io/config.hash"] = "d41d8cd98f00b204e9800998ecf8427e"
+    usage = usage_of(READING, {10: Owner("d41d8cd98f00b204e9800998ecf8427e", "")}, PodIndex([mirror]))
+    assert usage.uses["GPU-a"] == [Use(PodKey("chat", "p", "chat"), 0.5)]
+
+
+def test_shares_are_of_what_kubelet_gave_and_otherwise_of_what_was_promised() -> None:
+    pods = PodIndex([pod("one", cards="GPU-a"), pod("two", vram="12000Mi"), pod("done", cards="GPU-a", phase="Failed")])
+    holders = holders_of(pods, {("chat", "two"): (("GPU-b", "engine"), ("MIG-c", "engine"))}, CARDS, READING)
+    one, two = PodKey("chat", "one", "chat"), PodKey("chat", "two", "chat")
+    assert holders == {
+        "GPU-a": [Holder(one, 8192 / 24000)],
+        "GPU-b": [Holder(two, 0.5)],
+        "GPU-m": [Holder(two, 12000 / 40960 / 2)],  # half of the card is the instance
+    }
