@@ -147,8 +147,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def extender(api: ApiServer, tmp_path: Path, **settings: Any) -> AsyncIterator[Running]:
-    """A ready extender on a free port."""
+async def extender(
+    api: ApiServer, tmp_path: Path, *, wait_ready: bool = True, **settings: Any
+) -> AsyncIterator[Running]:
+    """An extender on a free port, ready unless that is not waited for; `settings` are those of SchedulerSettings."""
     kube = await connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
     daemon = SchedulerDaemon(
         kube, SchedulerSettings(**{"host": "127.0.0.1", "port": 0, "wake_delay_seconds": 0.05, **settings})
@@ -157,7 +159,8 @@ async def extender(api: ApiServer, tmp_path: Path, **settings: Any) -> AsyncIter
         task = asyncio.create_task(daemon.run())
         running = Running(api, daemon, session, f"http://127.0.0.1:{port}")
         try:
-            await running.until(lambda: daemon.health.ready or task.done())
+            if wait_ready:
+                await running.until(lambda: daemon.health.ready or task.done())
             yield running
         finally:
             task.cancel()

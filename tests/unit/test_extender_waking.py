@@ -1,0 +1,175 @@
+"""Refused pods are tried again when memory comes free in ways that kube-scheduler cannot see, and only then."""
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+
+from scheduler.pods import Freed
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
+
+WAKE = "headroom.dev/vram-freed"
+
+
+@pytest.fixture
+async def api():
+    async with ApiServer() as server:
+        server.put(NODES, node("gpu", 80))
+        yield server
+
+
+def wakes(api: ApiServer) -> int:
+    return len([ask for ask in api.asked("PATCH", "^/api/v1/nodes/") if WAKE in ask.body["metadata"]["annotations"]])
+
+
+async def settle(running: Running) -> None:
+    """Long enough for a wake-up that should not come."""
+    await running.caught_up()
+    await asyncio.sleep(running.daemon.settings.wake_delay_seconds * 6)
+
+
+async def refuse(running: Running, count: int, vram: str = "60Gi") -> list[dict]:
+    pods = [await running.create(pod(f"waits-{at}", vram=vram)) for at in range(count)]
+    for body in pods:
+        assert (await running.filter(body))["NodeNames"] == []
+    return pods
+
+
+async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api, tmp_path):
+    async with extender(
+        api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
+    ) as running:
+        holder = await running.create(pod("holder", vram="60Gi"))
+        await running.filter(holder)
+        pods = await refuse(running, 20)
+        await running.until(lambda: wakes(api) > 0)
+        await settle(running)
+        assert wakes(api) == 1
+        assert (await running.filter(pods[0]))["NodeNames"] == ["gpu"]
+
+
+async def test_a_wake_that_fails_is_tried_again(api, tmp_path):
+    async with extender(
+        api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
+    ) as running:
+        await running.filter(await running.create(pod("holder", vram="60Gi")))
+        await refuse(running, 1)
+        api.fail("PATCH", "/nodes/gpu$", status=500, times=2)
+        await running.until(lambda: wakes(api) == 3)
+        await settle(running)
+        assert wakes(api) == 3
+
+
+async def test_nobody_is_woken_for_room_that_is_of_no_use(api, tmp_path):
+    async with extender(
+        api, tmp_path, reservation_seconds=0.3, sweep_seconds=0.02, preemption=False, naming_ahead=False
+    ) as running:
+        await running.filter(await running.create(pod("holder", vram="10Gi")))
+        await refuse(running, 3, vram="79Gi")
+        await running.place(await running.create(pod("stays", vram="60Gi")))
+        await running.until(lambda: not running.daemon.state.ledger.reservations())
+        await settle(running)
+        assert wakes(api) == 0
+
+
+async def test_the_end_of_a_pod_is_left_to_kube_scheduler_which_sees_it_itself(api, tmp_path):
+    async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
+        await running.place(await running.create(pod("holder", vram="60Gi")))
+        await refuse(running, 5)
+        # Refused long before: kube-scheduler surely hears of the deletion after its own refusal.
+        state = running.daemon.state
+        state.refused.update(
+            {uid: replace(known, refused_at=known.refused_at - 60) for uid, known in state.refused.items()}
+        )
+        api.remove(PODS, "holder")
+        await settle(running)
+        assert wakes(api) == 0
+
+
+async def test_the_end_of_a_pod_just_before_it_shows_in_our_watch_wakes(api, tmp_path):
+    async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
+        await running.place(await running.create(pod("holder", vram="60Gi")))
+        await refuse(running, 5)
+        api.remove(PODS, "holder")
+        await running.until(lambda: wakes(api) == 1)
+        await settle(running)
+        assert wakes(api) == 1
+
+
+async def test_a_hidden_cause_is_not_forgotten_when_a_visible_one_follows(api, tmp_path):
+    async with extender(api, tmp_path, wake_delay_seconds=0.2, preemption=False, naming_ahead=False) as running:
+        running.daemon.waker.freed(Freed("gpu", 7, 0.0, seen_by_scheduler=False))
+        running.daemon.waker.freed(Freed("gpu", 8, 1.0, seen_by_scheduler=True))
+        assert list(running.daemon.waker._freed.values()) == [Freed("gpu", 8, 1.0, seen_by_scheduler=False)]
+
+
+class Exporter:
+    """Prometheus as far as the extender asks: one query over all cards."""
+
+    def __init__(self) -> None:
+        self.used_mib = 0
+        self.age_seconds = 0.0
+        self.broken = False
+        self.url = ""
+
+    async def answer(self, _: web.Request) -> web.Response:
+        if self.broken:
+            return web.json_response({"status": "error", "error": "no"}, status=503)
+        labels = {"__name__": "headroom_card_memory_used_bytes", "node": "gpu", "card": "gpu-gpu0"}
+        sample = [time.time() - self.age_seconds, str(self.used_mib * 2**20)]
+        data = {"resultType": "matrix", "result": [{"metric": labels, "values": [sample]}]}
+        return web.json_response({"status": "success", "data": data})
+
+
+@pytest.fixture
+async def exporter():
+    found = Exporter()
+    app = web.Application()
+    app.router.add_route("*", "/api/v1/query", found.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield found
+    await runner.cleanup()
+
+
+async def test_measured_use_beyond_what_pods_declare_counts_until_it_is_gone_or_stale(api, tmp_path, exporter):
+    exporter.used_mib = 70 * GIB
+    async with extender(
+        api, tmp_path, prometheus_url=exporter.url, measured_max_age_seconds=5.0, preemption=False
+    ) as running:
+        poll = running.daemon._measured
+        await poll.read_once()
+        (waits,) = await refuse(running, 1, vram="20Gi")
+        assert await running.metric("headroom_node_vram_bytes", node="gpu", state="measured") == 70 * 2**30
+        explained = json.loads((await running.get("/v1/explain?pod=default/waits-0"))[1])
+        assert "measured use exceeds what pods declare on 1" in explained["nodes"][0]["now"]
+        exporter.used_mib = 10 * GIB
+        await poll.read_once()
+        await running.until(lambda: wakes(api) == 1)
+        assert (await running.filter(waits))["NodeNames"] == ["gpu"]
+        exporter.used_mib, exporter.age_seconds = 80 * GIB, 60.0
+        await poll.read_once()
+        assert running.daemon.state.fleet.measured_mib.sum() == 0
+
+
+async def test_while_prometheus_fails_the_last_reading_counts_until_its_age_bound(api, tmp_path, exporter):
+    exporter.used_mib = 70 * GIB
+    async with extender(
+        api, tmp_path, prometheus_url=exporter.url, measured_max_age_seconds=5.0, preemption=False
+    ) as running:
+        poll = running.daemon._measured
+        now = time.time()
+        await poll.read_once()
+        exporter.broken = True
+        await poll.read_once()
+        assert running.daemon.state.fleet.measured_mib.sum() == 70 * GIB
+        poll._unix_clock = lambda: now + 6.0
+        await poll.read_once()
+        assert running.daemon.state.fleet.measured_mib.sum() == 0
+        assert await running.metric("headroom_measured_reads_total", result="failed") == 2
