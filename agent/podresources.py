@@ -17,7 +17,6 @@ from headroom.errors import HeadroomError
 
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
-    "ListPodResourcesRequest": (),
     "ListPodResourcesResponse": (("pod_resources", 1, "PodResources"),),
     "PodResources": (("name", 1, ""), ("namespace", 2, ""), ("containers", 3, "ContainerResources")),
     "ContainerResources": (("name", 1, ""), ("devices", 2, "ContainerDevices")),
@@ -25,6 +24,7 @@ _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
 }
 """Message -> (field, number, kind); kind is empty for text, `[]` for a list of texts, else the name of a repeated message."""
 
+_LIST_REQUEST: Final = b""  # a message without fields
 LIST_METHOD: Final = "/v1.PodResourcesLister/List"
 _LARGEST_ANSWER: Final = 16 * 2**20  # kubelet's own client allows this much
 
@@ -100,22 +100,21 @@ class PodResources:
         options = [
             ("grpc.max_receive_message_length", _LARGEST_ANSWER),
             # A kubelet that was away a moment ago is tried again now, not after gRPC's own two minutes of back-off.
+            ("grpc.initial_reconnect_backoff_ms", 500),
             ("grpc.max_reconnect_backoff_ms", 5000),
             ("grpc.enable_http_proxy", 0),
             # Kubelet serves plain HTTP/2 and rejects the escaped socket path that gRPC would send as authority.
             ("grpc.default_authority", "localhost"),
         ]
         self._channel = grpc.aio.insecure_channel(f"unix://{socket}", options=options)
-        self._list = self._channel.unary_unary(
-            LIST_METHOD,
-            request_serializer=MESSAGES["ListPodResourcesRequest"].SerializeToString,
-            response_deserializer=MESSAGES["ListPodResourcesResponse"].FromString,
-        )
+        # Bytes in, bytes out: a deserialiser that fails is only logged by gRPC, which then answers None.
+        self._list = self._channel.unary_unary(LIST_METHOD)
 
     async def devices(self) -> tuple[Device, ...]:
         """Every device held by any pod of the node. Raises PodResourcesError."""
         try:
-            return devices_in(await self._list(MESSAGES["ListPodResourcesRequest"](), timeout=self._timeout))
+            answer = await self._list(_LIST_REQUEST, timeout=self._timeout)
+            return devices_in(MESSAGES["ListPodResourcesResponse"].FromString(answer))
         except grpc.aio.AioRpcError as error:
             reason = _REASONS.get(error.code(), "refused")
             raise PodResourcesError(f"{self._socket}: {error.code().name}: {error.details()}", reason) from error

@@ -21,7 +21,7 @@ import click
 import grpc
 import grpc.aio
 
-from agent.podresources import MESSAGES, Device, encode_devices
+from agent.podresources import Device, encode_devices
 from headroom.errors import HeadroomError
 from headroom.names import ANNOTATION_ASSIGNED_CARDS, ANNOTATION_ASSIGNED_MODE, ANNOTATION_ASSIGNED_VRAM_MIB
 from simulations.cluster_api import ApiServer
@@ -174,9 +174,7 @@ async def _kubelet(socket: Path) -> AsyncIterator[None]:
     async def list_devices(_request: Any, _context: Any) -> bytes:
         return answer
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        list_devices, request_deserializer=MESSAGES["ListPodResourcesRequest"].FromString
-    )
+    handler = grpc.unary_unary_rpc_method_handler(list_devices)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler}),))
     server.add_insecure_port(f"unix://{socket}")
