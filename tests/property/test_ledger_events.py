@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
@@ -319,6 +319,41 @@ class Cluster(RuleBasedStateMachine):
 TestCluster = Cluster.TestCase
 TestCluster.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
 TestCluster = pytest.mark.timeout(300)(TestCluster)
+
+
+BOUND_POD = st.tuples(st.sampled_from(ASKED[1:6]), GARBAGE, st.integers(0, 2))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    at=st.integers(0, len(DESCRIPTIONS) - 1),
+    stay=st.lists(BOUND_POD, min_size=2, max_size=6),
+    go=st.lists(BOUND_POD, max_size=3),
+    order=st.randoms(use_true_random=False),
+)
+def test_the_order_of_news_does_not_matter(at: int, stay: list[Any], go: list[Any], order: random.Random) -> None:
+    """Pods that came and went, and pods that stay, heard of in any order."""
+    pods = []
+    for number, (limits, annotations, second) in enumerate((*stay, *go)):
+        pod = pod_of(f"u{number}", f"p{number}", limits)
+        pod.spec.node_name, pod.metadata.annotations = "n1", dict(annotations)
+        pod.status.start_time = f"2026-01-01T00:00:0{second}Z" if second else None
+        pods.append(pod)
+    pictures = []
+    for news in ([*pods[: len(stay)]], pods):
+        ledger = Ledger(Fleet())
+        shuffled = [described("n1", at), *news]
+        order.shuffle(shuffled)
+        for seen in shuffled:
+            if isinstance(seen, GpuNode):
+                ledger.apply_node(seen)
+            else:
+                ledger.apply(seen)
+        for gone in news[len(stay) :]:
+            ledger.release(gone.metadata.uid)
+        assert ledger.check() == []
+        pictures.append(picture(ledger))
+    assert pictures[0] == pictures[1]
 
 
 def test_the_picture_tells_ledgers_apart() -> None:
