@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from headroom import names
 from headroom.assignment import assignment_of
 from headroom.model import GpuNode, Mode
 from simulations.kwok.cluster import Cluster, ClusterError
-from simulations.kwok.nodes import Description
+from simulations.kwok.nodes import Description, node_manifest
 from simulations.kwok.process import Component, free_port
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -95,17 +96,37 @@ def remove_namespace(cluster: Cluster, name: str) -> None:
 
 @pytest.fixture
 def gpu_nodes(cluster: Cluster, namespace: str) -> Iterator[Callable[..., None]]:
-    """Creates nodes of the shared cluster: `gpu_nodes(uniform_nodes(3), Description.LABELS)`. They go with the test."""
+    """Creates nodes of the shared cluster: `gpu_nodes(uniform_nodes(3), Description.LABELS)`. They go with the test.
+
+    Takes ready-made Node objects too, for nodes that a GpuNode cannot describe.
+    """
     created: list[str] = []
 
-    def create(nodes: Iterable[GpuNode], description: Description = Description.ANNOTATION) -> None:
-        nodes = list(nodes)
-        created.extend(node.name for node in nodes)
-        cluster.create_nodes(nodes, description)
+    def create(nodes: Iterable[GpuNode | dict[str, Any]], description: Description = Description.ANNOTATION) -> None:
+        objects = [node_manifest(node, description) if isinstance(node, GpuNode) else node for node in nodes]
+        created.extend(node["metadata"]["name"] for node in objects)
+        cluster.create_node_objects(objects)
 
     yield create
     remove_namespace(cluster, namespace)
     cluster.delete_nodes(created)
+
+
+@pytest.fixture(scope="session")
+def wait_for_admission() -> Callable[[Cluster], None]:
+    """Waits until a policy just applied is in force: the API server takes one up within a second or two."""
+
+    def wait(cluster: Cluster) -> None:
+        container = {"name": "main", "image": "server", "resources": {"limits": {names.RESOURCE_VRAM: "1Gi"}}}
+        probe = {"metadata": {"name": "probe"}, "spec": {"containers": [container]}}
+
+        def in_force() -> bool:
+            pod = cluster.api.request("POST", "/api/v1/namespaces/default/pods", probe, query={"dryRun": "All"})
+            return "env" in pod["spec"]["containers"][0]
+
+        cluster.wait_for(in_force, "the admission policy to be in force")
+
+    return wait
 
 
 @dataclass(frozen=True)

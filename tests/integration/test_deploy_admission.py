@@ -1,6 +1,6 @@
 """The MutatingAdmissionPolicy: who is sent to the Headroom scheduler, and which environment a container gets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,10 @@ SLICED = {name: annotation for name, annotation in PINNED.items() if name != CAR
 
 
 @pytest.fixture(scope="module", autouse=True)
-def policy(cluster: Cluster) -> Iterator[None]:
-    """The policy in force: the API server takes up a new one within a second or two."""
+def policy(cluster: Cluster, wait_for_admission: Callable[[Cluster], None]) -> Iterator[None]:
+    """The policy in force."""
     cluster.apply(POLICY)
-    probe = {"metadata": {"name": "probe"}, "spec": {"containers": [asking({names.RESOURCE_VRAM: "1Gi"})]}}
-    cluster.wait_for(
-        lambda: admit(cluster, "default", probe)["spec"]["schedulerName"] == names.SCHEDULER_NAME,
-        "the admission policy to be in force",
-    )
+    wait_for_admission(cluster)
     yield
     cluster.kubectl("delete", "-f", str(POLICY))
 

@@ -22,21 +22,12 @@ pytestmark = pytest.mark.usefixtures("extender")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def policy(cluster: Cluster) -> Iterator[None]:
+def policy(cluster: Cluster, wait_for_admission: Callable[[Cluster], None]) -> Iterator[None]:
     """The admission policy in force, and the runtime class that the NVIDIA GPU operator makes."""
     manifest = DEPLOY / "base" / "admission-policy.yaml"
     cluster.apply(manifest)
     cluster.apply([NVIDIA_RUNTIME])
-    probe = {
-        "metadata": {"name": "probe"},
-        "spec": {"containers": [{"name": "a", "image": "b", "resources": {"limits": {"headroom.dev/vram": "1Gi"}}}]},
-    }
-
-    def in_force() -> bool:
-        pod = cluster.api.request("POST", "/api/v1/namespaces/default/pods", probe, query={"dryRun": "All"})
-        return bool(pod["spec"]["schedulerName"] == "headroom")
-
-    cluster.wait_for(in_force, "the admission policy to be in force")
+    wait_for_admission(cluster)
     yield
     cluster.kubectl("delete", "-f", str(manifest))
     cluster.kubectl("delete", "runtimeclass", "nvidia")

@@ -114,8 +114,8 @@ def scheduling(secured: Cluster) -> Iterator[Callable[..., int]]:
         running.append(
             secured.daemon(
                 "scheduler",
-                "--port",
-                str(port),
+                f"--config={BASE / 'settings' / 'scheduler.yaml'}",
+                f"--port={port}",
                 *flags,
                 name=f"extender-{extender_account}",
                 ready_url=f"http://127.0.0.1:{port}/readyz",

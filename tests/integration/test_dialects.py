@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from headroom.model import Mode, Sharing
+from headroom.model import GpuNode, Mode, Sharing
 from simulations.kwok.cluster import Cluster
-from simulations.kwok.nodes import Description, uniform_nodes
+from simulations.kwok.nodes import Description, node_manifest, uniform_nodes
 
 pytestmark = pytest.mark.usefixtures("extender")
 
@@ -103,6 +103,36 @@ def test_nodes_described_by_feature_discovery_labels(
 
 
 @pytest.mark.parametrize(
+    ("resource", "labels", "vram_mib"),
+    [
+        pytest.param(
+            "amd.com/gpu",
+            {"amd.com/gpu.product-name": "AMD_Instinct_MI300X", "amd.com/gpu.vram": "192G"},
+            192 * GIB,
+            id="AMD",
+        ),
+        pytest.param("google.com/tpu", {"cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice"}, 32 * GIB, id="TPU"),
+        pytest.param("habana.ai/gaudi", {"headroom.dev/card-model": "Gaudi3"}, 128 * GIB, id="Gaudi"),
+    ],
+)
+def test_whole_devices_of_other_vendors(
+    cluster: Cluster,
+    namespace: str,
+    gpu_nodes: Callable[..., None],
+    given: Callable[..., list[Any]],
+    resource: str,
+    labels: dict[str, str],
+    vram_mib: int,
+) -> None:
+    node = node_manifest(GpuNode("other-0000", cpu_milli=64000, memory_mib=256 * GIB, labels=labels))
+    node["status"]["capacity"][resource] = node["status"]["allocatable"][resource] = "4"
+    gpu_nodes([node])
+    cluster.apply([pod_asking("pod", {resource: "2"})], namespace)
+    (pod,) = given()
+    assert (pod.node, pod.share_mib, pod.mode) == ("other-0000", (vram_mib, vram_mib), Mode.SLICE)
+
+
+@pytest.mark.parametrize(
     ("limits", "words"),
     [
         pytest.param({"headroom.dev/vram": "50Gi"}, "51200 MiB", id="above any card"),
@@ -110,7 +140,11 @@ def test_nodes_described_by_feature_discovery_labels(
             {"headroom.dev/vram": "8Gi", "nvidia.com/gpumem": "8000"}, "stated in one way only", id="two dialects"
         ),
         pytest.param({"headroom.dev/gpu-milli": "1001"}, "more than one whole card", id="more than a card"),
-        pytest.param({"headroom.dev/vram": "8Gi", "headroom.dev/ram": "1"}, "Insufficient headroom.dev/ram", id="unknown resource"),
+        pytest.param(
+            {"headroom.dev/vram": "8Gi", "headroom.dev/ram": "1"},
+            "Insufficient headroom.dev/ram",
+            id="unknown resource",
+        ),
         pytest.param(
             {"nvidia.com/gpu": "1", "aliyun.com/gpu-mem": "4"}, "no device beside it", id="gpushare with a device"
         ),

@@ -1,0 +1,56 @@
+"""deploy/overlays/existing-scheduler: the extender added to a cluster's own kube-scheduler, pods keeping its name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from simulations.kwok.cluster import Cluster, scheduler_config
+from simulations.kwok.nodes import uniform_nodes
+from simulations.kwok.process import free_port
+
+OVERLAY = Path(__file__).resolve().parents[2] / "deploy" / "overlays" / "existing-scheduler"
+SYSTEM = "headroom-system"
+
+
+def test_pods_of_the_default_scheduler_are_placed_by_memory(
+    wait_for_admission: Callable[[Cluster], None],
+) -> None:
+    port = free_port()
+    config = scheduler_config() | yaml.safe_load((OVERLAY / "extender.yaml").read_text())
+    config["extenders"][0]["urlPrefix"] = f"http://127.0.0.1:{port}"
+    nodes = [
+        *uniform_nodes(1, prefix="small-", cards=2, vram_mib=15360, resource=""),
+        *uniform_nodes(1, prefix="large-", cards=1, vram_mib=46068, resource=""),
+    ]
+    with Cluster.start(nodes=nodes, scheduler_config=config, audit=True) as cluster:
+        cluster.apply(OVERLAY)
+        wait_for_admission(cluster)
+        cluster.daemon(
+            "scheduler",
+            f"--config={OVERLAY / 'settings.yaml'}",
+            f"--port={port}",
+            ready_url=f"http://127.0.0.1:{port}/readyz",
+            kubeconfig=cluster.service_account_kubeconfig(SYSTEM, "headroom-scheduler"),
+        )
+        container = {"name": "a", "image": "b", "resources": {"limits": {"headroom.dev/vram": "20Gi"}}}
+        template = {"metadata": {"labels": {"app": "llm"}}, "spec": {"containers": [container]}}
+        spec = {"replicas": 3, "selector": {"matchLabels": {"app": "llm"}}, "template": template}
+        cluster.apply(
+            [{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "llm"}, "spec": spec}], "default"
+        )
+
+        def where() -> list[str]:
+            return sorted(pod["spec"].get("nodeName", "") for pod in cluster.pods("default"))
+
+        cluster.wait_for(lambda: where() == ["", "large-0000", "large-0000"], "two of three pods to fit the large card")
+        pods = cluster.pods("default")
+        assert {pod["spec"]["schedulerName"] for pod in pods} == {"default-scheduler"}
+        assert all("NVIDIA_VISIBLE_DEVICES" in str(pod["spec"]["containers"]) for pod in pods)
+        forbidden = [
+            event["requestURI"]
+            for event in cluster.audit_events()
+            if event["user"]["username"] == f"system:serviceaccount:{SYSTEM}:headroom-scheduler"
+            and event["responseStatus"]["code"] == 403
+        ]
+        assert forbidden == []
