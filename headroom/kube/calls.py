@@ -100,7 +100,8 @@ async def record_event(
     event = {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"generateName": f"{regarding['name']}.", "namespace": namespace},
+        # As client-go names them: the object and the time, in hexadecimal.
+        "metadata": {"name": f"{regarding['name'][:230]}.{round(now.timestamp() * 1e6):x}", "namespace": namespace},
         "eventTime": micro_time(now),
         "reportingController": controller,
         "reportingInstance": instance[:128],
