@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 import msgspec
-from headroom.prometheus import PrometheusSource
 
 from agent.tariff import load_tariff
 from agent.usage import Grouping, Line, Report, build_report
 from agent.usage_source import read_usage, step_for
 from headroom.errors import HeadroomError
+from headroom.prometheus import PrometheusSource
 from headroom.units import UnitError, parse_duration_seconds
 
 
@@ -59,7 +59,10 @@ def main(
     factors = load_tariff(tariff)
     seconds = None if step is None else _duration("--step", step)
     source = PrometheusSource(url, timeout_seconds=_duration("--timeout", timeout))
-    usage = asyncio.run(read_usage(source, start, end, seconds))
+    try:
+        usage = asyncio.run(read_usage(source, start, end, seconds))
+    finally:
+        source.close()
     report = build_report(usage, Grouping(by), factors)
     if not usage.cards:
         report.notes.append("no agent reported a card in this window")

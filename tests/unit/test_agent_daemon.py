@@ -1,0 +1,417 @@
+"""The agent's cycle with a scripted driver, against an API server over HTTP and a kubelet over gRPC."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from agent.account import Account
+from agent.loop import Agent, follow
+from agent.metrics import AgentMetrics
+from agent.podresources import Device, PodResources
+from agent.processes import ProcessTable
+from agent.reader import BrokenCard, CardReading, Fault, Missing, ProcessUse
+from agent.scripted import Frame, ScriptedReader
+from agent.settings import AgentSettings
+from agent.tariff import Tariff
+from headroom.health import Health
+from headroom.kube.aio import connect
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.kubelet import Kubelet
+
+GIB = 2**30
+NODES, PODS = "/api/v1/nodes", "/api/v1/pods"
+NODE = {"metadata": {"name": "n1", "labels": {"nvidia.com/gpu.replicas": "4"}}}
+
+
+def card(index: int, **fields) -> CardReading:
+    defaults = {
+        "memory_total_bytes": 24 * GIB, "memory_reserved_bytes": 0, "memory_used_bytes": 0, "energy_millijoules": 0,
+        "utilization_ratio": 0.0, "power_watts": 20.0, "ecc_uncorrected": 0, "processes": (),
+    }  # fmt: skip
+    return CardReading(f"GPU-{index}", index, "L4", **(defaults | fields))
+
+
+CARDS = (card(0), card(1))
+
+
+def pod(name: str, *, cards: str | None = None, **fields) -> dict:
+    annotations = {} if cards is None else {
+        "headroom.dev/assigned-cards": cards, "headroom.dev/assigned-vram-mib": "6144", "headroom.dev/assigned-mode": "slice",
+    }  # fmt: skip
+    return {
+        "metadata": {"name": name, "namespace": "chat", "uid": f"uid-{name}", "annotations": annotations,
+                     "labels": {"headroom.dev/project": "search"}},
+        "spec": {"nodeName": "n1", "containers": [
+            {"name": "engine", "resources": {"limits": {"nvidia.com/gpu": "1", "headroom.dev/vram": "6Gi"}}}]},
+        "status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"} | fields,
+    }  # fmt: skip
+
+
+class World:
+    """One agent and all it talks to; `tick` is one cycle, five seconds after the last."""
+
+    def __init__(self, api: ApiServer, kubelet: Kubelet, reader: ScriptedReader, tmp_path: Path) -> None:
+        self.api, self.kubelet, self.reader, self.tmp_path = api, kubelet, reader, tmp_path
+        self.now = 1000.0
+        self.registry = CollectorRegistry()
+        self.health = Health(self.registry)
+
+    async def start(self, **settings) -> None:
+        options = {"node": "n1", "settle_seconds": 30.0} | settings
+        self.settings = AgentSettings(**options)
+        self.kube = await connect(str(self.api.write_kubeconfig(self.tmp_path / "kubeconfig")))
+        self.podresources = PodResources(str(self.kubelet.socket), timeout_seconds=0.5)
+        account = Account(longest_gap_seconds=30.0)
+        metrics = AgentMetrics(self.registry, node="n1", account=account, tariff=Tariff(budgets={"search": 100.0}))
+        self.agent = Agent(
+            self.settings, self.reader, account=account, metrics=metrics, health=self.health, podresources=self.podresources,
+            processes=ProcessTable(self.tmp_path / "proc"), monotonic=lambda: self.now, wall=lambda: self.now,
+        )  # fmt: skip
+        self.cluster = follow(self.kube, self.settings, metrics, self.agent.pod_event)
+        self.agent.attach(self.cluster)
+        self.tasks = [asyncio.create_task(self.cluster.node.run()), asyncio.create_task(self.cluster.pods.run())]
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.podresources.close()
+        await self.kube.close()
+
+    async def synced(self) -> None:
+        await self.cluster.node.wait_synced()
+        await self.cluster.pods.wait_synced()
+
+    async def tick(self, times: int = 1, seconds: float = 5.0) -> None:
+        for _ in range(times):
+            self.now += seconds
+            await self.agent.cycle()
+            await self.caught_up()
+
+    async def caught_up(self) -> None:
+        """Until the caches show what the API server holds."""
+        for _ in range(200):
+            seen = [*self.cluster.node.items().values(), *self.cluster.pods.items().values()]
+            there = [item for item in (*self.api.all(NODES), *self.api.all(PODS)) if self._mine(item)]
+            if sorted(one.metadata.resource_version for one in seen) == sorted(
+                one["metadata"]["resourceVersion"] for one in there
+            ):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("the watch does not catch up")
+
+    @staticmethod
+    def _mine(item: dict) -> bool:
+        return item["metadata"]["name"] == "n1" or item.get("spec", {}).get("nodeName") == "n1"
+
+    def show(self, *cards: CardReading, **fields) -> None:
+        self.reader.show(Frame(cards=cards, **fields))
+
+    def published(self) -> dict[str, bool]:
+        text = self.api.get(NODES, "n1")["metadata"].get("annotations", {}).get("headroom.dev/cards", "[]")
+        return {entry["id"]: entry["healthy"] for entry in json.loads(text)}
+
+    def writes(self) -> int:
+        return sum(request.method != "GET" for request in self.api.requests)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+    def place(self, index: int) -> dict[str, str]:
+        return {"node": "n1", "card": f"GPU-{index}", "model": "L4"}
+
+    def annotation(self, name: str) -> str:
+        return self.api.get(PODS, name, "chat")["metadata"]["annotations"].get("headroom.dev/assigned-cards", "")
+
+
+@asynccontextmanager
+async def world_at(tmp_path: Path, **settings) -> AsyncIterator[World]:
+    async with ApiServer() as api, Kubelet(tmp_path / "kubelet.sock") as kubelet:
+        api.put(NODES, json.loads(json.dumps(NODE)))
+        api.put(NODES, {"metadata": {"name": "other"}})
+        one = World(api, kubelet, ScriptedReader((Frame(cards=CARDS),)), tmp_path)
+        await one.start(**settings)
+        try:
+            await one.synced()
+            yield one
+        finally:
+            await one.stop()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with world_at(tmp_path) as one:
+        yield one
+
+
+async def test_cards_are_published_once_and_nothing_is_written_while_nothing_changes(world: World) -> None:
+    await world.tick()
+    assert world.published() == {"GPU-0": True, "GPU-1": True}
+    assert json.loads(world.api.get(NODES, "n1")["metadata"]["annotations"]["headroom.dev/cards"])[0]["slices"] == 4
+    await world.tick(20)
+    assert world.writes() == 1
+    assert world.health.ready
+
+
+async def test_a_sick_card_is_withdrawn_in_the_same_cycle_and_back_after_the_settled_time(world: World) -> None:
+    await world.tick()
+    world.show(card(1), broken=(BrokenCard(0, "lost", "GPU-0"),))
+    await world.tick()
+    assert world.published() == {"GPU-0": False, "GPU-1": True}
+    assert world.value("headroom_card_healthy", **world.place(0)) == 0
+    assert world.value("headroom_agent_card_withdrawals_total", reason="lost") == 1
+    assert world.value("headroom_agent_broken_cards", reason="lost") == 1
+    world.show(*CARDS)
+    await world.tick(5)
+    assert world.published()["GPU-0"] is False
+    await world.tick(1)
+    assert world.published()["GPU-0"] is True
+    assert world.writes() == 3
+
+
+async def test_a_fault_that_the_driver_reports_withdraws_its_card(world: World) -> None:
+    await world.tick()
+    world.show(*CARDS, faults=(Fault("GPU-1", 79), Fault("GPU-0", 31)))
+    await world.tick()
+    assert world.published() == {"GPU-0": True, "GPU-1": False}
+    assert world.value("headroom_agent_card_faults_total", xid="79") == 1
+
+
+async def test_a_lost_driver_withdraws_everything_and_exports_no_old_values(world: World) -> None:
+    await world.tick(2)
+    assert world.value("headroom_card_memory_used_bytes", **world.place(0)) == 0
+    world.reader.show(Frame(driver_lost="NVML: Driver Not Loaded"))
+    world.now += 5
+    assert await world.agent.cycle() is False
+    assert world.published() == {"GPU-0": False, "GPU-1": False}
+    assert world.value("headroom_card_memory_used_bytes", **world.place(0)) is None
+    assert world.value("headroom_agent_driver_up") == 0
+    assert world.value("headroom_agent_readings_total", result="failed") == 1
+    assert not world.health.ready
+    world.show(*CARDS)
+    await world.tick(7)
+    assert world.published() == {"GPU-0": True, "GPU-1": True}
+    assert world.health.ready
+
+
+async def test_an_agent_that_starts_without_a_driver_withdraws_what_its_predecessor_published(tmp_path: Path) -> None:
+    async with world_at(tmp_path) as world:
+        await world.tick()
+    async with ApiServer() as api, Kubelet(tmp_path / "kubelet2.sock") as kubelet:
+        api.put(NODES, json.loads(json.dumps(world.api.get(NODES, "n1"))))
+        later = World(api, kubelet, ScriptedReader((Frame(driver_lost="no driver"),)), tmp_path)
+        await later.start()
+        await later.synced()
+        assert await later.agent.cycle() is False
+        assert later.published() == {"GPU-0": False, "GPU-1": False}
+        await later.stop()
+
+
+async def test_an_agent_without_a_driver_and_without_a_past_writes_nothing(world: World) -> None:
+    world.reader.show(Frame(driver_lost="no driver"))
+    await world.agent.cycle()
+    assert world.writes() == 0
+
+
+async def test_a_misprediction_is_corrected_told_and_counted_once(world: World) -> None:
+    world.api.put(PODS, pod("server", cards="GPU-0"))
+    world.kubelet.devices = [Device("chat", "server", "engine", "nvidia.com/gpu", "GPU-1::2")]
+    await world.caught_up()
+    await world.tick(3)
+    assert world.annotation("server") == "GPU-1"
+    assert len(world.api.asked("PATCH", "/pods/server")) == 1
+    (event,) = world.api.all("/apis/events.k8s.io/v1/events")
+    assert (event["reason"], event["regarding"]["uid"], event["type"]) == ("CardMispredicted", "uid-server", "Warning")
+    assert "GPU-1, predicted was GPU-0" in event["note"]
+    assert world.value("headroom_agent_assignments_total", finding="corrected") == 1
+    assert world.value("headroom_agent_assignments_total", finding="right") is None
+
+
+async def test_a_right_prediction_is_counted_once_and_nothing_is_written(world: World) -> None:
+    world.api.put(PODS, pod("server", cards="GPU-1"))
+    world.kubelet.devices = [Device("chat", "server", "engine", "nvidia.com/gpu", "GPU-1::2")]
+    await world.caught_up()
+    await world.tick(3)
+    assert world.value("headroom_agent_assignments_total", finding="right") == 1
+    assert world.api.asked("PATCH", "/pods/") == []
+
+
+async def test_a_pod_that_headroom_never_saw_gets_the_same_annotations(world: World) -> None:
+    world.api.put(PODS, pod("stranger"))
+    world.kubelet.devices = [Device("chat", "stranger", "engine", "nvidia.com/gpu", "GPU-0::0")]
+    await world.caught_up()
+    await world.tick(2)
+    annotations = world.api.get(PODS, "stranger", "chat")["metadata"]["annotations"]
+    assert annotations == {
+        "headroom.dev/assigned-cards": "GPU-0", "headroom.dev/assigned-vram-mib": "6144",
+        "headroom.dev/assigned-vram-share": "0.250", "headroom.dev/assigned-mode": "slice",
+    }  # fmt: skip
+    (event,) = world.api.all("/apis/events.k8s.io/v1/events")
+    assert (event["reason"], event["type"]) == ("CardsReported", "Normal")
+    assert world.value("headroom_agent_assignments_total", finding="reported") == 1
+
+
+async def test_a_correction_never_reaches_a_successor_of_the_same_name(world: World) -> None:
+    world.api.put(PODS, pod("server", cards="GPU-0"))
+    world.kubelet.devices = [Device("chat", "server", "engine", "nvidia.com/gpu", "GPU-1::2")]
+    await world.caught_up()
+    world.now += 5
+    world.agent._refresh_pods()  # the agent knows the first pod; the second one is there before it writes
+    world.api.remove(PODS, "server", "chat")
+    successor = pod("server", cards="GPU-0")
+    successor["metadata"]["uid"] = "uid-successor"
+    world.api.put(PODS, successor)
+    await world.agent.cycle()
+    assert world.annotation("server") == "GPU-0"
+    assert world.value("headroom_agent_writes_total", object="pod", result="Conflict") == 1
+
+
+async def test_a_failed_write_is_tried_again_later(world: World) -> None:
+    world.api.fail("PATCH", "/nodes/n1", status=500, times=2)
+    await world.tick()
+    assert world.published() == {}
+    await world.tick(4)
+    assert world.published() == {"GPU-0": True, "GPU-1": True}
+    assert world.value("headroom_agent_writes_total", object="node", result="ServerError") == 2
+
+
+async def test_somebody_who_keeps_overwriting_is_not_fought_in_a_tight_loop(world: World) -> None:
+    await world.tick()
+    for _ in range(20):
+        node = json.loads(json.dumps(world.api.get(NODES, "n1")))
+        node["metadata"]["annotations"]["headroom.dev/cards"] = "[]"
+        world.api.put(NODES, node)
+        await world.caught_up()
+        await world.tick(seconds=1.0)
+    assert 1 < len(world.api.asked("PATCH", "/nodes/n1")) <= 12
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda kubelet: kubelet.stop(), "missing"),
+        (lambda kubelet: _set(kubelet, delay_seconds=3.0), "slow"),
+        (lambda kubelet: _set(kubelet, garbage=True), "broken"),
+    ],
+)
+async def test_a_silent_kubelet_is_counted_and_what_it_said_last_still_holds(
+    world: World, break_it, reason: str
+) -> None:
+    world.api.put(PODS, pod("server", cards="GPU-1"))
+    world.kubelet.devices = [Device("chat", "server", "engine", "nvidia.com/gpu", "GPU-1::2")]
+    await world.caught_up()
+    await world.tick()
+    await break_it(world.kubelet)
+    await world.tick(2)
+    assert world.value("headroom_agent_podresources_errors_total", reason=reason) == 2
+    assert world.published() == {"GPU-0": True, "GPU-1": True}
+    reserved = world.value(
+        "headroom_pod_reserved_seconds_total", **world.place(1), namespace="chat", pod="server", project="search"
+    )
+    assert reserved == pytest.approx(10 * 6144 / 24576)
+
+
+async def _set(kubelet: Kubelet, **fields) -> None:
+    for key, value in fields.items():
+        setattr(kubelet, key, value)
+
+
+async def test_memory_and_energy_are_exported_by_card_and_by_pod_apart(world: World) -> None:
+    world.api.put(PODS, pod("server", cards="GPU-0"))
+    await world.caught_up()
+    busy = card(
+        0, memory_used_bytes=9 * GIB, utilization_ratio=0.5, energy_millijoules=0,
+        processes=(ProcessUse(1, 6 * GIB, 0.4, pod_uid="uid-server"), ProcessUse(2, 2 * GIB, 0.1, pod_uid="uid-nobody")),
+    )  # fmt: skip
+    world.show(busy, card(1))
+    await world.tick()
+    world.show(replace(busy, energy_millijoules=1_000_000), card(1))
+    await world.tick()
+    place, who = world.place(0), {"namespace": "chat", "pod": "server", "project": "search"}
+    assert world.value("headroom_card_memory_used_bytes", **place) == 9 * GIB
+    assert world.value("headroom_pod_memory_used_bytes", **place, **who, container="") == 6 * GIB
+    assert world.value("headroom_card_unattributed_memory_bytes", **place) == 2 * GIB
+    assert world.value("headroom_card_energy_joules_total", **place, source="measured") == 1000
+    parts = [
+        world.value("headroom_pod_energy_joules_total", **place, **who, source="measured"),
+        world.value("headroom_card_idle_energy_joules_total", **place, source="measured"),
+        world.value("headroom_card_unattributed_energy_joules_total", **place, source="measured"),
+    ]
+    assert parts == pytest.approx([800, 0, 200])
+    assert world.value("headroom_pod_busy_seconds_total", **place, **who) == pytest.approx(2.0)
+    assert world.value("headroom_project_budget", project="search", currency="") == 100
+
+
+async def test_a_missing_field_is_counted_and_its_series_is_absent(world: World) -> None:
+    world.show(card(0, power_watts=Missing.NOT_SUPPORTED), card(1))
+    frame = world.reader.frames[0]
+    await world.tick()
+    assert frame.cards[0].power_watts is Missing.NOT_SUPPORTED
+    assert world.value("headroom_card_power_watts", **world.place(0)) is None
+    assert world.value("headroom_card_power_watts", **world.place(1)) == 20
+    assert world.value("headroom_agent_missing_fields", field="power_watts", reason="not_supported") == 1
+
+
+async def test_an_outage_of_the_api_server_leaves_readings_and_metrics_untouched(world: World) -> None:
+    await world.tick()
+    await world.api.stop()
+    world.now += 5
+    assert await world.agent.cycle() is True
+    assert world.value("headroom_agent_readings_total", result="ok") == 2
+    await world.api.start()
+    await world.tick()
+
+
+async def test_capacity_is_published_where_wanted_and_follows_health(tmp_path: Path) -> None:
+    async with world_at(tmp_path, publish_capacity=True) as world:
+        await world.tick(3)
+        status = world.api.get(NODES, "n1")["status"]
+        assert status["capacity"] == status["allocatable"] == {"headroom.dev/vram": str(48 * GIB)}
+        assert world.writes() == 2
+        world.show(card(1), broken=(BrokenCard(0, "lost", "GPU-0"),))
+        await world.tick()
+        assert world.api.get(NODES, "n1")["status"]["allocatable"] == {"headroom.dev/vram": str(24 * GIB)}
+
+
+async def test_a_driver_that_hangs_is_reported_and_its_answer_waited_for_only_once(world: World, monkeypatch) -> None:
+    monkeypatch.setattr("agent.loop._LONGEST_READING_SECONDS", 0.05)
+    calls = []
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hang(now: float):
+        calls.append(now)
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+        return ScriptedReader((Frame(cards=CARDS),)).read(now)
+
+    world.agent._reader = SimpleNamespace(read=hang)
+    assert await world.agent.cycle() is False
+    assert await world.agent.cycle() is False
+    assert len(calls) == 1
+    release.set()
+    await asyncio.sleep(0.1)
+    assert await world.agent.cycle() is True
+
+
+async def test_the_daemon_survives_a_cycle_that_fails_for_a_reason_nobody_foresaw(world: World, monkeypatch) -> None:
+    failed = asyncio.Event()
+
+    async def explode() -> bool:
+        failed.set()
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(world.agent, "cycle", explode)
+    task = asyncio.create_task(world.agent.run())
+    await asyncio.wait_for(failed.wait(), 5)
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    assert world.value("headroom_agent_cycle_errors_total") == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
