@@ -109,6 +109,8 @@ class Cluster:
         self._templates: dict[str, Object] = {}
         self._needs: dict[str, int] = {}
         self._scheduler: KubeScheduler | None = None
+        self.moves = 0
+        """Pods that got cards or gave them back, ever."""
         self.removed = 0
         """Pods that went since somebody last set this to 0; the extender learns of them by its watch, a moment later."""
         for node in self.nodes:
@@ -161,7 +163,9 @@ class Cluster:
         """Delete a pod now (its drain is over) and give its cards back."""
         pod = self.store.delete("pods", (NAMESPACE, name))
         self.kubelets.stop(name)
-        self.removed += bool(pod["spec"].get("nodeName"))
+        if pod["spec"].get("nodeName"):
+            self.removed += 1
+            self.moves += 1
 
     def owner(self, pod: str) -> str:
         """The Deployment a pod belongs to, by their names."""
@@ -203,6 +207,7 @@ class Cluster:
                 self.kubelets.start(pod, self._needs[self.owner(name)])
                 self._set_phase((NAMESPACE, name), "Running")
                 started.append(name)
+                self.moves += 1
         return started
 
     def _set_phase(self, key: Key, phase: str) -> None:

@@ -17,7 +17,7 @@ from simulations.engine import Engine
 from simulations.serving.arena import Workload, initial_replicas
 from simulations.serving.deployment import Deployment, Phase, Pod
 from simulations.serving.hardware import Pair
-from simulations.serving.laws.base import Entry, Law, Setting
+from simulations.serving.laws.base import Entry, Law, Parameters, Setting
 from simulations.serving.observe import Monitor
 from simulations.serving.replica import Request, Speed
 
@@ -120,7 +120,9 @@ class Supply(Protocol):
 class Side:
     """One run of the scenario."""
 
-    def __init__(self, nodes: Sequence[GpuNode], supply: Supply, entry: Entry, *, seed: int, hours: float) -> None:
+    def __init__(
+        self, nodes: Sequence[GpuNode], supply: Supply, entry: Entry, parameters: Parameters, *, seed: int, hours: float
+    ) -> None:
         self.nodes = list(nodes)
         self.supply = supply
         self.title = entry.title
@@ -133,9 +135,12 @@ class Side:
         self.held: dict[CardRef, list[bool]] = {ref: [] for ref in self.busy}
         self._open: dict[int, list[Share]] = {}
         self.end = hours * 3600 + _SETTLE_SECONDS
-        self.lanes = [self._lane(index, service, entry, hours) for index, service in enumerate(SERVICES)]
+        self.lanes = [
+            self._lane(index, service, entry, {**entry.defaults, **parameters}, hours)
+            for index, service in enumerate(SERVICES)
+        ]
 
-    def _lane(self, index: int, service: Service, entry: Entry, hours: float) -> Lane:
+    def _lane(self, index: int, service: Service, entry: Entry, parameters: Parameters, hours: float) -> Lane:
         pair = pair_of(service, whole=self.supply.whole)
         trace = trace_of(service, self.seed, hours)
         door = Door(lambda placement: self._given(index, placement))
@@ -147,12 +152,12 @@ class Side:
             cold_start_seconds=lambda order, placement: self._cold_start(index, order, placement),
         )
         initial = initial_replicas(
-            Workload(trace, pair_of(service, whole=True), service.objective, max_replicas=service.max_replicas)
+            Workload(trace, pair_of(service, whole=True), service.objective, service.min_replicas, service.max_replicas)
         )
         setting = Setting(
             pair=pair,
             objective=service.objective,
-            min_replicas=1,
+            min_replicas=service.min_replicas,
             max_replicas=service.max_replicas,
             tick_seconds=TICK_SECONDS,
             scrape_seconds=TICK_SECONDS,
@@ -161,7 +166,7 @@ class Side:
             room=lambda limit: min(limit, self.lanes[index].room),
         )
         monitor = Monitor(deployment, delay_seconds=METRIC_DELAY_SECONDS)
-        law = entry.make(setting, entry.defaults)
+        law = entry.make(setting, parameters)
         return Lane(index, service, pair, trace.requests(), deployment, door, monitor, law, initial)
 
     def _cold_start(self, index: int, order: int, placement: Placement) -> float:
@@ -176,6 +181,10 @@ class Side:
         for share in self._open.pop(id(placement), ()):
             share.end = self.engine.now
         self.supply.release(self.lanes[index], placement)
+
+    def open_shares(self) -> list[Share]:
+        """Who holds what now."""
+        return [share for shares in self._open.values() for share in shares]
 
     async def run(self, progress: Callable[["Side", float], None]) -> None:
         """From the warm start to the settling time after the last request."""
@@ -196,7 +205,7 @@ class Side:
     async def _decide(self, lane: Lane) -> None:
         lane.room = await self.supply.room(lane)
         wish = lane.law.wish(lane.monitor.view())
-        wish = max(1, min(wish, lane.service.max_replicas))
+        wish = max(lane.service.min_replicas, min(wish, lane.service.max_replicas))
         if wish != lane.deployment.replicas:
             lane.deployment.scale_to(wish)
         await self.supply.find(lane, lane.deployment.count(Phase.PENDING), self.engine.now)
@@ -235,7 +244,7 @@ class Side:
                 lane.busy[pod.order] = total
                 for card in pod.placement.cards:
                     busy_of.setdefault((pod.placement.node, card), []).append((pod, min(max(share_busy, 0.0), 1.0)))
-        holders = {share.card for shares in self._open.values() for share in shares}
+        holders = {share.card for share in self.open_shares()}
         for ref, series in self.busy.items():
             pods = busy_of.get(ref, [])
             series.append(min(sum(busy / slowdown(pod, pods) for pod, busy in pods), 1.0))

@@ -25,12 +25,12 @@ from simulations.serving.traces import Trace
 STORY_HOURS: Final = 1.5
 STORY_FLEET: Final = (
     NodeGroup("T4", 3, 2, slices=4, cpu_milli=48_000, pool=SLICED_POOL),
-    NodeGroup("A10", 7, 2),
-    NodeGroup("L40S", 6, 2),
-    NodeGroup("A100-80", 4, 2),
+    NodeGroup("A10", 8, 2),
+    NodeGroup("L40S", 7, 2),
+    NodeGroup("A100-80", 6, 2),
     NodeGroup("H100", 2, 4, pool=WHOLE_POOL),
 )
-"""48 cards on 22 nodes: as many of each type as whole-card serving wants at its busiest, so that neither side starves."""
+"""56 cards on 26 nodes: as many of each type as whole-card serving wants at its busiest, so that neither side starves."""
 
 _BANDWIDTH: Final = {
     "T4": 320e9,
@@ -69,119 +69,34 @@ class Service:
     output_scale: float = 1.0
     sliced: bool = False
     """Asks for time slices, where the device plugin deals the card."""
+    min_replicas: int = 1
     max_replicas: int = 12
 
 
 SERVICES: Final = (
-    Service("chat", "llama-3.1-8b", INT4, "vLLM", "A10", 24_000, "diurnal", 4.0, 0.1, Objective(2.0, 0.1), "support"),
-    Service(
-        "code",
-        "mistral-7b",
-        INT4,
-        "vLLM",
-        "L40S",
-        40_000,
-        "onoff",
-        4.0,
-        0.0,
-        Objective(2.0, 0.08),
-        "coding",
-        prompt_scale=1.5,
-        output_scale=0.4,
-    ),
-    Service(
-        "documents",
-        "qwen2.5-14b",
-        INT4,
-        "SGLang",
-        "L40S",
-        32_000,
-        "ramp",
-        2.0,
-        0.0,
-        Objective(4.0, 0.1),
-        "documents",
-        prompt_scale=2.0,
-    ),
-    Service(
-        "agents", "qwen2.5-32b", INT4, "SGLang", "A100-80", 48_000, "spikes", 1.2, 0.0, Objective(4.0, 0.1), "coding"
-    ),
-    Service(
-        "assistant",
-        "llama-3.1-8b",
-        FP16,
-        "TGI",
-        "A100-80",
-        40_000,
-        "diurnal",
-        3.0,
-        0.6,
-        Objective(2.0, 0.08),
-        "support",
-    ),
-    Service(
-        "expert",
-        "llama-3.1-70b",
-        FP8,
-        "vLLM",
-        "H100",
-        160_000,
-        "diurnal",
-        1.5,
-        0.35,
-        Objective(3.0, 0.08),
-        "documents",
-        cards=2,
-        max_replicas=4,
-    ),
-    Service(
-        "mail",
-        "phi-3.5-mini",
-        INT4,
-        "FastChat",
-        "A10",
-        12_000,
-        "onoff",
-        0.5,
-        0.3,
-        Objective(4.0, 0.1),
-        "support",
-        prompt_scale=0.6,
-    ),
-    Service(
-        "speech",
-        "whisper-large-v3",
-        FP16,
-        "TensorFlow Serving",
-        "T4",
-        0,
-        "steady",
-        0.6,
-        0.0,
-        Objective(3.0, 0.1),
-        "media",
-        prompt_scale=1.2,
-        output_scale=0.3,
-        sliced=True,
-    ),
-    Service(
-        "search",
-        "bge-m3",
-        FP16,
-        "Triton",
-        "T4",
-        0,
-        "diurnal",
-        8.0,
-        0.8,
-        Objective(1.0, 1.0),
-        "search",
-        prompt_scale=0.4,
-        output_scale=0.0,
-        sliced=True,
-    ),
-)
-"""Nine models. The two without a key-value cache answer in one pass, or decode a short text from their own small state."""
+    Service("chat", "llama-3.1-8b", INT4, "vLLM", "A10", 46_000, "diurnal", 4.0, 0.1, Objective(2.0, 0.1), "support", max_replicas=8),
+    Service("code", "mistral-7b", INT4, "vLLM", "L40S", 120_000, "onoff", 4.0, 0.0, Objective(2.0, 0.08), "coding",
+            prompt_scale=1.5, output_scale=0.4, min_replicas=3, max_replicas=6),
+    Service("documents", "qwen2.5-14b", INT4, "SGLang", "L40S", 70_000, "ramp", 2.0, 0.0, Objective(4.0, 0.1), "documents",
+            prompt_scale=2.0, max_replicas=6),
+    Service("agents", "qwen2.5-32b", INT4, "SGLang", "A100-80", 80_000, "ramp", 1.2, 0.5, Objective(4.0, 0.1), "coding", max_replicas=6),
+    Service("assistant", "llama-3.1-8b", FP16, "TGI", "A100-80", 140_000, "diurnal", 3.0, 0.6, Objective(2.0, 0.08), "support", max_replicas=6),
+    Service("expert", "llama-3.1-70b", FP8, "vLLM", "H100", 160_000, "diurnal", 1.5, 0.35, Objective(3.0, 0.08), "documents",
+            cards=2, max_replicas=4),
+    Service("mail", "phi-3.5-mini", INT4, "FastChat", "A10", 16_000, "spikes", 0.5, 0.3, Objective(4.0, 0.1), "support",
+            prompt_scale=0.6, max_replicas=4),
+    Service("translate", "gemma-2-9b", FP8, "vLLM", "L40S", 20_000, "steady", 0.4, 0.0, Objective(3.0, 0.1), "documents", max_replicas=3),
+    Service("contracts", "qwen2.5-14b", INT4, "TGI", "L40S", 24_000, "onoff", 0.2, 0.5, Objective(5.0, 0.1), "documents",
+            prompt_scale=2.0, max_replicas=3),
+    Service("speech", "whisper-large-v3", FP16, "TensorFlow Serving", "T4", 0, "steady", 0.6, 0.0, Objective(3.0, 0.1), "media",
+            prompt_scale=1.2, output_scale=0.3, sliced=True, max_replicas=3),
+    Service("search", "bge-m3", FP16, "Triton", "T4", 0, "diurnal", 8.0, 0.8, Objective(1.0, 1.0), "search",
+            prompt_scale=0.4, output_scale=0.0, sliced=True, max_replicas=3),
+    Service("moderation", "bge-m3", FP16, "TorchServe", "T4", 0, "diurnal", 4.0, 0.2, Objective(1.0, 1.0), "support",
+            prompt_scale=0.3, output_scale=0.0, sliced=True, max_replicas=3),
+)  # fmt: skip
+"""Twelve services, a few busy and many quiet, as fleets are. Models without a key-value cache answer in one pass, or decode a short text
+from their own small state."""
 
 
 def share_vram_mib(service: Service) -> int:

@@ -69,12 +69,17 @@ class SharedCards:
 
     def __init__(self, cluster: Cluster, extender: Extender) -> None:
         self._cluster = cluster
-        self._extender = extender
+        self.extender = extender
         self._pods: dict[int, str] = {}
         self._rooms: dict[str, tuple[int, int]] = {}
         self._lanes: dict[str, Lane] = {}
         self.audits = 0
         """Times that the extender's ledger was compared with the pods, card by card, and found equal."""
+
+    @property
+    def out_of_memory(self) -> int:
+        """Replicas that found too little memory on their card."""
+        return len(self._cluster.kubelets.out_of_memory)
 
     async def find(self, lane: Lane, wanted: int, now: float) -> None:
         """See `demo_serving.Supply`."""
@@ -108,7 +113,7 @@ class SharedCards:
     async def _catch_up(self) -> None:
         """Virtual time stands still while the watch tells the extender of the pods that went."""
         if self._cluster.removed:
-            await self._extender.until_held(self._cluster.promised_mib())
+            await self.extender.until_held(self._cluster.promised_mib())
             self._cluster.removed = 0
             self.audits += 1
 
@@ -118,11 +123,11 @@ class SharedCards:
 
     async def room(self, lane: Lane) -> int:
         """See `demo_serving.Supply`: the extender's own fit answer, asked again when the cluster has changed."""
-        version = self._cluster.store.version
+        version = self._cluster.moves
         known = self._rooms.get(lane.service.name)
         if known is None or known[0] != version:
             await self._catch_up()
-            known = (version, await self._extender.fit(template_of(lane.service), lane.service.max_replicas))
+            known = (version, await self.extender.fit(template_of(lane.service), lane.service.max_replicas))
             self._rooms[lane.service.name] = known
         return known[1]
 

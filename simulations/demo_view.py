@@ -88,10 +88,10 @@ class View:
         )
         self._frame(done / total, headline, state)
 
-    def serving(self, minute: float, total_minutes: float, state: FleetState, summary: Sequence[str]) -> None:
-        """Virtual time so far, the fleet, and a line per model."""
-        headline = f"{_progress(minute, total_minutes)} minute {minute:.0f}/{total_minutes:.0f}   cards in use {state.cards_in_use}"
-        self._frame(minute / total_minutes, headline, state, summary)
+    def serving(self, title: str, share: float, minutes: float, state: FleetState, services: Sequence[str]) -> None:
+        """Virtual time so far on one side, the fleet, and a line per service."""
+        headline = f"{_progress(share, 1.0)} {title}: minute {minutes:.0f}   cards held {state.cards_in_use}"
+        self._frame(share, headline, state, services)
 
     def picture(self, state: FleetState) -> None:
         """The fleet, to stay on the screen."""

@@ -31,11 +31,10 @@ function placementChapter(data) {
 }
 
 function legend(target) {
-  const used = new Set(DATA.used_models);
-  DATA.models.forEach((model, index) => {
-    if (!used.has(index)) return;
+  const names = target.dataset.legend === "story" ? DATA.story.services.map((service) => service.name) : DATA.models;
+  names.forEach((name, index) => {
     const entry = html("span", "", target);
     html("i", "", entry).style.background = colour(index);
-    entry.append(model.name);
+    entry.append(name);
   });
 }

@@ -1,0 +1,31 @@
+"""Puts the chapters together into one report."""
+
+from typing import Any
+
+from simulations.demo_placement import PlacementChapter
+from simulations.demo_report import placement_data, placement_method, placement_page
+from simulations.demo_story_report import StoryChapter, story_data, story_kpis, story_method, story_page
+
+
+def page_of(placement: PlacementChapter, story: StoryChapter, footer: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the templates name, and what the script draws."""
+    ours, theirs = story.accounts[:2]
+    models = sorted({deployment.offer.model for deployment in placement.stream})
+    saved = 1 - ours.card_hours / theirs.card_hours
+    page: dict[str, Any] = {
+        "title": "The same models on fewer GPUs",
+        "lead": (
+            f"Headroom served {story.accounts[0].requests:,} requests to {len(story.sides[0].lanes)} services with"
+            f" {abs(saved):.0%}".replace("%", " %")
+            + f" {'fewer' if saved >= 0 else 'more'} GPU card hours than whole-card Kubernetes with an HPA, and placed"
+            f" {placement.headroom.running} replicas on a fleet where whole cards hold {placement.whole.running}."
+        ),
+        "facts": "Simulated fleet, simulated load; the scheduler extender and the scaling law are Headroom's own, as they run in a cluster.",
+        "kpis": story_kpis(story),
+        "story": story_page(story),
+        "placement": placement_page(placement),
+        "method": [*story_method(story), *placement_method(placement)],
+        "footer": footer,
+    }
+    data = {"models": models, "story": story_data(story), "placement": placement_data(placement, models)}
+    return page, data

@@ -1,0 +1,264 @@
+"""The second chapter for the report and the terminal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simulations.demo_accounts import GRAMS_CO2_PER_KWH, PUE, Account
+from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES
+from simulations.demo_report import Block, Kpi, change, node_rows, sorted_nodes
+from simulations.demo_serving import METRIC_DELAY_SECONDS, TICK_SECONDS, Lane, Side, attainment
+from simulations.demo_story import share_vram_mib
+from simulations.demo_supply import SharedCards
+from simulations.demo_view import FleetState
+
+
+@dataclass(frozen=True, slots=True)
+class StoryChapter:
+    """Finished runs with their accounts, Headroom first, whole cards with an HPA second."""
+
+    sides: tuple[Side, ...]
+    accounts: tuple[Account, ...]
+    names: tuple[str, ...]
+    audits: int
+    """Times the extender's ledger was compared with the pods."""
+    filter_calls: int
+    out_of_memory: int
+
+
+def percent(share: float) -> str:
+    """One decimal, never rounded up to 100."""
+    return f"{min(share, 0.999) if share < 1 else 1.0:.1%}".replace("%", " %")
+
+
+def story_kpis(chapter: StoryChapter) -> list[Kpi]:
+    """Headlines for people who pay and people who promise."""
+    ours, theirs = chapter.accounts[:2]
+    return [
+        Kpi("card-hours", "GPU card hours", f"{ours.card_hours:.1f}", "h", f"whole cards + HPA: {theirs.card_hours:.1f}",
+            change(ours.card_hours, theirs.card_hours)),
+        Kpi("cost", "Cost of those cards", f"${ours.dollars:,.0f}", "", f"whole cards + HPA: ${theirs.dollars:,.0f}",
+            change(ours.dollars, theirs.dollars)),
+        Kpi("attainment", "Requests within their objective", percent(ours.attainment), "",
+            f"whole cards + HPA: {percent(theirs.attainment)}"),
+        Kpi("co2", "Electricity and carbon", f"{ours.kwh:.1f}", f"kWh, {ours.co2_kg:.1f} kg CO₂",
+            f"whole cards + HPA: {theirs.kwh:.1f} kWh", change(ours.kwh, theirs.kwh)),
+    ]  # fmt: skip
+
+
+def story_page(chapter: StoryChapter) -> dict[str, Any]:
+    """What story.html names."""
+    ours, theirs = chapter.accounts[:2]
+    accounts = chapter.accounts
+    side = chapter.sides[0]
+    rows = [
+        _row("Requests within their objective", [percent(account.attainment) for account in accounts]),
+        _row("GPU card hours held", [f"{account.card_hours:.1f}" for account in accounts]),
+        *(
+            _row(f"of these {kind}", [f"{account.card_hours_by_type[kind]:.1f}" for account in accounts])
+            for kind in ours.card_hours_by_type
+        ),
+        _row("Most cards at once", [str(account.peak_cards) for account in accounts]),
+        _row("Time that held cards were busy", [percent(account.busy_share) for account in accounts]),
+        _row("Cost", [f"${account.dollars:,.0f}" for account in accounts]),
+        _row("Electricity, kWh", [f"{account.kwh:.1f}" for account in accounts]),
+        _row("Carbon, kg CO₂", [f"{account.co2_kg:.1f}" for account in accounts]),
+        _row("Replica starts", [str(account.replica_starts) for account in accounts]),
+    ]
+    prices = ", ".join(f"{card.short} ${card.dollars_per_hour:.2f}" for card in CARD_TYPES.values())
+    cards = sum(len(node.cards) for node in side.nodes)
+    return {
+        "title": f"{len(side.lanes)} services, {ours.requests:,} requests, {cards} cards",
+        "text": (
+            f"{side.end / 60:.0f} minutes of load on a mixed fleet, the same requests on every side. Headroom gives each replica the"
+            " memory it asks for, on cards it shares, and scales by the work that arrives. The other side is Kubernetes as it comes:"
+            " a whole card per replica, scaled by the HPA on GPU utilisation."
+        ),
+        "other": chapter.names[1],
+        "third": chapter.names[2] if len(chapter.names) > 2 else "",
+        "columns": chapter.names,
+        "rows": rows,
+        "assumptions": (
+            f"Assumed: prices per card hour {prices}; power from idle with a loaded process up to the board limit in proportion to the"
+            f" busy time; PUE {PUE}; {GRAMS_CO2_PER_KWH:.0f} g CO₂ per kWh (world mean). A card that nobody holds is counted as free for"
+            " others: no cost, no power. Hosts are left out."
+        ),
+    }
+
+
+def _row(name: str, cells: Sequence[str]) -> dict[str, Any]:
+    return {"name": name, "cells": list(cells)}
+
+
+def story_data(chapter: StoryChapter) -> dict[str, Any]:
+    """What story.js draws."""
+    first = chapter.sides[0]
+    nodes = sorted_nodes(first.nodes)
+    row_of = {node.name: row for row, node in enumerate(nodes)}
+    demand = [round(sum(values), 2) for values in zip(*(lane.track.demand for lane in first.lanes), strict=True)]
+    busiest = first.times[demand.index(max(demand))]
+    return {
+        "nodes": node_rows(first.nodes),
+        "times": [round(time) for time in first.times],
+        "last": round(first.end),
+        "opening": round(busiest),
+        "demand": demand,
+        "sides": [
+            _side_data(side, name, row_of, whole_map=at < 2)
+            for at, (side, name) in enumerate(zip(chapter.sides, chapter.names, strict=True))
+        ],
+        "services": [
+            {
+                "name": lane.service.name,
+                "what": _what(lane),
+                "promise": _promise(lane),
+                "ttft": lane.service.objective.ttft_seconds,
+                "demand": [round(value, 2) for value in lane.track.demand],
+                "met": [_met(side.lanes[lane.index]) for side in chapter.sides[:2]],
+            }
+            for lane in first.lanes
+        ],
+    }
+
+
+def _side_data(side: Side, name: str, row_of: dict[str, int], *, whole_map: bool) -> dict[str, Any]:
+    return {
+        "name": name,
+        "cards": [sum(values) for values in zip(*side.held.values(), strict=True)],
+        "queue": [sum(values) for values in zip(*(lane.track.queue for lane in side.lanes), strict=True)],
+        "shares": [
+            [
+                row_of[share.card[0]],
+                share.card[1],
+                share.service,
+                share.mib,
+                _round(share.start),
+                _round(share.ready),
+                _round(share.end),
+                share.pod,
+            ]
+            for share in side.shares
+        ]
+        if whole_map
+        else [],
+        "services": [
+            {
+                "ready": lane.track.ready,
+                "replicas": lane.track.replicas,
+                "queue": lane.track.queue,
+                "ttft": [None if value is None else round(value, 2) for value in lane.track.ttft],
+            }
+            for lane in side.lanes
+        ]
+        if whole_map
+        else [],
+    }
+
+
+def _round(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)
+
+
+def _what(lane: Lane) -> str:
+    service = lane.service
+    cards = f"{service.cards} × {service.card}" if service.cards > 1 else service.card
+    return f"{service.model} {service.quantisation.name}, {service.engine}, {share_vram_mib(service) / 1024:.1f} GiB on {cards}"
+
+
+def _promise(lane: Lane) -> str:
+    objective = lane.service.objective
+    return f"Objective: first token in {objective.ttft_seconds:g} s, then one per {objective.itl_seconds:g} s"
+
+
+def _met(lane: Lane) -> str:
+    met, total = attainment(lane)
+    return percent(met / total)
+
+
+def story_lines(chapter: StoryChapter) -> list[str]:
+    """The second chapter for the terminal: a small table."""
+    head = f"{'':<34}{'card hours':>12}{'cost':>9}{'kWh':>8}{'kg CO2':>9}{'within objective':>19}"
+    rows = [
+        f"{name:<34}{account.card_hours:>12.1f}{f'${account.dollars:,.0f}':>9}{account.kwh:>8.1f}{account.co2_kg:>9.1f}"
+        f"{percent(account.attainment):>19}"
+        for name, account in zip(chapter.names, chapter.accounts, strict=True)
+    ]
+    return [
+        f"What {chapter.accounts[0].requests:,} requests to {len(chapter.sides[0].lanes)} services took:",
+        head,
+        *rows,
+        "",
+    ]
+
+
+def story_state(side: Side) -> FleetState:
+    """The fleet at this moment of a run."""
+    held: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for share in side.open_shares():
+        held.setdefault(share.card, []).append((share.service, share.mib))
+    return FleetState(tuple(side.nodes), held)
+
+
+def service_lines(side: Side) -> list[str]:
+    """A line per service: what it is asked, what it has, how it does."""
+    lines = []
+    for lane in side.lanes:
+        track, objective = lane.track, lane.service.objective
+        ttft = track.ttft[-1]
+        shown = "     -" if ttft is None else f"{ttft:5.2f}s"
+        late = " late" if ttft is not None and ttft > objective.ttft_seconds else ""
+        lines.append(
+            f"  {lane.service.name:<11}{track.demand[-1]:6.1f} req/s   replicas {track.ready[-1]}/{track.replicas[-1]}"
+            f"   waiting {track.queue[-1]:<4} first token p95 {shown}{late}"
+        )
+    return lines
+
+
+def story_method(chapter: StoryChapter) -> list[Block]:
+    """How the second chapter was made, and what it cannot say."""
+    side = chapter.sides[0]
+    kinds = {BY_PRODUCT[node.cards[0].model].short for node in side.nodes}
+    return [
+        Block(
+            "Services under load",
+            (
+                "Headroom's replicas are pods of the simulated cluster, placed by the unmodified extender process over HTTP"
+                f" ({chapter.filter_calls} placements); wanted replicas come from autoscaler.decide, the function that the autoscaler"
+                " daemon runs, and capacity from the extender's own fit answer.",
+                f"After pods had gone, the extender's ledger was compared with the pods card by card {chapter.audits} times and agreed;"
+                f" {chapter.out_of_memory} replicas ran out of memory.",
+                "Serving is simulated: continuous batching in virtual time, iteration times from the cards' data sheets"
+                f" ({', '.join(sorted(kinds))}), requests from seeded patterns, cold starts by phase. Replicas that share a card slow each other by"
+                " the share of time the neighbours kept it busy, as time-slicing does.",
+                f"Metrics are {METRIC_DELAY_SECONDS:.0f} s old when a law sees them; every law decides each {TICK_SECONDS:.0f} s within the same"
+                " bounds, from the same warm start. The HPA follows GPU utilisation at 80 %, KEDA the requests inside at 16 per replica,"
+                " both with the defaults of their documentation.",
+                "Each request counts as met when its time to first token and its mean time per token are within the service's objective;"
+                " one that did not finish counts as missed.",
+            ),
+        ),
+        Block(
+            "Limits",
+            (
+                "Speeds follow from published card and model figures, not from measurements of these pairs; relative results depend on"
+                " them less than absolute ones.",
+                "Contention for a shared card is averaged over 15 seconds; short collisions inside that time are not seen.",
+                "One load, one fleet, one seed: run it with another --seed. docs/results.md compares scaling laws on public traces.",
+                "Nodes are never switched off or on; a free card costs nothing here, and something in a fleet that is paid for anyway.",
+            ),
+        ),
+    ]
+
+
+def chapter_of(
+    sides: Sequence[Side], accounts: Sequence[Account], names: Sequence[str], supply: SharedCards
+) -> StoryChapter:
+    """Bundle finished runs."""
+    return StoryChapter(
+        tuple(sides),
+        tuple(accounts),
+        tuple(names),
+        supply.audits,
+        supply.extender.calls.count("filter"),
+        supply.out_of_memory,
+    )
