@@ -108,7 +108,7 @@ def _build_into(go: str, folder: Path, report: Callable[[str], None]) -> None:
         target.mkdir()
         command = [go, "build", "-v", "-trimpath", "-ldflags", _VERSION_FLAGS, "-o", f"{target}/", "tool"]
         report(f"building the control plane (Kubernetes {_KUBERNETES}) into {folder}; several minutes from nothing")
-        _run_with_progress(command, report)
+        _run_with_progress(command, target, report)
         for built, wanted in _RENAMED.items():
             (target / built).rename(target / wanted)
         missing = [name for name in BINARIES if not os.access(target / name, os.X_OK)]
@@ -119,7 +119,7 @@ def _build_into(go: str, folder: Path, report: Callable[[str], None]) -> None:
         target.rename(folder)
 
 
-def _run_with_progress(command: list[str], report: Callable[[str], None]) -> None:
+def _run_with_progress(command: list[str], target: Path, report: Callable[[str], None]) -> None:
     environment = os.environ | {"CGO_ENABLED": "0"}
     process = subprocess.Popen(command, cwd=TOOLS, env=environment, stderr=subprocess.PIPE, text=True)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -132,7 +132,7 @@ def _run_with_progress(command: list[str], report: Callable[[str], None]) -> Non
 
     threading.Thread(target=pump, daemon=True).start()
     try:
-        tail = _show(lines, report)
+        tail = _show(lines, target, report)
     finally:
         if process.poll() is None and sys.exc_info()[0] is not None:
             process.terminate()
@@ -141,7 +141,7 @@ def _run_with_progress(command: list[str], report: Callable[[str], None]) -> Non
         raise BuildError(f"`{' '.join(command[:2])}` ended with status {status}:\n" + "\n".join(tail))
 
 
-def _show(lines: "queue.SimpleQueue[str | None]", report: Callable[[str], None]) -> list[str]:
+def _show(lines: "queue.SimpleQueue[str | None]", target: Path, report: Callable[[str], None]) -> list[str]:
     """Report progress until the compiler closes its output; its last lines."""
     start = time.monotonic()
     next_report = start + _PROGRESS_SECONDS
@@ -159,9 +159,9 @@ def _show(lines: "queue.SimpleQueue[str | None]", report: Callable[[str], None])
             compiled += not line.startswith("go: ")
             tail = [*tail[1 - _FAILURE_LINES :], line]
         if time.monotonic() >= next_report:
-            elapsed = time.monotonic() - start
-            now = tail[-1] if tail else "reading modules"
-            report(f"  {elapsed:4.0f} s  {downloaded} modules fetched, {compiled} packages compiled, now {now}")
+            elapsed, linked = time.monotonic() - start, len(list(target.iterdir()))
+            counts = f"{downloaded} modules fetched, {compiled} packages compiled, {linked} of {len(BINARIES)} programs linked"
+            report(f"  {elapsed:4.0f} s  {counts}{'; now ' + tail[-1] if tail else ''}")
             next_report = time.monotonic() + _PROGRESS_SECONDS
 
 
