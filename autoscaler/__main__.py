@@ -17,7 +17,7 @@ from headroom.settings import load, options
 @click.option("--config", default=None, metavar="PATH", help="YAML file of settings. (HEADROOM_AUTOSCALER_CONFIG)")
 @click.option("--once", is_flag=True, help="One round over all objects, without election, then print it and end.")
 @click.pass_context
-def main(context: click.Context, config: str | None, once: bool, **flags: str | None) -> None:
+def main(context: click.Context, /, config: str | None, once: bool, **flags: str | None) -> None:
     """Reconcile InferenceAutoscaler objects: signals in, replicas out, with reasons.
 
     Serves /healthz, /readyz and /metrics. Several may run: one holds the lease and acts, the others watch along.

@@ -69,7 +69,7 @@ class Collector:
             sample = newest(series[0].points) if series else None
             snapshot.clock_seconds = sample.value if sample else snapshot.clock_seconds
         elif group == GAUGES:
-            snap.add_gauges(snapshot, series)
+            snap.add_gauges(snapshot, series, self._short, self._long)
         elif group == COUNTERS:
             snap.add_counters(snapshot, series, self._short, self._long)
         else:

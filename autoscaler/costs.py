@@ -35,10 +35,12 @@ class Iterations(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """GPU seconds per token."""
+    """Seconds of what one replica can do, per token."""
 
     per_prompt_token: float
     per_output_token: float
+    full_batch: float = 0.0
+    """Requests in a replica that is as full as its prices allow; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ def fit(state: CostState, settings: CostSettings) -> tuple[float, float, float] 
     if state.weight < settings.samples_needed:
         return None
     columns = [c for c in range(SIZE) if state.xx[c * SIZE + c] > 0]
+    solution: list[float] | None = None
     while columns:
         solution = _solve(state, columns, [state.xy[c] for c in columns], settings.ridge)
         if solution is None:
@@ -114,7 +117,7 @@ def fit(state: CostState, settings: CostSettings) -> tuple[float, float, float] 
         if solution[worst] >= 0:
             break
         del columns[worst]
-    if 0 not in columns or len(columns) == 1:
+    if solution is None or 0 not in columns or len(columns) == 1:
         return None
     coefficients = [0.0] * SIZE
     for column, value in zip(columns, solution, strict=True):
@@ -138,10 +141,11 @@ def cost(state: CostState, settings: CostSettings, inter_token_seconds: float | 
     if state.batch_room:
         batch = max(min(batch, state.batch_room * settings.batch_share), 1.0)
     mix = state.xx[2] / state.xx[1]  # prompt tokens per output token
+    full = share * longest / max(per_request + per_prompt_token * mix, LEAST_PRICE)
     prompt, output = per_prompt_token / share, per_request / share
-    if prompt * mix + output < per_prompt_token * mix + per_request + base / batch:
-        prompt, output = per_prompt_token, per_request + base / batch
-    return Cost(max(prompt, LEAST_PRICE), max(output, LEAST_PRICE))
+    if full > batch:
+        full, prompt, output = batch, per_prompt_token, per_request + base / batch
+    return Cost(max(prompt, LEAST_PRICE), max(output, LEAST_PRICE), full)
 
 
 def _solve(state: CostState, columns: list[int], right: list[float], ridge: float) -> list[float] | None:

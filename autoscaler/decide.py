@@ -72,6 +72,8 @@ class TargetState:
     hold_seconds: float | None = None
     rates: demand.Rates = ()
     """Arriving work of the last minutes, for its trend."""
+    priced: bool = False
+    """Whether the cost of a token has been known once."""
     learned: Learned = field(default_factory=Learned)
 
 
@@ -105,7 +107,8 @@ def decide(
     state = _learn_start(state, observation, law)
     usual_start = demand.start_seconds(state.learned.start_seconds, law)
     pods = observation.pods
-    supply = Supply(observation.replicas, pods.ready, demand.start_credit(pods.starting, usual_start, law))
+    coming = demand.start_credit(pods.starting, usual_start, law)
+    supply = Supply(observation.replicas, pods.ready, coming, len(pods.starting) - coming)
     hold = _hold_seconds(spec, state, law)
     if observation.replicas == 0:
         return _asleep(spec, state, observation, now, hold, usual_start)
@@ -121,6 +124,9 @@ def decide(
     if fresh:
         low = max(wish.low for wish in fresh)
         up = max(wish.up for wish in fresh)
+        if up > supply.credited:
+            # Pods that should have been there long ago are stood in for, a step at a time: they may yet come.
+            up += min(supply.overdue, supply.step(law))
         state = _remember(spec, state, max(low, up), usual_start, now, law)
         hold = _hold_seconds(spec, state, law)
 
@@ -150,12 +156,17 @@ def _learn_start(state: TargetState, observation: Observation, law: LawSettings)
 def _track_rate(
     state: TargetState, observation: Observation, usual_start: float, now: float, law: LawSettings
 ) -> tuple[TargetState, float]:
-    """Note the arriving work; returns the rise to expect until a pod created now is ready."""
+    """Note the arriving work; returns the rise to expect until a pod created now is ready.
+
+    What was thought to be needed before a token's cost was known is forgotten when it becomes known.
+    """
     work = observation.work
     if work is None or work.state is not Freshness.FRESH or not work.known:
         return (state if not state.rates else replace(state, rates=())), 0.0
     rates = demand.note_rate(state.rates, now, demand.arriving_work(work)[1], law)
-    return replace(state, rates=rates), demand.expected_rise(rates, usual_start + law.trend_margin_seconds, law)
+    needs = state.needs if state.priced else ()
+    state = replace(state, rates=rates, needs=needs, priced=True)
+    return state, demand.expected_rise(rates, usual_start + law.trend_margin_seconds, law)
 
 
 def _hold_seconds(spec: TargetSpec, state: TargetState, law: LawSettings) -> float:
@@ -286,9 +297,11 @@ def _why_not_lower(
         return Reason(
             Rule.SIGNALS_NOT_FRESH, f"only fresh signals may lower: {names or 'the activation signal is not fresh'}"
         )
-    if state.fresh_since is None or now - state.fresh_since < hold:
+    # Replicas that were not needed once since the start need not wait for more than the default.
+    full = hold if spec.down.window_seconds is not None else min(hold, law.hold_default_seconds)
+    if state.fresh_since is None or now - state.fresh_since < full:
         seen = 0.0 if state.fresh_since is None else now - state.fresh_since
-        return Reason(Rule.WINDOW_NOT_FULL, f"{seen:.0f} s of the {hold:.0f} s window seen since start or outage")
+        return Reason(Rule.WINDOW_NOT_FULL, f"{seen:.0f} s of the {full:.0f} s window seen since start or outage")
     if observation.rollout is Rollout.PROGRESSING:
         return Reason(Rule.ROLLOUT, "a rollout is in progress")
     if observation.rollout is Rollout.PAUSED:

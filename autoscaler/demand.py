@@ -63,15 +63,21 @@ def note_rate(rates: Rates, now: float, rate: float, settings: LawSettings) -> R
 def expected_rise(rates: Rates, ahead_seconds: float, settings: LawSettings) -> float:
     """How much the arriving work will have grown by the time that a pod created now is ready; never below 0.
 
-    The slope is that of the least-squares line through the rates of the last `trend_seconds`.
+    The smaller of two slopes counts, that of the least-squares line through the last `trend_seconds` and that through the
+    newer half of them: a step is no ramp.
     """
     if len(rates) < settings.trend_points or rates[-1][0] - rates[0][0] < settings.trend_seconds / 2:
         return 0.0
+    slope = min(_slope(rates), _slope(rates[len(rates) // 2 :]))
+    return min(max(slope, 0.0) * ahead_seconds, settings.trend_most * rates[-1][1])
+
+
+def _slope(rates: Rates) -> float:
+    """Of the least-squares line, per second; 0 for a single time."""
     mean_time = sum(time for time, _ in rates) / len(rates)
     mean_rate = sum(rate for _, rate in rates) / len(rates)
     spread = sum((time - mean_time) ** 2 for time, _ in rates)
-    slope = sum((time - mean_time) * (rate - mean_rate) for time, rate in rates) / spread
-    return min(max(slope, 0.0) * ahead_seconds, settings.trend_most * rates[-1][1])
+    return sum((time - mean_time) * (rate - mean_rate) for time, rate in rates) / spread if spread else 0.0
 
 
 def note_gaps(histogram: GapHistogram, gaps: Iterable[Gap], settings: LawSettings) -> GapHistogram:
@@ -95,7 +101,7 @@ def note_gaps(histogram: GapHistogram, gaps: Iterable[Gap], settings: LawSetting
 def hold_seconds(histogram: GapHistogram, start_seconds: float, settings: LawSettings) -> float:
     """How long to keep a replica that is not needed, given the gaps seen and the time a new one takes to start.
 
-    The default until enough gaps are known; ties go to the longer time.
+    The default until enough gaps are known. Of equal costs the shortest counts: nothing seen speaks for more.
     """
     if histogram.replicas < settings.gaps_needed:
         return settings.hold_default_seconds
@@ -111,7 +117,7 @@ def hold_seconds(histogram: GapHistogram, start_seconds: float, settings: LawSet
             )
             + histogram.weights[-1] * edge
         )
-        if cost < best_cost or (cost == best_cost and edge > best):
+        if cost < best_cost or (cost == best_cost and edge < best):
             best, best_cost = edge, cost
     return best
 

@@ -48,8 +48,8 @@ class Engine:
     """Sum of a histogram of seconds between output tokens."""
     token_count: Metric = Metric()
     """Count of the same histogram."""
-    prompt_count: Metric = Metric()
-    """Requests, for the mean length of a prompt."""
+    finished: Metric = Metric()
+    """Requests that ended, for their mean length and for arrivals."""
     waiting_seconds: Metric = Metric()
     """Time that requests have waited, summed: its rate is the number that waits (Little's law)."""
     served_seconds: Metric = Metric()
@@ -79,7 +79,7 @@ VLLM: Final = Engine(
     iterations=Metric(("vllm:iteration_tokens_total_count",)),
     token_seconds=Metric(("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum")),
     token_count=Metric(("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count")),
-    prompt_count=Metric(("vllm:request_prompt_tokens_count",)),
+    finished=Metric(("vllm:e2e_request_latency_seconds_count",)),
     time_to_first_token=Metric(("vllm:time_to_first_token_seconds",)),
     inter_token=Metric(("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")),
     request=Metric(("vllm:e2e_request_latency_seconds",)),
@@ -97,7 +97,7 @@ SGLANG: Final = Engine(
     output_tokens=Metric(("sglang:generation_tokens_total",)),
     token_seconds=Metric(("sglang:inter_token_latency_seconds_sum",)),
     token_count=Metric(("sglang:inter_token_latency_seconds_count",)),
-    prompt_count=Metric(("sglang:num_requests_total",)),
+    finished=Metric(("sglang:e2e_request_latency_seconds_count",)),
     time_to_first_token=Metric(("sglang:time_to_first_token_seconds",)),
     inter_token=Metric(("sglang:inter_token_latency_seconds",)),
     request=Metric(("sglang:e2e_request_latency_seconds",)),
@@ -114,7 +114,7 @@ TGI: Final = Engine(
     output_tokens=Metric(("tgi_request_generated_tokens_sum",)),
     token_seconds=Metric(("tgi_request_mean_time_per_token_duration_sum",)),
     token_count=Metric(("tgi_request_mean_time_per_token_duration_count",)),
-    prompt_count=Metric(("tgi_request_input_length_count",)),
+    finished=Metric(("tgi_request_duration_count",)),
     inter_token=Metric(("tgi_request_mean_time_per_token_duration",)),
     request=Metric(("tgi_request_duration",)),
 )

@@ -38,21 +38,21 @@ def _section(title: str, rows: Iterable[str]) -> list[str]:
 
 
 def _signals(signals: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    rows = [["NAME", "STATE", "READING", "TARGET", "ASKS FOR", "ACCEPTS", "SAMPLED", ""]]
-    for signal in signals:
-        rows.append(
-            [
-                str(signal.get("name", "")),
-                str(signal.get("state", "")),
-                str(signal.get("value", "")) if "wish" in signal else "-",
-                str(signal.get("target", "")),
-                str(signal.get("wish", "-")),
-                str(signal.get("lowest", "-")),
-                str(signal.get("sampledAt", "-")),
-                str(signal.get("message", "")),
-            ]
-        )
-    return rows if len(rows) > 1 else []
+    heading = ["NAME", "STATE", "READING", "TARGET", "ASKS FOR", "ACCEPTS", "SAMPLED", ""]
+    rows = [
+        [
+            str(signal.get("name", "")),
+            str(signal.get("state", "")),
+            str(signal.get("value", "")) if "wish" in signal else "-",
+            str(signal.get("target", "")),
+            str(signal.get("wish", "-")),
+            str(signal.get("lowest", "-")),
+            str(signal.get("sampledAt", "-")),
+            str(signal.get("message", "")),
+        ]
+        for signal in signals
+    ]
+    return [heading, *rows] if rows else []
 
 
 def _learned(learned: Mapping[str, Any]) -> list[str]:

@@ -124,7 +124,11 @@ class Loop:
         active = [t for key, t in world.targets.items() if not conflicts[key] and t.scaled in world.workloads]
         asked = self._collector.queries_asked
         snapshot = await self._collector.collect(
-            plan(active, self._settings.stale_seconds + 15.0, self._settings.long_mean_seconds)
+            plan(
+                active,
+                max(self._settings.stale_seconds, self._settings.long_mean_seconds) + 15.0,
+                self._settings.long_mean_seconds,
+            )
         )
         self._metrics.queries.inc(self._collector.queries_asked - asked)
         self._metrics.query_failures.inc(len(snapshot.errors))

@@ -17,6 +17,8 @@ from autoscaler.spec import SignalSpec
 
 T = TypeVar("T")
 
+MEMORY_PER_TICK: Final = 0.975
+"""Of the mean request: ten minutes at ticks of 15 s."""
 CLOCK_TOLERANCE_SECONDS: Final = 5.0
 """Samples from further in the future than this come from a clock that is wrong."""
 
@@ -35,8 +37,20 @@ class Lessons:
     """What the metrics have taught of a target, beside the state of the law."""
 
     cost: CostState = field(default_factory=CostState)
+    requests: float = 0.0
+    """Requests that ended, older ones counting less, and the tokens that went with them."""
     prompt_tokens: float = 0.0
-    """Mean length of a prompt, last seen."""
+    output_tokens: float = 0.0
+
+    @property
+    def prompt_length(self) -> float:
+        """Prompt tokens of a mean request, 0 while none has ended."""
+        return self.prompt_tokens / self.requests if self.requests > 0 else 0.0
+
+    @property
+    def output_length(self) -> float:
+        """Output tokens of a mean request, 0 while none has ended."""
+        return self.output_tokens / self.requests if self.requests > 0 else 0.0
 
 
 class Gathered(NamedTuple):
@@ -105,11 +119,14 @@ class Observer:
             state=Freshness.FRESH,
             prompt_tokens_per_second=(prompt.gathered.total, prompt.long),
             output_tokens_per_second=(output.gathered.total, output.long),
-            waiting_prompt_tokens=waiting.total * lessons.prompt_tokens,
+            waiting_prompt_tokens=waiting.total * lessons.prompt_length,
             waiting=waiting.total,
             running=running.total if running.state is Freshness.FRESH else 0.0,
             seconds_per_prompt_token=cost.per_prompt_token if cost else 0.0,
             seconds_per_output_token=cost.per_output_token if cost else 0.0,
+            requests_per_second=self._arrivals(),
+            prompt_tokens_per_request=lessons.prompt_length,
+            output_tokens_per_request=lessons.output_length,
             age_seconds=max(prompt.gathered.age_seconds, output.gathered.age_seconds, waiting.age_seconds),
             missing=max(prompt.gathered.missing, output.gathered.missing, waiting.missing),
         )
@@ -121,10 +138,8 @@ class Observer:
             return lessons
         rates = {
             name: self._rates(getattr(engine, name)).gathered.values
-            for name in ("prompt_tokens", "output_tokens", "iterations", "token_seconds", "token_count", "prompt_count")
+            for name in ("prompt_tokens", "output_tokens", "iterations", "token_seconds", "token_count", "finished")
         }
-        requests = sum(rates["prompt_count"].values())
-        mean = sum(rates["prompt_tokens"].values()) / requests if requests > 0 else lessons.prompt_tokens
         running, kv_cache = self._gauge(engine.running).values, self._gauge(engine.kv_cache).values
         state = lessons.cost
         for pod in self.ready:
@@ -133,7 +148,32 @@ class Observer:
                 sample = _iterations(of_pod, running.get(pod.name, 0.0), kv_cache.get(pod.name, 0.0))
                 if sample is not None:
                     state = costs.learn(state, sample, settings)
-        return replace(lessons, cost=state, prompt_tokens=mean)
+        requests, prompt, output = (
+            getattr(lessons, name) * MEMORY_PER_TICK + sum(rates[of].values())
+            for name, of in (
+                ("requests", "finished"),
+                ("prompt_tokens", "prompt_tokens"),
+                ("output_tokens", "output_tokens"),
+            )
+        )
+        return Lessons(state, requests, prompt, output)
+
+    def _arrivals(self) -> tuple[float, float] | None:
+        """Requests that ended plus the growth of those inside, per second; None where the engine does not count them."""
+        engine, changes = self._target.engine, self._snapshot.changes
+        if not engine.finished:
+            return None
+        ended = self._rates(engine.finished)
+        if ended.gathered.state is not Freshness.FRESH:
+            return None
+        short, long = ended.gathered.total, ended.long
+        for metric in (engine.running, engine.waiting):
+            per_name = [changes.get(name, {}) for name in metric.names]
+            for pod in self.ready:
+                growth = _look_up(per_name, pod)
+                if growth is not None:
+                    short, long = short + growth.short, long + growth.long
+        return max(short, 0.0), max(long, 0.0)
 
     def waiting(self) -> Gathered:
         """Requests that wait: the gauge, or by Little's law the rate of the time spent waiting."""
@@ -342,7 +382,10 @@ def engine_costs(target: Target, lessons: Lessons, settings: CostSettings) -> co
     """What the object states, else what was learned."""
     if target.costs is not None:
         return costs.Cost(*target.costs)
-    return costs.cost(lessons.cost, replace(settings, target_batch=float(target.target_batch)))
+    objective = min(
+        (signal.target for signal in target.spec.signals if signal.kind is SignalKind.INTER_TOKEN_LATENCY), default=None
+    )
+    return costs.cost(lessons.cost, replace(settings, target_batch=float(target.most_sequences)), objective)
 
 
 __all__ = ["Gathered", "Lessons", "ObserveSettings", "Observer", "engine_costs"]

@@ -34,7 +34,7 @@ COUNTER_FACTS: Final = (
     "iterations",
     "token_seconds",
     "token_count",
-    "prompt_count",
+    "finished",
     "waiting_seconds",
     "served_seconds",
     "total_seconds",

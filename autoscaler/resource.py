@@ -68,7 +68,7 @@ class ToZeroWire(Wire):
 class WorkWire(Wire):
     seconds_per_prompt_token: Quantity | None = None
     seconds_per_output_token: Quantity | None = None
-    target_batch: int = 256
+    max_sequences: int = 256
 
 
 class SpecWire(Wire):
@@ -131,7 +131,7 @@ class Target:
     spec: TargetSpec
     costs: tuple[float, float] | None = None
     """GPU seconds per prompt and per output token, where the object states them."""
-    target_batch: int = 256
+    most_sequences: int = 256
     scale_path: str = field(default="", compare=False)
 
     @property
@@ -189,7 +189,7 @@ def read(resource: InferenceAutoscaler) -> Target:
             enforce_capacity=spec.capacity_check != "Off",
         ),
         costs=_costs(spec.work, fail),
-        target_batch=spec.work.target_batch if spec.work else 256,
+        most_sequences=spec.work.max_sequences if spec.work else 256,
         scale_path=f"/apis/{api_version}/namespaces/{meta.namespace}/{_RESOURCE_OF[reference.kind]}/{reference.name}",
     )
 

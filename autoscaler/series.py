@@ -83,6 +83,20 @@ def rate(points: Sequence[Point], short_seconds: float, long_seconds: float) -> 
     return Rate(end, result.get("short", result["long"]), result["long"])
 
 
+def change(points: Sequence[Point], short_seconds: float, long_seconds: float) -> Rate | None:
+    """How fast a gauge has risen (or fallen, below 0) over the two averaging times; None with fewer than two samples."""
+    finite = [point for point in points if math.isfinite(point[1])]
+    if len(finite) < 2:
+        return None
+    end, value = finite[-1]
+    slopes = [(end - at, (value - before) / (end - at)) for at, before in reversed(finite[:-1]) if end > at]
+    if not slopes:
+        return None
+    short = next((slope for elapsed, slope in slopes if elapsed >= short_seconds), slopes[-1][1])
+    long = next((slope for elapsed, slope in slopes if elapsed >= long_seconds), slopes[-1][1])
+    return Rate(end, short, long)
+
+
 def quantile(buckets: Mapping[float, float], q: float) -> float:
     """The q-quantile of cumulative bucket rates by upper edge, linear within a bucket (as PromQL's histogram_quantile).
 

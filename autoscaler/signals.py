@@ -69,6 +69,8 @@ class Work:
     requests_per_second: tuple[float, float] | None = None
     """Arrivals: requests that finished plus the growth of those inside. Where known, demand follows from it rather than
     from the tokens done, which stop growing when the replicas are full."""
+    full_batch: float = 0.0
+    """Requests in a replica that is full (`autoscaler.costs`); 0: not known."""
     prompt_tokens_per_request: float = 0.0
     output_tokens_per_request: float = 0.0
     age_seconds: float = 0.0

@@ -7,12 +7,19 @@ from typing import Final, Protocol
 
 from autoscaler.engines import DEVICE_UTILISATION, ENGINES
 from autoscaler.queries import TAG
-from autoscaler.series import PodKey, Point, Rate, Sample, identity, newest, pod_of, rate
+from autoscaler.series import PodKey, Point, Rate, Sample, change, identity, newest, pod_of, rate
 
 AVERAGED: Final = frozenset(
     name for engine in ENGINES.values() for metric in (engine.kv_cache, engine.gpu_utilisation) for name in metric.names
 )
 """Gauges that are shares: a pod with several series of one (a model, an engine rank each) has their mean."""
+COUNTED: Final = frozenset(
+    name
+    for engine in ENGINES.values()
+    for metric in (engine.waiting, engine.running, engine.in_flight)
+    for name in metric.names
+)
+"""Gauges whose growth, with the requests that ended, tells how many arrived."""
 _DEVICE_SCALE: Final = {name: metric.scale for metric in DEVICE_UTILISATION for name in metric.names}
 _DEVICE_RANK: Final = {name: rank for rank, metric in enumerate(DEVICE_UTILISATION) for name in metric.names}
 BY_ADDRESS: Final = "@address"
@@ -49,6 +56,8 @@ class Snapshot:
     clock_seconds: float
     """Prometheus' own time, against which ages are reckoned."""
     gauges: dict[str, dict[PodKey, Sample]] = field(default_factory=dict)
+    changes: dict[str, dict[PodKey, Rate]] = field(default_factory=dict)
+    """How fast counts of requests grow."""
     counters: dict[str, dict[PodKey, Rate]] = field(default_factory=dict)
     buckets: dict[str, dict[str, dict[PodKey, dict[float, float]]]] = field(default_factory=dict)
     """Signal kind -> metric -> pod -> cumulative rate by upper edge."""
@@ -64,9 +73,9 @@ class Snapshot:
     """Series without a finite value."""
 
 
-def add_gauges(snapshot: Snapshot, series: Iterable[Series]) -> None:
-    """Newest finite value per metric and pod, duplicates left out."""
-    distinct: dict[tuple[str, PodKey], dict[frozenset[tuple[str, str]], Sample]] = {}
+def add_gauges(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:
+    """Newest finite value per metric and pod, and how fast counts grow; duplicates left out."""
+    distinct: dict[tuple[str, PodKey], dict[frozenset[tuple[str, str]], tuple[Sample, Rate | None]]] = {}
     for one in series:
         labels = one.labels
         name = labels.get("__name__", "")
@@ -82,13 +91,18 @@ def add_gauges(snapshot: Snapshot, series: Iterable[Series]) -> None:
         known = found.get(what)
         if known is not None:
             snapshot.duplicates += 1
-        if known is None or sample.at_seconds > known.at_seconds:
-            found[what] = sample
+        if known is None or sample.at_seconds > known[0].at_seconds:
+            growth = change(one.points, short_seconds, long_seconds) if name in COUNTED else None
+            found[what] = (sample, growth)
     for (name, pod), found in distinct.items():
-        values = found.values()
+        values = [sample for sample, _ in found.values()]
         value = sum(sample.value for sample in values) / (len(values) if name in AVERAGED else 1)
         oldest = min(sample.at_seconds for sample in values)
         snapshot.gauges.setdefault(name, {})[pod] = Sample(oldest, value)
+        grown = [growth for _, growth in found.values() if growth is not None]
+        if grown:
+            total = Rate(oldest, sum(g.short for g in grown), sum(g.long for g in grown))
+            snapshot.changes.setdefault(name, {})[pod] = total
 
 
 def add_counters(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:

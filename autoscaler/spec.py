@@ -91,6 +91,8 @@ class LawSettings:
     """A pod created now helps after its start-up time plus this: scrape, decision, first requests."""
     trend_most: float = 1.0
     """A trend may at most add this share of the load: no doubling on a guess."""
+    crowd_share: float = 1.0
+    """Requests inside may fill replicas up to this share: above it more arrives than the prices foretold."""
     drain_seconds: float = 30.0
     """Waiting prompt work is to be done within this time."""
     tolerance: float = 0.1

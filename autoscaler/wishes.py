@@ -6,7 +6,7 @@ raise, all must agree to lower.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoscaler import demand
 from autoscaler.signals import LATENCIES, Freshness, Observation, Reading, SignalKind, Work
@@ -42,10 +42,17 @@ class Supply:
     coming: int
     """Starting pods that still earn credit."""
 
+    overdue: int = 0
+    """Starting pods that have lost it."""
+
     @property
     def credited(self) -> int:
         """Replicas that serve or soon will."""
         return self.ready + self.coming
+
+    def step(self, law: LawSettings) -> int:
+        """What a signal without a ratio adds at once."""
+        return max(1, math.floor(law.gauge_step * self.ready))
 
 
 def wishes(
@@ -83,9 +90,14 @@ def _work_or_fallback(
         reading = readings.get(spec.fallback.name) or Reading(
             spec.fallback.name, work.state, work.running + work.waiting, work.age_seconds, work.missing
         )
-        return _of_reading(spec.fallback, reading, spec, supply, law)
+        wish = _of_reading(spec.fallback, reading, spec, supply, law)
+        # Without a cost the count of requests cannot tell a full replica from a slow one: grow by the queue's rule.
+        return replace(wish, up=min(wish.up, _queue_ceiling(supply, law)))
     offered = demand.offered_work(work, law, rise)
     raw = demand.replicas_for_work(offered, signal.target, law, work.seconds_per_request)
+    if work.full_batch > 0:
+        crowded = (work.running + work.waiting) / work.full_batch / law.crowd_share
+        raw = max(raw, min(crowded, float(_queue_ceiling(supply, law))))
     # Pods that do not report may be as busy as the rest: count them so before lowering, not at all before raising.
     cautious = raw * (supply.ready / max(supply.ready - work.missing, 1)) if work.missing else raw
     up, low = _ratio(raw, cautious, supply.replicas, law.work_tolerance, law.work_tolerance, law.lower_margin)
@@ -163,8 +175,12 @@ def _queue(signal: SignalSpec, reading: Reading, spec: TargetSpec, supply: Suppl
     """
     raw = reading.value / signal.target
     up, low = _ratio(raw, raw + reading.missing, supply.replicas, *_tolerances(spec, law), law.lower_margin)
-    ceiling = max(math.ceil(max(supply.ready, 1) * law.queue_growth), supply.ready + 1)
-    return min(up, max(ceiling, supply.replicas)), max(low, min(supply.replicas, max(supply.replicas - 1, 0)))
+    return min(up, _queue_ceiling(supply, law)), max(low, min(supply.replicas, max(supply.replicas - 1, 0)))
+
+
+def _queue_ceiling(supply: Supply, law: LawSettings) -> int:
+    """The most that requests waiting or running may ask for: they stay while replicas start, which is no new demand."""
+    return max(math.ceil(max(supply.ready, 1) * law.queue_growth), supply.ready + 1, supply.replicas)
 
 
 def _capped(
@@ -208,5 +224,5 @@ def _latency(signal: SignalSpec, value: float, supply: Supply, law: LawSettings)
 
 
 def _step(supply: Supply, law: LawSettings) -> int:
-    """One step above the supply that is ready or on the way; what was asked for already counts in full."""
-    return supply.credited + max(1, math.floor(law.gauge_step * supply.ready))
+    """One step above what is ready. Pods on the way count towards it, so that it is asked for once."""
+    return supply.ready + supply.step(law)

@@ -1,0 +1,420 @@
+"""The law, rule by rule, in scenarios."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from autoscaler.decide import Decision, Rule, TargetState, capped, decide
+from autoscaler.signals import Capacity, Freshness, Observation, PodFacts, Reading, Rollout, SignalKind, Work
+from autoscaler.spec import LawSettings, ScaleToZero, Scaling, SignalSpec, TargetSpec
+from autoscaler.window import RatePolicy
+
+TICK = 15.0
+FAST_DOWN = Scaling(window_seconds=60.0)
+RUNNING = TargetSpec(1, 20, (SignalSpec(SignalKind.RUNNING, 10.0, "running"),), down=FAST_DOWN)
+QUEUE = TargetSpec(1, 50, (SignalSpec(SignalKind.QUEUE, 5.0, "queue"),), down=FAST_DOWN)
+KV = TargetSpec(1, 20, (SignalSpec(SignalKind.KV_CACHE, 0.8, "kv"),), down=FAST_DOWN)
+TTFT = TargetSpec(1, 20, (SignalSpec(SignalKind.TIME_TO_FIRST_TOKEN, 2.0, "ttft"),), down=FAST_DOWN)
+PLAIN = LawSettings(spread=0.6, usual_request_seconds=1.0)
+WORK = TargetSpec(1, 50, (SignalSpec(SignalKind.WORK, 0.8, "work"),), down=FAST_DOWN)
+TRITON = TargetSpec(
+    1, 20, (SignalSpec(SignalKind.GPU_UTILIZATION, 0.7, "util"),), queueing=False, fallback=None, down=FAST_DOWN
+)
+TWO = replace(RUNNING, signals=(*RUNNING.signals, SignalSpec(SignalKind.QUERY, 100.0, "rps", query="x")))
+
+
+def reading(name: str, value: float, state: Freshness = Freshness.FRESH, missing: int = 0) -> Reading:
+    return Reading(name, state, value, 5.0, missing)
+
+
+def seen(replicas: int, *readings: Reading, ready: int | None = None, **more: object) -> Observation:
+    pods = more.pop("pods", PodFacts(ready=replicas if ready is None else ready))
+    return Observation(replicas, pods, tuple(readings), **more)  # type: ignore[arg-type]
+
+
+def work(prompt: float, output: float, *, waiting_tokens: float = 0.0, known: bool = True, **more: object) -> Work:
+    costs = (0.00015, 0.0009) if known else (0.0, 0.0)
+    return Work(Freshness.FRESH, (prompt, prompt), (output, output), waiting_tokens, 0.0, 10.0, *costs, **more)  # type: ignore[arg-type]
+
+
+class Run:
+    """Feeds a target tick by tick; the replicas follow the decisions, every pod ready at once."""
+
+    def __init__(self, spec: TargetSpec, replicas: int = 1, law: LawSettings | None = None) -> None:
+        self.spec, self.replicas, self.law = spec, replicas, law or LawSettings()
+        self.state, self.now = TargetState(), 1000.0
+        self.decision: Decision | None = None
+
+    def tick(self, observe: Callable[[int], Observation], times: int = 1) -> int:
+        for _ in range(times):
+            self.decision = decide(self.spec, self.state, observe(self.replicas), self.now, self.law)
+            self.state, self.replicas = self.decision.state, self.decision.replicas
+            self.now += TICK
+        return self.replicas
+
+    def rules(self) -> set[Rule]:
+        assert self.decision is not None
+        return {reason.rule for reason in self.decision.reasons}
+
+
+def in_flight(total: float) -> Callable[[int], Observation]:
+    return lambda n: seen(n, reading("running", total))
+
+
+class TestUp:
+    def test_a_load_of_four_replicas_raises_one_to_four_at_once(self) -> None:
+        assert Run(RUNNING).tick(in_flight(40)) == 4
+
+    def test_within_the_tolerance_nothing_moves(self) -> None:
+        assert Run(RUNNING, 10).tick(in_flight(109)) == 10
+        assert Run(RUNNING, 10).tick(in_flight(111)) == 12
+
+    def test_never_above_the_maximum(self) -> None:
+        run = Run(RUNNING)
+        assert run.tick(in_flight(10_000), times=10) == 20
+        assert Rule.MAXIMUM in run.rules()
+
+    def test_the_default_rate_doubles_or_adds_four(self) -> None:
+        assert Run(RUNNING, 1).tick(in_flight(200)) == 5
+        assert Run(RUNNING, 6).tick(in_flight(200)) == 12
+
+    def test_an_up_window_takes_the_lowest_wish_of_it(self) -> None:
+        run = Run(replace(RUNNING, up=Scaling(window_seconds=30.0)), 2)
+        assert run.tick(in_flight(20), times=2) == 2
+        assert run.tick(in_flight(80)) == 2
+        assert Rule.UP_WINDOW in run.rules()
+        assert run.tick(in_flight(80), times=3) == 8
+
+    def test_a_disabled_direction_does_not_move(self) -> None:
+        run = Run(replace(RUNNING, up=Scaling(disabled=True)))
+        assert run.tick(in_flight(100)) == 1
+        assert Rule.UP_DISABLED in run.rules()
+
+    def test_any_fresh_signal_may_raise_while_another_is_in_error(self) -> None:
+        observe = lambda n: seen(n, reading("running", 60), reading("rps", 0, Freshness.ERROR))  # noqa: E731
+        assert Run(TWO, 3).tick(observe) == 6
+
+
+class TestDown:
+    def test_only_after_a_full_window_and_to_its_highest_wish(self) -> None:
+        run = Run(RUNNING, 8)
+        run.tick(in_flight(80), times=8)
+        run.tick(in_flight(50))
+        assert run.tick(in_flight(10), times=3) == 8
+        assert Rule.WITHIN_WINDOW in run.rules()
+        assert run.tick(in_flight(10), times=1) == 6  # 80 has left the window, 50 with its margin has not
+        assert run.tick(in_flight(10), times=10) == 2
+
+    def test_after_a_start_a_full_window_must_be_seen_first(self) -> None:
+        run = Run(RUNNING, 8)
+        assert run.tick(in_flight(10), times=4) == 8
+        assert Rule.WINDOW_NOT_FULL in run.rules()
+
+    def test_what_if_the_load_must_fit_fewer_with_a_margin(self) -> None:
+        # 79 requests at 10 each would fit 8 replicas, but not with 5 % to spare.
+        assert Run(RUNNING, 9).tick(in_flight(79), times=12) == 9
+        assert Run(RUNNING, 9).tick(in_flight(74), times=12) == 8
+
+    @pytest.mark.parametrize("state", [Freshness.STALE, Freshness.EMPTY, Freshness.ERROR])
+    def test_one_signal_that_is_not_fresh_forbids_lowering(self, state: Freshness) -> None:
+        run = Run(TWO, 8)
+        fresh = lambda n: seen(n, reading("running", 10), reading("rps", 100))  # noqa: E731
+        run.tick(lambda n: seen(n, reading("running", 80), reading("rps", 100)), times=8)
+        run.tick(fresh, times=2)
+        assert run.tick(lambda n: seen(n, reading("running", 10), reading("rps", 0, state)), times=20) == 8
+        assert Rule.SIGNALS_NOT_FRESH in run.rules()
+
+    def test_all_must_agree(self) -> None:
+        observe = lambda n: seen(n, reading("running", 10), reading("rps", 790))  # noqa: E731
+        assert Run(TWO, 8).tick(observe, times=20) == 8
+
+    def test_a_rollout_a_pause_and_a_drain_wait(self) -> None:
+        for more, rule in (
+            ({"rollout": Rollout.PROGRESSING}, Rule.ROLLOUT),
+            ({"rollout": Rollout.PAUSED}, Rule.PAUSED),
+            ({"pods": PodFacts(ready=8, terminating=(12.0,))}, Rule.DRAINING),
+        ):
+            run = Run(RUNNING, 8)
+            assert run.tick(lambda n, m=more: seen(n, reading("running", 10), **m), times=20) == 8  # type: ignore[misc]
+            assert rule in run.rules()
+
+    def test_a_drain_that_never_ends_is_not_waited_for_for_ever(self) -> None:
+        stuck = PodFacts(ready=8, terminating=(301.0,))
+        assert Run(RUNNING, 8).tick(lambda n: seen(n, reading("running", 10), pods=stuck), times=6) < 8
+
+    def test_the_rate_bounds_each_step(self) -> None:
+        spec = replace(RUNNING, down=Scaling(window_seconds=15.0, policies=(RatePolicy(True, 1, 60.0),)))
+        run = Run(spec, 8)
+        assert run.tick(in_flight(10), times=2) == 7
+        assert run.tick(in_flight(10), times=3) == 7
+        assert run.tick(in_flight(10), times=1) == 6
+
+    def test_pods_without_a_metric_count_as_busy_when_lowering_and_as_idle_when_raising(self) -> None:
+        observe = lambda n: seen(n, reading("running", 50, missing=3))  # noqa: E731
+        assert Run(RUNNING, 10).tick(observe, times=20) == 9  # (50 + 3 x 10) / 10 with the margin
+        assert Run(RUNNING, 5).tick(lambda n: seen(n, reading("running", 54, missing=3))) == 5
+
+
+class TestOutage:
+    def test_without_any_fresh_signal_the_count_is_frozen(self) -> None:
+        run = Run(RUNNING, 8)
+        run.tick(in_flight(80), times=10)
+        assert run.tick(lambda n: seen(n, reading("running", 0, Freshness.ERROR)), times=100) == 8
+        assert Rule.OUTAGE in run.rules()
+        assert run.decision is not None
+        assert not run.decision.scaling_active
+
+    def test_after_an_outage_a_full_window_must_pass_again(self) -> None:
+        run = Run(RUNNING, 8)
+        run.tick(in_flight(80), times=10)
+        run.tick(lambda n: seen(n, reading("running", 0, Freshness.ERROR)), times=10)
+        assert run.tick(in_flight(10), times=4) == 8
+        assert Rule.WINDOW_NOT_FULL in run.rules()
+        assert run.tick(in_flight(10), times=4) < 8
+
+    def test_one_missed_scrape_does_not_start_the_window_anew(self) -> None:
+        run = Run(RUNNING, 8)
+        run.tick(in_flight(10), times=3)
+        run.tick(lambda n: seen(n, reading("running", 0, Freshness.STALE)))
+        assert run.tick(in_flight(10), times=2) < 8
+
+
+class TestQueue:
+    def test_a_queue_asks_for_twice_what_is_ready_at_most(self) -> None:
+        assert Run(QUEUE, 3).tick(lambda n: seen(n, reading("queue", 500))) == 6
+
+    def test_it_does_not_run_away_while_replicas_start(self) -> None:
+        run = Run(QUEUE, 3)
+        starting = lambda n: seen(n, reading("queue", 500), pods=PodFacts(ready=3, starting=(60.0,) * (n - 3)))  # noqa: E731
+        assert run.tick(starting, times=20) == 6
+
+    def test_an_empty_queue_agrees_to_one_less_per_window(self) -> None:
+        run = Run(QUEUE, 8)
+        empty = lambda n: seen(n, reading("queue", 0))  # noqa: E731
+        assert run.tick(empty, times=5) == 7
+        assert run.tick(empty, times=3) == 7
+        assert run.tick(empty, times=20) < 7
+
+    def test_an_engine_that_hangs_is_not_given_more_replicas(self) -> None:
+        run = Run(QUEUE, 2)
+        hung = lambda n: seen(n, reading("queue", 100), utilisation=reading("u", 0.01))  # noqa: E731
+        run.state = replace(run.state, hung_since=run.now - 100)
+        assert run.tick(hung, times=10) == 2
+        assert Rule.HUNG in run.rules()
+
+    def test_a_busy_engine_with_the_same_queue_is(self) -> None:
+        assert Run(QUEUE, 2).tick(lambda n: seen(n, reading("queue", 100), utilisation=reading("u", 0.9))) > 2
+
+
+class TestCappedGauges:
+    def test_a_full_cache_asks_for_one_step_not_for_a_ratio(self) -> None:
+        assert Run(KV, 4).tick(lambda n: seen(n, reading("kv", 1.0))) == 5
+
+    def test_and_for_no_second_one_while_the_first_is_on_its_way(self) -> None:
+        on_the_way = lambda n: seen(n, reading("kv", 1.0), pods=PodFacts(ready=4, starting=(60.0,) * (n - 4)))  # noqa: E731
+        assert Run(KV, 4).tick(on_the_way, times=20) == 5
+
+    def test_credit_ends_for_a_pod_long_overdue(self) -> None:
+        stuck = lambda n: seen(n, reading("kv", 1.0), pods=PodFacts(ready=4, starting=(400.0,)))  # noqa: E731
+        run = Run(KV, 5)
+        assert run.tick(stuck) == 6  # four ready, a step, and one in the place of the pod that does not come
+
+    def test_lowering_asks_whether_the_share_fits_fewer(self) -> None:
+        assert Run(KV, 4).tick(lambda n: seen(n, reading("kv", 0.7)), times=20) == 4
+        assert Run(KV, 4).tick(lambda n: seen(n, reading("kv", 0.5)), times=6) == 3
+
+    def test_a_capped_query_takes_steps_too(self) -> None:
+        spec = replace(
+            RUNNING, signals=(SignalSpec(SignalKind.QUERY, 0.5, "slots", query="x", per_replica=False, capped=True),)
+        )
+        assert Run(spec, 4).tick(lambda n: seen(n, reading("slots", 1.0))) == 5
+
+    def test_utilisation_of_an_engine_that_queues_is_no_ratio_either(self) -> None:
+        spec = replace(TRITON, queueing=True)
+        assert Run(spec, 4).tick(lambda n: seen(n, reading("util", 0.99))) == 5
+
+    def test_utilisation_is_the_load_of_engines_without_a_queue(self) -> None:
+        assert Run(TRITON, 4).tick(lambda n: seen(n, reading("util", 0.9))) == 6  # 3.6 busy cards at 0.7
+        assert Run(TRITON, 4).tick(lambda n: seen(n, reading("util", 0.3)), times=6) < 4
+
+    def test_a_saturated_one_takes_a_step_when_its_ratio_says_no_more(self) -> None:
+        assert (
+            Run(replace(TRITON, signals=(SignalSpec(SignalKind.GPU_UTILIZATION, 1.0, "util"),)), 4).tick(
+                lambda n: seen(n, reading("util", 1.0))
+            )
+            == 5
+        )
+
+
+class TestLatency:
+    def test_past_the_objective_takes_a_step_with_credit(self) -> None:
+        assert Run(TTFT, 8).tick(lambda n: seen(n, reading("ttft", 2.5))) == 10
+        on_the_way = lambda n: seen(n, reading("ttft", 9.0), pods=PodFacts(ready=8, starting=(30.0,) * (n - 8)))  # noqa: E731
+        assert Run(TTFT, 8).tick(on_the_way, times=10) == 10
+
+    def test_well_below_it_agrees_to_one_less(self) -> None:
+        assert Run(TTFT, 8).tick(lambda n: seen(n, reading("ttft", 1.9)), times=20) == 8
+        assert Run(TTFT, 8).tick(lambda n: seen(n, reading("ttft", 0.5)), times=5) == 7
+
+
+class TestWork:
+    def test_replicas_follow_the_gpu_seconds(self) -> None:
+        # R = 8000 x 0.00015 + 2000 x 0.0009 = 3.0; (3 + 0.6 sqrt 3) / 0.8 = 5.05
+        run = Run(WORK, 3, PLAIN)
+        assert run.tick(lambda n: seen(n, work=work(8000, 2000))) == 6
+
+    def test_the_larger_of_the_two_means_counts(self) -> None:
+        burst = replace(work(100, 100), prompt_tokens_per_second=(20_000.0, 2_000.0))
+        assert Run(WORK, 4, PLAIN).tick(lambda n: seen(n, work=burst)) == 6
+
+    def test_waiting_prompts_are_to_be_drained(self) -> None:
+        calm, backed_up = work(2000, 500), work(2000, 500, waiting_tokens=200_000)
+        assert Run(WORK, 2, PLAIN).tick(lambda n: seen(n, work=calm)) == 2
+        assert Run(WORK, 2, PLAIN).tick(lambda n: seen(n, work=backed_up)) == 4
+
+    def test_until_tokens_have_a_price_requests_are_counted(self) -> None:
+        unknown = work(8000, 2000, known=False)
+        assert Run(WORK, 1, PLAIN).tick(lambda n: seen(n, reading("running", 64), work=unknown)) == 4
+
+    def test_pods_that_do_not_report_are_as_busy_as_the_rest_when_lowering(self) -> None:
+        load = work(6000, 1000)  # R = 1.8: three replicas with the margin
+        assert Run(WORK, 5, PLAIN).tick(lambda n: seen(n, work=load), times=20) == 4
+        assert Run(WORK, 5, PLAIN).tick(lambda n: seen(n, work=replace(load, missing=2)), times=20) == 5
+
+
+class TestPods:
+    def test_a_crash_looping_rollout_does_not_grow(self) -> None:
+        run = Run(RUNNING, 4)
+        crashing = PodFacts(ready=3, crash_looping=1)
+        assert run.tick(lambda n: seen(n, reading("running", 200), pods=crashing), times=10) == 4
+        assert Rule.CRASH_LOOP in run.rules()
+
+    def test_one_crashing_pod_among_many_does_not_stop_a_fleet(self) -> None:
+        crashing = PodFacts(ready=9, crash_looping=1)
+        assert Run(RUNNING, 10).tick(lambda n: seen(n, reading("running", 150), pods=crashing)) == 15
+
+    def test_pods_without_a_node_stop_growth_when_capacity_is_not_known(self) -> None:
+        run = Run(RUNNING, 4)
+        waiting = PodFacts(ready=3, unschedulable=(30.0,))
+        assert run.tick(lambda n: seen(n, reading("running", 100), pods=waiting), times=5) == 4
+        assert Rule.UNSCHEDULABLE in run.rules()
+        assert run.decision is not None
+        assert run.decision.unmet > 0
+
+    def test_and_are_given_back_in_the_end(self) -> None:
+        waiting = PodFacts(ready=3, unschedulable=(700.0,))
+        assert Run(RUNNING, 4).tick(lambda n: seen(n, reading("running", 100), pods=waiting)) == 3
+
+    def test_a_node_autoscaler_is_left_to_do_its_work(self) -> None:
+        spec = replace(RUNNING, enforce_capacity=False)
+        waiting = PodFacts(ready=3, unschedulable=(700.0,))
+        assert Run(spec, 4).tick(lambda n: seen(n, reading("running", 80), pods=waiting)) == 8
+
+    def test_start_up_times_are_learned_by_their_median(self) -> None:
+        run = Run(RUNNING, 2)
+        run.tick(lambda n: seen(n, reading("running", 20), pods=PodFacts(ready=2, started_seconds=(80.0, 300.0, 90.0))))
+        run.tick(in_flight(20))
+        assert run.decision is not None
+        assert run.decision.start_seconds == 90.0
+
+
+class TestLimits:
+    def test_a_raise_goes_as_far_as_the_cluster_can_hold(self) -> None:
+        run = Run(RUNNING, 2)
+        full = lambda n: seen(n, reading("running", 60), capacity=Capacity(1, "no card with 20480 MiB free on 3 nodes"))  # noqa: E731
+        assert run.tick(full) == 3
+        assert run.decision is not None
+        assert (run.decision.wanted, run.decision.unmet) == (6, 3)
+        assert Rule.CAPACITY in run.rules()
+
+    def test_and_is_finished_when_there_is_room_again(self) -> None:
+        run = Run(RUNNING, 2)
+        run.tick(lambda n: seen(n, reading("running", 60), capacity=Capacity(0)), times=3)
+        assert run.replicas == 2
+        assert run.tick(lambda n: seen(n, reading("running", 60), capacity=Capacity(9))) == 6
+        assert run.decision is not None
+        assert run.decision.unmet == 0
+
+    def test_unknown_capacity_is_not_zero(self) -> None:
+        assert Run(RUNNING, 2).tick(lambda n: seen(n, reading("running", 60), capacity=None)) == 6
+
+    def test_max_gpus(self) -> None:
+        run = Run(replace(RUNNING, max_gpus=8.0), 2)
+        assert run.tick(lambda n: seen(n, reading("running", 60), gpus_per_replica=2.0)) == 4
+        assert run.decision is not None
+        assert run.decision.unmet == 2
+        assert Rule.MAX_GPUS in run.rules()
+
+    def test_a_share_of_the_budget_caps_a_raise_and_its_move(self) -> None:
+        decision = decide(RUNNING, TargetState(), seen(2, reading("running", 60)), 0.0)
+        cut = capped(decision, 2, 3, Rule.BUDGET, "project a has a budget of 3 GPUs")
+        assert (cut.replicas, cut.unmet, cut.state.moves[-1].delta) == (3, 3, 1)
+        held = capped(decision, 2, 2, Rule.BUDGET, "project a has a budget of 2 GPUs")
+        assert (held.replicas, held.state.moves) == (2, ())
+        assert held.reasons[0].rule is Rule.BUDGET
+
+
+class TestZero:
+    SPEC = replace(RUNNING, min_replicas=0, scale_to_zero=ScaleToZero(idle_seconds=120.0, query="q"))
+
+    def observe(self, load: float, demand: float, state: Freshness = Freshness.FRESH) -> Callable[[int], Observation]:
+        return lambda n: seen(
+            n, *([reading("running", load)] if n else []), activation=reading("activation", demand, state)
+        )
+
+    def test_to_zero_after_the_idle_time_and_back_on_demand(self) -> None:
+        run = Run(self.SPEC, 2)
+        run.tick(self.observe(20, 1), times=6)
+        assert run.tick(self.observe(0, 0), times=7) == 1
+        assert run.tick(self.observe(0, 0), times=10) == 0
+        assert run.tick(self.observe(0, 0), times=5) == 0
+        assert run.tick(self.observe(0, 3)) == 1
+        assert Rule.WOKEN in run.rules()
+
+    def test_not_while_the_activation_signal_sees_demand(self) -> None:
+        run = Run(self.SPEC, 1)
+        assert run.tick(self.observe(0, 1), times=60) == 1
+
+    @pytest.mark.parametrize("state", [Freshness.STALE, Freshness.EMPTY, Freshness.ERROR])
+    def test_not_on_an_activation_signal_that_is_not_fresh(self, state: Freshness) -> None:
+        assert Run(self.SPEC, 1).tick(self.observe(0, 0, state), times=60) == 1
+
+    def test_an_outage_at_zero_is_reported(self) -> None:
+        run = Run(self.SPEC, 0)
+        assert run.tick(self.observe(0, 9, Freshness.ERROR), times=5) == 0
+        assert Rule.OUTAGE in run.rules()
+
+    def test_a_raised_minimum_wakes_too(self) -> None:
+        assert Run(replace(self.SPEC, min_replicas=2), 0).tick(self.observe(0, 0)) == 2
+
+    def test_waking_asks_for_room_like_any_raise(self) -> None:
+        run = Run(self.SPEC, 0)
+        asleep = seen(0, activation=reading("activation", 1), capacity=Capacity(0, "no free slice on 4 nodes"))
+        assert run.tick(lambda n: asleep) == 0
+        assert run.decision is not None
+        assert run.decision.unmet == 1
+
+
+class TestLearnedHold:
+    def bursts(self, run: Run, gap_ticks: int, rounds: int) -> None:
+        for _ in range(rounds):
+            run.tick(in_flight(100), times=4)
+            run.tick(in_flight(10), times=gap_ticks)
+
+    def test_bursts_closer_than_a_cold_start_is_worth_are_bridged(self) -> None:
+        run = Run(replace(RUNNING, down=Scaling()), 10, LawSettings(hold_default_seconds=120.0))
+        self.bursts(run, gap_ticks=20, rounds=8)  # 300 s
+        assert run.state.hold_seconds is not None
+        assert run.state.hold_seconds >= 300.0
+
+    def test_bursts_far_apart_are_not_waited_for(self) -> None:
+        run = Run(replace(RUNNING, down=Scaling()), 10, LawSettings())
+        self.bursts(run, gap_ticks=200, rounds=6)  # 50 min
+        assert run.state.hold_seconds == LawSettings().hold_minimum_seconds
+
+    def test_a_stated_window_is_kept_to(self) -> None:
+        run = Run(RUNNING, 10)
+        self.bursts(run, gap_ticks=20, rounds=4)
+        assert run.decision is not None
+        assert run.decision.hold_seconds == 60.0
