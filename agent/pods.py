@@ -23,7 +23,7 @@ class ContainerStatus(wire.ContainerStatus):
 class PodStatus(wire.PodStatus):
     """Adds the ids of containers."""
 
-    container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)  # type: ignore[assignment]
+    container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
     init_container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
 
 

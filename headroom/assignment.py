@@ -3,6 +3,7 @@
 They are the only record of the ledger outside memory, so everything the ledger needs after a restart is in them.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def assignment_of(annotations: Mapping[str, str]) -> Assignment | None:
     ids = annotations.get(names.ANNOTATION_ASSIGNED_CARDS)
     if ids is None:
         return None
-    cards = tuple(ids.split(","))
+    cards = tuple(sys.intern(card) for card in ids.split(","))
     if not all(cards):
         raise AssignmentError(f"{names.ANNOTATION_ASSIGNED_CARDS}: {ids!r}: an empty card id")
     mode = annotations.get(names.ANNOTATION_ASSIGNED_MODE, "")

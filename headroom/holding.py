@@ -1,7 +1,9 @@
 """What one pod holds of a node: the ledger's entries, derived from pods alone. Pure."""
 
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from headroom import wire
 from headroom.assignment import Assignment, AssignmentError, assignment_of
@@ -86,6 +88,12 @@ def is_finished(pod: wire.Pod) -> bool:
     return pod.status.phase in FINISHED_PHASES
 
 
+@lru_cache(maxsize=4096)
+def _shared(request: GpuRequest) -> GpuRequest:
+    """One object for all equal requests: tens of thousands of pods make a few hundred different ones."""
+    return request
+
+
 def holding_of(pod: wire.Pod) -> Holding:
     """The entry of a pod that is bound to a node, not resolved to card positions yet.
 
@@ -110,12 +118,12 @@ def holding_of(pod: wire.Pod) -> Holding:
     return Holding(
         uid=pod.metadata.uid,
         pod=pod.key,
-        request=request,
+        request=_shared(request),
         placement=Placement(pod.spec.node_name, (), (), mode),
         state=HoldingState.BOUND,
-        project=project_of(pod),
+        project=sys.intern(project_of(pod)),
         priority=pod.spec.priority,
         assigned=assigned,
-        started=pod.status.start_time or "",
+        started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
     )

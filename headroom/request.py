@@ -143,7 +143,7 @@ class _Reader:
 
     def _quantity(self, text: str, resource: str) -> Fraction:
         try:
-            amount = units.parse_quantity(text)
+            amount = _parsed(text)
         except units.UnitError as error:
             raise self.fault(resource, text, "not a quantity") from error
         if amount < 0:
@@ -291,5 +291,6 @@ def _host(pod: str, container: str, resources: wire.Resources) -> tuple[int, int
 
 
 # The same few quantities come back in pod after pod.
+_parsed = lru_cache(maxsize=1024)(units.parse_quantity)
 _cpu_milli = lru_cache(maxsize=1024)(units.quantity_to_milli)
 _memory_mib = lru_cache(maxsize=1024)(units.quantity_to_mib)

@@ -5,6 +5,7 @@ Everything else in an object is skipped while decoding, which is what keeps 40,0
 field into a WireError that names its place.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -44,7 +45,7 @@ class Meta(Wire):
     annotations: dict[str, str] = {}
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
-    owner_references: list[OwnerReference] = []
+    owner_references: Sequence[OwnerReference] = ()
 
 
 class Resources(Wire):
@@ -58,7 +59,7 @@ class Port(Wire):
 
 class Container(Wire):
     name: str = ""
-    ports: list[Port] = []
+    ports: Sequence[Port] = ()
     resources: Resources = msgspec.field(default_factory=Resources)
     restart_policy: str = ""
     """`Always` makes an init container a sidecar, which keeps what it asked for."""
@@ -69,16 +70,16 @@ class SelectorTerm(Wire):
 
     key: str = ""
     operator: str = ""
-    values: list[str] = []
+    values: Sequence[str] = ()
 
 
 class NodeSelectorTerm(Wire):
-    match_expressions: list[SelectorTerm] = []
-    match_fields: list[SelectorTerm] = []
+    match_expressions: Sequence[SelectorTerm] = ()
+    match_fields: Sequence[SelectorTerm] = ()
 
 
 class NodeSelector(Wire):
-    node_selector_terms: list[NodeSelectorTerm] = []
+    node_selector_terms: Sequence[NodeSelectorTerm] = ()
 
 
 class Term(Wire):
@@ -87,14 +88,14 @@ class Term(Wire):
 
 class NodeAffinity(Wire):
     required: NodeSelector | None = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=None)
-    preferred: list[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default_factory=list)
+    preferred: Sequence[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
 
 
 class PodAffinity(Wire):
     """Inter-pod affinity or anti-affinity; only whether there are terms matters here."""
 
-    required: list[Term] = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default_factory=list)
-    preferred: list[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default_factory=list)
+    required: Sequence[Term] = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=())
+    preferred: Sequence[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
 
 
 class Affinity(Wire):
@@ -127,18 +128,18 @@ class PodSpec(Wire):
     priority: int = 0
     priority_class_name: str = ""
     preemption_policy: str = ""
-    containers: list[Container] = []
-    init_containers: list[Container] = []
+    containers: Sequence[Container] = ()
+    init_containers: Sequence[Container] = ()
     resources: Resources | None = None
     """Pod-level resources; where they name CPU or memory they replace the containers' sum."""
     overhead: dict[str, Quantity] = {}
     node_selector: dict[str, str] = {}
     affinity: Affinity | None = None
-    tolerations: list[Toleration] = []
-    topology_spread_constraints: list[TopologySpreadConstraint] = []
-    volumes: list[Volume] = []
-    resource_claims: list[Term] = []
-    scheduling_gates: list[Term] = []
+    tolerations: Sequence[Toleration] = ()
+    topology_spread_constraints: Sequence[TopologySpreadConstraint] = ()
+    volumes: Sequence[Volume] = ()
+    resource_claims: Sequence[Term] = ()
+    scheduling_gates: Sequence[Term] = ()
 
 
 class Condition(Wire):
@@ -167,10 +168,10 @@ class ContainerStatus(Wire):
 class PodStatus(Wire):
     phase: str = ""
     reason: str = ""
-    conditions: list[Condition] = []
+    conditions: Sequence[Condition] = ()
     nominated_node_name: str = ""
     start_time: str | None = None
-    container_statuses: list[ContainerStatus] = []
+    container_statuses: Sequence[ContainerStatus] = ()
 
 
 class Pod(Wire):
@@ -192,13 +193,13 @@ class Taint(Wire):
 
 class NodeSpec(Wire):
     unschedulable: bool = False
-    taints: list[Taint] = []
+    taints: Sequence[Taint] = ()
 
 
 class NodeStatus(Wire):
     allocatable: dict[str, Quantity] = {}
     capacity: dict[str, Quantity] = {}
-    conditions: list[Condition] = []
+    conditions: Sequence[Condition] = ()
 
 
 class Node(Wire):
@@ -214,12 +215,12 @@ class ListMeta(Wire):
 
 class PodList(Wire):
     metadata: ListMeta = msgspec.field(default_factory=ListMeta)
-    items: list[Pod] = []
+    items: Sequence[Pod] = ()
 
 
 class NodeList(Wire):
     metadata: ListMeta = msgspec.field(default_factory=ListMeta)
-    items: list[Node] = []
+    items: Sequence[Node] = ()
 
 
 class Status(Wire):

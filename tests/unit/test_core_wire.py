@@ -100,7 +100,7 @@ def test_go_writes_null_for_what_is_empty() -> None:
     )
     assert (pod.metadata.labels, pod.metadata.annotations) == ({}, {"keep": "me"})
     assert pod.spec.containers[0].resources.requests == {"cpu": "1"}
-    assert wire.POD_LIST.decode(b'{"metadata": {"resourceVersion": "7"}, "items": null}').items == []
+    assert list(wire.POD_LIST.decode(b'{"metadata": {"resourceVersion": "7"}, "items": null}').items) == []
 
 
 def test_quantities_may_be_numbers() -> None:
@@ -118,5 +118,5 @@ def test_a_pod_is_named_by_namespace_and_name() -> None:
 def test_decoded_objects_share_no_state() -> None:
     one, other = wire.POD.decode(b"{}"), wire.POD.decode(b"{}")
     one.metadata.labels["x"] = "y"
-    one.spec.containers.append(wire.Container())
+    one.spec.node_selector["x"] = "y"
     assert other == wire.Pod()
