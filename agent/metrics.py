@@ -104,6 +104,15 @@ class AgentMetrics(Collector):
                 if not isinstance(value, Missing):
                     family.add_metric(self._labels(card), value)
             yield family
+        counter = CounterMetricFamily(
+            "headroom_card_device_energy_joules",
+            "The driver's own energy counter: what the card drew, whether or not an agent was looking.",
+            labels=_CARD,
+        )
+        for card in cards:
+            if not isinstance(card.energy_millijoules, Missing):
+                counter.add_metric(self._labels(card), card.energy_millijoules / 1000)
+        yield counter
         errors = CounterMetricFamily(
             "headroom_card_ecc_uncorrected_errors",
             "Uncorrected memory errors since the driver was loaded.",

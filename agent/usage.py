@@ -15,6 +15,8 @@ from agent.tariff import Tariff
 _JOULES_PER_KWH: Final = 3.6e6
 _SECONDS_PER_HOUR: Final = 3600.0
 
+_NOTABLE_KWH: Final = 0.0005
+
 IDLE: Final = "(idle)"
 UNATTRIBUTED: Final = "(unattributed)"
 TOTAL: Final = "(total)"
@@ -78,10 +80,17 @@ class CardUse:
     unattributed_energy: dict[str, float] = field(default_factory=dict)
     observed: dict[str, float] = field(default_factory=dict)
     """By how the energy of that time is known: measured, estimated, unknown."""
+    device_energy: float = 0.0
+    """By the driver's own counter, which also runs while no agent looks; 0 where there is none."""
     unreserved: float = 0.0
     busy: float = 0.0
     unattributed_busy: float = 0.0
     first_seen: float = float("inf")
+
+    @property
+    def unseen_energy(self) -> float:
+        """Drawn while no agent was looking: by the driver's counter, beyond what the agents booked."""
+        return max(self.device_energy - sum(self.energy.values()), 0.0)
 
 
 @dataclass(slots=True)
@@ -200,6 +209,9 @@ def build_report(usage: Usage, by: Grouping, tariff: Tariff) -> Report:
         *_device_lines(usage, coverage, prices),
         notes=prices.notes(),
     )
+    unseen = sum(card.unseen_energy for card in usage.cards.values()) / _JOULES_PER_KWH
+    if unseen > _NOTABLE_KWH:
+        report.notes.append(f"{unseen:.3f} kWh were drawn while no agent was looking; they are unattributed")
     if unmatched > 0:
         report.notes.append(
             f"{unmatched:.0f} tokens come from pods that held no card in this window and are in no line"
@@ -242,10 +254,12 @@ def _device_lines(usage: Usage, coverage: Mapping[CardKey, float], prices: _Pric
         prices.charge(idle, unreserved, key.model)
         unattributed.gpu_hours_busy = (unattributed.gpu_hours_busy or 0.0) + card.unattributed_busy / _SECONDS_PER_HOUR
         _add_energy(unattributed, card.unattributed_energy)
+        _add_energy(unattributed, {"measured": card.unseen_energy})
         observed = sum(card.observed.values()) / _SECONDS_PER_HOUR
         total.gpu_hours_reserved += observed
         total.gpu_hours_busy = (total.gpu_hours_busy or 0.0) + card.busy / _SECONDS_PER_HOUR
         _add_energy(total, card.energy)
+        _add_energy(total, {"measured": card.unseen_energy})
         prices.charge(total, observed, key.model)
     total.coverage = idle.coverage = unattributed.coverage = _weighted(expected)
     return idle, unattributed, total

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from agent.usage import CardKey, CardUse, CounterSum, PodKey, PodUse, Usage
@@ -51,6 +51,8 @@ class _Metric:
 
     name: str
     book: Callable[[Usage, dict[str, str], float], None]
+    born_at_zero: bool = True
+    """Whether the counter starts with its series; the driver's own one is older than the agent."""
 
 
 def step_for(seconds: float) -> float:
@@ -94,7 +96,7 @@ async def _sum(
                 card.first_seen = min(card.first_seen, points[0][0])
             counter = counters.setdefault(identity, CounterSum(usage.start))
             for at, value in points:
-                counter.add(at, value, born=nodes.get(node, math.inf) < at)
+                counter.add(at, value, born=metric.born_at_zero and nodes.get(node, math.inf) < at)
     for identity, counter in counters.items():
         metric.book(usage, dict(identity), counter.increase)
 
@@ -200,6 +202,7 @@ def _metrics() -> Iterable[_Metric]:
     yield by_source("headroom_card_energy_joules_total", "energy")
     yield by_source("headroom_card_idle_energy_joules_total", "idle_energy")
     yield by_source("headroom_card_unattributed_energy_joules_total", "unattributed_energy")
+    yield replace(card_time("headroom_card_device_energy_joules_total", "device_energy"), born_at_zero=False)
     yield card_time("headroom_card_unreserved_seconds_total", "unreserved")
     yield card_time("headroom_card_busy_seconds_total", "busy")
     yield card_time("headroom_card_unattributed_busy_seconds_total", "unattributed_busy")
