@@ -51,8 +51,13 @@ def cache_root() -> Path:
 
 
 def binaries_folder() -> Path:
-    """Where the binaries of the present pins belong, built or not."""
-    digest = hashlib.sha256((TOOLS / "go.sum").read_bytes()).hexdigest()
+    """Where the binaries of the present pins belong, built or not. Raises BuildError outside a checkout."""
+    try:
+        digest = hashlib.sha256((TOOLS / "go.sum").read_bytes()).hexdigest()
+    except OSError as error:
+        raise BuildError(
+            f"{TOOLS / 'go.sum'}: {error.strerror}: the control plane is built from a checkout of Headroom"
+        ) from error
     return cache_root() / "control-plane" / digest[:16]
 
 

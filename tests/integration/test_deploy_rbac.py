@@ -5,6 +5,8 @@ The API server's audit log is the witness: which calls an account made, and whic
 
 import contextlib
 import json
+import ssl
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,8 +182,33 @@ def reserve_and_never_bind(cluster: Cluster, port: int) -> None:
 def test_kube_scheduler_and_extender_work_with_the_deployed_account(
     secured: Cluster, scheduling: Callable[..., int]
 ) -> None:
-    scheduling("headroom-scheduler")
+    port = scheduling("headroom-scheduler")
     secured.apply([pod("placed", 1000)])
     secured.wait_for(lambda: node_of(secured, "placed"), "a pod to be bound with the deployed rights")
     assert secured.exists(f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/headroom-scheduler")
     assert refused(calls_by(secured, TOGETHER)) == []
+    kube_scheduler = secured.component("headroom-kube-scheduler").command
+    secure_port = next(flag.split("=")[1] for flag in kube_scheduler if flag.startswith("--secure-port="))
+    addresses = {"scheduler": f"https://127.0.0.1:{secure_port}", "extender": f"http://127.0.0.1:{port}"}
+    probed = [addresses[probe["port"]] + probe["path"] for probe in deployed_probes()]
+    assert len(probed) == 6
+    assert {url: answer_to(url) for url in probed} == dict.fromkeys(probed, 200)
+
+
+def deployed_probes() -> list[dict[str, Any]]:
+    """The HTTP probes of the Deployment's containers."""
+    documents = yaml.safe_load_all((BASE / "scheduler.yaml").read_text())
+    deployment = next(item for item in documents if item["kind"] == "Deployment")
+    kinds = ("startupProbe", "livenessProbe", "readinessProbe")
+    return [box[kind]["httpGet"] for box in deployment["spec"]["template"]["spec"]["containers"] for kind in kinds]
+
+
+def answer_to(url: str) -> int:
+    """Status of a GET, asked as the kubelet does: without credentials, whatever the certificate."""
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(url, timeout=10, context=unchecked) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code

@@ -84,3 +84,9 @@ def test_without_go_it_says_what_to_install() -> None:
 def test_tests_are_told_to_build_first() -> None:
     with pytest.raises(BuildError, match="make control-plane"):
         find_binaries()
+
+
+def test_outside_a_checkout_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "TOOLS", tmp_path)
+    with pytest.raises(BuildError, match="from a checkout of Headroom"):
+        build(lambda _: None)
