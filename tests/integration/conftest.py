@@ -185,4 +185,4 @@ def extender(cluster: Cluster, extender_port: int) -> Iterator[Component]:
         ready_url=f"http://127.0.0.1:{extender_port}/readyz",
     )
     yield component
-    component.stop()
+    assert component.stop() == 0, component.tail()
