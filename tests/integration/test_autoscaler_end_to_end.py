@@ -1,0 +1,359 @@
+"""The autoscaler as a process on a real control plane: kwok pods, emulated engines, a real Prometheus, the real extender."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations.kwok.cluster import Cluster, ClusterError
+from simulations.kwok.nodes import uniform_nodes
+from simulations.kwok.process import Component, free_port
+from simulations.serving_emulator import Load, ServingEmulator
+
+CRD = Path(__file__).resolve().parents[2] / "deploy" / "base" / "crd-inferenceautoscalers.yaml"
+GROUP = "/apis/headroom.dev/v1alpha1"
+
+
+def autoscaler_arguments(cluster: Cluster, extender_port: int, port: int) -> list[str]:
+    assert cluster.prometheus is not None
+    return [
+        "--port", str(port), "--prometheus-url", cluster.prometheus.url,
+        "--extender-url", f"http://127.0.0.1:{extender_port}", "--lease-namespace", "default",
+        "--tick-seconds", "1", "--stale-seconds", "6", "--short-mean-seconds", "4", "--long-mean-seconds", "8",
+        "--prometheus-timeout-seconds", "2",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def emulator(cluster: Cluster) -> Iterator[ServingEmulator]:
+    with ServingEmulator(cluster.kubeconfig) as running:
+        assert cluster.prometheus is not None
+        cluster.prometheus.scrape("engines", running.address)
+        yield running
+        cluster.prometheus.scrape("engines")
+
+
+@pytest.fixture(scope="module")
+def autoscaler(
+    cluster: Cluster, extender: Component, extender_port: int, emulator: ServingEmulator
+) -> Iterator[Component]:
+    cluster.apply(CRD)
+    cluster.kubectl("wait", "--for=condition=Established", "crd/inferenceautoscalers.headroom.dev")
+    port = free_port()
+    component = cluster.daemon(
+        "autoscaler",
+        *autoscaler_arguments(cluster, extender_port, port),
+        ready_url=f"http://127.0.0.1:{port}/readyz",
+    )
+    yield component
+    component.stop()
+
+
+@dataclass
+class Workload:
+    """A Deployment of emulated servers and its InferenceAutoscaler."""
+
+    cluster: Cluster
+    emulator: ServingEmulator
+    namespace: str
+    name: str = "llm"
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    def deploy(
+        self, replicas: int = 1, *, start_seconds: float = 2, vram: str = "20Gi", drain_seconds: float = 0.5
+    ) -> None:
+        labels = {"app": self.name}
+        template = {
+            "metadata": {
+                "labels": labels,
+                "annotations": {
+                    "headroom.dev/sim-cold-start-seconds": str(start_seconds),
+                    "headroom.dev/sim-drain-seconds": str(drain_seconds),
+                },
+            },
+            "spec": {
+                "schedulerName": "headroom",
+                "containers": [
+                    {"name": "server", "image": "server", "resources": {"limits": {"headroom.dev/vram": vram}}}
+                ],
+            },
+        }
+        self.cluster.apply(
+            [
+                {
+                    "apiVersion": "apps/v1",
+                    "kind": "Deployment",
+                    "metadata": {"name": self.name, "namespace": self.namespace},
+                    "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+                }
+            ]
+        )
+
+    def autoscale(self, **spec: Any) -> None:
+        whole = {
+            "scaleTargetRef": {"kind": "Deployment", "name": self.name},
+            "engine": "vllm",
+            "maxReplicas": 8,
+            "signals": [{"name": "running", "type": "running", "target": 10}],
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 6, "policies": []}},
+            **spec,
+        }
+        manifest = {
+            "apiVersion": "headroom.dev/v1alpha1",
+            "kind": "InferenceAutoscaler",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": {key: value for key, value in whole.items() if value is not None},
+        }
+        self.cluster.apply([manifest])
+
+    @property
+    def replicas(self) -> int:
+        path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.name}"
+        return int(self.cluster.api.get(path)["spec"]["replicas"])
+
+    @property
+    def status(self) -> dict[str, Any]:
+        path = f"{GROUP}/namespaces/{self.namespace}/inferenceautoscalers/{self.name}"
+        return self.cluster.api.get(path).get("status", {})  # type: ignore[no-any-return]
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        return next((c for c in self.status.get("conditions", ()) if c["type"] == kind), {})
+
+    def wait_replicas(self, count: int, timeout_seconds: float = 30) -> None:
+        self.wait(lambda: self.replicas == count, f"{count} replicas", timeout_seconds)
+
+    def wait_ready(self, count: int, timeout_seconds: float = 30) -> None:
+        self.wait(lambda: self.status.get("readyReplicas") == count, f"{count} ready replicas", timeout_seconds)
+
+    def wait(self, condition: Callable[[], object], what: str, timeout_seconds: float = 30) -> None:
+        try:
+            self.cluster.wait_for(condition, what, timeout_seconds)
+        except ClusterError as error:
+            tail = self.cluster.component("autoscaler").tail()
+            raise AssertionError(f"{error}; status {self.status}; log {tail}") from None
+
+    def seen(self, seconds: float) -> set[int]:
+        """Every replica count over a time."""
+        found, end = set(), time.monotonic() + seconds
+        while time.monotonic() < end:
+            found.add(self.replicas)
+            time.sleep(0.2)
+        return found
+
+
+@pytest.fixture
+def workload(
+    cluster: Cluster, emulator: ServingEmulator, autoscaler: Component, namespace: str, gpu_nodes: Callable[..., None]
+) -> Workload:
+    gpu_nodes(uniform_nodes(2, cards=4, vram_mib=40960, resource=""))
+    return Workload(cluster, emulator, namespace)
+
+
+class TestTracking:
+    def test_a_step_up_and_a_step_down_are_followed_and_settle(self, workload: Workload) -> None:
+        # 4.5 requests a second of 100 tokens at about 25 ms a token: some eleven in flight per replica at 4 replicas.
+        workload.emulator.serve(workload.key, Load(4.0))
+        workload.deploy(1)
+        workload.autoscale()
+        workload.wait_replicas(1)
+        workload.emulator.change(workload.key, requests_per_second=14.0)
+        workload.wait(lambda: workload.replicas >= 4, "growth", 40)
+        workload.wait(lambda: len(workload.seen(6)) == 1, "the count to settle", 60)
+        high = workload.replicas
+        assert workload.seen(10) == {high}, "it moves without a change of load"
+        workload.emulator.change(workload.key, requests_per_second=2.0)
+        workload.wait(lambda: workload.replicas <= 2, "the cut", 60)
+        low = workload.replicas
+        assert workload.seen(10) == {low}, "it moves without a change of load"
+        history = workload.status["history"]
+        assert [entry["to"] for entry in history][-1] > 1
+        assert {entry["reason"] for entry in history} == {"Raised", "Lowered"}
+
+    def test_work_in_gpu_seconds_is_followed(self, workload: Workload) -> None:
+        workload.emulator.serve(workload.key, Load(1.0))
+        workload.deploy(1)
+        workload.autoscale(
+            signals=None, work={"secondsPerPromptToken": "0.00015", "secondsPerOutputToken": "0.0009"}, maxReplicas=6
+        )
+        # R = 12 x (500 x 0.00015 + 100 x 0.0009) = 1.98 GPU seconds a second
+        workload.emulator.change(workload.key, requests_per_second=12.0)
+        workload.wait(lambda: workload.replicas in (3, 4), "three or four replicas", 40)
+        assert workload.seen(8) <= {3, 4}
+
+    def test_a_pod_without_metrics_is_not_mistaken_for_an_idle_one(self, workload: Workload) -> None:
+        workload.emulator.serve(workload.key, Load(12.0, engine="vllm-old"))
+        workload.deploy(4)
+        workload.autoscale(maxReplicas=6)
+        workload.wait_ready(4)
+        before = workload.replicas
+        silent = next(iter(workload.emulator.in_flight(workload.key)))
+        workload.emulator.change(workload.key, silent=frozenset({silent}))
+        assert min(workload.seen(10)) >= before
+
+
+class TestZero:
+    def test_to_zero_and_back(self, workload: Workload) -> None:
+        workload.emulator.serve(workload.key, Load(3.0))
+        workload.deploy(1)
+        of = f'{{namespace="{workload.namespace}"}}'
+        query = f"sum(emulator_router_queue{of}) + sum(emulator_requests_per_second{of})"
+        workload.autoscale(
+            minReplicas=0, scaleToZero={"idleAfter": "5s", "activationQuery": query, "activationThreshold": "0.5"}
+        )
+        workload.wait_ready(1)
+        workload.emulator.change(workload.key, requests_per_second=0.0)
+        workload.wait_replicas(0, 60)
+        assert workload.seen(4) == {0}
+        workload.emulator.change(workload.key, requests_per_second=3.0)
+        workload.wait_replicas(1)
+        workload.wait_ready(1)
+        workload.emulator.change(workload.key, requests_per_second=0.0)
+        workload.wait_replicas(0, 60)
+
+
+class TestCapacity:
+    def test_growth_stops_at_what_fits_and_goes_on_when_another_tenant_leaves(
+        self, workload: Workload, cluster: Cluster
+    ) -> None:
+        tenant = Workload(cluster, workload.emulator, workload.namespace, "tenant")
+        tenant.deploy(5, vram="40Gi")
+        workload.emulator.serve(workload.key, Load(2.0))
+        workload.deploy(1, vram="40Gi")
+        workload.autoscale()
+        workload.wait_ready(1)
+        workload.emulator.change(workload.key, requests_per_second=40.0)
+        workload.wait_replicas(3)  # eight cards, five taken
+        workload.wait(lambda: workload.status.get("unmetReplicas", 0) >= 1, "unmet replicas in the status")
+        limited = workload.condition("CapacityLimited")
+        assert limited["status"] == "True"
+        assert "40960 MiB" in limited["message"]
+        assert workload.seen(5) == {3}
+        assert all(pod["spec"].get("nodeName") for pod in cluster.pods(workload.namespace, labelSelector="app=llm"))
+        cluster.kubectl("delete", "deployment", "tenant", "-n", workload.namespace)
+        workload.wait_replicas(8, 60)
+        workload.wait(lambda: workload.condition("CapacityLimited")["status"] == "False", "the limit to be gone")
+
+
+class TestFaults:
+    def test_an_outage_of_prometheus_freezes_and_is_said(self, workload: Workload, cluster: Cluster) -> None:
+        workload.emulator.serve(workload.key, Load(14.0))
+        workload.deploy(4)
+        workload.autoscale()
+        workload.wait_ready(4)
+        workload.wait(lambda: len(workload.seen(6)) == 1, "the count to settle", 60)
+        held = workload.replicas
+        prometheus = cluster.component("prometheus")
+        prometheus.kill()
+        try:
+            workload.emulator.change(workload.key, requests_per_second=0.5)
+            workload.wait(lambda: workload.condition("ScalingActive").get("status") == "False", "the outage to be said")
+            assert workload.condition("ScalingActive")["reason"] == "Outage"
+            assert workload.seen(10) == {held}
+        finally:
+            prometheus.restart()
+        workload.wait(lambda: workload.condition("ScalingActive").get("status") == "True", "the recovery", 60)
+        workload.wait(lambda: workload.replicas < held, "the cut that waited", 60)
+
+    def test_a_second_owner_is_named_and_nothing_is_written(self, workload: Workload, cluster: Cluster) -> None:
+        workload.emulator.serve(workload.key, Load(20.0))
+        workload.deploy(1)
+        cluster.kubectl("autoscale", "deployment", "llm", "--min=1", "--max=3", "-n", workload.namespace)
+        workload.autoscale()
+        workload.wait(lambda: workload.condition("Conflict").get("status") == "True", "the conflict to be said")
+        assert "HorizontalPodAutoscaler" in workload.condition("Conflict")["message"]
+        assert workload.seen(5) == {1}
+        cluster.kubectl("delete", "hpa", "llm", "-n", workload.namespace)
+        workload.wait(lambda: workload.replicas > 1, "growth once it is the only owner")
+        assert workload.condition("Conflict")["status"] == "False"
+
+    def test_a_missing_target_is_said_and_found_later(self, workload: Workload) -> None:
+        workload.autoscale()
+        workload.wait(lambda: workload.condition("Ready").get("reason") == "TargetNotFound", "the missing target")
+        workload.emulator.serve(workload.key, Load(1.0))
+        workload.deploy(1)
+        workload.wait(lambda: workload.condition("Ready").get("status") == "True", "the target to be found")
+
+    def test_a_leader_that_dies_is_replaced_within_15_seconds(
+        self, workload: Workload, cluster: Cluster, extender_port: int, autoscaler: Component
+    ) -> None:
+        workload.emulator.serve(workload.key, Load(2.0))
+        workload.deploy(1)
+        workload.autoscale()
+        workload.wait_ready(1)
+        port = free_port()
+        standby = cluster.daemon(
+            "autoscaler",
+            *autoscaler_arguments(cluster, extender_port, port),
+            name="standby",
+            ready_url=f"http://127.0.0.1:{port}/readyz",
+        )
+        try:
+            time.sleep(3)
+            autoscaler.kill()
+            died = time.monotonic()
+            workload.emulator.change(workload.key, requests_per_second=14.0)
+            workload.wait(lambda: workload.replicas > 1, "the standby to act", 30)
+            assert time.monotonic() - died < 15
+        finally:
+            autoscaler.restart()
+            standby.stop()
+        workload.wait(lambda: len(workload.seen(5)) == 1, "the first one to take over again without a jump", 60)
+
+
+class TestChoice:
+    def test_the_least_loaded_pod_goes_first(self, workload: Workload, cluster: Cluster) -> None:
+        workload.emulator.serve(workload.key, Load(0.0, output_tokens=1e9))  # requests that do not end
+        workload.deploy(3)
+        workload.autoscale(minReplicas=2, maxReplicas=3)
+        workload.wait_ready(3)
+        names = sorted(workload.emulator.in_flight(workload.key))
+        for name, requests in zip(names, (5.0, 1.0, 4.0), strict=True):
+            workload.emulator.put(workload.key, name, requests)
+        workload.wait_replicas(2, 40)
+        workload.wait(lambda: len(cluster.pods(workload.namespace)) == 2, "one pod to go")
+        left = {pod["metadata"]["name"] for pod in cluster.pods(workload.namespace)}
+        assert left == {names[0], names[2]}
+
+    def test_advisory_reports_and_writes_nothing(self, workload: Workload, cluster: Cluster) -> None:
+        workload.emulator.serve(workload.key, Load(20.0))
+        workload.deploy(1)
+        workload.autoscale(mode="Advisory")
+        workload.wait(lambda: workload.status.get("desiredReplicas", 0) > 3, "a wish in the status")
+        assert workload.seen(5) == {1}
+        path = f"/apis/apps/v1/namespaces/{workload.namespace}/deployments/llm"
+        events = [e for e in cluster.audit_events() if e["requestURI"].startswith(f"{path}/scale")]
+        assert [e for e in events if e["verb"] == "patch"] == []
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "bounds": ({"minReplicas": 9}, "minReplicas must not be above maxReplicas"),
+    "zero": ({"minReplicas": 0}, "minReplicas 0 needs scaleToZero"),
+    "engine": ({"engine": "onnx"}, 'Unsupported value: "onnx"'),
+    "custom": ({"engine": "custom", "signals": None}, "engine custom needs signals"),
+    "target": ({"signals": [{"name": "q", "type": "queue", "target": 0}]}, "target must be a number above 0"),
+    "query": ({"signals": [{"name": "q", "type": "query", "target": 1}]}, "query belongs to signals of type query"),
+    "kind": ({"scaleTargetRef": {"kind": "Job", "name": "x"}}, 'Unsupported value: "Job"'),
+    "duration": ({"scaleToZero": {"idleAfter": "soon", "activationQuery": "x"}}, "idleAfter"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_a_bad_object_is_refused_by_the_api_server(workload: Workload, case: str) -> None:
+    spec, words = BAD[case]
+    with pytest.raises(ClusterError, match=words.replace("(", r"\(")):
+        workload.autoscale(**spec)
+
+
+def test_an_engine_a_target_and_bounds_are_enough(workload: Workload, cluster: Cluster) -> None:
+    workload.emulator.serve(workload.key, Load(2.0))
+    workload.deploy(1)
+    workload.autoscale(signals=None, behavior=None)
+    workload.wait(lambda: workload.condition("ScalingActive").get("status") == "True", "fresh signals")
+    table = cluster.kubectl("get", "ia", "-n", workload.namespace)
+    assert table.split()[:4] == ["NAME", "TARGET", "ENGINE", "MIN"]
