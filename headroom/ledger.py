@@ -179,7 +179,8 @@ class Ledger:
         holding = holding_of(pod)
         old = self.holdings.get(uid)
         if old is not None and old.state is HoldingState.BOUND and old.claim == holding.claim:
-            return self._freed_only(freed)
+            kind = ChangeKind.RELEASED if freed else ChangeKind.NONE
+            return Change(kind, old, freed, self.problems.get(uid, ""))
         if old is not None:
             self._uncount(old)
             self._drop(old)

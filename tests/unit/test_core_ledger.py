@@ -338,6 +338,8 @@ def test_what_is_written_on_a_pod(ledger: Ledger, annotations: dict[str, str], w
     change = ledger.apply(bound("u1", VRAM, **annotations))
     assert words in change.problem
     assert ("u1" in ledger.problems) == bool(words)
+    again = ledger.apply(bound("u1", VRAM, **annotations))
+    assert (again.kind, again.problem) == (ChangeKind.NONE, change.problem)
     assert free(ledger) == left
     ledger.release("u1")
     assert ledger.problems == {}
