@@ -1,0 +1,42 @@
+"""The alert rules: promtool finds them sound, and they speak up when they should; every metric they name is exported."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+from prometheus_client import CollectorRegistry
+
+from agent.account import Account
+from agent.metrics import AgentMetrics
+from agent.tariff import Tariff
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "deploy" / "base" / "alerts.yaml"
+
+
+def promtool(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_the_rules_are_sound() -> None:
+    result = promtool("check", "rules", str(RULES))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_rules_speak_up_when_they_should() -> None:
+    result = promtool("test", "rules", str(ROOT / "tests" / "alerts" / "agent_alerts_test.yaml"))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_metric_in_the_rules_is_one_that_the_agent_exports() -> None:
+    registry = CollectorRegistry()
+    AgentMetrics(registry, node="n1", account=Account(longest_gap_seconds=30.0), tariff=Tariff())
+    exported = set()
+    for family in registry.collect():
+        exported.add(f"{family.name}_total" if family.type == "counter" else family.name)
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    expressions = " ".join(rule["expr"] for group in groups for rule in group["rules"])
+    named = set(re.findall(r"\bheadroom_\w+", expressions))
+    assert len(named) > 8
+    assert named <= exported
