@@ -159,10 +159,11 @@ class Placer:
             row = int(ties[self._ranks()[ties].argmin()])
         return row
 
-    def _in_order(self, keys: IntArray) -> Iterable[int]:
+    def _in_order(self, keys: IntArray) -> list[int]:
         rows = np.flatnonzero(keys != _NEVER)
         order = np.lexsort((self._ranks()[rows], -keys[rows]))
-        return rows[order].tolist()
+        ordered: list[int] = rows[order].tolist()
+        return ordered
 
     def _ranks(self) -> IntArray:
         """Place of each row's name in the sorted list of names; sorted anew only after a node came or went."""

@@ -11,6 +11,7 @@ leftover, a size that is short lends all of it; CPU has a price where it would r
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -28,6 +29,9 @@ UNITS: Final = 1000
 _ROUNDS: Final = 60
 _TOLERANCE: Final = 1e-6
 _IMPROVEMENT: Final = 0.1  # units per card that a new pattern must promise
+_SEVERAL_PART: Final = (
+    0.05  # worth of a place for a pod on several cards, of its size: the cards are of use to others, too
+)
 _HOST_POD_WORTH: Final = 0.1  # weighted units per milli-CPU of a pod without GPU: above any use of CPU beside a card
 
 
@@ -45,12 +49,31 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """Pods that only some pools can run: `expected` shares, each of `units` [pools] (1001: not there) and `cpu_milli`."""
+
+    expected: float
+    units: tuple[int, ...]
+    cpu_milli: float
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Pods that need `count` cards of one node at once, `units` [pools] of each; as many as `slots` fit now."""
+
+    count: int
+    units: tuple[int, ...]
+    expected: float
+    slots: float
+
+
+@dataclass(frozen=True, slots=True)
 class PlanInputs:
     """Everything the plan needs, copied from the fleet and the profile.
 
     `stock` [pools, 1001]: cards by pool and free units. `weight` [pools]: worth of a unit there, 1 on the average card.
-    `cpu_milli` [pools]: free CPU. `host_cpu_milli`: CPU that pods without a GPU will ask for. `bound_demand`: weighted units
-    of demand by the set of pools it is confined to. `cpu_per_unit`: CPU that a weighted unit of GPU demand brings along.
+    `cpu_milli` [pools]: free CPU. `host_cpu_milli`: CPU that pods without a GPU will ask for. `cpu_per_unit`: CPU that a
+    weighted unit of GPU demand brings along.
     """
 
     stock: FloatArray
@@ -58,7 +81,8 @@ class PlanInputs:
     cpu_milli: FloatArray
     pieces: tuple[Piece, ...]
     host_cpu_milli: float
-    bound_demand: tuple[tuple[tuple[int, ...], float], ...]
+    bound: tuple[Bound, ...]
+    several: tuple[Several, ...]
     cpu_per_unit: float
     warm: frozenset[Pattern] = field(default_factory=frozenset)
 
@@ -67,28 +91,29 @@ class PlanInputs:
 class PriceTable:
     """Prices for scoring, in weighted units.
 
-    `value` [pools, 1001]: worth of a card's leftover. `scarcity` [pools], 0..1: how much of a pool's free cards is wanted by
-    pods that can run on few kinds. `cpu_price` [pools]: worth of a milli-CPU. `patterns` warm-start the next plan.
+    `value` [pools, 1001]: worth of a card's leftover to pods that could run anywhere. `reserve` [pools, 1001]: what it is
+    worth on top to those that can run on few pools. `cpu_price` [pools]: worth of a milli-CPU. `several`: pods on several
+    cards of a node, with the worth of a place for one. `patterns` warm-start the next plan.
     """
 
     value: FloatArray
-    scarcity: FloatArray
+    reserve: FloatArray
     cpu_price: FloatArray
+    several: tuple[tuple[Several, float], ...]
     cpu_per_unit: float
     patterns: frozenset[Pattern] = field(default_factory=frozenset)
 
 
 def face_value(weight: FloatArray) -> PriceTable:
     """The table before anything is known: a leftover is worth its size, nothing is scarce."""
-    return PriceTable(np.arange(UNITS + 1) * weight[:, None], np.zeros(len(weight)), np.zeros(len(weight)), 0.0)
+    value = np.arange(UNITS + 1) * weight[:, None]
+    return PriceTable(value, np.zeros_like(value), np.zeros(len(weight)), (), 0.0)
 
 
 def solve(inputs: PlanInputs) -> PriceTable:
     """Solve the plan by column generation and read the prices off its duals."""
-    scarcity = scarcities(inputs)
     if not inputs.pieces:
-        table = face_value(inputs.weight)
-        return PriceTable(table.value, scarcity, table.cpu_price, inputs.cpu_per_unit)
+        return face_value(inputs.weight)
     sizes = np.array([piece.units for piece in inputs.pieces], np.int64)
     programme = _Programme(inputs, sizes)
     for _ in range(_ROUNDS):
@@ -99,7 +124,8 @@ def solve(inputs: PlanInputs) -> PriceTable:
         if not programme.grow(value, choice):
             break
         programme.optimise()
-    return PriceTable(value, scarcity, programme.cpu_dual, inputs.cpu_per_unit, programme.used())
+    several = tuple((pods, price) for pods in inputs.several if (price := place_price(pods, inputs.weight)) > 0)
+    return PriceTable(value, reserves(inputs), programme.cpu_dual, several, inputs.cpu_per_unit, programme.used())
 
 
 def knapsack(sizes: IntArray, gain: FloatArray) -> tuple[FloatArray, IntArray]:
@@ -204,7 +230,7 @@ class _Programme:
             entries += [(places + self._number[key], column, float(count)) for key, count in cuts]
             entries.append((places + pieces + self._places[place][0], column, cpu))
         for rooms_places in (places_ for _, places_ in self._room.values()):
-            for smaller, larger in zip(rooms_places, rooms_places[1:], strict=False):
+            for smaller, larger in pairwise(rooms_places):
                 entries += [(larger, len(worth), 1.0), (smaller, len(worth), -1.0)]
                 worth.append(0.0)
         if inputs.host_cpu_milli > 0:
@@ -231,16 +257,49 @@ class _Programme:
         )
 
 
-def scarcities(inputs: PlanInputs) -> FloatArray:
-    """How much of each pool's free cards is spoken for by pods that can run on few kinds: 0..1, [pools].
+def place_price(pods: Several, weight: FloatArray) -> float:
+    """Worth of a place for a pod on several cards: a part of its size, by how many of the places will be asked for."""
+    if pods.slots <= 0 or pods.expected <= 0:
+        return 0.0
+    size = np.array(pods.units)
+    where = size <= UNITS
+    units = pods.count * float(np.mean(size[where] * weight[where]))
+    return _SEVERAL_PART * min(pods.expected / pods.slots, 1.0) * units
 
-    Demand is poured over the pools it may use so that their loads level, the most constrained sets first.
+
+def reserves(inputs: PlanInputs) -> FloatArray:
+    """What leftovers are worth to pods that can run on few pools [pools, 1001].
+
+    Such demand is poured over the pools it may use so that their loads level, the most constrained first. Half of the
+    price is on places: one for a share of its size is worth that size times the part of such places that will be asked
+    for, which protects whole cards. The other half is on units, by the part of the pool's free units that will be asked for:
+    it also keeps small pods away from the last of a scarce model. Each alone did worse on some lists.
     """
-    free = (inputs.stock * np.arange(UNITS + 1)).sum(axis=1) * inputs.weight
+    units = np.arange(UNITS + 1)
+    free = (inputs.stock * units).sum(axis=1) * inputs.weight
     load = np.zeros(len(free))
-    for pools, amount in sorted(inputs.bound_demand, key=lambda item: (float(free[list(item[0])].sum()), item[0])):
-        _pour(load, free, np.array([pool for pool in pools if free[pool] > 0], np.int64), amount)
-    return np.minimum(load / np.maximum(free, 1e-9), 1.0)
+    worth = np.zeros_like(inputs.stock)
+    classes = []
+    for bound in inputs.bound:
+        size = np.array(bound.units)
+        pools = np.flatnonzero((size <= UNITS) & (free > 0))
+        if len(pools) and bound.expected > 0:
+            classes.append((float(free[pools].sum()), tuple(pools.tolist()), bound, size))
+    for _, where, bound, size in sorted(classes, key=lambda item: item[:2]):
+        pools = np.array(where)
+        weighted = size[pools] * inputs.weight[pools]
+        before = load[pools].copy()
+        _pour(load, free, pools, bound.expected * float(weighted.mean()))
+        places = units // size[pools][:, None]
+        supply = (inputs.stock[pools] * places).sum(axis=1)
+        if bound.cpu_milli > 0:
+            supply = np.minimum(supply, inputs.cpu_milli[pools] / bound.cpu_milli)
+        asked = (load[pools] - before) / weighted
+        places_asked = np.minimum(asked / np.maximum(supply, 1e-9), 1.0)
+        units_asked = np.minimum((load[pools] - before) / free[pools], 1.0)
+        worth[pools] += 0.5 * (places_asked * weighted)[:, None] * places
+        worth[pools] += 0.5 * (units_asked * inputs.weight[pools])[:, None] * units
+    return worth
 
 
 def _pour(load: FloatArray, free: FloatArray, pools: IntArray, amount: float) -> None:

@@ -34,7 +34,8 @@ class NodePolicy(Policy):
 
     def card_preference(self, fleet: Fleet, rows: IntArray, cards: IntArray) -> IntArray:
         """Larger for the card to take within a node, in thousandths: the fullest with room."""
-        return 1000 - card_units(fleet, rows)[np.arange(len(rows)), cards]
+        preference: IntArray = 1000 - card_units(fleet, rows)[np.arange(len(rows)), cards]
+        return preference
 
     def share_keys(
         self, fleet: Fleet, request: GpuRequest, rows: IntArray, line: IntArray, cards: IntArray, need: IntArray
@@ -58,7 +59,8 @@ class DotProduct(NodePolicy):
     def node_scores(self, fleet: Fleet, request: GpuRequest, rows: IntArray, taken_units: IntArray) -> IntArray:
         cpu = fleet.cpu_free_milli[rows] / _CPU_SCALE_MILLI * (request.cpu_milli / _CPU_SCALE_MILLI)
         gpu = card_units(fleet, rows).sum(axis=1) / _GPU_SCALE_UNITS * (taken_units / _GPU_SCALE_UNITS)
-        return (100 * (1 - (cpu + gpu) / 2)).astype(np.int64)
+        score: IntArray = (100 * (1 - (cpu + gpu) / 2)).astype(np.int64)
+        return score
 
 
 class GpuClustering(NodePolicy):
@@ -94,7 +96,8 @@ class GpuClustering(NodePolicy):
         kinds = (self._held[rows] > 0).sum(axis=1)
         same = self._held[rows, self._shape(request)] > 0
         band = np.where(same, np.where(kinds == 1, 75, 50), np.where(kinds == 0, 25, 0))
-        return band + 25 * (_GPU_SCALE_UNITS - card_units(fleet, rows).sum(axis=1)) // _GPU_SCALE_UNITS
+        score: IntArray = band + 25 * (_GPU_SCALE_UNITS - card_units(fleet, rows).sum(axis=1)) // _GPU_SCALE_UNITS
+        return score
 
 
 class GpuPacking(NodePolicy):
@@ -123,7 +126,8 @@ class GpuPacking(NodePolicy):
         used_node = np.maximum(50 - free_cards_used, 33)
         used_card = np.maximum(100 - free_percent // 10, 50)
         score = np.where(free_cards_used > 0, used_node, used_card)
-        return np.where(free_cards == fleet.card_count[rows], idle, score)
+        scores: IntArray = np.where(free_cards == fleet.card_count[rows], idle, score)
+        return scores
 
 
 class BestFit(NodePolicy):
@@ -134,7 +138,8 @@ class BestFit(NodePolicy):
     def node_scores(self, fleet: Fleet, request: GpuRequest, rows: IntArray, taken_units: IntArray) -> IntArray:
         cpu = (fleet.cpu_free_milli[rows] - request.cpu_milli) / _CPU_SCALE_MILLI
         gpu = (card_units(fleet, rows).sum(axis=1) - taken_units) / _GPU_SCALE_UNITS
-        return (100 * (1 - (cpu + gpu) / 2)).astype(np.int64)
+        score: IntArray = (100 * (1 - (cpu + gpu) / 2)).astype(np.int64)
+        return score
 
 
 class Random(NodePolicy):
@@ -173,26 +178,32 @@ class Spread(NodePolicy):
             free, total = fleet.slices_free[rows].sum(axis=1), fleet.slices[rows].sum(axis=1)
         else:
             free, total = fleet.free_mib[rows].sum(axis=1), fleet.usable_mib[rows].sum(axis=1)
-        return 1000 + self._sign * (free * 1000 // np.maximum(total, 1))
+        score: IntArray = 1000 + self._sign * (free * 1000 // np.maximum(total, 1))
+        return score
 
     def card_preference(self, fleet: Fleet, rows: IntArray, cards: IntArray) -> IntArray:
-        return 1000 + self._sign * card_units(fleet, rows)[np.arange(len(rows)), cards]
+        preference: IntArray = 1000 + self._sign * card_units(fleet, rows)[np.arange(len(rows)), cards]
+        return preference
 
     def choose_cards(self, fleet: Fleet, request: GpuRequest, fit: Fit) -> IntArray:
         order = np.where(fit.cards, self._sign * -fleet.free_mib[fit.rows], np.iinfo(np.int64).max)
         return shares_on_first(order.argsort(axis=1, kind="stable"), fit, request.count)
 
 
-_SPREADS: Final = ("binpack-vram", "spread-vram", "binpack-slices", "spread-slices")
+def _maker(policy: Callable[..., Policy], *arguments: str) -> Callable[[np.random.Generator], Policy]:
+    """A maker that needs no random generator."""
+    return lambda _: policy(*arguments)
+
+
 POLICIES: Final[dict[str, Callable[[np.random.Generator], Policy]]] = {
-    "headroom": lambda rng: Headroom(),
-    "fgd": lambda rng: Fgd(),
-    "bestfit": lambda rng: BestFit(),
-    "gpupacking": lambda rng: GpuPacking(),
-    "gpuclustering": lambda rng: GpuClustering(),
-    "dotprod": lambda rng: DotProduct(),
+    "headroom": _maker(Headroom),
+    "fgd": _maker(Fgd),
+    "bestfit": _maker(BestFit),
+    "gpupacking": _maker(GpuPacking),
+    "gpuclustering": _maker(GpuClustering),
+    "dotprod": _maker(DotProduct),
     "random": Random,
-    **{name: (lambda rng, name=name: Spread(name)) for name in _SPREADS},
+    **{name: _maker(Spread, name) for name in ("binpack-vram", "spread-vram", "binpack-slices", "spread-slices")},
 }
 
 

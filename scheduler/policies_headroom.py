@@ -15,7 +15,7 @@ import numpy.typing as npt
 from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
 from scheduler.filtering import Fit
-from scheduler.plan import UNITS, Piece, PlanInputs, PriceTable, face_value, solve
+from scheduler.plan import UNITS, Bound, Piece, PlanInputs, PriceTable, Several, face_value, solve
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
 
@@ -49,10 +49,17 @@ class Headroom(Policy):
         cards = np.maximum((pool > 0).sum(axis=1), 1)
         cpu = np.zeros(count)
         np.add.at(cpu, pool, (pool > 0) * (np.maximum(fleet.cpu_free_milli[rows], 0) / cards)[:, None])
-        return self._demand(fleet, profile, stock, weight, cpu)
+        return self._demand(fleet, profile, stock, weight, cpu, pool, units)
 
     def _demand(
-        self, fleet: Fleet, profile: Profile, stock: FloatArray, weight: FloatArray, cpu: FloatArray
+        self,
+        fleet: Fleet,
+        profile: Profile,
+        stock: FloatArray,
+        weight: FloatArray,
+        cpu: FloatArray,
+        pool: IntArray,
+        free_units: IntArray,
     ) -> PlanInputs:
         sizes = [self._pools.share_units(fleet, request) for request in profile.kinds]
         runs = [tuple(np.flatnonzero(size <= UNITS).tolist()) for size in sizes]
@@ -66,10 +73,11 @@ class Headroom(Policy):
         mean = float(share @ gpu_demand)
         mean_cpu = float(share @ cpu_demand)
         if mean <= 0:
-            return PlanInputs(stock, weight, cpu, (), 0.0, (), 0.0)
+            return PlanInputs(stock, weight, cpu, (), 0.0, (), (), 0.0)
         horizon = _HORIZON_MARGIN * min(free / mean, float(cpu.sum()) / mean_cpu if mean_cpu else np.inf)
         pieces: dict[tuple[int, int, int, int], tuple[float, tuple[int, ...]]] = {}
-        bound: dict[tuple[int, ...], float] = defaultdict(float)
+        bound: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        several: dict[tuple[int, tuple[int, ...]], float] = defaultdict(float)
         for at, request in enumerate(profile.kinds):
             if gpu_demand[at] <= 0:
                 continue
@@ -83,8 +91,12 @@ class Headroom(Policy):
             )
             units = tuple(self._pools.share_units(fleet, open_to_all).tolist())
             pieces[name] = (pieces.get(name, (0.0, ()))[0] + amount * request.count, units)
+            own = tuple(sizes[at].tolist())
             if len(runs[at]) < len(weight) - 1:
-                bound[runs[at]] += amount * gpu_demand[at]
+                bound[own][0] += amount * request.count
+                bound[own][1] += amount * request.cpu_milli
+            if request.count > 1:
+                several[request.count, own] += amount
         gpu_pods = gpu_demand > 0
         return PlanInputs(
             stock,
@@ -92,7 +104,11 @@ class Headroom(Policy):
             cpu,
             tuple(Piece(self._piece_key(name), expected, units, name[3]) for name, (expected, units) in pieces.items()),
             float(share[~gpu_pods] @ cpu_demand[~gpu_pods]) * horizon,
-            tuple(sorted(bound.items())),
+            tuple(Bound(shares, units, cpus / shares) for units, (shares, cpus) in sorted(bound.items()) if shares > 0),
+            tuple(
+                Several(number, units, pods, float((fitting(np.array(units), pool, free_units) // number).sum()))
+                for (number, units), pods in sorted(several.items())
+            ),
             float(share[gpu_pods] @ cpu_demand[gpu_pods]) / mean,
             self._table.patterns,
         )
@@ -141,7 +157,14 @@ class Headroom(Policy):
         after = self._worth(remaining, cpu[node] - request.cpu_milli, table)
         taken = units[node, cards] - left
         filled = taken * self._weight[pool]
-        cost = before[node] - after - filled + table.scarcity[pool] * filled + table.cpu_price[pool] * request.cpu_milli
+        cost = before[node] - after - filled + table.cpu_price[pool] * request.cpu_milli
+        cost += table.reserve[pool, units[node, cards]] - table.reserve[pool, left]
+        for pods, price in table.several:
+            size = np.array(pods.units)
+            fits = units >= size[pools]
+            now = fits.sum(axis=1)
+            then = now[node] - (fits[node, cards] & (left < size[pool]))
+            cost += price * (now[node] // pods.count - then // pods.count)
         return self._keys(fleet, request, rows, cost, taken)
 
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
@@ -153,7 +176,11 @@ class Headroom(Policy):
         after = self._worth(table.value[pools, left].sum(axis=1), cpu - request.cpu_milli, table)
         filled = (units - left) * self._weight[pools]
         cpu_price = table.cpu_price[pools].max(axis=1)
-        cost = before - after - filled.sum(axis=1) + (filled * table.scarcity[pools]).sum(axis=1)
+        cost = before - after - filled.sum(axis=1)
+        cost += (table.reserve[pools, units] - table.reserve[pools, left]).sum(axis=1)
+        for pods, price in table.several:
+            size = np.array(pods.units)
+            cost += price * (fitting(size, pools, units) // pods.count - fitting(size, pools, left) // pods.count)
         return self._keys(fleet, request, rows, cost + cpu_price * request.cpu_milli, (units - left).sum(axis=1))
 
     def choose_cards(self, fleet: Fleet, request: GpuRequest, fit: Fit) -> IntArray:
@@ -161,7 +188,8 @@ class Headroom(Policy):
         pools, table = self._prices(fleet, fit.rows)
         units = card_units(fleet, fit.rows)
         left = np.maximum((fleet.free_mib[fit.rows] - fit.need) * UNITS // np.maximum(fleet.usable_mib[fit.rows], 1), 0)
-        cost = table.value[pools, units] - table.value[pools, left] - (units - left) * self._weight[pools]
+        worth = table.value + table.reserve
+        cost = worth[pools, units] - worth[pools, left] - (units - left) * self._weight[pools]
         cost = np.where(fit.cards, cost + units * 1e-6, np.inf)
         return shares_on_first(cost.argsort(axis=1, kind="stable"), fit, request.count)
 
@@ -170,3 +198,9 @@ class Headroom(Policy):
     ) -> IntArray:
         score = np.clip(_TOP_COST - np.rint(cost * _RESOLUTION), 0, 2 * _TOP_COST).astype(np.int64)
         return compose(score, packing_tie(fleet, request, rows, taken_units))
+
+
+def fitting(size: IntArray, pools: IntArray, units: IntArray) -> IntArray:
+    """Number of cards of each row that have a share's `size` [pools] free."""
+    count: IntArray = (units >= size[pools]).sum(axis=1)
+    return count

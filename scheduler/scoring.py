@@ -41,7 +41,8 @@ def packing_tie(fleet: Fleet, request: GpuRequest, rows: IntArray, taken_units: 
     cpu_left = (fleet.cpu_free_milli[rows] - request.cpu_milli) / _REFERENCE_CPU_MILLI
     gpu_left = (card_units(fleet, rows).sum(axis=1) - taken_units) / (1000 * _REFERENCE_CARDS)
     left = np.clip((cpu_left + gpu_left) * 1e6, 0, _TIE_TOP - 1).astype(np.int64)
-    return _TIE_TOP - left
+    tie: IntArray = _TIE_TOP - left
+    return tie
 
 
 class Policy:
@@ -74,9 +75,9 @@ class Policy:
         """Told by replays that a pod was placed on (+1) or left (-1) a row; for policies that look at who shares a node."""
 
     def share_keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cards: IntArray, need: IntArray
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, line: IntArray, cards: IntArray, need: IntArray
     ) -> IntArray:
-        """Keys of putting one share of `need` MiB on card `cards[i]` of row `rows[i]`, for all i."""
+        """Keys of putting one share of `need` MiB on card `cards[i]` of row `rows[line[i]]`, for all i."""
         raise NotImplementedError
 
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:

@@ -4,7 +4,8 @@ Assumptions, all stated here. A replica's memory is its weights (parameters x by
 cache of the tokens it holds (2 x layers x KV heads x head size x 2 bytes each, from the models' published configurations)
 and 1.5 GiB per card for the CUDA context and activations, rounded up to whole GiB per card. Models that do not fit one
 card of 72 GiB are cut over 2, 4 or 8 cards (tensor parallelism). How popular each combination is, is drawn per seed; small
-models are more popular. One pod in twelve asks for a whole card (notebooks, training); one in ten accepts Hopper cards only.
+models are more popular. One pod in twelve asks for a whole card of a model that it names (notebooks, training), drawn as
+often as the fleet has such cards; one combination in ten accepts Hopper cards only.
 Card sizes are what the drivers report, less 512 MiB of reserve.
 """
 
@@ -131,14 +132,20 @@ def make_mix(rng: random.Random) -> Mix:
                 models=_HOPPER,
             )
         weights[request] = weights.get(request, 0.0) + rng.paretovariate(1.5)
-    whole = GpuRequest(count=1, cpu_milli=8000, memory_mib=32 * _GIB)
-    weights[whole] = sum(weights.values()) * _WHOLE_CARD_SHARE / (1 - _WHOLE_CARD_SHARE)
+    whole_weight = sum(weights.values()) * _WHOLE_CARD_SHARE / (1 - _WHOLE_CARD_SHARE)
+    fleet_cards = sum(cards * count for _, _, cards, _, count in NODES)
+    for model, _, cards, _, count in NODES:
+        whole = GpuRequest(count=1, cpu_milli=8000, memory_mib=32 * _GIB, models=frozenset({model}))
+        weights[whole] = whole_weight * cards * count / fleet_cards
     return Mix(tuple(weights), tuple(weights.values()))
 
 
-def asked_mib(request: GpuRequest, mean_card_mib: float) -> float:
-    """Memory asked in total; a whole card counts as a mean one."""
-    return request.count * (request.vram_mib or mean_card_mib)
+def asked_mib(request: GpuRequest) -> int:
+    """Memory asked in total."""
+    if request.vram_mib:
+        return request.count * request.vram_mib
+    (model,) = request.models
+    return next(vram_mib - _RESERVE_MIB for name, vram_mib, *_ in NODES if name == model)
 
 
 def run_vram(*, policy: str, seed: int, load: float, learned: bool, departures: bool) -> Record:
@@ -146,7 +153,6 @@ def run_vram(*, policy: str, seed: int, load: float, learned: bool, departures: 
     rng = random.Random(seed)
     mix = make_mix(rng)
     fleet = build_fleet(nodes(), rng)
-    mean_card_mib = float(fleet.usable_mib.sum() / (fleet.usable_mib > 0).sum())
     total_mib = float(fleet.usable_mib.sum())
     profile = mix.profile()
     scheduler = Scheduler(
@@ -155,14 +161,14 @@ def run_vram(*, policy: str, seed: int, load: float, learned: bool, departures: 
     record = Record("vram", policy, seed)
     meter = Meter(fleet, profile)
     if departures:
-        _live_and_leave(scheduler, meter, record, mix, rng, load * total_mib, mean_card_mib)
+        _live_and_leave(scheduler, meter, record, mix, rng, load * total_mib)
         return record
     pods: list[Pod] = []
     asked = 0.0
     while asked < load * total_mib:
         request = mix.draw(rng)
-        asked += asked_mib(request, mean_card_mib)
-        pods.append(Pod(f"pod-{len(pods)}", request, asked_units=asked_mib(request, mean_card_mib)))
+        asked += asked_mib(request)
+        pods.append(Pod(f"pod-{len(pods)}", request, asked_units=asked_mib(request)))
     replay(pods, scheduler.place, meter, record)
     return record
 
@@ -174,13 +180,10 @@ def _live_and_leave(
     mix: Mix,
     rng: random.Random,
     offered_mib: float,
-    mean_card_mib: float,
 ) -> None:
     """Poisson arrivals at a rate that would hold `offered_mib` if nothing were refused; one attempt each."""
     life = sum(hours * weight for hours, weight in _LIFETIMES_HOURS) / sum(weight for _, weight in _LIFETIMES_HOURS)
-    mean_mib = sum(asked_mib(r, mean_card_mib) * w for r, w in zip(mix.requests, mix.weights, strict=True)) / sum(
-        mix.weights
-    )
+    mean_mib = sum(asked_mib(r) * w for r, w in zip(mix.requests, mix.weights, strict=True)) / sum(mix.weights)
     rate_per_hour = offered_mib / (mean_mib * life)
     leaving: list[tuple[float, int, GpuRequest, Placement]] = []
     now, next_sample = 0.0, 1.0
@@ -202,7 +205,7 @@ def _live_and_leave(
         hours = rng.expovariate(1 / rng.choices([h for h, _ in _LIFETIMES_HOURS], [w for _, w in _LIFETIMES_HOURS])[0])
         placed = scheduler.place(Pod(f"pod-{record.pods}", request))
         record.pods += 1
-        weight = asked_mib(request, mean_card_mib) * hours
+        weight = asked_mib(request) * hours
         asked_hours += weight
         if placed is None:
             record.failed += 1
