@@ -124,7 +124,7 @@ class Ledger:
             wanted[at] += mib
         for at, mib in wanted.items():
             free = int(self.fleet.free_mib[row, at])
-            if mib > free or not node.cards[at].healthy:
+            if mib > free:
                 raise OverCommitError(f"card {node.cards[at].id} of node {node.name} has {free} MiB left, not {mib}")
         if placement.mode is Mode.SLICE:
             for at, devices in Counter(placement.cards).items():

@@ -79,7 +79,6 @@ def request_of(pod: wire.Pod) -> GpuRequest | None:
         ask = amounts.ask if amounts else empty
         if container.restart_policy == "Always":
             sidecars = add(sidecars, ask)
-            peak = _larger(peak, sidecars)
         else:
             peak = _larger(peak, add(sidecars, ask))
     running = sidecars

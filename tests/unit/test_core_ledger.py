@@ -76,6 +76,7 @@ def test_reserve_confirm_release(ledger: Ledger) -> None:
     assert free(ledger) == [22000, 13000]
     assert ledger.fleet.cpu_free_milli[ledger.fleet.row_of["n1"]] == 7500
     assert ledger.confirm("u1", "n1") is held
+    assert (held.state, held.expires_at) == (HoldingState.BOUND, float("inf"))
     assert ledger.expire(1e9) == []
     assert ledger.release("u1") is held
     assert free(ledger) == [22000, 22000]
