@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from simulations.cluster_store import CardRef
-from simulations.demo_fleet import BY_PRODUCT, CardType
+from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES, CardType
 from simulations.demo_serving import TICK_SECONDS, Side, attainment
 
 PUE: Final = 1.56
@@ -31,6 +31,8 @@ class Account:
     co2_kg: float
     requests: int
     met: int
+    by_service: tuple[float, ...]
+    """Share of requests that met their objectives, by service."""
     replica_starts: int
     scale_moves: int
 
@@ -57,7 +59,7 @@ def account_of(side: Side) -> Account:
         (node.name, card.index): BY_PRODUCT[card.model] for node in side.nodes for card in node.cards
     }
     tick_hours = TICK_SECONDS / 3600
-    by_type = {kind.short: 0.0 for kind in sorted(set(types.values()), key=lambda kind: kind.vram_mib)}
+    by_type = {kind.short: 0.0 for kind in CARD_TYPES.values() if kind in types.values()}
     dollars = joules = busy_hours = 0.0
     for ref, held in side.held.items():
         kind, hours = types[ref], sum(held) * tick_hours
@@ -81,6 +83,7 @@ def account_of(side: Side) -> Account:
         co2_kg=kwh * GRAMS_CO2_PER_KWH / 1000,
         requests=sum(total for _, total in served),
         met=sum(met for met, _ in served),
+        by_service=tuple(met / max(total, 1) for met, total in served),
         replica_starts=sum(lane.deployment.cold_starts for lane in side.lanes),
         scale_moves=sum(
             sum(a != b for a, b in zip(lane.track.replicas, lane.track.replicas[1:], strict=False))

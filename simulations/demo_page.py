@@ -20,7 +20,9 @@ def page_of(placement: PlacementChapter, story: StoryChapter, footer: str) -> tu
             + f" {'fewer' if saved >= 0 else 'more'} GPU card hours than whole-card Kubernetes with an HPA, and placed"
             f" {placement.headroom.running} replicas on a fleet where whole cards hold {placement.whole.running}."
         ),
-        "facts": "Simulated fleet, simulated load; the scheduler extender and the scaling law are Headroom's own, as they run in a cluster.",
+        "facts": (
+            "Simulated fleet, simulated load; the scheduler extender and the scaling law are Headroom's own, as they run in a cluster."
+        ),
         "kpis": story_kpis(story),
         "story": story_page(story),
         "placement": placement_page(placement),

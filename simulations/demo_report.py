@@ -44,7 +44,7 @@ def change(ours: float, theirs: float) -> str:
 
 
 def node_rows(nodes: Sequence[GpuNode]) -> list[dict[str, Any]]:
-    """Nodes as the script draws them, sorted by card type and name."""
+    """Nodes as the script draws them, by card type and name."""
     return [
         {
             "name": node.name,
@@ -56,8 +56,9 @@ def node_rows(nodes: Sequence[GpuNode]) -> list[dict[str, Any]]:
 
 
 def sorted_nodes(nodes: Sequence[GpuNode]) -> list[GpuNode]:
-    """By memory of the cards, then by name."""
-    return sorted(nodes, key=lambda node: (node.cards[0].vram_mib, node.name))
+    """By card type as in the catalogue, then by name."""
+    order = list(BY_PRODUCT)
+    return sorted(nodes, key=lambda node: (order.index(node.cards[0].model), node.name))
 
 
 _SHARED_NOTE: Final = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from simulations.demo_accounts import GRAMS_CO2_PER_KWH, PUE, Account
 from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES
@@ -11,6 +11,8 @@ from simulations.demo_serving import METRIC_DELAY_SECONDS, TICK_SECONDS, Lane, S
 from simulations.demo_story import share_vram_mib
 from simulations.demo_supply import SharedCards
 from simulations.demo_view import FleetState
+
+_GOOD: Final = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,24 @@ def story_kpis(chapter: StoryChapter) -> list[Kpi]:
 
 def story_page(chapter: StoryChapter) -> dict[str, Any]:
     """What story.html names."""
-    ours, theirs = chapter.accounts[:2]
     accounts = chapter.accounts
+    ours = accounts[0]
     side = chapter.sides[0]
     rows = [
         _row("Requests within their objective", [percent(account.attainment) for account in accounts]),
+        _row(
+            "Worst service",
+            [percent(min(account.by_service)) for account in accounts],
+            bad=[min(account.by_service) < _GOOD for account in accounts],
+        ),
+        _row(
+            f"Services that kept {_GOOD:.0%}".replace("%", " %"),
+            [f"{_kept(account)} of {len(account.by_service)}" for account in accounts],
+            bad=[_kept(account) < len(account.by_service) for account in accounts],
+        ),
         _row("GPU card hours held", [f"{account.card_hours:.1f}" for account in accounts]),
         *(
-            _row(f"of these {kind}", [f"{account.card_hours_by_type[kind]:.1f}" for account in accounts])
+            _row(kind, [f"{account.card_hours_by_type[kind]:.1f}" for account in accounts], part=True)
             for kind in ours.card_hours_by_type
         ),
         _row("Most cards at once", [str(account.peak_cards) for account in accounts]),
@@ -86,8 +98,13 @@ def story_page(chapter: StoryChapter) -> dict[str, Any]:
     }
 
 
-def _row(name: str, cells: Sequence[str]) -> dict[str, Any]:
-    return {"name": name, "cells": list(cells)}
+def _row(name: str, cells: Sequence[str], *, part: bool = False, bad: Sequence[bool] = ()) -> dict[str, Any]:
+    flags = bad or [False] * len(cells)
+    return {"name": name, "cells": list(zip(cells, flags, strict=True)), "part": part}
+
+
+def _kept(account: Account) -> int:
+    return sum(share >= _GOOD for share in account.by_service)
 
 
 def story_data(chapter: StoryChapter) -> dict[str, Any]:
@@ -228,11 +245,11 @@ def story_method(chapter: StoryChapter) -> list[Block]:
                 f"After pods had gone, the extender's ledger was compared with the pods card by card {chapter.audits} times and agreed;"
                 f" {chapter.out_of_memory} replicas ran out of memory.",
                 "Serving is simulated: continuous batching in virtual time, iteration times from the cards' data sheets"
-                f" ({', '.join(sorted(kinds))}), requests from seeded patterns, cold starts by phase. Replicas that share a card slow each other by"
-                " the share of time the neighbours kept it busy, as time-slicing does.",
-                f"Metrics are {METRIC_DELAY_SECONDS:.0f} s old when a law sees them; every law decides each {TICK_SECONDS:.0f} s within the same"
-                " bounds, from the same warm start. The HPA follows GPU utilisation at 80 %, KEDA the requests inside at 16 per replica,"
-                " both with the defaults of their documentation.",
+                f" ({', '.join(sorted(kinds))}), requests from seeded patterns, cold starts by phase. Replicas that share a card"
+                " slow each other by the share of time the neighbours kept it busy, as time-slicing does.",
+                f"Metrics are {METRIC_DELAY_SECONDS:.0f} s old when a law sees them; every law decides each {TICK_SECONDS:.0f} s"
+                " within the same bounds, from the same warm start. The HPA follows GPU utilisation at 80 %, KEDA the requests"
+                " inside at 16 per replica, both with the defaults of their documentation.",
                 "Each request counts as met when its time to first token and its mean time per token are within the service's objective;"
                 " one that did not finish counts as missed.",
             ),

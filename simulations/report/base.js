@@ -21,10 +21,7 @@ function html(name, className, parent, text) {
 const colour = (model) => `var(--m${model % 12})`;
 const gib = (mib) => `${(mib / 1024).toFixed(mib < 10240 ? 1 : 0)} GiB`;
 
-function clock(seconds) {
-  const minutes = Math.floor(seconds / 60);
-  return `${String(Math.floor(minutes / 60)).padStart(2, "0")}:${String(minutes % 60).padStart(2, "0")}`;
-}
+const minutes = (seconds) => `${Math.round(seconds / 60)} min`;
 
 const tip = html("div", "tip", document.body);
 function showTip(event, text) {

@@ -1,6 +1,6 @@
 "use strict";
 // Line charts over time with a crosshair that reads all lines at once.
-const PLOT = { width: 380, height: 132, left: 38, right: 8, top: 8, bottom: 20 };
+const FRAME = { width: 380, height: 132, left: 38, right: 8, top: 8, bottom: 20 };
 
 function niceTop(value) {
   if (!(value > 0)) return 1;
@@ -18,6 +18,7 @@ function short(value) {
 function lineChart(target, title, times, series, options) {
   const box = html("div", "chart", target);
   html("b", "", box, title);
+  const PLOT = { ...FRAME, ...(target.classList.contains("four") ? { width: 290, height: 118 } : {}) };
   const image = svg("svg", { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: "img", "aria-label": title }, box);
   const last = times[times.length - 1];
   const highest = Math.max(...series.flatMap((line) => line.values.filter((value) => value !== null)), options.limit ? options.limit.value * 1.15 : 0);
@@ -29,9 +30,9 @@ function lineChart(target, title, times, series, options) {
     const label = svg("text", { x: PLOT.left - 6, y: y(share * top) + 4, "text-anchor": "end" }, image);
     label.textContent = short(share * top);
   }
-  for (const share of [0, 0.25, 0.5, 0.75, 1]) {
+  for (const share of PLOT.width < 300 ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]) {
     const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
-    svg("text", { x: x(share * last), y: PLOT.height - 5, "text-anchor": anchor }, image).textContent = clock(share * last);
+    svg("text", { x: x(share * last), y: PLOT.height - 5, "text-anchor": anchor }, image).textContent = share === 0 ? "0" : minutes(share * last);
   }
   for (const line of series) drawLine(line);
   if (options.limit) {
@@ -65,7 +66,7 @@ function lineChart(target, title, times, series, options) {
     cross.setAttribute("visibility", "visible");
     const lines = series.map((line) => `${line.name}: ${line.values[index] === null ? "none" : short(line.values[index])}${options.unit || ""}`);
     if (options.limit) lines.push(`${options.limit.name}: ${short(options.limit.value)}${options.unit || ""}`);
-    showTip(event, [clock(times[index]), ...lines].join("\n"));
+    showTip(event, [`minute ${(times[index] / 60).toFixed(1)}`, ...lines].join("\n"));
   });
   image.addEventListener("mouseleave", () => { hideTip(); cross.setAttribute("visibility", "hidden"); });
 }

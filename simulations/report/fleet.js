@@ -1,8 +1,10 @@
 "use strict";
 // The fleet card by card at a moment: a card is a box, filled from the left by what its pods need, in the models' colours.
-const CARD = { width: 30, height: 17, gap: 3 };
+const SMALL = { width: 30, height: 17, gap: 3 };
+const LARGE = { width: 40, height: 22, gap: 3 };
 
 function fleetMap(target, nodes, shares, options) {
+  const CARD = options.large ? LARGE : SMALL;
   const byCard = new Map();
   for (const share of shares) {
     const key = `${share.node}/${share.card}`;

@@ -17,12 +17,12 @@ function storyChapter(data) {
     const panel = html("div", "", fleets);
     const title = html("h3", "", panel);
     const shares = side.shares.map(([node, card, model, mib, start, ready, end, pod]) => ({ node, card, model, mib, start, ready, end, pod }));
-    const draw = fleetMap(panel, data.nodes, shares, { label: (share) => share.pod, whole: index === 1 });
+    const draw = fleetMap(panel, data.nodes, shares, { label: (share) => share.pod, whole: index === 1, large: true });
     return (time) => { title.textContent = `${side.name}: ${draw(time)} cards held`; };
   });
   const set = timeSlider(document.getElementById("story-slider"), data.last, 15, (time) => {
     for (const draw of draws) draw(time);
-    return clock(time);
+    return minutes(time);
   });
   set(data.opening);
 
@@ -35,13 +35,14 @@ function storyChapter(data) {
     html("small", "", head, `${service.what}. ${service.promise}`);
     const met = html("small", "", head, `met: ${service.met[0]} on Headroom, ${service.met[1]} with the HPA`);
     met.style.marginLeft = "auto";
-    const row = html("div", "charts", block);
+    const row = html("div", "charts four", block);
     const two = (pick, options) => [ours, theirs].map((side, at) => ({
       name: side.name, values: pick(side.services[index]), stroke: at === 0 ? colour(index) : "var(--faint)", width: at === 0 ? 2.2 : 1.5, ...options,
     })).reverse();
-    lineChart(row, "Demand, requests per second", data.times, [{ name: "demand", values: service.demand, stroke: "var(--soft)", fill: "var(--card)", width: 1.2 }], {});
+    lineChart(row, "Demand, requests a second", data.times, [{ name: "demand", values: service.demand, stroke: "var(--soft)", fill: "var(--card)", width: 1.2 }], {});
     lineChart(row, "Replicas ready", data.times, two((side) => side.ready, { step: true }), {});
-    lineChart(row, `Time to first token, 95th percentile, seconds`, data.times, two((side) => side.ttft), {
+    lineChart(row, "Requests waiting", data.times, two((side) => side.queue), {});
+    lineChart(row, "Time to first token, p95, seconds", data.times, two((side) => side.ttft), {
       limit: { value: service.ttft, name: "objective" }, cap: service.ttft * 3, unit: " s",
     });
   });

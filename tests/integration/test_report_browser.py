@@ -1,0 +1,82 @@
+"""The demo's report in a real browser: no errors on the console, the figures and pictures are there, in light and in dark."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--window-size=1366,768",
+)
+pytestmark = pytest.mark.timeout(300)
+
+
+def browse(page: Path, profile: Path, *more: str) -> tuple[str, list[str]]:
+    """The page's DOM after its script ran, and what it wrote to the console."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert browser, "these tests need Chromium (make prerequisites)"
+    done = subprocess.run(
+        [browser, *_FLAGS, f"--user-data-dir={profile}", *more, "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short demo's report."""
+    out = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "headroom", "demo", "--out", str(out), "--hours", "0.15", "--deployments", "30"]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    return out / "report.html"
+
+
+def test_the_console_check_sees_an_error(tmp_path: Path) -> None:
+    page = tmp_path / "broken.html"
+    page.write_text("<!doctype html><script>nothing.here()</script>")
+    _, console = browse(page, tmp_path / "profile")
+    assert console
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_draws_without_a_word_on_the_console(report: Path, tmp_path: Path, scheme: str) -> None:
+    dark = ("--blink-settings=preferredColorScheme=0",) if scheme == "dark" else ()
+    dom, console = browse(report, tmp_path / "profile", *dark)
+    assert console == []
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', dom, re.DOTALL)[1])  # type: ignore[index]
+    cards = sum(len(node["cards"]) for chapter in ("story", "placement") for node in data[chapter]["nodes"])
+    frames = dom.count('stroke="var(--card-line)"')
+    assert frames == 2 * cards, "each fleet is drawn twice: Headroom and whole cards"
+    assert dom.count('class="chart"') == 3 + 4 * len(data["story"]["services"])
+    assert "NaN" not in dom
+
+
+def test_the_headline_figures_are_in_the_text_itself(report: Path, tmp_path: Path) -> None:
+    text = report.read_text()
+    for key in ("card-hours", "cost", "attainment", "co2"):
+        figure = re.search(rf'data-key="{key}".*?class="value">([^<]+)', text, re.DOTALL)
+        assert figure, key
+        assert re.search(r"\d", figure[1]), key
+    assert "whole cards + HPA" in text
+
+
+def test_the_page_needs_nothing_but_itself(report: Path) -> None:
+    text = report.read_text()
+    assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', text)
+    assert not re.findall(r"@import|url\((?!#)", text)
