@@ -16,7 +16,8 @@ from headroom.model import Allocation, GpuRequest, Mode
 BoolArray = npt.NDArray[np.bool_]
 
 _PACKED: Final = list(Allocation).index(Allocation.PACKED)
-_FAR: Final = np.int64(2**40)  # beyond any count or size in MiB
+_FAR: Final = np.int64(2**40)  # beyond any order of cards
+_PICKS: Final = 2**16  # more picks of a card than one pod has shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,7 @@ def offers_resource(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolAr
 def predicted_shares(fleet: Fleet, rows: IntArray, count: int) -> IntArray:
     """How many of `count` slices the device plugin will hand out on each card: [rows, width].
 
-    `distributed` takes the card with the fewest slices given out, `packed` the one with the most, ties by index; a second
-    share goes to another card while there is one.
+    The rule of `headroom.cards.greedy_cards`, for many nodes at once.
     """
     given = fleet.plugin[rows].copy()
     left = fleet.slices_free[rows].copy()
@@ -127,7 +127,7 @@ def predicted_shares(fleet: Fleet, rows: IntArray, count: int) -> IntArray:
     shares = np.zeros_like(given)
     at = np.arange(len(rows))
     for _ in range(count):
-        order = np.where(packed[:, None], -given, given) + shares * (_FAR // 1024)
+        order = np.where(packed[:, None], -given, given) * _PICKS + shares
         order = np.where(left > 0, order, _FAR)
         pick = order.argmin(axis=1)
         some = (left[at, pick] > 0).astype(np.int64)
