@@ -133,6 +133,7 @@ class Extender:
             attempt = self._state.attempt(pod.uid)
             attempt.offered = attempt.decisive = True
             attempt.scores = {}
+            self._state.note_placed(pod.uid)
         self._decisions.add(Decision(pod.key, now, "placed", placement))
         return Answer(offer.only(placement.node), "placed")
 
@@ -173,6 +174,7 @@ class Extender:
         self._state.reserve(pod, placement, now + self._settings.reservation_seconds)
         attempt = self._state.attempt(pod.uid)
         attempt.offered, attempt.decisive, attempt.scores = True, False, scores
+        self._state.note_placed(pod.uid)
         self._decisions.add(Decision(pod.key, now, "scored", placement))
         return Answer(offer.answer(list(scores), refused), "scored")
 

@@ -204,6 +204,10 @@ class ClusterState:
         """Remember a pod that fitted nowhere, so that it can be woken."""
         self.refused[pod.uid] = RefusedPod(pod.uid, pod.key, pod.request, now, self._changes)
 
+    def note_placed(self, uid: str) -> None:
+        """Note that kube-scheduler was given a node for the pod."""
+        self.refused.pop(uid, None)
+
     def attempt(self, uid: str) -> Attempt:
         """What was answered about a pod so far; kept until it is bound or gone."""
         found = self._attempts.get(uid)
@@ -228,7 +232,6 @@ class ClusterState:
             pod.uid, pod.key, pod.request, placement,
             expires_at=expires_at, project=pod.project, priority=pod.priority,
         )  # fmt: skip
-        self.refused.pop(pod.uid, None)
         if before is not None and before.placement.node != placement.node:
             self._room(before.placement.node, seen_by_scheduler=False)
 

@@ -33,7 +33,8 @@ def node_to_touch(state: ClusterState, freed: dict[str, Freed]) -> str | None:
                 continue
             if change.seen_by_scheduler and pod.refused_at < change.at - _WATCH_LAG_SECONDS:
                 continue
-            if state.placer.fits(pod.request, row):
+            holding = state.holding(pod.uid)  # what a preemption freed is reserved already, and must be heard of
+            if state.placer.fits(pod.request, row) if holding is None else holding.placement.node == node:
                 return node
     return None
 

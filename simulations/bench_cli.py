@@ -1,0 +1,18 @@
+"""`headroom bench`: the figures of docs/performance.md, one command each."""
+
+import click
+
+from headroom.cli import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "agent": ("simulations.bench_agent:main", "Time of a reading, processor share and memory of the agent."),
+        "extender": ("simulations.bench_extender:latency", "Latency of filter and bind over HTTP, by cluster size."),
+        "memory": ("simulations.bench_extender:memory", "Start-up time and memory with many nodes and pods."),
+        "throughput": ("simulations.bench_throughput:main", "Pods bound per second on a real control plane."),
+    },
+)
+def main() -> None:
+    """Measure latency, throughput and memory."""
