@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any, Final
 
 from headroom import wire
 from headroom.assignment import Assignment, AssignmentError, assignment_of
@@ -11,7 +12,8 @@ from headroom.errors import HeadroomError
 from headroom.model import GpuRequest, Mode, Placement
 from headroom.request import RequestError, demand_of, project_of
 
-FINISHED_PHASES = ("Succeeded", "Failed")
+FINISHED_PHASES: Final = ("Succeeded", "Failed")
+_NOT_STARTED: Final = "~"  # after every timestamp
 
 
 class LedgerError(HeadroomError):
@@ -46,6 +48,8 @@ class Holding:
     priority: int = 0
     assigned: Assignment | None = None
     """Cards by id, as reserved or as annotated; None where a device plugin chose and Headroom can only predict."""
+    created: str = ""
+    """When the pod was created (RFC 3339), empty where unknown."""
     started: str = ""
     """When kubelet took the pod in (RFC 3339), which is when its devices were handed out; empty before."""
     predicted: bool = False
@@ -61,6 +65,20 @@ class Holding:
         return (
             self.pod, self.placement.node, self.request, self.assigned, self.started, self.project, self.priority, self.fault,
         )  # fmt: skip
+
+    @property
+    def per_card(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Card positions and the MiB on each, as `Fleet.take` wants them."""
+        return self.placement.cards, self.placement.share_mib
+
+    @property
+    def per_node(self) -> dict[str, Any]:
+        """The rest of what `Fleet.take` wants."""
+        return {
+            "plugin": self.placement.mode is Mode.SLICE,
+            "cpu_milli": self.request.cpu_milli,
+            "memory_mib": self.request.memory_mib,
+        }
 
 
 class ChangeKind(StrEnum):
@@ -81,6 +99,16 @@ class Change:
 
 
 NO_CHANGE = Change()
+
+
+def handed_out(holding: Holding) -> tuple[str, bool, str]:
+    """Sorts holdings by when kubelet handed out their devices; reservations and unstarted pods of our own come last."""
+    return holding.started or _NOT_STARTED, not holding.predicted, holding.uid
+
+
+def is_before(one: str, other: str) -> bool:
+    """Whether a creation time is known to be earlier than another."""
+    return bool(one and other) and one < other
 
 
 def is_finished(pod: wire.Pod) -> bool:
@@ -124,6 +152,7 @@ def holding_of(pod: wire.Pod) -> Holding:
         project=sys.intern(project_of(pod)),
         priority=pod.spec.priority,
         assigned=assigned,
+        created=sys.intern(pod.metadata.creation_timestamp or ""),
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
     )

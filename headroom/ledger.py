@@ -28,7 +28,9 @@ from headroom.holding import (
     HoldingState,
     LedgerError,
     OverCommitError,
+    handed_out,
     holding_of,
+    is_before,
     is_finished,
 )
 from headroom.model import GpuNode, GpuRequest, Mode, Placement
@@ -37,8 +39,6 @@ __all__ = ["Change", "ChangeKind", "Holding", "HoldingState", "Ledger", "LedgerE
 
 _NEVER: Final = float("inf")
 _UNLIMITED: Final = 2**31
-_REPLACED_KEPT: Final = 4096
-_NOT_STARTED: Final = "~"  # after every timestamp
 
 
 class Ledger:
@@ -58,8 +58,6 @@ class Ledger:
         self._reserved: dict[str, Holding] = {}
         self._guessed: set[str] = set()
         """Nodes that may have predicted holdings."""
-        self._replaced: dict[str, None] = {}
-        """UIDs whose name another pod has by now, oldest first: late news of them is void."""
 
     # Reservations
 
@@ -73,8 +71,11 @@ class Ledger:
         expires_at: float,
         project: str = "",
         priority: int = 0,
+        created: str = "",
     ) -> Holding:
         """Promise cards to a pod; a reservation that it already has is replaced.
+
+        `created` is the pod's creation time (RFC 3339): it tells late news of an earlier pod of the same name from news.
 
         Raises OverCommitError when a card has less left, and LedgerError for an unknown node or card and for a pod that is
         already bound; nothing is changed then.
@@ -96,9 +97,11 @@ class Ledger:
             raise
         if old is not None:
             self._drop(old)
-        self._drop_namesake(uid, pod)
+        self._end_namesake(uid, pod, created)
         assigned = Assignment(tuple(node.cards[at].id for at in placement.cards), placement.share_mib, placement.mode)
-        holding = Holding(uid, pod, request, placement, HoldingState.RESERVED, expires_at, project, priority, assigned)
+        holding = Holding(
+            uid, pod, request, placement, HoldingState.RESERVED, expires_at, project, priority, assigned, created
+        )
         self._add(holding)
         self._count(holding)
         return holding
@@ -167,10 +170,13 @@ class Ledger:
 
     def apply(self, pod: wire.Pod) -> Change:
         """Take in a pod as the API server shows it now; saying the same twice changes nothing. Deleted pods: `release`."""
-        uid = pod.metadata.uid
-        if uid in self._replaced:
+        uid, created = pod.metadata.uid, pod.metadata.creation_timestamp or ""
+        namesake = self._namesake(uid, pod.key)
+        if namesake is not None and is_before(created, namesake.created):
             return NO_CHANGE
-        freed = self._drop_namesake(uid, pod.key)
+        freed: tuple[str, ...] = ()
+        if namesake is not None and (pod.spec.node_name or namesake.state is HoldingState.BOUND or namesake.created):
+            freed = self._end_namesake(uid, pod.key, created)
         if is_finished(pod):
             gone = self.release(uid)
             return Change(ChangeKind.RELEASED, gone, (*freed, gone.placement.node)) if gone else self._freed_only(freed)
@@ -196,16 +202,18 @@ class Ledger:
     def _freed_only(self, freed: tuple[str, ...]) -> Change:
         return Change(ChangeKind.RELEASED, None, freed) if freed else NO_CHANGE
 
-    def _drop_namesake(self, uid: str, pod: str) -> tuple[str, ...]:
-        """Release an earlier pod of this name: the API server knows one at a time, so its end was missed."""
+    def _namesake(self, uid: str, pod: str) -> Holding | None:
+        """What another pod of this name holds. The API server knows one at a time, so the end of the earlier was missed."""
         other = self._by_pod.get(pod)
-        if other is None or other == uid:
+        return None if other is None or other == uid else self.holdings[other]
+
+    def _end_namesake(self, uid: str, pod: str, created: str) -> tuple[str, ...]:
+        """Release an earlier pod of this name; the nodes on which something came free."""
+        other = self._namesake(uid, pod)
+        if other is None or is_before(created, other.created):
             return ()
-        self._replaced[other] = None
-        if len(self._replaced) > _REPLACED_KEPT:
-            del self._replaced[next(iter(self._replaced))]
-        gone = self.release(other)
-        return (gone.placement.node,) if gone else ()
+        self.release(other.uid)
+        return (other.placement.node,)
 
     def apply_node(self, node: GpuNode) -> None:
         """Take in a node's description; what its pods hold follows the cards' ids.
@@ -263,7 +271,8 @@ class Ledger:
         del here[uid]
         if not here:
             del self._by_node[node]
-        del self._by_pod[holding.pod]
+        if self._by_pod.get(holding.pod) == uid:
+            del self._by_pod[holding.pod]
         self._reserved.pop(uid, None)
         self.problems.pop(uid, None)
 
@@ -300,7 +309,7 @@ class Ledger:
         row = self.fleet.row_of[name]
         slices = self.fleet.slices[row, : len(node.cards)].tolist()
         used = [0] * len(node.cards)
-        for holding in sorted(here.values(), key=_handed_out):
+        for holding in sorted(here.values(), key=handed_out):
             if holding.predicted:
                 guess = self._guess(node, row, holding, used, slices)
                 if guess != holding.placement or not holding.counted:
@@ -327,13 +336,13 @@ class Ledger:
     def _count(self, holding: Holding) -> None:
         row = self.fleet.row_of.get(holding.placement.node)
         if row is not None:
-            self.fleet.take(row, *_amounts(holding), **_host(holding))
+            self.fleet.take(row, *holding.per_card, **holding.per_node)
             holding.counted = True
 
     def _uncount(self, holding: Holding) -> None:
         if holding.counted:
             row = self.fleet.row_of[holding.placement.node]
-            self.fleet.give(row, *_amounts(holding), **_host(holding))
+            self.fleet.give(row, *holding.per_card, **holding.per_node)
             holding.counted = False
 
     # Views
@@ -385,7 +394,7 @@ class Ledger:
             if holding.counted != (row is not None):
                 breaches.append(f"{holding.pod}: counted is {holding.counted} on node {holding.placement.node}")
             if row is not None:
-                fresh.take(row, *_amounts(holding), **_host(holding))
+                fresh.take(row, *holding.per_card, **holding.per_node)
         for name, row in fleet.row_of.items():
             for array in ("held_mib", "pinned", "plugin", "slices_free", "cpu_free_milli", "memory_free_mib"):
                 ours, theirs = getattr(fleet, array)[row], getattr(fresh, array)[fresh.row_of[name]]
@@ -394,27 +403,9 @@ class Ledger:
         return breaches
 
 
-def _handed_out(holding: Holding) -> tuple[str, bool, str]:
-    """Sorts holdings by when kubelet handed out their devices; reservations and unstarted pods of our own come last."""
-    return holding.started or _NOT_STARTED, not holding.predicted, holding.uid
-
-
 def _positions(node: GpuNode, ids: tuple[str, ...]) -> tuple[int, ...] | None:
     """Card positions by id; a number that is no id is the card's index, which stood for the id before an agent ran."""
     by_id = {card.id: at for at, card in enumerate(node.cards)}
     by_index = {str(card.index): at for at, card in enumerate(node.cards)}
     found = [by_id.get(card, by_index.get(card)) for card in ids]
     return None if None in found else tuple(at for at in found if at is not None)
-
-
-def _amounts(holding: Holding) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return holding.placement.cards, holding.placement.share_mib
-
-
-def _host(holding: Holding) -> dict[str, Any]:
-    request = holding.request
-    return {
-        "plugin": holding.placement.mode is Mode.SLICE,
-        "cpu_milli": request.cpu_milli,
-        "memory_mib": request.memory_mib,
-    }

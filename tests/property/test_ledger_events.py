@@ -127,7 +127,7 @@ class Cluster(RuleBasedStateMachine):
         self.truth: dict[str, wire.Pod] = {}
         self.nodes: dict[str, GpuNode] = {}
         self.watch: deque[tuple[str, Any]] = deque()
-        self.serial = itertools.count()
+        self.serial, self.seconds = itertools.count(), itertools.count()
         self.clock = 0.0
 
     def say(self, uid: str) -> None:
@@ -154,6 +154,8 @@ class Cluster(RuleBasedStateMachine):
             return None
         uid = f"{next(self.serial) * 7919 % 1000:03d}"
         self.truth[uid] = pod_of(uid, name, limits)
+        # A pod of the same name may be created anew within the same second.
+        self.truth[uid].metadata.creation_timestamp = f"2026-01-01T00:{next(self.seconds) // 2:04d}Z"
         self.say(uid)
         return uid
 
@@ -215,8 +217,9 @@ class Cluster(RuleBasedStateMachine):
         placement = Placement(node, places, tuple(wanted), request.mode)
         before = picture(self.ledger)
         self.clock += 1
+        created = pod.metadata.creation_timestamp or ""
         try:
-            self.ledger.reserve(uid, pod.key, request, placement, expires_at=self.clock + 5)
+            self.ledger.reserve(uid, pod.key, request, placement, expires_at=self.clock + 5, created=created)
         except LedgerError:
             assert picture(self.ledger) == before
             return

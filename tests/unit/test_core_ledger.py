@@ -230,15 +230,44 @@ def test_a_terminating_pod_still_holds(ledger: Ledger) -> None:
     assert free(ledger) == [13000, 22000]
 
 
+EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"
+
+
+def created(pod: wire.Pod, at: str) -> wire.Pod:
+    pod.metadata.creation_timestamp = at
+    return pod
+
+
 def test_a_pod_of_the_same_name_ends_the_earlier_one(ledger: Ledger) -> None:
-    old = bound("u1", VRAM, name="web-0", cards="GPU-0", vram_mib="9000", mode="pinned")
-    ledger.apply(old)
+    ledger.apply(bound("u1", VRAM, name="web-0", cards="GPU-0", vram_mib="9000", mode="pinned"))
     change = ledger.apply(bound("u2", {}, name="web-0", node=""))
     assert (change.kind, change.freed) == (ChangeKind.RELEASED, ("n1",))
-    ledger.reserve("u2", "ns/web-0", pinned(500), on("n1", 0, 500), expires_at=10)
-    assert ledger.apply(old).kind is ChangeKind.NONE, "late news of the earlier pod"
+    assert ledger.holdings == {}
+
+
+@pytest.mark.parametrize("node", ["", "n1"])
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_late_news_of_the_earlier_pod_of_a_name_is_void(ledger: Ledger, node: str, confirmed: bool) -> None:
+    ledger.reserve("u2", "ns/web-0", pinned(500), on("n1", 0, 500), expires_at=10, created=LATE)
+    if confirmed:
+        ledger.confirm("u2", "n1")
+    assert ledger.apply(created(bound("u1", VRAM, node, name="web-0"), EARLY)).kind is ChangeKind.NONE
     assert free(ledger) == [21500, 22000]
+    news = bound("u2", VRAM, name="web-0", cards="GPU-0", vram_mib="500", mode="pinned")
+    ledger.apply(created(news, LATE))
     assert list(ledger.holdings) == ["u2"]
+    assert free(ledger) == [21500, 22000]
+
+
+def test_a_reservation_stands_while_nobody_knows_which_pod_of_a_name_is_the_earlier(ledger: Ledger) -> None:
+    ledger.reserve("u2", "ns/web-0", pinned(500), on("n1", 0, 500), expires_at=10)
+    ledger.apply(created(bound("u1", VRAM, node="", name="web-0"), EARLY))
+    assert list(ledger.holdings) == ["u2"]
+    ledger.apply(created(bound("u1", VRAM, name="web-0", cards="GPU-1", vram_mib="500", mode="pinned"), EARLY))
+    assert list(ledger.holdings) == ["u1"]
+    ledger.apply(created(bound("u2", VRAM, name="web-0", cards="GPU-0", vram_mib="500", mode="pinned"), LATE))
+    assert list(ledger.holdings) == ["u2"]
+    assert free(ledger) == [21500, 22000]
 
 
 def test_reserving_for_a_recreated_pod_ends_the_earlier_one(ledger: Ledger) -> None:
