@@ -6,8 +6,9 @@ thread while the table before it is in use.
 The plan is a cutting-stock problem solved by column generation (Gilmore and Gomory 1961): cards with some leftover are the
 stock, the pods expected until the fleet is full are the pieces, a pattern is a set of pieces that fits a leftover. Cards on
 like nodes form a pool and share the pool's CPU. It is solved as a linear programme; its duals are bid prices in the sense
-of revenue management (Talluri and van Ryzin): a size that will come in plenty costs its full size and lends no value to a
-leftover, a size that is short lends all of it; CPU has a price where it would run out before the cards do.
+of revenue management (Talluri and van Ryzin): a size that comes less often than there is room for it has a dual of its full
+size and lends no worth to a leftover, a size that will not find enough room has a dual of 0 and lends all of it; CPU has a
+price where it would run out before the cards do.
 """
 
 from dataclasses import dataclass, field

@@ -1,0 +1,114 @@
+"""The fluid plan on cases small enough to solve in the head."""
+
+import numpy as np
+import pytest
+
+from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, face_value, knapsack, place_price, reserves, solve
+
+
+def inputs(
+    stock: dict[int, float], pieces: list[tuple[float, int, float]], *, cpu_milli: float = 1e9, host_cpu_milli: float = 0.0
+) -> PlanInputs:
+    """One pool of cards: {free units: cards}; pieces (expected, units, CPU)."""
+    cards = np.zeros((2, 1001))
+    for units, count in stock.items():
+        cards[1, units] = count
+    return PlanInputs(
+        stock=cards,
+        weight=np.array([0.0, 1.0]),
+        cpu_milli=np.array([0.0, cpu_milli]),
+        pieces=tuple(Piece(at, expected, (1001, units), cpu) for at, (expected, units, cpu) in enumerate(pieces)),
+        host_cpu_milli=host_cpu_milli,
+        bound=(),
+        several=(),
+        cpu_per_unit=0.0,
+    )
+
+
+def value(table: PriceTable, *units: int) -> list[float]:
+    return [round(float(table.value[1, each]), 3) for each in units]
+
+
+def test_a_size_that_comes_in_plenty_lends_a_leftover_its_full_size() -> None:
+    table = solve(inputs({1000: 10}, [(100, 600, 0), (100, 1000, 0)]))
+    assert value(table, 1000, 600, 599) == [1000.0, 600.0, 0.0]
+
+
+def test_a_size_that_finds_room_anyway_lends_nothing() -> None:
+    # Twenty cards for ten 400s and five 600s: every pod fits, so places are plenty and pods are short.
+    table = solve(inputs({1000: 20}, [(10, 400, 0), (5, 600, 0)]))
+    assert value(table, 1000, 600, 400, 399, 100) == [0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_with_cards_short_a_leftover_is_worth_what_it_can_hold() -> None:
+    # One card and one half-used card for plenty of 500s: the leftover of 500 is as good as any other place for a 500.
+    table = solve(inputs({1000: 1, 500: 1}, [(100, 500, 0)]))
+    assert value(table, 1000, 999, 500, 499) == [1000.0, 500.0, 500.0, 0.0]
+
+
+def test_a_rare_small_size_lends_no_worth_to_many_small_leftovers() -> None:
+    # 190s are left in plenty by 810s; a single 190 is to come.
+    table = solve(inputs({1000: 50, 190: 30}, [(200, 810, 0), (1, 190, 0)]))
+    assert value(table, 190, 810, 1000) == [0.0, 810.0, 810.0]
+
+
+def test_cpu_has_a_price_where_it_runs_out_before_the_cards() -> None:
+    scarce = solve(inputs({1000: 10}, [(100, 1000, 10_000)], cpu_milli=50_000))
+    ample = solve(inputs({1000: 10}, [(100, 1000, 10_000)], cpu_milli=500_000))
+    assert scarce.cpu_price[1] == pytest.approx(0.1)  # 1,000 units for 10,000 milli
+    assert ample.cpu_price[1] == pytest.approx(0.0)
+
+
+def test_the_plan_starts_from_the_patterns_of_the_one_before() -> None:
+    first = solve(inputs({1000: 30, 300: 5}, [(20, 700, 0), (20, 300, 0), (10, 1000, 0)]))
+    again = inputs({1000: 30, 300: 5}, [(20, 700, 0), (20, 300, 0), (10, 1000, 0)])
+    warm = PlanInputs(
+        again.stock, again.weight, again.cpu_milli, again.pieces, 0.0, (), (), 0.0, first.patterns
+    )
+    assert np.allclose(solve(warm).value, first.value)
+    assert first.patterns
+
+
+def test_without_demand_leftovers_are_worth_their_size() -> None:
+    assert np.array_equal(solve(inputs({1000: 3}, [])).value, face_value(np.array([0.0, 1.0])).value)
+
+
+def test_knapsack_against_all_combinations() -> None:
+    sizes, gain = np.array([[320], [470], [810]]), np.array([[300.0], [470.0], [700.0]])
+    best, last = knapsack(sizes, gain)
+    for room in range(0, 1001, 10):
+        combinations = [
+            a * 300 + b * 470 + c * 700
+            for a in range(4)
+            for b in range(3)
+            for c in range(2)
+            if a * 320 + b * 470 + c * 810 <= room
+        ]
+        assert best[0, room] == pytest.approx(max(combinations))
+    assert last[0, 319] == -1
+
+
+def test_confined_demand_is_poured_over_its_pools_until_they_level() -> None:
+    stock = np.zeros((4, 1001))
+    stock[1:, 1000] = 10.0
+    plan = PlanInputs(
+        stock,
+        np.array([0.0, 1.0, 1.0, 1.0]),
+        np.full(4, 1e9),
+        (),
+        0.0,
+        (Bound(4.0, (1001, 1000, 1001, 1001), 0.0), Bound(6.0, (1001, 1000, 1000, 1001), 0.0)),
+        (),
+        0.0,
+    )
+    worth = reserves(plan)
+    # 4 whole cards on pool 1 only, then 6 more on pools 1 and 2: both end at 5 of 10 cards
+    assert worth[:, 1000].tolist() == pytest.approx([0.0, 500.0, 500.0, 0.0])
+    assert worth[1, 999] == pytest.approx(0.5 * 0.5 * 999)  # no whole card, half the price is on units
+
+
+def test_a_place_for_several_cards_is_dearer_the_more_of_them_are_asked_for() -> None:
+    weight = np.array([0.0, 1.0])
+    few, many = (Several(8, (1001, 1000), expected, slots=100.0) for expected in (1.0, 50.0))
+    assert place_price(many, weight) == pytest.approx(50 * place_price(few, weight))
+    assert place_price(Several(8, (1001, 1000), 5.0, slots=0.0), weight) == 0.0
