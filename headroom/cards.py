@@ -7,12 +7,8 @@ well-connected ones, which nothing in the API tells: there the lowest free indic
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from headroom.model import Allocation, GpuRequest, Mode
-
-if TYPE_CHECKING:
-    from headroom.fleet import Fleet  # the node agent sizes shares too, and must not pay for numpy
 
 WHOLE_MILLI = 1000
 
@@ -51,10 +47,3 @@ def greedy_cards(
         picked[best] += 1
         cards.append(best)
     return tuple(cards)
-
-
-def predicted_cards(fleet: "Fleet", row: int, count: int) -> tuple[int, ...] | None:
-    """Card positions of a node that its device plugin would hand out next, one per device; None when too few are free."""
-    node = fleet.nodes[fleet.names[row]]
-    width = len(node.cards)
-    return greedy_cards(fleet.plugin[row, :width].tolist(), fleet.slices[row, :width].tolist(), count, node.allocation)

@@ -28,8 +28,8 @@ class Fleet:
 
     Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `measured_mib`, `free_mib`, `slices`, `slices_free`,
     `pinned` and `plugin` (shares held in each mode), `card_model` (-1 where there is no card).
-    Arrays of shape [rows]: `described` (grows whenever the description of the row's node is replaced), `alive`, `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`,
-    `memory_mib`, `memory_free_mib`.
+    Arrays of shape [rows]: `described` (grows whenever the description of the row's node is replaced), `alive`,
+    `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
     """
 
     def __init__(self, *, rows: int = 16, width: int = 8) -> None:

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headroom.assignment import Assignment, AssignmentError, annotations_of, assignment_of
-from headroom.cards import greedy_cards, predicted_cards, share_mib
-from headroom.fleet import Fleet
+from headroom.cards import greedy_cards, share_mib
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement
 
 SPREAD, PACK = Allocation.DISTRIBUTED, Allocation.PACKED
@@ -34,17 +33,6 @@ def test_the_plugins_choice(
     allocation: Allocation, given_out: list[int], slices: list[int], count: int, cards: tuple[int, ...] | None
 ) -> None:
     assert greedy_cards(given_out, slices, count, allocation) == cards
-
-
-def test_the_choice_on_a_fleet_follows_what_is_given_out() -> None:
-    fleet = Fleet()
-    cards = tuple(Card(str(at), at, "Tesla-T4", 15000, slices=2) for at in range(2))
-    row = fleet.upsert_node(GpuNode("n1", cards))
-    assert predicted_cards(fleet, row, 1) == (0,)
-    fleet.take(row, (0,), (100,), plugin=True)
-    assert predicted_cards(fleet, row, 1) == (1,)
-    assert predicted_cards(fleet, row, 3) == (1, 0, 1)
-    assert predicted_cards(fleet, row, 4) is None
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,10 @@ T4 = gfd("Tesla-T4", 15360, 2)
         ),
         pytest.param(node({}, {"nvidia.com/gpu": "x"}), ["status.allocatable.nvidia.com/gpu", "not a quantity"], id="count"),
         pytest.param(node({}, {"cpu": "-1"}), ["status.allocatable.cpu", "-1", "below zero"], id="negative CPU"),
-        pytest.param(node(T4 | {"headroom.dev/allocation": "random"}, {"nvidia.com/gpu": "2"}), ["headroom.dev/allocation", "random"], id="allocation"),
+        pytest.param(
+            node(T4 | {"headroom.dev/allocation": "random"}, {"nvidia.com/gpu": "2"}),
+            ["headroom.dev/allocation", "random"], id="allocation",
+        ),
         pytest.param(
             node({}, {"nvidia.com/gpu": "4"}, cards=[card()]), ["hands out more devices"], id="annotation knows too few"
         ),
