@@ -6,7 +6,7 @@ from typing import Final
 
 from simulations.cluster_store import CardRef
 from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES, CardType
-from simulations.demo_serving import TICK_SECONDS, Side, attainment
+from simulations.demo_record import SideRecord
 
 PUE: Final = 1.56
 """Energy of the data centre per energy of its machines: mean of Uptime Institute's survey, 2024."""
@@ -34,7 +34,6 @@ class Account:
     by_service: tuple[float, ...]
     """Share of requests that met their objectives, by service."""
     replica_starts: int
-    scale_moves: int
 
     @property
     def attainment(self) -> float:
@@ -53,12 +52,12 @@ def card_watts(card: CardType, busy: float) -> float:
     return floor + busy * (card.limit_watts - floor)
 
 
-def account_of(side: Side) -> Account:
+def account_of(side: SideRecord) -> Account:
     """Add up a finished run."""
     types: dict[CardRef, CardType] = {
         (node.name, card.index): BY_PRODUCT[card.model] for node in side.nodes for card in node.cards
     }
-    tick_hours = TICK_SECONDS / 3600
+    tick_hours = side.tick_seconds / 3600
     by_type = {kind.short: 0.0 for kind in CARD_TYPES.values() if kind in types.values()}
     dollars = joules = busy_hours = 0.0
     for ref, held in side.held.items():
@@ -67,10 +66,9 @@ def account_of(side: Side) -> Account:
         dollars += hours * kind.dollars_per_hour
         for on, busy in zip(held, side.busy[ref], strict=True):
             if on:
-                joules += card_watts(kind, busy) * TICK_SECONDS
+                joules += card_watts(kind, busy) * side.tick_seconds
                 busy_hours += busy * tick_hours
     kwh = joules * PUE / _JOULES_PER_KWH
-    served = [attainment(lane) for lane in side.lanes]
     return Account(
         title=side.title,
         hours=side.end / 3600,
@@ -81,12 +79,8 @@ def account_of(side: Side) -> Account:
         dollars=dollars,
         kwh=kwh,
         co2_kg=kwh * GRAMS_CO2_PER_KWH / 1000,
-        requests=sum(total for _, total in served),
-        met=sum(met for met, _ in served),
-        by_service=tuple(met / max(total, 1) for met, total in served),
-        replica_starts=sum(lane.deployment.cold_starts for lane in side.lanes),
-        scale_moves=sum(
-            sum(a != b for a, b in zip(lane.track.replicas, lane.track.replicas[1:], strict=False))
-            for lane in side.lanes
-        ),
+        requests=side.requests,
+        met=sum(service.met for service in side.services),
+        by_service=tuple(service.attainment for service in side.services),
+        replica_starts=sum(service.starts for service in side.services),
     )

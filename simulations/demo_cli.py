@@ -15,14 +15,20 @@ from headroom.model import GpuNode
 from simulations.cluster import Cluster
 from simulations.cluster_daemons import daemon, free_port
 from simulations.cluster_scheduler import Extender
-from simulations.demo_accounts import account_of
 from simulations.demo_fleet import PLACEMENT_FLEET, build_fleet, total_usable_mib
 from simulations.demo_page import page_of
 from simulations.demo_placement import PlacementChapter, run_placement
 from simulations.demo_report import footer, gib, placement_lines
 from simulations.demo_serving import Side
 from simulations.demo_story import STORY_FLEET, STORY_HOURS
-from simulations.demo_story_report import StoryChapter, chapter_of, service_lines, story_lines, story_state
+from simulations.demo_story_report import (
+    StoryChapter,
+    service_lines,
+    story_lines,
+    story_method,
+    story_state,
+    story_text,
+)
 from simulations.demo_supply import SharedCards, WholeCards
 from simulations.demo_view import View
 from simulations.demo_workload import draw_stream
@@ -120,9 +126,12 @@ async def _story(seed: int, hours: float, out: Path, view: View) -> StoryChapter
         supply = SharedCards(cluster, extender)
         ours = Side(nodes, supply, LAWS["headroom"], {}, seed=seed, hours=hours)
         await ours.run(lambda side, share: show(_SIDES[0], side, share))
-    sides = [ours]
+    sides = [ours.record(_SIDES[0])]
     for name, law in zip(_SIDES[1:], ("hpa-gpu", "keda-running"), strict=True):
         side = Side(nodes, WholeCards(nodes), LAWS[law], {}, seed=seed, hours=hours)
         await side.run(lambda side, share, name=name: show(name, side, share))  # type: ignore[misc]
-        sides.append(side)
-    return chapter_of(sides, [account_of(side) for side in sides], _SIDES, supply)
+        sides.append(side.record(name))
+    method = story_method(
+        nodes, placements=extender.calls.count("filter"), audits=supply.audits, out_of_memory=supply.out_of_memory
+    )
+    return StoryChapter(tuple(sides), story_text(sides[0]), method)

@@ -4,7 +4,7 @@ from typing import Any
 
 from simulations.demo_placement import PlacementChapter
 from simulations.demo_report import placement_data, placement_method, placement_page
-from simulations.demo_story_report import StoryChapter, story_data, story_kpis, story_method, story_page
+from simulations.demo_story_report import StoryChapter, story_data, story_kpis, story_page
 
 
 def page_of(placement: PlacementChapter, story: StoryChapter, footer: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -15,7 +15,7 @@ def page_of(placement: PlacementChapter, story: StoryChapter, footer: str) -> tu
     page: dict[str, Any] = {
         "title": "The same models on fewer GPUs",
         "lead": (
-            f"Headroom served {story.accounts[0].requests:,} requests to {len(story.sides[0].lanes)} services with"
+            f"Headroom served {story.sides[0].requests:,} requests to {len(story.sides[0].services)} services with"
             f" {abs(saved):.0%}".replace("%", " %")
             + f" {'fewer' if saved >= 0 else 'more'} GPU card hours than whole-card Kubernetes with an HPA, and placed"
             f" {placement.headroom.running} replicas on a fleet where whole cards hold {placement.whole.running}."
@@ -26,7 +26,7 @@ def page_of(placement: PlacementChapter, story: StoryChapter, footer: str) -> tu
         "kpis": story_kpis(story),
         "story": story_page(story),
         "placement": placement_page(placement),
-        "method": [*story_method(story), *placement_method(placement)],
+        "method": [*story.method, *placement_method(placement)],
         "footer": footer,
     }
     data = {"models": models, "story": story_data(story), "placement": placement_data(placement, models)}

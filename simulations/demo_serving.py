@@ -12,7 +12,8 @@ from typing import Final, Protocol
 
 from headroom.model import GpuNode, Placement
 from simulations.cluster_store import CardRef
-from simulations.demo_story import SERVICES, Service, pair_of, start_rng, trace_of
+from simulations.demo_record import ServiceRecord, Share, SideRecord, Track
+from simulations.demo_story import SERVICES, Service, pair_of, promise_of, start_rng, trace_of, what_of
 from simulations.engine import Engine
 from simulations.serving.arena import Workload, initial_replicas
 from simulations.serving.deployment import Deployment, Phase, Pod
@@ -26,32 +27,6 @@ METRIC_DELAY_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 120.0
 _LATENCY_WINDOW_SECONDS: Final = 60.0
 _SLOWDOWN_STEP: Final = 0.05
-
-
-@dataclass(slots=True)
-class Share:
-    """A replica's hold on one card, for the fleet map. Seconds of virtual time; None while it has not happened."""
-
-    service: int
-    pod: str
-    card: CardRef
-    mib: int
-    start: float
-    ready: float | None = None
-    end: float | None = None
-
-
-@dataclass(slots=True)
-class Track:
-    """State of one service over time, an entry per tick."""
-
-    demand: list[float] = field(default_factory=list)
-    """Requests per second in the tick."""
-    replicas: list[int] = field(default_factory=list)
-    ready: list[int] = field(default_factory=list)
-    queue: list[int] = field(default_factory=list)
-    ttft: list[float | None] = field(default_factory=list)
-    """95th percentile of the last minute's first tokens; None when there were none."""
 
 
 class Door:
@@ -125,7 +100,6 @@ class Side:
     ) -> None:
         self.nodes = list(nodes)
         self.supply = supply
-        self.title = entry.title
         self.seed = seed
         self.engine = Engine()
         self.shares: list[Share] = []
@@ -181,6 +155,27 @@ class Side:
         for share in self._open.pop(id(placement), ()):
             share.end = self.engine.now
         self.supply.release(self.lanes[index], placement)
+
+    def record(self, title: str) -> SideRecord:
+        """The finished run as plain values."""
+        services = []
+        for lane in self.lanes:
+            met, requests = attainment(lane)
+            services.append(
+                ServiceRecord(
+                    name=lane.service.name,
+                    what=what_of(lane.service),
+                    promise=promise_of(lane.service),
+                    ttft_seconds=lane.service.objective.ttft_seconds,
+                    track=lane.track,
+                    met=met,
+                    requests=requests,
+                    starts=lane.deployment.cold_starts,
+                )
+            )
+        return SideRecord(
+            title, self.nodes, TICK_SECONDS, self.end, self.times, self.shares, self.held, self.busy, services
+        )
 
     def open_shares(self) -> list[Share]:
         """Who holds what now."""

@@ -108,6 +108,18 @@ def share_vram_mib(service: Service) -> int:
     return -int(-(need + _overhead_mib(service)) // 256) * 256
 
 
+def what_of(service: Service) -> str:
+    """Model, engine, memory and card in words."""
+    cards = f"{service.cards} × {service.card}" if service.cards > 1 else service.card
+    return f"{service.model} {service.quantisation.name}, {service.engine}, {share_vram_mib(service) / 1024:.1f} GiB on {cards}"
+
+
+def promise_of(service: Service) -> str:
+    """The objective in words."""
+    objective = service.objective
+    return f"Objective: first token in {objective.ttft_seconds:g} s, then one per {objective.itl_seconds:g} s"
+
+
 def pair_of(service: Service, *, whole: bool) -> Pair:
     """Speed and memory of a replica that shares its card, or of one that has it `whole` (and so a larger cache)."""
     model, card = MODELS[service.model], CARD_TYPES[service.card]

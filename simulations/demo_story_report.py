@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from simulations.demo_accounts import GRAMS_CO2_PER_KWH, PUE, Account
+from headroom.model import GpuNode
+from simulations.demo_accounts import GRAMS_CO2_PER_KWH, PUE, Account, account_of
 from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES
+from simulations.demo_record import ServiceRecord, SideRecord
 from simulations.demo_report import Block, Kpi, change, node_rows, sorted_nodes
-from simulations.demo_serving import METRIC_DELAY_SECONDS, TICK_SECONDS, Lane, Side, attainment
-from simulations.demo_story import share_vram_mib
-from simulations.demo_supply import SharedCards
+from simulations.demo_serving import METRIC_DELAY_SECONDS, TICK_SECONDS, Side
 from simulations.demo_view import FleetState
 
 _GOOD: Final = 0.99
@@ -19,13 +19,20 @@ _GOOD: Final = 0.99
 class StoryChapter:
     """Finished runs with their accounts, Headroom first, whole cards with an HPA second."""
 
-    sides: tuple[Side, ...]
-    accounts: tuple[Account, ...]
-    names: tuple[str, ...]
-    audits: int
-    """Times the extender's ledger was compared with the pods."""
-    filter_calls: int
-    out_of_memory: int
+    sides: tuple[SideRecord, ...]
+    text: str
+    """What the two sides are, for the opening of the chapter."""
+    method: tuple[Block, ...]
+
+    @property
+    def accounts(self) -> tuple[Account, ...]:
+        """One per side."""
+        return tuple(account_of(side) for side in self.sides)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Titles of the sides."""
+        return tuple(side.title for side in self.sides)
 
 
 def percent(share: float) -> str:
@@ -80,12 +87,8 @@ def story_page(chapter: StoryChapter) -> dict[str, Any]:
     prices = ", ".join(f"{card.short} ${card.dollars_per_hour:.2f}" for card in CARD_TYPES.values())
     cards = sum(len(node.cards) for node in side.nodes)
     return {
-        "title": f"{len(side.lanes)} services, {ours.requests:,} requests, {cards} cards",
-        "text": (
-            f"{side.end / 60:.0f} minutes of load on a mixed fleet, the same requests on every side. Headroom gives each replica the"
-            " memory it asks for, on cards it shares, and scales by the work that arrives. The other side is Kubernetes as it comes:"
-            " a whole card per replica, scaled by the HPA on GPU utilisation."
-        ),
+        "title": f"{len(side.services)} services, {ours.requests:,} requests, {cards} cards",
+        "text": chapter.text,
         "other": chapter.names[1],
         "third": chapter.names[2] if len(chapter.names) > 2 else "",
         "columns": chapter.names,
@@ -112,7 +115,9 @@ def story_data(chapter: StoryChapter) -> dict[str, Any]:
     first = chapter.sides[0]
     nodes = sorted_nodes(first.nodes)
     row_of = {node.name: row for row, node in enumerate(nodes)}
-    demand = [round(sum(values), 2) for values in zip(*(lane.track.demand for lane in first.lanes), strict=True)]
+    demand = [
+        round(sum(values), 2) for values in zip(*(service.track.demand for service in first.services), strict=True)
+    ]
     busiest = first.times[demand.index(max(demand))]
     return {
         "nodes": node_rows(first.nodes),
@@ -126,23 +131,23 @@ def story_data(chapter: StoryChapter) -> dict[str, Any]:
         ],
         "services": [
             {
-                "name": lane.service.name,
-                "what": _what(lane),
-                "promise": _promise(lane),
-                "ttft": lane.service.objective.ttft_seconds,
-                "demand": [round(value, 2) for value in lane.track.demand],
-                "met": [_met(side.lanes[lane.index]) for side in chapter.sides[:2]],
+                "name": service.name,
+                "what": service.what,
+                "promise": service.promise,
+                "ttft": service.ttft_seconds,
+                "demand": [round(value, 2) for value in service.track.demand],
+                "met": [percent(side.services[at].attainment) for side in chapter.sides[:2]],
             }
-            for lane in first.lanes
+            for at, service in enumerate(first.services)
         ],
     }
 
 
-def _side_data(side: Side, name: str, row_of: dict[str, int], *, whole_map: bool) -> dict[str, Any]:
+def _side_data(side: SideRecord, name: str, row_of: dict[str, int], *, whole_map: bool) -> dict[str, Any]:
     return {
         "name": name,
         "cards": [sum(values) for values in zip(*side.held.values(), strict=True)],
-        "queue": [sum(values) for values in zip(*(lane.track.queue for lane in side.lanes), strict=True)],
+        "queue": [sum(values) for values in zip(*(service.track.queue for service in side.services), strict=True)],
         "shares": [
             [
                 row_of[share.card[0]],
@@ -158,17 +163,7 @@ def _side_data(side: Side, name: str, row_of: dict[str, int], *, whole_map: bool
         ]
         if whole_map
         else [],
-        "services": [
-            {
-                "ready": lane.track.ready,
-                "replicas": lane.track.replicas,
-                "queue": lane.track.queue,
-                "ttft": [None if value is None else round(value, 2) for value in lane.track.ttft],
-            }
-            for lane in side.lanes
-        ]
-        if whole_map
-        else [],
+        "services": [_track_data(service) for service in side.services] if whole_map else [],
     }
 
 
@@ -176,20 +171,13 @@ def _round(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds)
 
 
-def _what(lane: Lane) -> str:
-    service = lane.service
-    cards = f"{service.cards} × {service.card}" if service.cards > 1 else service.card
-    return f"{service.model} {service.quantisation.name}, {service.engine}, {share_vram_mib(service) / 1024:.1f} GiB on {cards}"
-
-
-def _promise(lane: Lane) -> str:
-    objective = lane.service.objective
-    return f"Objective: first token in {objective.ttft_seconds:g} s, then one per {objective.itl_seconds:g} s"
-
-
-def _met(lane: Lane) -> str:
-    met, total = attainment(lane)
-    return percent(met / total)
+def _track_data(service: ServiceRecord) -> dict[str, Any]:
+    track = service.track
+    return {
+        "ready": track.ready,
+        "queue": track.queue,
+        "ttft": [None if value is None else round(value, 2) for value in track.ttft],
+    }
 
 
 def story_lines(chapter: StoryChapter) -> list[str]:
@@ -201,7 +189,7 @@ def story_lines(chapter: StoryChapter) -> list[str]:
         for name, account in zip(chapter.names, chapter.accounts, strict=True)
     ]
     return [
-        f"What {chapter.accounts[0].requests:,} requests to {len(chapter.sides[0].lanes)} services took:",
+        f"What {chapter.accounts[0].requests:,} requests to {len(chapter.sides[0].services)} services took:",
         head,
         *rows,
         "",
@@ -231,19 +219,18 @@ def service_lines(side: Side) -> list[str]:
     return lines
 
 
-def story_method(chapter: StoryChapter) -> list[Block]:
+def story_method(nodes: Sequence[GpuNode], *, placements: int, audits: int, out_of_memory: int) -> tuple[Block, ...]:
     """How the second chapter was made, and what it cannot say."""
-    side = chapter.sides[0]
-    kinds = {BY_PRODUCT[node.cards[0].model].short for node in side.nodes}
-    return [
+    kinds = {BY_PRODUCT[node.cards[0].model].short for node in nodes}
+    return (
         Block(
             "Services under load",
             (
                 "Headroom's replicas are pods of the simulated cluster, placed by the unmodified extender process over HTTP"
-                f" ({chapter.filter_calls} placements); wanted replicas come from autoscaler.decide, the function that the autoscaler"
+                f" ({placements} placements); wanted replicas come from autoscaler.decide, the function that the autoscaler"
                 " daemon runs, and capacity from the extender's own fit answer.",
-                f"After pods had gone, the extender's ledger was compared with the pods card by card {chapter.audits} times and agreed;"
-                f" {chapter.out_of_memory} replicas ran out of memory.",
+                f"After pods had gone, the extender's ledger was compared with the pods card by card {audits} times and agreed;"
+                f" {out_of_memory} replicas ran out of memory.",
                 "Serving is simulated: continuous batching in virtual time, iteration times from the cards' data sheets"
                 f" ({', '.join(sorted(kinds))}), requests from seeded patterns, cold starts by phase. Replicas that share a card"
                 " slow each other by the share of time the neighbours kept it busy, as time-slicing does.",
@@ -264,18 +251,14 @@ def story_method(chapter: StoryChapter) -> list[Block]:
                 "Nodes are never switched off or on; a free card costs nothing here, and something in a fleet that is paid for anyway.",
             ),
         ),
-    ]
+    )
 
 
-def chapter_of(
-    sides: Sequence[Side], accounts: Sequence[Account], names: Sequence[str], supply: SharedCards
-) -> StoryChapter:
-    """Bundle finished runs."""
-    return StoryChapter(
-        tuple(sides),
-        tuple(accounts),
-        tuple(names),
-        supply.audits,
-        supply.extender.calls.count("filter"),
-        supply.out_of_memory,
+def story_text(side: SideRecord) -> str:
+    """Opening of the chapter on the simulated cluster."""
+    return (
+        f"{side.end / 60:.0f} minutes of load on a mixed fleet, the same requests on every side. Headroom gives each replica the"
+        " memory it asks for, on cards it shares, and scales by the work that arrives. The other sides give each replica a whole"
+        " card: scaled by the HPA on GPU utilisation, which buys its latency with idle cards, or by KEDA on the requests inside,"
+        " which saves cards by starting them late."
     )

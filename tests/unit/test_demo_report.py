@@ -26,7 +26,7 @@ async def _short_run() -> Side:
 
 async def test_card_hours_are_the_integral_of_cards_held_and_requests_are_conserved() -> None:
     side = await _short_run()
-    account = account_of(side)
+    account = account_of(side.record("whole"))
     by_shares = sum((share.end if share.end is not None else side.end) - share.start for share in side.shares) / 3600
     assert account.card_hours == pytest.approx(by_shares, rel=0.02)  # held is sampled each tick, shares are exact
     assert account.card_hours == pytest.approx(sum(account.card_hours_by_type.values()))
@@ -40,12 +40,12 @@ async def test_card_hours_are_the_integral_of_cards_held_and_requests_are_conser
 
 
 async def test_a_run_is_the_same_for_the_same_seed() -> None:
-    first, second = [account_of(await _short_run()) for _ in range(2)]
+    first, second = [account_of((await _short_run()).record("whole")) for _ in range(2)]
     assert first == second
 
 
 async def test_energy_lies_between_idle_and_the_board_limit() -> None:
-    account = account_of(await _short_run())
+    account = account_of((await _short_run()).record("whole"))
     kinds = CARD_TYPES.values()
     per_kwh = PUE / 1000
     floor = sum(account.card_hours_by_type.get(k.short, 0) * (k.idle_watts + k.context_watts) for k in kinds) * per_kwh
