@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from headroom.kube import calls
+from headroom.kube.client import Unprocessable
 from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import free_port
@@ -23,6 +25,7 @@ BASE = Path(__file__).resolve().parents[2] / "deploy" / "base"
 SYSTEM = "headroom-system"
 ALONE = f"system:serviceaccount:{SYSTEM}:extender-alone"
 TOGETHER = f"system:serviceaccount:{SYSTEM}:headroom-scheduler"
+WAKES_ONLY = "may change no more of a node than the annotation"
 
 Right = tuple[str, str, str]  # API group, resource, verb
 
@@ -103,7 +106,17 @@ def secured() -> Iterator[Cluster]:
                 },
             ]
         )
+        running.wait_for(lambda: policy_refuses(running), "the admission policies to be in force")
         yield running
+
+
+def policy_refuses(cluster: Cluster) -> bool:
+    """Whether the policy for the scheduler's account is in force: the API server takes one up within a second or two."""
+    try:
+        cluster.kubectl("label", "node", "gpu-0000", "pool=mine", "--dry-run=server", f"--as={TOGETHER}")
+    except ClusterError as error:
+        return WAKES_ONLY in str(error)
+    return False
 
 
 @pytest.fixture
@@ -193,6 +206,32 @@ def test_kube_scheduler_and_extender_work_with_the_deployed_account(
     probed = [addresses[probe["port"]] + probe["path"] for probe in deployed_probes()]
     assert len(probed) == 6
     assert {url: answer_to(url) for url in probed} == dict.fromkeys(probed, 200)
+
+
+@pytest.mark.parametrize(
+    ("patch", "allowed"),
+    [
+        pytest.param({"metadata": {"annotations": {"headroom.dev/vram-freed": "now"}}}, True, id="wake refused pods"),
+        pytest.param({"metadata": {"annotations": {"headroom.dev/cards": "[]"}}}, False, id="describe cards"),
+        pytest.param(
+            {"metadata": {"annotations": {"headroom.dev/vram-freed": "1", "a": "b"}}}, False, id="more than that"
+        ),
+        pytest.param({"metadata": {"labels": {"pool": "mine"}}}, False, id="label"),
+        pytest.param({"spec": {"unschedulable": True}}, False, id="cordon"),
+    ],
+)
+async def test_a_stolen_account_can_only_wake_pods_by_a_node(
+    secured: Cluster, patch: dict[str, Any], allowed: bool
+) -> None:
+    kube = await secured.client(secured.service_account_kubeconfig(SYSTEM, "headroom-scheduler"))
+    refusal = ""
+    try:
+        await calls.merge_patch(kube, f"{calls.NODES}/gpu-0000", patch)
+    except Unprocessable as error:
+        refusal = str(error)
+    finally:
+        await kube.close()
+    assert (WAKES_ONLY in refusal) is not allowed
 
 
 def deployed_probes() -> list[dict[str, Any]]:
