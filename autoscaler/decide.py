@@ -25,6 +25,7 @@ class Rule(StrEnum):
     WOKEN = "Woken"
     WITHIN_WINDOW = "WithinWindow"
     WINDOW_NOT_FULL = "WindowNotFull"
+    RISING = "LoadRising"
     SIGNALS_NOT_FRESH = "SignalsNotFresh"
     OUTAGE = "Outage"
     IDLE_TIME = "IdleTimeNotOver"
@@ -302,6 +303,8 @@ def _why_not_lower(
     if state.fresh_since is None or now - state.fresh_since < full:
         seen = 0.0 if state.fresh_since is None else now - state.fresh_since
         return Reason(Rule.WINDOW_NOT_FULL, f"{seen:.0f} s of the {full:.0f} s window seen since start or outage")
+    if _is_rising(observation, law):
+        return Reason(Rule.RISING, "the load is rising")
     if observation.rollout is Rollout.PROGRESSING:
         return Reason(Rule.ROLLOUT, "a rollout is in progress")
     if observation.rollout is Rollout.PAUSED:
@@ -309,6 +312,14 @@ def _why_not_lower(
     if any(age < law.drain_wait_seconds for age in observation.pods.terminating):
         return Reason(Rule.DRAINING, f"{len(observation.pods.terminating)} pods still drain")
     return None
+
+
+def _is_rising(observation: Observation, law: LawSettings) -> bool:
+    work = observation.work
+    if work is None or work.state is not Freshness.FRESH or not work.known:
+        return False
+    short, long = demand.arriving_work(work)
+    return short > long * (1 + law.rising_share)
 
 
 def _asleep(

@@ -8,7 +8,7 @@ a second has the deviation sqrt(R s).
 
 Hold time: a replica that is not needed can be kept (its GPU time is lost) or let go (if it is needed again, a cold
 start is lost): the ski-rental problem. With the distribution of gaps known the best fixed time minimises
-E[min(gap, t)] + P(gap > t) x cost (Karlin, Manasse, McGeoch, Owicki, Algorithmica 11, 1994).
+E[min(gap, t)] + P(gap > t) x cost (Karlin, Manasse, McGeoch, Owicki, Algorithmica 11, 1994); see `hold_seconds`.
 """
 
 import bisect
@@ -29,15 +29,19 @@ GAP_EDGES_SECONDS: Final = tuple(15.0 * 2 ** (i / 2) for i in range(17))
 
 
 def arriving_work(work: Work) -> tuple[float, float]:
-    """GPU seconds of work that arrive per second, over the short and over the long averaging time. Costs must be known."""
-    if work.requests_per_second is not None and work.seconds_per_request > 0:
-        short, long = work.requests_per_second
-        return short * work.seconds_per_request, long * work.seconds_per_request
+    """GPU seconds of work that arrive per second, over the short and over the long averaging time. Costs must be known.
+
+    The larger of what the arrivals come to at the mean request and of the tokens done: the first does not stop growing
+    when replicas are full, the second follows a change of the lengths at once.
+    """
     short, long = (
         prompt * work.seconds_per_prompt_token + output * work.seconds_per_output_token
         for prompt, output in zip(work.prompt_tokens_per_second, work.output_tokens_per_second, strict=True)
     )
-    return short, long
+    if work.requests_per_second is None:
+        return short, long
+    arrivals = work.requests_per_second
+    return max(short, arrivals[0] * work.seconds_per_request), max(long, arrivals[1] * work.seconds_per_request)
 
 
 def offered_work(work: Work, settings: LawSettings, rise: float = 0.0) -> float:
@@ -63,12 +67,13 @@ def note_rate(rates: Rates, now: float, rate: float, settings: LawSettings) -> R
 def expected_rise(rates: Rates, ahead_seconds: float, settings: LawSettings) -> float:
     """How much the arriving work will have grown by the time that a pod created now is ready; never below 0.
 
-    The smaller of two slopes counts, that of the least-squares line through the last `trend_seconds` and that through the
-    newer half of them: a step is no ramp.
+    The smaller of two slopes counts, those of the least-squares lines through the newest third of the last
+    `trend_seconds` and through the rest: a step is no ramp.
     """
     if len(rates) < settings.trend_points or rates[-1][0] - rates[0][0] < settings.trend_seconds / 2:
         return 0.0
-    slope = min(_slope(rates), _slope(rates[len(rates) // 2 :]))
+    third = len(rates) - len(rates) // 3
+    slope = min(_slope(rates[:third]), _slope(rates[third:]))
     return min(max(slope, 0.0) * ahead_seconds, settings.trend_most * rates[-1][1])
 
 
@@ -82,44 +87,55 @@ def _slope(rates: Rates) -> float:
 
 def note_gaps(histogram: GapHistogram, gaps: Iterable[Gap], settings: LawSettings) -> GapHistogram:
     """Add gaps to what is known of them. Gaps that any hold time would bridge are left out."""
-    weights = list(histogram.weights) or [0.0] * (len(GAP_EDGES_SECONDS) + 1)
+    empty = [0.0] * (len(GAP_EDGES_SECONDS) + 1)
+    weights, returns = list(histogram.weights) or empty, list(histogram.returns) or list(empty)
     replicas = histogram.replicas
-    changed = False
-    for gap in gaps:
-        if gap.seconds <= settings.hold_minimum_seconds / 4 or gap.replicas <= 0:
-            continue
-        changed = True
-        # n replicas that sat out the same gap are one experience seen n times; the square root keeps one large burst
-        # from outweighing all others.
-        weight = math.sqrt(gap.replicas)
-        weights = [w * settings.gap_decay**weight for w in weights]
-        weights[bisect.bisect_left(GAP_EDGES_SECONDS, gap.seconds)] += weight
-        replicas = replicas * settings.gap_decay**weight + (weight if math.isfinite(gap.seconds) else 0.0)
-    return GapHistogram(tuple(weights), replicas) if changed else histogram
+    known = [gap for gap in gaps if gap.seconds > settings.hold_minimum_seconds / 4 and gap.replicas > 0]
+    back = sum(gap.replicas for gap in known if math.isfinite(gap.seconds))
+    for gap in known:
+        keep = settings.gap_decay**gap.replicas
+        weights = [weight * keep for weight in weights]
+        returns = [weight * keep for weight in returns]
+        at = bisect.bisect_left(GAP_EDGES_SECONDS, gap.seconds)
+        weights[at] += gap.replicas
+        replicas *= keep
+        if math.isfinite(gap.seconds):
+            replicas += gap.replicas
+            returns[at] += gap.replicas * (back / gap.level) ** 2
+    return GapHistogram(tuple(weights), tuple(returns), replicas) if known else histogram
 
 
 def hold_seconds(histogram: GapHistogram, start_seconds: float, settings: LawSettings) -> float:
     """How long to keep a replica that is not needed, given the gaps seen and the time a new one takes to start.
 
-    The default until enough gaps are known. Of equal costs the shortest counts: nothing seen speaks for more.
+    Kept for t, a replica costs min(gap, t); let go too early, it is missed for a start-up time, which hurts by the share of
+    the level that is missing: one of ten is made up for by the margin of the other nine, all ten are an outage.
+    The default until enough gaps are known. Of equal costs the shortest time counts: nothing seen speaks for more.
     """
     if histogram.replicas < settings.gaps_needed:
         return settings.hold_default_seconds
-    cost_of_return = start_seconds * settings.miss_weight
     best, best_cost = settings.hold_minimum_seconds, math.inf
-    for edge in (*GAP_EDGES_SECONDS, settings.hold_minimum_seconds, settings.hold_maximum_seconds):
+    for edge in (settings.hold_minimum_seconds, *GAP_EDGES_SECONDS, settings.hold_maximum_seconds):
         if not settings.hold_minimum_seconds <= edge <= settings.hold_maximum_seconds:
             continue
-        cost = (
-            sum(
-                weight * (min(upper, edge) if upper <= edge else edge + cost_of_return)
-                for weight, upper in zip(histogram.weights, GAP_EDGES_SECONDS, strict=False)
-            )
-            + histogram.weights[-1] * edge
+        idle = sum(
+            weight * min(upper, edge)
+            for weight, upper in zip(histogram.weights, (*GAP_EDGES_SECONDS, math.inf), strict=True)
         )
-        if cost < best_cost or (cost == best_cost and edge < best):
+        missed = sum(
+            weight
+            for weight, upper in zip(histogram.returns, (*GAP_EDGES_SECONDS, math.inf), strict=True)
+            if upper > edge
+        )
+        cost = idle + missed * start_seconds * settings.miss_weight
+        if cost < best_cost:
             best, best_cost = edge, cost
-    return best
+    # A gap a little longer than any seen is likelier than one much longer: some room above what was found worth it.
+    return (
+        min(best * settings.hold_margin, settings.hold_maximum_seconds)
+        if best > settings.hold_minimum_seconds
+        else best
+    )
 
 
 def start_seconds(seen: tuple[float, ...], settings: LawSettings) -> float:

@@ -111,12 +111,16 @@ class LawSettings:
     """A queue may ask for at most this multiple of the ready pods: it stays while others start, which is no demand."""
     hold_default_seconds: float = 300.0
     """Down window until gaps between bursts have been learned."""
-    hold_minimum_seconds: float = 120.0
+    hold_minimum_seconds: float = 60.0
     hold_maximum_seconds: float = 900.0
+    hold_margin: float = 1.5
+    """Room above the hold time that the gaps seen ask for."""
+    rising_share: float = 0.15
+    """No lowering while the short mean of the arriving work is so much above the long one: the load is coming back."""
     hold_memory_seconds: float = 3600.0
     """Longest gap between bursts that is told from `never again`."""
-    miss_weight: float = 6.0
-    """GPU seconds that one second of a missing replica is worth, in the choice of the hold time."""
+    miss_weight: float = 40.0
+    """GPU seconds that a second without any of the replicas needed is worth, per replica, in the choice of the hold time."""
     gap_decay: float = 0.995
     """Weight of the gaps seen before, per new gap."""
     gaps_needed: float = 3.0
@@ -141,11 +145,14 @@ class LawSettings:
 
 @dataclass(frozen=True, slots=True)
 class GapHistogram:
-    """How long replicas were not needed before they were needed again; weights per bin of `demand.GAP_EDGES_SECONDS`."""
+    """How long replicas were not needed before they were needed again, per bin of `demand.GAP_EDGES_SECONDS`."""
 
     weights: tuple[float, ...] = ()
+    """Replicas."""
+    returns: tuple[float, ...] = ()
+    """Replicas times the share of the level that they were: how much their absence would have hurt."""
     replicas: float = 0.0
-    """Decayed count of finite gaps above the shortest hold time."""
+    """Decayed count of finite gaps."""
 
 
 @dataclass(frozen=True, slots=True)

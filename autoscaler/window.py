@@ -16,10 +16,11 @@ class Need(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """`replicas` replicas were not needed for `seconds`, then needed again."""
+    """`replicas` of the `level` needed now were not needed for `seconds` before."""
 
     seconds: float
     replicas: int
+    level: int
 
 
 class Move(NamedTuple):
@@ -43,14 +44,14 @@ def record_need(needs: Needs, now: float, level: int, keep_seconds: float) -> tu
     rest: list[Need] = []
     for need in needs:
         if now - need.at_seconds > keep_seconds:
-            gaps.append(Gap(math.inf, need.level - below))
+            gaps.append(Gap(math.inf, need.level - below, need.level))
         elif need.level > level:
             ended = max(level - below, 0)
             if ended:
-                gaps.append(Gap(now - need.at_seconds, ended))
+                gaps.append(Gap(now - need.at_seconds, ended, level))
             rest.append(need)
         else:
-            gaps.append(Gap(now - need.at_seconds, need.level - below))
+            gaps.append(Gap(now - need.at_seconds, need.level - below, level))
         below = need.level
     return (Need(now, level), *rest), gaps
 

@@ -97,7 +97,7 @@ def _work_or_fallback(
     raw = demand.replicas_for_work(offered, signal.target, law, work.seconds_per_request)
     if work.full_batch > 0:
         crowded = (work.running + work.waiting) / work.full_batch / law.crowd_share
-        raw = max(raw, min(crowded, float(_queue_ceiling(supply, law))))
+        raw = max(raw, min(crowded, supply.ready + max(1.0, law.gauge_step * supply.ready)))
     # Pods that do not report may be as busy as the rest: count them so before lowering, not at all before raising.
     cautious = raw * (supply.ready / max(supply.ready - work.missing, 1)) if work.missing else raw
     up, low = _ratio(raw, cautious, supply.replicas, law.work_tolerance, law.work_tolerance, law.lower_margin)
