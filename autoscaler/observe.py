@@ -124,6 +124,7 @@ class Observer:
             running=running.total if running.state is Freshness.FRESH else 0.0,
             seconds_per_prompt_token=cost.per_prompt_token if cost else 0.0,
             seconds_per_output_token=cost.per_output_token if cost else 0.0,
+            full_batch=cost.full_batch if cost else 0.0,
             requests_per_second=self._arrivals(),
             prompt_tokens_per_request=lessons.prompt_length,
             output_tokens_per_request=lessons.output_length,
