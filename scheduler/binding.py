@@ -13,7 +13,7 @@ from headroom.assignment import annotations_of
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, ServerError, Unreachable
-from headroom.ledger import OverCommitError
+from headroom.ledger import LedgerError
 from headroom.logs import get_logger
 from headroom.model import Placement
 from headroom.request import RequestError, project_of, request_of
@@ -69,7 +69,7 @@ class Binder:
             # Not the node's fault: it may be offered to this pod again.
             self._state.attempt(args.pod_uid).offered = False
             if error.unsure:
-                self._state.reserve(pod, placement, self._monotonic() + self._settings.nomination_seconds)
+                self._keep(pod, placement)
             else:
                 self._state.release(args.pod_uid, "bind_failed")
             self._decisions.add(Decision(pod.key, self._monotonic(), "bind_failed", placement, {str(error): 1}))
@@ -79,6 +79,13 @@ class Binder:
         self._decisions.add(Decision(pod.key, self._monotonic(), "bound", placement))
         cards = ",".join(str(card) for card in placement.cards)
         self._log.info("pod_bound", pod=pod.key, node=args.node, cards=cards, mode=placement.mode.value)
+
+    def _keep(self, pod: WaitingPod, placement: Placement) -> None:
+        """Hold the cards until a watch event tells whether the pod was bound; meanwhile it may be, or others took them."""
+        try:
+            self._state.reserve(pod, placement, self._monotonic() + self._settings.nomination_seconds)
+        except LedgerError as error:
+            self._log.info("reservation_not_prolonged", pod=pod.key, error=str(error))
 
     async def _look_up(self, args: wire.BindingArgs) -> WaitingPod | None:
         """A pod that no filter call and no watch event has shown yet; None for one that asks for no GPU."""
@@ -105,18 +112,18 @@ class Binder:
             raise BindError(f"node {args.node} is not known, or has no GPU")
         deadline = self._monotonic() + self._settings.reservation_seconds
         holding = self._state.holding(pod.uid)
-        if holding is not None and holding.placement.node == args.node:
-            self._state.reserve(pod, holding.placement, deadline)
-            return holding.placement
-        if holding is not None:
+        kept = holding is not None and holding.placement.node == args.node
+        if holding is not None and not kept:
             self._state.release(pod.uid, "moved")
-        reason = self._state.placer.refusal(pod.request, row)
+        reason = None if kept else self._state.placer.refusal(pod.request, row)
         if reason is not None:
             raise BindError(f"node {args.node} cannot take pod {pod.key}: {reason}")
-        placement = self._state.placer.placement_at(pod.request, row)
+        placement = (
+            holding.placement if holding is not None and kept else self._state.placer.placement_at(pod.request, row)
+        )
         try:
             self._state.reserve(pod, placement, deadline)
-        except OverCommitError as error:
+        except LedgerError as error:
             raise BindError(f"node {args.node} cannot take pod {pod.key}: {error}") from error
         return placement
 

@@ -92,11 +92,9 @@ def _fit_slices(
 ) -> tuple[BoolArray, IntArray]:
     """Slice mode: the device plugin picks the cards, so the pod must fit on the ones it will pick."""
     shared = (fleet.slices[rows] > 1).any(axis=1)
-    shares = predicted_shares(fleet, rows, request.count)
+    shares, room = _predict(fleet, rows, request.count, np.where(allowed, fleet.free_mib[rows], -1), need)
     take = shares * need
-    touched = shares > 0
     enough = shares.sum(axis=1) == request.count
-    room = (~touched | (allowed & (fleet.free_mib[rows] >= take))).all(axis=1)
     # An exclusive plugin may hand out any card it has left: all of those must do.
     left = (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
     suitable = left & allowed & (fleet.pinned[rows] == 0) & (fleet.free_mib[rows] >= need)
@@ -121,20 +119,33 @@ def predicted_shares(fleet: Fleet, rows: IntArray, count: int) -> IntArray:
 
     The rule of `headroom.cards.greedy_cards`, for many nodes at once.
     """
+    nothing = np.zeros((len(rows), fleet.width), np.int64)
+    return _predict(fleet, rows, count, nothing, nothing)[0]
+
+
+def _predict(fleet: Fleet, rows: IntArray, count: int, free: IntArray, need: IntArray) -> tuple[IntArray, BoolArray]:
+    """The shares of `predicted_shares`, and whether there is room wherever the plugin may go: [rows, width] and [rows].
+
+    Between cards that are alike to it the plugin goes by the order of a hash table, so that any of them may be taken: each
+    must have room in `free` for what it would then hold of `need`. The shares are told of the lowest index among them.
+    """
     given = fleet.plugin[rows].copy()
     left = fleet.slices_free[rows].copy()
     packed = fleet.allocation[rows] == _PACKED
     shares = np.zeros_like(given)
+    room = np.ones(len(rows), np.bool_)
     at = np.arange(len(rows))
     for _ in range(count):
         order = np.where(packed[:, None], -given, given) * _PICKS + shares
         order = np.where(left > 0, order, _FAR)
         pick = order.argmin(axis=1)
+        alike = (left > 0) & (order == order[at, pick][:, None])
+        room &= (~alike | (free >= (shares + 1) * need)).all(axis=1)
         some = (left[at, pick] > 0).astype(np.int64)
         shares[at, pick] += some
         given[at, pick] += some
         left[at, pick] -= some
-    return shares
+    return shares, room
 
 
 def refusal(fleet: Fleet, request: GpuRequest, row: int, *, check_host: bool = False) -> str | None:

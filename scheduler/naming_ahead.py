@@ -12,7 +12,7 @@ from typing import Final
 
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError
-from headroom.ledger import OverCommitError
+from headroom.ledger import LedgerError
 from headroom.logs import get_logger
 from scheduler.metrics import SchedulerMetrics
 from scheduler.nodes import OpenRows
@@ -112,7 +112,7 @@ class NamingAhead:
         placement = self._placer.placement_at(pod.request, row)
         try:
             self._state.reserve(pod, placement, self._monotonic() + self._settings.nomination_seconds)
-        except OverCommitError:
+        except LedgerError:
             pod.can_be_named = False
             return False
         task = asyncio.get_running_loop().create_task(self._patch(pod, placement.node))

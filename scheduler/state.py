@@ -226,11 +226,11 @@ class ClusterState:
         return {} if attempt is None else attempt.scores
 
     def reserve(self, pod: WaitingPod, placement: Placement, expires_at: float) -> None:
-        """Hold a placement for a pod, in place of what was reserved for it. Raises OverCommitError."""
+        """Hold a placement for a pod, in place of what was reserved for it. Raises LedgerError."""
         before = self.ledger.holdings.get(pod.uid)
         self.ledger.reserve(
             pod.uid, pod.key, pod.request, placement,
-            expires_at=expires_at, project=pod.project, priority=pod.priority,
+            expires_at=expires_at, project=pod.project, priority=pod.priority, created=pod.created_at,
         )  # fmt: skip
         if before is not None and before.placement.node != placement.node:
             self._room(before.placement.node, seen_by_scheduler=False)
