@@ -39,6 +39,8 @@ from headroom.wire import encode
 from simulations.kwok.process import free_port
 from simulations.kwok.prometheus import PrometheusServer
 
+_TARIFF: Final = Path(__file__).with_suffix(".yaml")
+
 START: Final = datetime.datetime(2026, 11, 20, 12, 0, tzinfo=datetime.UTC).timestamp()
 HOUR: Final = 3600.0
 READ_SECONDS: Final = 5.0
@@ -330,8 +332,10 @@ async def run_hour(folder: Path, by: Sequence[Grouping], tariff: Tariff) -> list
 @click.option(
     "--by", type=click.Choice([grouping.value for grouping in Grouping]), default="project", show_default=True
 )
-@click.option("--tariff", default=None, help="Prices and factors; see docs/usage.md.")
-def main(by: str, tariff: str | None) -> None:
+@click.option(
+    "--tariff", default=str(_TARIFF), help="Prices and factors; see docs/usage.md. Default: illustrative ones."
+)
+def main(by: str, tariff: str) -> None:
     """An hour of three nodes in virtual time, kept by a real Prometheus: the usage report, held against the truth."""
     with tempfile.TemporaryDirectory(prefix="headroom-usage-") as folder:
         (outcome,) = asyncio.run(run_hour(Path(folder), [Grouping(by)], load_tariff(tariff)))

@@ -178,6 +178,11 @@ def test_foreign_memory_keeps_pods_off_its_card_until_it_goes(
         given(1, timeout_seconds=4, pod="second")
     node.show()
     assert given(1, pod="second")[0].cards == (node.card(0),)
+    # An agent that falls silent: what it measured last does not count for long.
+    node.show(used_mib={1: 20_000})
+    cluster.wait_for(lambda: snapshot(extender_port)[node.card(1)]["free_mib"] == VRAM_MIB - 20_000, "memory in use")
+    cluster.component(f"agent-{node.name}").stop()
+    cluster.wait_for(lambda: snapshot(extender_port)[node.card(1)]["free_mib"] == VRAM_MIB - 10_240, "what is declared")
     cluster.prometheus.scrape("agent")
 
 
