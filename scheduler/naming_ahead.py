@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from headroom.kube import calls
-from headroom.kube.client import KubeClient, KubeError
+from headroom.kube.client import KubeClient, KubeError, NotFound, Unprocessable
 from headroom.ledger import LedgerError
 from headroom.logs import get_logger
 from scheduler.metrics import SchedulerMetrics
@@ -126,6 +126,8 @@ class NamingAhead:
                 self._metrics.named_ahead.labels("late").inc()
                 return
             await calls.nominate(self._kube, pod.namespace, pod.name, node)
+        except (Unprocessable, NotFound):
+            self._metrics.named_ahead.labels("late").inc()  # bound or gone by now
         except KubeError as error:
             # The reservation stays: the ordinary path will use it, or it expires.
             self._metrics.named_ahead.labels("failed").inc()

@@ -63,14 +63,19 @@ class Extender:
         pod = args.pod
         if not pod.metadata.uid:
             raise WireError("ExtenderArgs: Pod.metadata.uid is missing")
-        try:
-            request = request_of(pod)
-        except RequestError as error:
-            self._decisions.add(Decision(pod.key, self._monotonic(), "refused", reasons={str(error): 1}))
-            return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
-        if request is None or request.count == 0:
-            return Answer(offer.everything(), "passed")
-        waiting = self._state.note_waiting(pod, request, project_of(pod))
+        waiting = self._state.waiting.get(pod.metadata.uid)
+        if waiting is None:
+            try:
+                request = request_of(pod)
+            except RequestError as error:
+                self._decisions.add(Decision(pod.key, self._monotonic(), "refused", reasons={str(error): 1}))
+                return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
+            if request is None or request.count == 0:
+                return Answer(offer.everything(), "passed")
+            waiting = self._state.note_waiting(pod, request, project_of(pod))
+        else:
+            # What a pod asks for does not change; which node it is nominated to does.
+            waiting.nominated = pod.status.nominated_node_name
         if (held := self._still_good(waiting, offer)) is not None:
             return self._placed(waiting, held, offer)
         if self._settings.answer == SCORED or soft_preferences(pod):

@@ -142,6 +142,10 @@ class ClusterState:
             self._room(node, seen_by_scheduler=True)
 
     def _note_unbound(self, pod: wire.Pod) -> None:
+        known = self.waiting.get(pod.metadata.uid)
+        if known is not None and pod.metadata.deletion_timestamp is None:
+            known.nominated, known.pod = pod.status.nominated_node_name, pod
+            return
         try:
             request = request_of(pod)
         except RequestError as error:
@@ -173,12 +177,8 @@ class ClusterState:
     # Decisions of the extender
 
     def note_waiting(self, pod: wire.Pod, request: GpuRequest, project: str) -> WaitingPod:
-        """Remember an unbound pod, or what is new about it."""
+        """Remember an unbound pod."""
         uid, meta, spec = pod.metadata.uid, pod.metadata, pod.spec
-        known = self.waiting.get(uid)
-        if known is not None:
-            known.request, known.nominated, known.pod = request, pod.status.nominated_node_name, pod
-            return known
         ours = spec.scheduler_name in self._scheduler_names
         self._arrivals += 1
         fresh = self.waiting[uid] = WaitingPod(

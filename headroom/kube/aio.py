@@ -23,7 +23,7 @@ _STATUS_CODE: Final = msgspec.json.Decoder(dict[str, Any])
 # The first bookmark of a watch comes after about a minute: a silence of 150 s means a dead connection.
 _WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=150)
 _LONGEST_LINE: Final = 2**24  # a watch event holds a whole object; etcd's own limit is 1.5 MiB
-_CONNECTIONS: Final = 256
+_CONNECTIONS: Final = 32  # more would only queue up in the API server, and each costs two machines a TLS handshake
 
 
 async def connect(kubeconfig: str | None = None, context: str | None = None) -> "AioKubeClient":
