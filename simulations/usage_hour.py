@@ -345,11 +345,11 @@ def main(by: str, tariff: str) -> None:
     click.echo(
         f"the cards drew {outcome.true_kwh:.6f} kWh; the report's total is {total:.6f} kWh ({_off(total, outcome.true_kwh)})"
     )
-    click.echo(f"its lines add up to {parts:.6f} kWh ({_off(parts, total)} of the total)")
+    click.echo(f"its lines add up to {parts:.6f} kWh ({_off(parts, total)})")
 
 
 def _off(value: float, truth: float) -> str:
-    return f"{100 * (value / truth - 1):+.4f} %"
+    return f"{abs(100 * (value / truth - 1)):.4f} % off"
 
 
 if __name__ == "__main__":
