@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from autoscaler import snapshot as snap
@@ -48,6 +48,12 @@ class Collector:
             *(self._ask(query) for query in fixed.values()),
             *(self._ask_custom(pairs) for pairs in plan.custom.values()),
         )
+        # In a thread, so that the lease is renewed and watches are read meanwhile.
+        return await asyncio.to_thread(self._sorted, plan, fixed, answers)
+
+    def _sorted(
+        self, plan: Plan, fixed: Mapping[str, str], answers: Sequence[Sequence[Series] | HeadroomError]
+    ) -> Snapshot:
         snapshot = Snapshot(self._wall_clock())
         for group, answer in zip(fixed, answers, strict=False):
             if isinstance(answer, HeadroomError):

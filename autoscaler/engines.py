@@ -62,7 +62,7 @@ class Engine:
     request: Metric = Metric()
 
 
-_WORK = SignalSpec(SignalKind.WORK, 0.8, "work")
+_WORK = SignalSpec(SignalKind.WORK, 0.9, "work")
 _KV = SignalSpec(SignalKind.KV_CACHE, 0.9, "kvCache")
 _IN_FLIGHT = SignalSpec(SignalKind.RUNNING, 16.0, "running")
 

@@ -79,6 +79,8 @@ class Observer:
         settings: ObserveSettings,
     ) -> None:
         self._target, self._snapshot, self._settings, self._wall = target, snapshot, settings, wall_seconds
+        self._gauges: dict[tuple[str, ...], Gathered] = {}
+        self._counters: dict[tuple[str, ...], _Rates] = {}
         self.ready = [pod for pod in pods if pod.ready_at and not pod.deleted_at]
         self._expected = [pod for pod in self.ready if wall_seconds - pod.ready_at >= settings.report_grace_seconds]
 
@@ -221,10 +223,22 @@ class Observer:
         return found[0] if found else Gathered(Freshness.EMPTY, {}, detail="the engine does not export it")
 
     def _gauge(self, metric: Metric) -> Gathered:
+        known = self._gauges.get(metric.names)
+        if known is None:
+            known = self._gauges[metric.names] = self._gather_gauge(metric)
+        return known
+
+    def _gather_gauge(self, metric: Metric) -> Gathered:
         per_name = [self._snapshot.gauges.get(name, {}) for name in metric.names]
         return self._gather(metric, GAUGES, lambda pod: _look_up(per_name, pod))
 
     def _rates(self, metric: Metric) -> "_Rates":
+        known = self._counters.get(metric.names)
+        if known is None:
+            known = self._counters[metric.names] = self._gather_rates(metric)
+        return known
+
+    def _gather_rates(self, metric: Metric) -> "_Rates":
         per_name = [self._snapshot.counters.get(name, {}) for name in metric.names]
         long = 0.0
 

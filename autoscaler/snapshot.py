@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from autoscaler.engines import DEVICE_UTILISATION, ENGINES
 from autoscaler.queries import TAG
@@ -38,6 +38,10 @@ class Series(Protocol):
     def points(self) -> Sequence[Point]:
         """(time in seconds, value), oldest first."""
         ...
+
+
+M = TypeVar("M", Sample, Rate)
+_Entry: TypeAlias = tuple[Mapping[str, str], M, Series]
 
 
 @dataclass(slots=True)
@@ -75,56 +79,59 @@ class Snapshot:
 
 def add_gauges(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:
     """Newest finite value per metric and pod, and how fast counts grow; duplicates left out."""
-    distinct: dict[tuple[str, PodKey], dict[frozenset[tuple[str, str]], tuple[Sample, Rate | None]]] = {}
+    found: dict[tuple[str, PodKey], list[tuple[Mapping[str, str], Sample, Series]]] = {}
     for one in series:
         labels = one.labels
         name = labels.get("__name__", "")
         sample = newest(one.points)
         if sample is None:
             snapshot.not_finite += 1
-            continue
-        if name in _DEVICE_SCALE:
+        elif name in _DEVICE_SCALE:
             _add_device(snapshot, name, labels, sample)
-            continue
-        found = distinct.setdefault((name, key_of(labels)), {})
-        what = identity(labels)
-        known = found.get(what)
-        if known is not None:
-            snapshot.duplicates += 1
-        if known is None or sample.at_seconds > known[0].at_seconds:
-            growth = change(one.points, short_seconds, long_seconds) if name in COUNTED else None
-            found[what] = (sample, growth)
-    for (name, pod), found in distinct.items():
-        values = [sample for sample, _ in found.values()]
-        value = sum(sample.value for sample in values) / (len(values) if name in AVERAGED else 1)
-        oldest = min(sample.at_seconds for sample in values)
+        else:
+            found.setdefault((name, key_of(labels)), []).append((labels, sample, one))
+    for (name, pod), entries in found.items():
+        distinct = entries if len(entries) == 1 else _without_duplicates(snapshot, entries)
+        values = [sample.value for _, sample, _ in distinct]
+        oldest = min([sample.at_seconds for _, sample, _ in distinct])
+        value = sum(values) / (len(values) if name in AVERAGED else 1)
         snapshot.gauges.setdefault(name, {})[pod] = Sample(oldest, value)
-        grown = [growth for _, growth in found.values() if growth is not None]
-        if grown:
-            total = Rate(oldest, sum(g.short for g in grown), sum(g.long for g in grown))
-            snapshot.changes.setdefault(name, {})[pod] = total
+        if name in COUNTED:
+            changes = [change(one.points, short_seconds, long_seconds) for _, _, one in distinct]
+            grown = [growth for growth in changes if growth is not None]
+            if grown:
+                total = Rate(oldest, sum([g.short for g in grown]), sum([g.long for g in grown]))
+                snapshot.changes.setdefault(name, {})[pod] = total
 
 
 def add_counters(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:
     """Rates per metric and pod, summed over its series, duplicates left out."""
-    distinct: dict[tuple[str, PodKey], dict[frozenset[tuple[str, str]], Rate]] = {}
+    found: dict[tuple[str, PodKey], list[tuple[Mapping[str, str], Rate, Series]]] = {}
     for one in series:
         labels = one.labels
         measured = rate(one.points, short_seconds, long_seconds)
-        if measured is None:
-            continue
-        found = distinct.setdefault((labels.get("__name__", ""), key_of(labels)), {})
-        what = identity(labels)
-        known = found.get(what)
-        if known is not None:
-            snapshot.duplicates += 1
-        if known is None or measured.at_seconds > known.at_seconds:
-            found[what] = measured
-    for (name, pod), found in distinct.items():
-        rates = found.values()
-        snapshot.counters.setdefault(name, {})[pod] = Rate(
-            min(r.at_seconds for r in rates), sum(r.short for r in rates), sum(r.long for r in rates)
-        )
+        if measured is not None:
+            found.setdefault((labels.get("__name__", ""), key_of(labels)), []).append((labels, measured, one))
+    for (name, pod), entries in found.items():
+        if len(entries) == 1:
+            total = entries[0][1]
+        else:
+            rates = [measured for _, measured, _ in _without_duplicates(snapshot, entries)]
+            oldest = min([r.at_seconds for r in rates])
+            total = Rate(oldest, sum([r.short for r in rates]), sum([r.long for r in rates]))
+        snapshot.counters.setdefault(name, {})[pod] = total
+
+
+def _without_duplicates(snapshot: Snapshot, entries: "list[_Entry[M]]") -> "list[_Entry[M]]":
+    """Of series that measure the same thing the one with the newest sample."""
+    kept: dict[frozenset[tuple[str, str]], _Entry[M]] = {}
+    for entry in entries:
+        what = identity(entry[0])
+        known = kept.get(what)
+        if known is None or entry[1].at_seconds > known[1].at_seconds:
+            kept[what] = entry
+    snapshot.duplicates += len(entries) - len(kept)
+    return list(kept.values())
 
 
 def add_buckets(snapshot: Snapshot, kind: str, series: Iterable[Series]) -> None:

@@ -60,7 +60,7 @@ class TargetSpec:
 
     min_replicas: int = 1
     max_replicas: int = 10
-    signals: tuple[SignalSpec, ...] = (SignalSpec(SignalKind.WORK, 0.8, "work"),)
+    signals: tuple[SignalSpec, ...] = (SignalSpec(SignalKind.WORK, 0.9, "work"),)
     queueing: bool = True
     """Whether the engine batches and queues by itself (LLM engines): utilisation is then a veto, not a load."""
     fallback: SignalSpec | None = SignalSpec(SignalKind.RUNNING, 16.0, "running")

@@ -83,12 +83,15 @@ class PrometheusSource:
         Series without a single finite value are left out. Raises PrometheusError.
         """
         loop = asyncio.get_running_loop()
-        ask = functools.partial(self._ask, promql)
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                result = await loop.run_in_executor(self._threads, ask)
+                return await loop.run_in_executor(self._threads, functools.partial(self._answer, promql))
         except TimeoutError as error:
             raise PrometheusTimeoutError(f"{self.url} did not answer within {self.timeout_seconds:g} s") from error
+
+    def _answer(self, promql: str) -> list[Series]:
+        """In a thread: ten thousand series take a second to read, in which the caller's event loop must go on."""
+        result = self._ask(promql)
         try:
             series = [self._series(*entry) for entry in _entries(result)]
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -128,7 +131,7 @@ class PrometheusSource:
 
     def _series(self, labels: dict[str, str], pairs: Sequence[Sequence[Any]]) -> Series:
         points = [(float(at), float(value)) for at, value in pairs]
-        finite = tuple(point for point in points if math.isfinite(point[1]))
+        finite = tuple([point for point in points if math.isfinite(point[1])])
         self.dropped_values += len(points) - len(finite)
         return Series(dict(labels), finite)
 

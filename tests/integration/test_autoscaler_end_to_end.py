@@ -157,7 +157,6 @@ def workload(
 
 class TestTracking:
     def test_a_step_up_and_a_step_down_are_followed_and_settle(self, workload: Workload) -> None:
-        # 4.5 requests a second of 100 tokens at about 25 ms a token: some eleven in flight per replica at 4 replicas.
         workload.emulator.serve(workload.key, Load(4.0))
         workload.deploy(1)
         workload.autoscale()
@@ -169,6 +168,7 @@ class TestTracking:
         assert workload.seen(10) == {high}, "it moves without a change of load"
         workload.emulator.change(workload.key, requests_per_second=2.0)
         workload.wait(lambda: workload.replicas <= 2, "the cut", 60)
+        workload.wait(lambda: len(workload.seen(7)) == 1, "the count to settle", 60)
         low = workload.replicas
         assert workload.seen(10) == {low}, "it moves without a change of load"
         history = workload.status["history"]
