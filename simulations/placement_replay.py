@@ -177,8 +177,13 @@ class Meter:
 
     @property
     def alloc_at(self) -> dict[int, float]:
-        """Mean allocation over the arrivals at each whole percent of arrived load."""
-        return {load: total / count for load, (total, count) in self._sums.items()}
+        """Mean allocation over the arrivals at each whole percent of arrived load; one that was jumped over has the last."""
+        shares: dict[int, float] = {}
+        last = 0.0
+        for load in range(max(self._sums, default=-1) + 1):
+            total, count = self._sums.get(load, (last, 1))
+            shares[load] = last = total / count
+        return shares
 
 
 def replay(

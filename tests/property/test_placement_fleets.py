@@ -157,7 +157,9 @@ def test_standing_scores_equal_scores_from_scratch(
 
 @settings(max_examples=30, deadline=None)
 @given(described=nodes(), request=requests(), limit=st.integers(0, 12))
-def test_fit_count_says_how_many_can_really_be_placed(described: list[GpuNode], request: GpuRequest, limit: int) -> None:
+def test_fit_count_says_how_many_can_really_be_placed(
+    described: list[GpuNode], request: GpuRequest, limit: int
+) -> None:
     fleet = build(described)
     counted = fit_count(fleet, request, policy_by_name("headroom"), limit)
     assert (fleet.held_mib == 0).all()

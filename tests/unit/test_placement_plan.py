@@ -3,11 +3,26 @@
 import numpy as np
 import pytest
 
-from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, face_value, knapsack, place_price, reserves, solve
+from scheduler.plan import (
+    Bound,
+    Piece,
+    PlanInputs,
+    PriceTable,
+    Several,
+    face_value,
+    knapsack,
+    place_price,
+    reserves,
+    solve,
+)
 
 
 def inputs(
-    stock: dict[int, float], pieces: list[tuple[float, int, float]], *, cpu_milli: float = 1e9, host_cpu_milli: float = 0.0
+    stock: dict[int, float],
+    pieces: list[tuple[float, int, float]],
+    *,
+    cpu_milli: float = 1e9,
+    host_cpu_milli: float = 0.0,
 ) -> PlanInputs:
     """One pool of cards: {free units: cards}; pieces (expected, units, CPU)."""
     cards = np.zeros((2, 1001))
@@ -62,9 +77,7 @@ def test_cpu_has_a_price_where_it_runs_out_before_the_cards() -> None:
 def test_the_plan_starts_from_the_patterns_of_the_one_before() -> None:
     first = solve(inputs({1000: 30, 300: 5}, [(20, 700, 0), (20, 300, 0), (10, 1000, 0)]))
     again = inputs({1000: 30, 300: 5}, [(20, 700, 0), (20, 300, 0), (10, 1000, 0)])
-    warm = PlanInputs(
-        again.stock, again.weight, again.cpu_milli, again.pieces, 0.0, (), (), 0.0, first.patterns
-    )
+    warm = PlanInputs(again.stock, again.weight, again.cpu_milli, again.pieces, 0.0, (), (), 0.0, first.patterns)
     assert np.allclose(solve(warm).value, first.value)
     assert first.patterns
 

@@ -23,7 +23,9 @@ def fleet_of(*shapes: tuple[int, int]) -> Fleet:
     fleet = Fleet()
     for at, (cards, cores) in enumerate(shapes):
         described = tuple(Card(str(index), index, "T4", 1000) for index in range(cards))
-        fleet.upsert_node(GpuNode(chr(ord("a") + at) if at < 26 else f"z{at}", described, cpu_milli=cores * 1000, memory_mib=10_000))
+        fleet.upsert_node(
+            GpuNode(chr(ord("a") + at) if at < 26 else f"z{at}", described, cpu_milli=cores * 1000, memory_mib=10_000)
+        )
     return fleet
 
 
@@ -105,14 +107,18 @@ def test_clustering_goes_to_pods_of_the_same_shape() -> None:
     ]
 
 
-@pytest.mark.parametrize(("policy", "favourite"), [("binpack-vram", "a"), ("spread-vram", "b"), ("binpack-slices", "a")])
+@pytest.mark.parametrize(
+    ("policy", "favourite"), [("binpack-vram", "a"), ("spread-vram", "b"), ("binpack-slices", "a")]
+)
 def test_packing_and_spreading(policy: str, favourite: str) -> None:
     fleet = fleet_of((2, 64), (2, 64))
     use(fleet, 0, c1=300)
     placement = Placer(fleet, policy_by_name(policy)).best(HALF)
     assert placement is not None
     assert placement.node == favourite
-    assert placement.cards == ((1,) if policy == "binpack-vram" else (0,) if policy == "spread-vram" else placement.cards)
+    assert placement.cards == (
+        (1,) if policy == "binpack-vram" else (0,) if policy == "spread-vram" else placement.cards
+    )
 
 
 def test_random_draws_follow_the_generator_only() -> None:
