@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from headroom.errors import HeadroomError
-from simulations.serving.laws import headroom, hpa, others
+from simulations.serving.laws import headroom, hpa, knowing, others
 from simulations.serving.laws.base import Entry
 
 _WINDOWS: Final = (120.0, 300.0)
@@ -29,7 +29,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "keda-running", "KEDA on requests inside", hpa.make_keda_inside, {"target": 16.0, "down_window": 300.0, "polling": 15.0},
-            {"target": (6.0, 9.0, 12.0, 16.0, 20.0, 25.0, 30.0, 36.0, 43.0, 52.0, 64.0), "down_window": _WINDOWS},
+            {"target": (6.0, 9.0, 12.0, 16.0, 20.0, 25.0, 30.0, 36.0, 43.0, 52.0, 64.0), "down_window": (60.0, 300.0)},
             "llm-d, autoscaling with KEDA: running requests, target 16",
         ),
         Entry(
@@ -54,11 +54,25 @@ LAWS: Final[Mapping[str, Entry]] = {
             "llm-d, autoscaling with KEDA on endpoint-picker metrics: up past 0.55, down below 0.40",
         ),
         Entry(
-            "static", "Static", lambda _, parameters: others.Static(int(parameters["replicas"])), {"replicas": 0.0},
+            "static", "Static", knowing.make_static, {"replicas": 0.0},
             {"replicas": tuple(float(count) for count in range(2, 21))},
-            "a fixed count", knows_future=True,
+            "a fixed count; default: the busiest minute at 80 % busy", knows_future=True,
         ),
-        Entry("headroom", "Headroom", headroom.make, {}, {"target": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)}, "autoscaler.decide"),
+        Entry(
+            "headroom", "Headroom", headroom.make, {},
+            {"target": (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1)},
+            "autoscaler.decide",
+        ),
+        Entry(
+            "headroom-ahead", "Headroom, told one cold start", knowing.make_foresight, {"ahead": 120.0},
+            {"target": (0.8, 0.9, 1.0, 1.05, 1.1, 1.15, 1.2)},
+            "autoscaler.decide with the arrivals of the next two minutes", knows_future=True,
+        ),
+        Entry(
+            "clairvoyant", "Clairvoyant", knowing.make_clairvoyant, {"rho": 0.9, "ahead": 120.0},
+            {"rho": (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2), "ahead": (120.0,)},
+            "docs/simulation.md", knows_future=True,
+        ),
     )
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from simulations.serving.observe import Sample, View
 
 WARM_SECONDS: Final = 30.0
 """A pod younger than this teaches nothing of costs."""
-MIX_SECONDS: Final = 600.0
+MIX_SECONDS: Final = 300.0
 """Over which the lengths of a mean request are taken."""
 _LAW_NAMES: Final = frozenset(field.name for field in fields(LawSettings))
 _COST_NAMES: Final = frozenset(field.name for field in fields(costs.CostSettings))
@@ -92,6 +92,7 @@ class HeadroomLaw:
             else None,
             prompt_tokens_per_request=mean_prompt,
             output_tokens_per_request=mean_output,
+            full_batch=cost.full_batch if cost else 0.0,
             age_seconds=view.now - newest.time,
         )
 

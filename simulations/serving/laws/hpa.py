@@ -37,6 +37,8 @@ class Behaviour:
 
     def apply(self, now: float, current: int, wish: int) -> int:
         """The wish after window and rates."""
+        if not self._wishes:
+            self._wishes.append((now, current))  # the controller records the count it finds before its first wish
         self._wishes = [(at, old) for at, old in self._wishes if now - at < self.down_window_seconds]
         self._wishes.append((now, wish))
         if wish < current:
@@ -108,6 +110,8 @@ class ExternalHpa:
         newest = view.latest
         if newest and view.now - self._polled_at >= self.polling_seconds - 1e-9:
             self._polled_at, self._value = view.now, self.total(newest)
+        if self._polled_at == -math.inf:
+            return view.replicas  # no metric yet: the controller holds
         return self.behaviour.apply(view.now, view.replicas, external_wish(self._value, view.replicas, self.target))
 
 

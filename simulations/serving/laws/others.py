@@ -70,6 +70,8 @@ class AibrixApa:
         value = view.pod_mean(lambda pod: pod.kv_share if self.metric == "kv" else pod.running + pod.waiting)
         current = view.replicas
         wish = current if value is None else apa_step(current, value / self.target)
+        if not self._wishes:
+            self._wishes.append((view.now, current))
         self._wishes = [(at, old) for at, old in self._wishes if view.now - at < self.cooldown_seconds]
         self._wishes.append((view.now, wish))
         return wish if wish >= current else min(max(old for _, old in self._wishes), current)
@@ -158,8 +160,12 @@ class LlmdSlo:
 
     def wish(self, view: View) -> int:
         current, now = view.replicas, view.now
+        if view.latest is None:
+            return current
         ratio = self._ratio(view)
         wish = slo_step(current, view.ready, ratio, self.up_at, self.down_at)
+        if not self._downs:
+            self._downs.append((now, current))
         self._ups = [(at, old) for at, old in self._ups if now - at < 30.0]
         self._ups.append((now, wish))
         self._downs = [(at, old) for at, old in self._downs if now - at < 180.0]
