@@ -11,6 +11,7 @@ from typing import IO, Any, Final, TypeAlias
 
 import click
 import msgspec
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from agent.account import Account
@@ -135,12 +136,24 @@ async def serve(settings: AgentSettings, connect: Connect | None = None) -> None
         idle_watts=tariff.idle_watts,
     )
     metrics = AgentMetrics(registry, node=settings.node, account=account, tariff=tariff)
-    async with serving(health.app(), settings.host, settings.port):
+
+    async def last_reading(_: web.Request) -> web.Response:
+        return _shown(metrics.snapshot.reading)
+
+    app = health.app([web.get("/debug/reading", last_reading)])
+    async with serving(app, settings.host, settings.port):
         with _Lock(settings.lock_file) as lock:
             await _until_alone(lock, health, metrics)
             await _work(
                 settings, health, metrics, account, connect or (lambda: aio.connect(settings.kubeconfig or None))
             )
+
+
+def _shown(reading: Reading | None) -> web.Response:
+    """A reading as `--once --json` prints it, on one line: a script, for reports of what went wrong."""
+    if reading is None:
+        return web.json_response({"error": "the cards cannot be read"}, status=503)
+    return web.Response(body=msgspec.json.encode(reading) + b"\n", content_type="application/json")
 
 
 async def _work(

@@ -5,6 +5,7 @@ ends the reading with a ReaderError, after which the next reading starts the lib
 """
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ _MISSING: Final = {
     pynvml.NVML_ERROR_NO_DATA: Missing.NOT_AVAILABLE,
 }
 _FAULT_EVENTS: Final = pynvml.nvmlEventTypeXidCriticalError | pynvml.nvmlEventTypeDoubleBitEccError
+_PATIENCE_SECONDS: Final = 2.0
+"""Longer than any wait for events that the agent makes."""
 _HIGHEST_POWER_WATTS: Final = 100_000.0  # above it a 32-bit mark for "no value", not a card
 _PROCESS_LISTS: Final = (
     pynvml.nvmlDeviceGetComputeRunningProcesses_v3,
@@ -97,9 +100,14 @@ class NvmlReader:
         self._faults: deque[Fault] = deque(maxlen=1024)
         self._ids: dict[int, str] = {}
         self._sampled_to: dict[str, int] = {}
+        self._in_driver = threading.Lock()
 
     def read(self, now: float) -> Reading:
         """See Reader."""
+        with self._in_driver:
+            return self._read(now)
+
+    def _read(self, now: float) -> Reading:
         self._start()
         cards: list[CardReading] = []
         broken: list[BrokenCard] = []
@@ -110,7 +118,7 @@ class NvmlReader:
                 except _CardGoneError as gone:
                     broken.append(BrokenCard(index, str(gone), self._ids.get(index, "")))
         except ReaderError:
-            self.close()
+            self._end()
             raise
         faults = tuple(self._faults.popleft() for _ in range(len(self._faults)))
         missing = tuple(entry for card in cards for entry in missing_fields(card))
@@ -118,6 +126,10 @@ class NvmlReader:
 
     def wait(self, seconds: float) -> bool:
         """See Reader. Sleeps in the driver, which wakes it for critical Xid and double-bit ECC events."""
+        with self._in_driver:
+            return self._wait(seconds)
+
+    def _wait(self, seconds: float) -> bool:
         if self._events is None or not self._listening:
             self._sleep(seconds)
             return False
@@ -134,7 +146,14 @@ class NvmlReader:
         return True
 
     def close(self) -> None:
-        """See Reader."""
+        """See Reader. Leaves the library open when a call hangs in it: pulling it away would crash the process."""
+        if self._in_driver.acquire(timeout=_PATIENCE_SECONDS):
+            try:
+                self._end()
+            finally:
+                self._in_driver.release()
+
+    def _end(self) -> None:
         if self._events is not None:
             with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlEventSetFree(self._events)
@@ -186,7 +205,7 @@ class NvmlReader:
             memory_utilization_ratio=(
                 utilization if isinstance(utilization, Missing) else ratio_of_percent(utilization.memory)
             ),
-            sm_ratio=sm_by_pid if isinstance(sm_by_pid, Missing) else min(sum(sm_by_pid.values()), 1.0),
+            sm_ratio=sm_by_pid if isinstance(sm_by_pid, Missing) else min(sum(sm_by_pid.values(), 0.0), 1.0),
             power_watts=_watts(_ask(pynvml.nvmlDeviceGetPowerUsage, handle)),
             power_limit_watts=_watts(_ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
             energy_millijoules=_counted(_ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)),

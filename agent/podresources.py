@@ -5,7 +5,6 @@ message is skipped, as protobuf does with what it does not know.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -13,6 +12,7 @@ import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from agent.truth import Device
 from headroom.errors import HeadroomError
 
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
@@ -35,18 +35,6 @@ class PodResourcesError(HeadroomError):
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One device that kubelet gave to a container."""
-
-    namespace: str
-    pod: str
-    container: str
-    resource: str
-    id: str
-    """`UUID`, `UUID::n` for a slice, `MIG-UUID`, or a vendor's own form."""
 
 
 def _message_types() -> dict[str, Any]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from agent.podresources import Device
 from agent.pods import NodePod, PodIndex, is_finished
 from headroom.assignment import AssignmentError, annotations_of, assignment_of
 from headroom.cards import share_mib
@@ -23,6 +22,18 @@ from headroom.request import RequestError, request_of
 _SLICE: Final = re.compile(r"(?P<card>.+?)::\d+")
 _GKE: Final = re.compile(r"nvidia(?P<index>\d+)(?:/vgpu\d+)?")
 _NVIDIA: Final = "nvidia.com/"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device that kubelet gave to a container."""
+
+    namespace: str
+    pod: str
+    container: str
+    resource: str
+    id: str
+    """`UUID`, `UUID::n` for a slice, `MIG-UUID`, or a vendor's own form."""
 
 
 class Finding(StrEnum):

@@ -21,7 +21,8 @@ import click
 import grpc
 import grpc.aio
 
-from agent.podresources import Device, encode_devices
+from agent.podresources import encode_devices
+from agent.truth import Device
 from headroom.errors import HeadroomError
 from headroom.names import ANNOTATION_ASSIGNED_CARDS, ANNOTATION_ASSIGNED_MODE, ANNOTATION_ASSIGNED_VRAM_MIB
 from simulations.cluster_api import ApiServer

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from agent.podresources import Device
+from agent.truth import Device
 
 
 def _varint(value: int) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.podresources import Device
+from agent.truth import Device
 from headroom.kube.aio import connect
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path
 from headroom.kube.client import Forbidden, Unprocessable

@@ -1,5 +1,6 @@
 """`headroom agent` as a process: it serves, ends in order, and lets a second one on the node wait."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent.__main__ import main
+from agent.scripted import parse_script
 from tests.fakes.apiserver import ApiServer
 
 SCRIPT = "cards: [{id: GPU-a, index: 0, model: L4, memory_total_bytes: 24Gi, power_watts: 50}]\n"
@@ -39,8 +41,6 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 async def eventually(condition: Callable[[], bool], what: str) -> None:
-    import asyncio
-
     end = time.monotonic() + 30
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < end, what
@@ -82,6 +82,8 @@ async def test_the_daemon_publishes_serves_metrics_and_ends_in_order(tmp_path: P
             lambda: 'headroom_card_power_watts{card="GPU-a",model="L4",node="n1"} 50.0' in get(port, "/metrics")[1],
             "metrics",
         )
+        status, reading = await asyncio.to_thread(get, port, "/debug/reading")
+        assert (status, [card.id for card in parse_script([json.loads(reading)])[0].cards]) == (200, ["GPU-a"])
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: process.poll() is not None, "ended")
         assert process.returncode == 0

@@ -14,12 +14,13 @@ from prometheus_client import CollectorRegistry
 from agent.account import Account
 from agent.loop import Agent, follow
 from agent.metrics import AgentMetrics
-from agent.podresources import Device, PodResources
+from agent.podresources import PodResources
 from agent.processes import ProcessTable
 from agent.reader import BrokenCard, CardReading, Fault, Missing, ProcessUse
 from agent.scripted import Frame, ScriptedReader
 from agent.settings import AgentSettings
 from agent.tariff import Tariff
+from agent.truth import Device
 from headroom.health import Health
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer

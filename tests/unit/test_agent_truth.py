@@ -5,10 +5,9 @@ import pytest
 from agent.account import Holder, Use
 from agent.attribution import holders_of, pids_of, usage_of
 from agent.cgroup import Owner
-from agent.podresources import Device
 from agent.pods import NODE_POD, PodIndex, PodKey
 from agent.reader import CardReading, Missing, ProcessUse, Reading
-from agent.truth import Finding, card_of, compare
+from agent.truth import Device, Finding, card_of, compare
 from headroom.model import Card
 from headroom.wire import encode
 

@@ -6,7 +6,7 @@ import pytest
 
 from headroom.model import Card, GpuNode
 from simulations.demo_baselines import Pod, slicing_risk, time_slicing, whole_cards
-from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES, PLACEMENT_FLEET, build_fleet, node_object
+from simulations.demo_fleet import CARD_TYPES, PLACEMENT_FLEET, build_fleet
 from simulations.demo_models import FP16, INT4, MODELS, replica_vram_mib
 from simulations.demo_workload import Dialect, InferenceDeployment, Offer, draw_stream, pod_template
 
@@ -106,11 +106,3 @@ def test_each_dialect_asks_in_its_own_words(dialect: Dialect, resources: dict[st
     deployment = InferenceDeployment("d", offer, "p", 1, 49_664, dialect, 0.0)
     limits = pod_template(deployment)["spec"]["containers"][0]["resources"]["limits"]
     assert {name: value for name, value in limits.items() if "/" in name} == resources
-
-
-def test_nodes_say_what_they_hold_in_annotation_and_labels() -> None:
-    shared = next(n for n in build_fleet(PLACEMENT_FLEET, random.Random(1)) if n.cards[0].slices > 1)
-    value = node_object(shared)
-    assert value["status"]["allocatable"]["nvidia.com/gpu"] == "16"
-    assert value["metadata"]["labels"]["nvidia.com/gpu.product"].endswith("-SHARED")
-    assert BY_PRODUCT[shared.cards[0].model].short in ("T4", "A10")
