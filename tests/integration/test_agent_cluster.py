@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -246,6 +249,50 @@ def test_a_wrong_prediction_is_corrected_and_a_stranger_is_reported(
     text = node.metrics()
     assert 'headroom_agent_assignments_total{finding="corrected"} 1.0' in text
     assert 'headroom_agent_assignments_total{finding="reported"} 1.0' in text
+
+
+@pytest.mark.usefixtures("extender")
+def test_usage_of_what_prometheus_scraped_from_a_running_agent_adds_up(
+    cluster: Cluster, namespace: str, node_with_agent, given
+) -> None:
+    node = node_with_agent("agent-usage")
+    assert cluster.prometheus is not None
+    ask(cluster, namespace, "server", VRAM_MIB // 2)
+    given(1, pod="server")
+    cluster.prometheus.scrape("agent", f"127.0.0.1:{node.port}")
+    cluster.wait_for(lambda: _energy(cluster) > 300, "300 J in Prometheus", timeout_seconds=60)
+    command = [
+        sys.executable,
+        "-m",
+        "headroom",
+        "usage",
+        "--prometheus",
+        cluster.prometheus.url,
+        "--from",
+        "10m",
+        "-o",
+        "json",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    cluster.prometheus.scrape("agent")
+    assert result.returncode == 0, result.stderr
+    lines = {line["project"]: line for line in json.loads(result.stdout)["lines"]}
+    total = lines.pop("(total)")
+    assert set(lines) == {namespace, "(idle)", "(unattributed)"}
+    assert total["kwh"] * 3.6e6 >= 250
+    assert sum(line["kwh"] for line in lines.values()) == pytest.approx(total["kwh"], rel=0.001)
+    # Nothing ran: of two idle cards, the pod kept half of one.
+    assert lines[namespace]["kwh"] == pytest.approx(total["kwh"] / 4, rel=0.02)
+
+
+def _energy(cluster: Cluster) -> float:
+    assert cluster.prometheus is not None
+    query = urllib.parse.urlencode(
+        {"query": 'sum(increase(headroom_card_energy_joules_total{node="agent-usage"}[10m]))'}
+    )
+    with urllib.request.urlopen(f"{cluster.prometheus.url}/api/v1/query?{query}", timeout=5) as answer:
+        result = json.loads(answer.read())["data"]["result"]
+    return float(result[0]["value"][1]) if result else 0.0
 
 
 def test_nothing_is_written_while_nothing_changes(cluster: Cluster, node_with_agent) -> None:
