@@ -16,6 +16,7 @@ from simulations.engine import Engine
 from simulations.serving.deployment import Deployment
 from simulations.serving.hardware import Pair, marginal_work_seconds
 from simulations.serving.laws.base import Entry, Law, Objective, Parameters, Setting
+from simulations.serving.laws.others import Static
 from simulations.serving.observe import Monitor
 from simulations.serving.placing import PairCards, SharedFleet
 from simulations.serving.replica import Request
@@ -174,7 +175,7 @@ def _lane(
         ),
         parameters,
     )
-    deployment.start_ready(initial)
+    deployment.start_ready(law.replicas if isinstance(law, Static) else initial)
     for pod in deployment.pods:
         if pod.placement is not None:
             cards.new_on(pod.placement.node)

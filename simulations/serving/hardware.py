@@ -15,7 +15,7 @@ from simulations.serving.replica import Request, Speed
 
 _NUMBERS: Final = (
     "base_ms", "per_sequence_ms", "per_prompt_token_ms", "per_kv_token_ms", "slots", "kv_tokens", "chunk_tokens", "context_tokens",
-    "vram_mib", "cards",
+    "vram_mib", "card_vram_mib", "cards",
 )  # fmt: skip
 _MAY_BE_ZERO: Final = frozenset({"per_sequence_ms", "per_kv_token_ms"})
 
@@ -43,6 +43,8 @@ class Pair:
     """Cards of one replica (tensor parallelism)."""
     vram_mib: int
     """Memory that a replica takes on each of them."""
+    card_vram_mib: int
+    """Memory that the card has."""
     context_tokens: int
     """Longest prompt plus output that the model takes."""
     speed: Speed
@@ -134,6 +136,7 @@ def _pair(entry: Any, where: str) -> Pair:
         card=entry["card"],
         cards=int(numbers["cards"]),
         vram_mib=int(numbers["vram_mib"]),
+        card_vram_mib=int(numbers["card_vram_mib"]),
         context_tokens=int(numbers["context_tokens"]),
         speed=Speed(
             base_seconds=numbers["base_ms"] / 1000,

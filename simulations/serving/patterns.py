@@ -113,10 +113,15 @@ def parse_pattern(text: str, seed: int) -> Trace:
     values = {"rate": 20.0, "hours": 2.0}
     for option in options:
         key, _, value = option.partition("=")
-        try:
-            if key not in values:
-                raise ValueError(key)
-            values[key] = float(value)
-        except ValueError:
-            raise TraceError(f"{text}: {option!r} is not rate=NUMBER or hours=NUMBER") from None
+        number = _number(value)
+        if key not in values or number is None:
+            raise TraceError(f"{text}: {option!r} is not rate=NUMBER or hours=NUMBER")
+        values[key] = number
     return generate(name, rate=values["rate"], hours=values["hours"], seed=seed)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

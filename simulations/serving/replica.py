@@ -50,6 +50,16 @@ class Request:
         return (self.finished - self.first_token) / gaps if gaps else 0.0
 
 
+class Prefill:
+    """An admitted request and the prompt tokens it still lacks."""
+
+    __slots__ = ("lacking", "request")
+
+    def __init__(self, request: Request, lacking: int) -> None:
+        self.request = request
+        self.lacking = lacking
+
+
 @dataclass(frozen=True, slots=True)
 class Speed:
     """What a replica can do; see the module's formula. Times in seconds, memory in tokens."""
@@ -84,15 +94,15 @@ class Replica:
     """
 
     __slots__ = (
-        "_cache", "_chunk", "_end", "_running", "_sequence", "_start", "_step", "_steps", "busy_seconds", "cached_tokens_done",
-        "finished_count", "gap_seconds", "iterations_done", "kv", "output_tokens_done", "prefilling", "prompt_tokens_done", "reserved", "speed", "waiting",
+        "_cache", "_chunk", "_end", "_running", "_sequence", "_start", "_step", "_steps", "busy_seconds",
+        "cached_tokens_done", "finished_count", "gap_seconds", "iterations_done", "kv", "output_tokens_done", "prefilling",
+        "prompt_tokens_done", "reserved", "speed", "waiting",
     )  # fmt: skip
 
     def __init__(self, speed: Speed) -> None:
         self.speed = speed
         self.waiting: deque[Request] = deque()
-        self.prefilling: deque[list[Request | int]] = deque()
-        """Admitted requests with the prompt tokens each still lacks."""
+        self.prefilling: deque[Prefill] = deque()
         self._running: list[tuple[int, int, Request]] = []
         """Heap of (decode step at which it ends, order, request)."""
         self._sequence = 0
@@ -169,11 +179,9 @@ class Replica:
         self.prompt_tokens_done += chunk
         while chunk > 0:
             entry = self.prefilling[0]
-            request, lacking = entry
-            assert isinstance(request, Request)
-            assert isinstance(lacking, int)
+            request, lacking = entry.request, entry.lacking
             if lacking > chunk:
-                entry[1] = lacking - chunk
+                entry.lacking = lacking - chunk
                 self.kv += chunk
                 return
             chunk -= lacking
@@ -208,14 +216,14 @@ class Replica:
                 self.cached_tokens_done += cached
                 self.kv += cached
                 lacking -= cached
-            prefilling.append([request, lacking])
+            prefilling.append(Prefill(request, lacking))
         batch = len(self._running)
         self._start = now
         if prefilling:
             budget = max(speed.chunk_tokens - batch, 1)
             chunk = 0
-            for _, lacking in prefilling:
-                chunk += lacking  # type: ignore[operator]
+            for entry in prefilling:
+                chunk += entry.lacking
                 if chunk >= budget:
                     chunk = budget
                     break

@@ -1,5 +1,6 @@
 """What a run comes to: attainment, latency, GPU hours, moves."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -55,7 +56,7 @@ def outcome(lane: Lane, span_seconds: float) -> Outcome:
         itl_p99_seconds=quantile(itl, 0.99),
         gpu_hours=gpu_seconds / 3600,
         moves=len(lane.moves),
-        reversals=sum(a != b for a, b in zip(directions, directions[1:], strict=False)),
+        reversals=sum(a != b for a, b in itertools.pairwise(directions)),
         cold_starts=lane.deployment.cold_starts,
         arrived=len(requests),
         finished=len(lane.deployment.finished),
@@ -67,11 +68,8 @@ def outcome(lane: Lane, span_seconds: float) -> Outcome:
 
 def met(request: Request, objective: Objective) -> bool:
     """Whether a request met both objectives; one that has not finished has not."""
-    return (
-        request.ttft_seconds <= objective.ttft_seconds
-        and request.finished == request.finished
-        and request.itl_seconds <= objective.itl_seconds
-    )
+    done = not math.isnan(request.finished)
+    return done and request.ttft_seconds <= objective.ttft_seconds and request.itl_seconds <= objective.itl_seconds
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -8,6 +8,7 @@ that is wrong with a row ends the reading with the line number.
 
 import csv
 import gzip
+import itertools
 import json
 import math
 import zlib
@@ -133,7 +134,7 @@ def read_trace(path: Path, form: str = "auto") -> Trace:
             f"{path} holds no usable request"
             + (f" ({dropped} rows without prompt or output tokens)" if dropped else "")
         )
-    disorder = sum(later[0] < earlier[0] for earlier, later in zip(rows, rows[1:], strict=False))
+    disorder = sum(later[0] < earlier[0] for earlier, later in itertools.pairwise(rows))
     if disorder:
         rows.sort(key=lambda row: row[0])
     notes = []

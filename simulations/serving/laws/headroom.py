@@ -6,7 +6,7 @@ learned from the engine's counters, pods by state, the scheduler's fit answer. N
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Final
+from typing import Any, Final
 
 from autoscaler import costs
 from autoscaler.decide import TargetState, decide
@@ -30,7 +30,8 @@ class HeadroomLaw:
 
     def __init__(self, setting: Setting, parameters: Parameters) -> None:
         self.setting = setting
-        self.law = replace(LawSettings(), **{name: value for name, value in parameters.items() if name in _LAW_NAMES})
+        changed: dict[str, Any] = {name: value for name, value in parameters.items() if name in _LAW_NAMES}
+        self.law = replace(LawSettings(), **changed)
         self.cost_settings = replace(
             costs.CostSettings(), **{name: value for name, value in parameters.items() if name in _COST_NAMES}
         )

@@ -92,15 +92,21 @@ class Foresight(HeadroomLaw):
                 self._peak(view.now, self.law.short_mean_seconds),
                 self._peak(view.now, self.law.long_mean_seconds),
             ),
-            prompt_tokens_per_request=sum(trace.prompt_tokens[first:last]) / count if count else work.prompt_tokens_per_request,
-            output_tokens_per_request=sum(trace.output_tokens[first:last]) / count if count else work.output_tokens_per_request,
+            prompt_tokens_per_request=sum(trace.prompt_tokens[first:last]) / count
+            if count
+            else work.prompt_tokens_per_request,
+            output_tokens_per_request=sum(trace.output_tokens[first:last]) / count
+            if count
+            else work.output_tokens_per_request,
         )
 
     def _peak(self, now: float, seconds: float) -> float:
         """Highest mean rate of arrivals over any window of this length that ends within the time ahead."""
         times = self.setting.trace.arrival_seconds
         ends = [now + seconds + 15.0 * step for step in range(int(max(self.ahead_seconds - seconds, 0.0) / 15.0) + 1)]
-        return max((bisect.bisect_left(times, end) - bisect.bisect_left(times, end - seconds)) / seconds for end in ends)
+        return max(
+            (bisect.bisect_left(times, end) - bisect.bisect_left(times, end - seconds)) / seconds for end in ends
+        )
 
 
 def make_static(setting: Setting, parameters: Parameters) -> Law:

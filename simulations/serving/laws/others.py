@@ -1,9 +1,9 @@
 """Knative KPA, AIBrix APA, the llm-d laws (WVA saturation, SLO ratio), and a fixed count."""
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
-from simulations.serving.deployment import Phase
 from simulations.serving.laws.base import Law, Parameters, Setting
 from simulations.serving.laws.hpa import Behaviour
 from simulations.serving.observe import Sample, View
@@ -131,14 +131,11 @@ class WvaSaturation:
         return -1 if kept else 0
 
 
-def _maxima(samples: "tuple[Sample, ...] | list[Sample] | object") -> list[tuple[float, float]]:
-    """Largest KV share and queue of each pod over the samples; pods are matched by position, the newest sample decides how many."""
-    rows: list[Sample] = list(samples)  # type: ignore[call-overload]
-    count = len(rows[-1].pods)
-    same = [row for row in rows if len(row.pods) == count]
-    return [
-        (max(row.pods[at].kv_share for row in same), max(row.pods[at].waiting for row in same)) for at in range(count)
-    ]
+def _maxima(samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    """Largest KV share and queue of each pod over the samples that saw as many pods as the newest one did."""
+    count = len(samples[-1].pods)
+    same = [sample.pods for sample in samples if len(sample.pods) == count]
+    return [(max(pods[at].kv_share for pods in same), max(pods[at].waiting for pods in same)) for at in range(count)]
 
 
 class LlmdSlo:
@@ -245,9 +242,3 @@ def make_wva(_: Setting, parameters: Parameters) -> Law:
 def make_slo(setting: Setting, parameters: Parameters) -> Law:
     """llm-d SLO law."""
     return LlmdSlo(setting, parameters["up_at"], parameters["up_at"] * parameters["down_share"])
-
-
-__all__ = [
-    "AibrixApa", "KnativeKpa", "LlmdSlo", "Phase", "Static", "WvaSaturation", "apa_step", "make_apa_kv", "make_apa_running", "make_kpa",
-    "make_slo", "make_wva", "slo_step",
-]  # fmt: skip
