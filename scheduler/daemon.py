@@ -5,6 +5,7 @@ import gc
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
@@ -35,6 +36,16 @@ from scheduler.state import ClusterState
 from scheduler.waking import Waker
 
 log = get_logger(__name__)
+
+
+_NO_SPEC: Final = wire.PodSpec()
+_NO_STATUS: Final = wire.PodStatus()
+
+
+def identity_of(pod: wire.Pod) -> wire.Pod:
+    """All that is needed of a pod once its event has been applied: 40,000 whole pods would take 150 MB."""
+    meta = pod.metadata
+    return wire.Pod(wire.Meta(name=meta.name, namespace=meta.namespace, uid=meta.uid), _NO_SPEC, _NO_STATUS)
 
 
 class SchedulerDaemon:
@@ -80,7 +91,7 @@ class SchedulerDaemon:
         if settings.naming_ahead:
             hooks.pod_waits = self.naming.pods_changed
         self.nodes = Reflector(kube, calls.NODES, wire.NODE, self.state.on_node)
-        self.pods = Reflector(kube, calls.PODS, wire.POD, self.state.on_pod)
+        self.pods = Reflector(kube, calls.PODS, wire.POD, self.state.on_pod, remember=identity_of)
         self._prometheus = PrometheusSource(settings.prometheus_url) if settings.prometheus_url else None
         self._measured = (
             MeasuredPoll(self.state, self._prometheus, settings, self.metrics, unix_clock=time.time)

@@ -59,7 +59,8 @@ class Reflector(Generic[T]):
     """Keeps `on_event(kind, key, object)` informed of every object under `path`; keys are `namespace/name` or `name`.
 
     An object that cannot be decoded is reported through `on_broken(key, error)` and skipped, so that one bad object hurts only
-    itself. `on_synced()` follows each complete list, after the events that bring the cache up to date with it.
+    itself. `remember` makes of each object what is kept of it, for the day a list no longer holds it (None: the whole object).
+    `on_synced()` follows each complete list, after the events that bring the cache up to date with it.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Reflector(Generic[T]):
         on_event: Callable[[str, str, T], None],
         *,
         query: Query = (),
+        remember: Callable[[T], T] | None = None,
         on_broken: Callable[[str, Exception], None] | None = None,
         on_synced: Callable[[], None] | None = None,
         backoff: Backoff | None = None,
@@ -77,6 +79,7 @@ class Reflector(Generic[T]):
     ) -> None:
         self._kube, self._path, self._decoder, self._query = kube, path, decoder, query
         self._on_event, self._on_broken, self._on_synced = on_event, on_broken, on_synced
+        self._remember = remember
         self._backoff = backoff or Backoff()
         self._monotonic = monotonic
         self._log = get_logger(__name__).bind(path=path)
@@ -184,7 +187,7 @@ class Reflector(Generic[T]):
             self._broken(key, error)
             return
         self._versions[key] = version
-        self._last[key] = item
+        self._last[key] = item if self._remember is None else self._remember(item)
         self._on_event(kind, key, item)
 
     def _delete(self, key: str, raw: msgspec.Raw) -> None:
@@ -214,7 +217,7 @@ class Reflector(Generic[T]):
         self._last_contact = self._monotonic()
 
     def items(self) -> dict[str, T]:
-        """The objects by key; the cache itself, not to be changed."""
+        """The objects by key, as `remember` left them; the cache itself, not to be changed."""
         return self._last
 
 

@@ -1,0 +1,60 @@
+"""`headroom bench extender` and `headroom bench memory`: the extender alone, without a control plane."""
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from scheduler.bench import measure_latency, measure_memory
+
+
+def _write(path: Path | None, rows: list[dict[str, object]]) -> None:
+    if path is not None:
+        path.write_text(json.dumps({"machine": platform.platform(), "rows": rows}, indent=1), encoding="utf-8")
+
+
+@click.command()
+@click.option(
+    "--nodes", "sizes", type=int, multiple=True, default=(100, 1000, 5000), show_default=True, help="Cluster sizes."
+)
+@click.option(
+    "--pods-per-node", "fillings", type=int, multiple=True, default=(0, 8), show_default=True, help="Bound pods."
+)
+@click.option("--calls", type=int, default=1000, show_default=True, help="Pods filtered and bound at each size.")
+@click.option("--policy", default="headroom", show_default=True, help="Placement policy.")
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
+def latency(sizes: tuple[int, ...], fillings: tuple[int, ...], calls: int, policy: str, path: Path | None) -> None:
+    """Latency of filter and bind over HTTP, by cluster size, with empty and with filled nodes.
+
+    Filter includes the choice and the reservation. Bind includes everything but the API server, which answers at once.
+    """
+    click.echo("| nodes | pods per node | verb | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|---|")
+    rows = []
+    for nodes in sizes:
+        for pods_per_node in fillings:
+            for found in measure_latency(nodes, pods_per_node, calls, policy):
+                click.echo(
+                    f"| {found.nodes:,} | {found.pods_per_node} | {found.verb} | {found.p50_ms:.2f} | {found.p99_ms:.2f} |"
+                    f" {found.max_ms:.1f} |"
+                )
+                rows.append(asdict(found))
+    _write(path, rows)
+
+
+@click.command()
+@click.option("--nodes", type=int, default=5000, show_default=True, help="Nodes with eight cards each.")
+@click.option("--pods-per-node", type=int, default=8, show_default=True, help="Bound pods on each.")
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
+def memory(nodes: int, pods_per_node: int, path: Path | None) -> None:
+    """Start-up time and memory: `headroom scheduler` against an API server that lists so many nodes and pods.
+
+    The lists are real HTTP in pages, the objects as large as real ones (about 2 KiB a pod).
+    """
+    found = measure_memory(nodes, pods_per_node)
+    click.echo("| nodes | pods | ready after s | memory MB | largest memory MB |\n|---|---|---|---|---|")
+    click.echo(
+        f"| {found.nodes:,} | {found.pods:,} | {found.ready_seconds:.1f} | {found.resident_mb:.0f} | {found.peak_mb:.0f} |"
+    )
+    _write(path, [asdict(found)])
