@@ -160,6 +160,7 @@ class Preemptor:
         self._queue: asyncio.Queue[tuple[WaitingPod, IntArray]] = asyncio.Queue()
         self._queued: set[str] = set()
         self._protected: dict[str, float] = {}
+        self._tidying: set[asyncio.Task[None]] = set()
         self.claims: dict[str, Claim] = {}
         self._log = get_logger(__name__)
 
@@ -217,9 +218,19 @@ class Preemptor:
         if claim.secured:
             self._state.release(uid, "expired")
         self._state.announce_room(claim.plan.node)
+        task = asyncio.get_running_loop().create_task(self._unname(claim.pod))
+        self._tidying.add(task)
+        task.add_done_callback(self._tidying.discard)
+
+    async def _unname(self, pod: WaitingPod) -> None:
+        """Take the node's name off a pod again: kube-scheduler would go on trying that node first."""
+        try:
+            await calls.nominate(self._kube, pod.namespace, pod.name, None)
+        except KubeError as error:
+            self._log.info("nomination_not_cleared", pod=pod.key, error=str(error))
 
     async def run(self) -> None:
-        """Work through refused pods until cancelled, the most important waiting one first."""
+        """Work through refused pods until cancelled, in the order in which they were refused."""
         try:
             while True:
                 pod, rows = await self._queue.get()

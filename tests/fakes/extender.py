@@ -109,9 +109,9 @@ class Running:
         assert status == 200, answer
         return dict(answer)
 
-    async def place(self, pod_object: Object) -> str:
-        """Filter and bind a pod that must fit; the node it went to."""
-        (chosen,) = (await self.filter(pod_object))["NodeNames"]
+    async def place(self, pod_object: Object, *names: str) -> str:
+        """Filter and bind a pod that must fit on one of the named nodes (any without names); the node it went to."""
+        (chosen,) = (await self.filter(pod_object, *names))["NodeNames"]
         assert await self.bind(pod_object, chosen) == {}
         await self.until(lambda: self.daemon.state.is_bound(pod_object["metadata"]["uid"]))
         return str(chosen)

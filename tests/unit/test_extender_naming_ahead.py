@@ -1,0 +1,203 @@
+"""Nodes named ahead of kube-scheduler: when, which, and what happens when the name loses the race."""
+
+import asyncio
+
+import pytest
+
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
+
+BACKLOG = 4
+
+
+@pytest.fixture
+async def api():
+    async with ApiServer() as server:
+        for name in ("a", "b"):
+            server.put(NODES, node(name, 80, 80))
+        yield server
+
+
+@pytest.fixture
+async def running(api, tmp_path):
+    async with extender(api, tmp_path, naming_ahead_backlog=BACKLOG, preemption=False) as ready:
+        yield ready
+
+
+def named(api: ApiServer) -> dict[str, str]:
+    found = {each["metadata"]["name"]: each["status"].get("nominatedNodeName") for each in api.all(PODS)}
+    return {name: node_name for name, node_name in found.items() if node_name}
+
+
+def held(running: Running) -> int:
+    return int(running.daemon.state.fleet.held_mib.sum())
+
+
+async def wait(running: Running, count: int, vram: str = "20Gi", first: int = 0, **spec) -> list[dict]:
+    pods = [running.api.put(PODS, pod(f"p{at:02d}", vram=vram, **spec)) for at in range(first, first + count)]
+    await running.caught_up()
+    return pods
+
+
+async def calm(running: Running) -> None:
+    """Long enough for names that should not come."""
+    await running.caught_up()
+    await asyncio.sleep(0.15)
+
+
+async def test_it_stands_back_while_little_waits(running):
+    await wait(running, BACKLOG - 1)
+    await calm(running)
+    assert named(running.api) == {}
+    assert held(running) == 0
+
+
+async def test_a_backlog_is_named_reserved_and_then_bound_as_named(running):
+    pods = await wait(running, 8)
+    await running.until(lambda: len(named(running.api)) == 8)
+    assert held(running) == 8 * 20 * GIB
+    for body in pods:
+        chosen = named(running.api)[body["metadata"]["name"]]
+        assert (await running.filter(running.api.get(PODS, body["metadata"]["name"]), chosen))["NodeNames"] == [chosen]
+        assert await running.bind(body, chosen) == {}
+    assert held(running) == 8 * 20 * GIB
+    assert running.daemon.state.breaches() == []
+    assert await running.metric("headroom_named_ahead_total", result="named") == 8
+
+
+async def test_switched_off_nothing_is_named(api, tmp_path):
+    async with extender(api, tmp_path, naming_ahead=False, naming_ahead_backlog=1) as running:
+        await wait(running, 8)
+        await calm(running)
+        assert named(api) == {}
+
+
+async def test_a_pod_taken_up_before_the_name_lands_gets_the_same_node(api, tmp_path):
+    async with extender(api, tmp_path, naming_ahead_backlog=BACKLOG, preemption=False) as running:
+        release = api.stall("PATCH", "/status$")
+        pods = await wait(running, BACKLOG)
+        await running.until(lambda: held(running) == BACKLOG * 20 * GIB)
+        for body in pods:
+            reserved = running.daemon.state.holding(body["metadata"]["uid"]).placement.node
+            assert (await running.filter(body))["NodeNames"] == [reserved]
+            assert await running.bind(body, reserved) == {}
+        release.set()
+        await calm(running)
+        assert held(running) == BACKLOG * 20 * GIB
+        assert running.daemon.state.ledger.reservations() == []
+
+
+async def test_a_name_that_kube_scheduler_does_not_offer_costs_nothing_but_the_name(running):
+    pods = await wait(running, BACKLOG)
+    await running.until(lambda: len(named(running.api)) == BACKLOG)
+    body = running.api.get(PODS, pods[0]["metadata"]["name"])
+    other = {"a": "b", "b": "a"}[body["status"]["nominatedNodeName"]]
+    assert (await running.filter(body, other))["NodeNames"] == [other]
+    assert held(running) == BACKLOG * 20 * GIB
+
+
+async def test_a_named_node_that_is_gone_is_replaced_by_another(running):
+    pods = await wait(running, BACKLOG)
+    await running.until(lambda: len(named(running.api)) == BACKLOG)
+    gone = named(running.api)[pods[0]["metadata"]["name"]]
+    running.api.remove(NODES, gone)
+    await running.caught_up()
+    left = {"a": "b", "b": "a"}[gone]
+    for body in pods:
+        assert (await running.filter(body, left))["NodeNames"] == [left]
+
+
+async def test_a_named_node_that_somebody_else_filled_is_not_bound_over(running):
+    pods = await wait(running, BACKLOG, vram="40Gi")
+    await running.until(lambda: len(named(running.api)) == BACKLOG)
+    full = named(running.api)[pods[0]["metadata"]["name"]]
+    # Another scheduler, which knows nothing of the names, takes both cards.
+    foreign = pod("foreign", vram="80Gi", gpus=2, schedulerName="other", nodeName=full)
+    await running.create(foreign)
+    for body in pods:
+        (chosen,) = (await running.filter(body))["NodeNames"] or [""]
+        if chosen:
+            await running.bind(body, chosen)
+    fleet = running.daemon.state.fleet
+    other = {"a": "b", "b": "a"}[full]
+    assert fleet.held_mib[fleet.row_of[other]].max() <= 80 * GIB
+
+
+async def test_a_name_that_turned_down_is_refused_alone_so_that_the_others_are_offered(running):
+    pods = await wait(running, BACKLOG)
+    await running.until(lambda: len(named(running.api)) == BACKLOG)
+    body = running.api.get(PODS, pods[0]["metadata"]["name"])
+    name = body["status"]["nominatedNodeName"]
+    assert (await running.filter(body, name))["NodeNames"] == [name]
+    # It comes back: a later plugin did not want the node. kube-scheduler tries the nominated node first again.
+    assert (await running.filter(body, name))["NodeNames"] == []
+    other = {"a": "b", "b": "a"}[name]
+    assert (await running.filter(body, "a", "b"))["NodeNames"] == [other]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"schedulerName": "default-scheduler"}, id="another scheduler's"),
+        pytest.param({"nodeSelector": {"zone": "moon"}}, id="no node has the label"),
+        pytest.param(
+            {
+                "topologySpreadConstraints": [
+                    {"whenUnsatisfiable": "DoNotSchedule", "topologyKey": "zone", "maxSkew": 1}
+                ]
+            },
+            id="spread over zones",
+        ),
+        pytest.param({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}, id="bound to a volume"),
+        pytest.param({"schedulingGates": [{"name": "later"}]}, id="gated"),
+    ],
+)
+async def test_pods_that_only_kube_scheduler_can_judge_are_not_named(running, spec):
+    await wait(running, 8, **spec)
+    await calm(running)
+    assert named(running.api) == {}
+    assert held(running) == 0
+
+
+async def test_tainted_and_cordoned_nodes_are_not_named(running):
+    running.api.put(NODES, node("tainted", 80, taints=[{"key": "dedicated", "value": "x", "effect": "NoSchedule"}]))
+    running.api.put(NODES, node("cordoned", 80, unschedulable=True))
+    await running.caught_up()
+    await wait(running, 20, vram="40Gi")
+    await running.until(lambda: len(named(running.api)) == 8)
+    await calm(running)
+    assert set(named(running.api).values()) == {"a", "b"}
+
+
+async def test_full_host_memory_is_respected(running):
+    small = node("thin", *[80] * 8)
+    small["status"]["allocatable"]["memory"] = "1Gi"
+    running.api.put(NODES, small)
+    await running.caught_up()
+    await wait(running, 12, vram="40Gi", limits={"memory": "2Gi"})
+    await running.until(lambda: len(named(running.api)) == 8)
+    await calm(running)
+    assert "thin" not in named(running.api).values()
+
+
+async def test_the_most_important_pods_are_named_first(running):
+    await running.api.stop()
+    for at in range(8):
+        running.api.put(PODS, pod(f"low{at}", vram="80Gi", priority=0))
+    for at in range(4):
+        running.api.put(PODS, pod(f"high{at}", vram="80Gi", priority=10))
+    await running.api.start()
+    await running.until(lambda: len(named(running.api)) == 4)
+    await calm(running)
+    assert set(named(running.api)) == {f"high{at}" for at in range(4)}
+
+
+async def test_a_patch_that_fails_leaves_the_reservation_to_the_ordinary_path(running):
+    running.api.fail("PATCH", "/status$", status=500, times=BACKLOG)
+    pods = await wait(running, BACKLOG)
+    await running.until(lambda: len(running.api.asked("PATCH", "/status$")) == BACKLOG)
+    await calm(running)
+    for body in pods:
+        assert await running.bind(body, (await running.filter(body))["NodeNames"][0]) == {}
+    assert held(running) == BACKLOG * 20 * GIB
+    assert await running.metric("headroom_named_ahead_total", result="failed") == BACKLOG

@@ -1,0 +1,115 @@
+"""The pages for people and other programs: fit, explain, metrics, snapshot."""
+
+import json
+
+import pytest
+
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.extender import NODES, extender, node, pod
+
+
+@pytest.fixture
+async def running(tmp_path):
+    async with ApiServer() as api:
+        api.put(NODES, node("a", 80, 80))
+        api.put(NODES, node("b", 40))
+        api.put(NODES, node("t", 80, taints=[{"key": "dedicated", "value": "x", "effect": "NoSchedule"}]))
+        async with extender(api, tmp_path, preemption=False, naming_ahead=False) as ready:
+            yield ready
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "fits", "reasons"),
+    [
+        pytest.param(pod("p", vram="30Gi"), 100, {"a": 4, "b": 1}, {"no card with 30720 MiB free": 2}, id="by memory"),
+        pytest.param(pod("p", vram="30Gi"), 2, None, None, id="up to the limit"),
+        pytest.param(pod("p", vram="60Gi"), 100, {"a": 2}, {"no card with 61440 MiB free": 2}, id="large ones"),
+        pytest.param(pod("p", vram="90Gi"), 100, {}, {"no card with 92160 MiB free": 2}, id="none"),
+        pytest.param(
+            pod("p", vram="30Gi", tolerations=[{"operator": "Exists"}]),
+            100,
+            {"a": 4, "b": 1, "t": 2},
+            {"no card with 30720 MiB free": 3},
+            id="with the taint tolerated",
+        ),
+    ],
+)
+async def test_fit_counts_how_many_more_pods_and_why_no_more(running, asked, limit, fits, reasons):
+    before = running.daemon.state.ledger.dump()
+    template = {"metadata": {"labels": {}}, "spec": asked["spec"]}
+    status, answer = await running.post("/v1/fit", {"pod": template, "limit": limit})
+    assert status == 200
+    if fits is None:
+        assert answer["fits"] == limit
+    else:
+        assert answer["nodes"] == fits
+        assert answer["fits"] == sum(fits.values())
+        taint = {} if "t" in fits else {"node selector, affinity or taint": 1}
+        assert answer["reasons"] == reasons | taint
+    assert running.daemon.state.ledger.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        pytest.param({"limit": 1}, "missing required field `pod`", id="no pod"),
+        pytest.param({"pod": pod("p")}, "asks for no GPU", id="no GPU"),
+        pytest.param({"pod": pod("p", vram="x")}, "not a quantity", id="no quantity"),
+        pytest.param({"pod": pod("p", vram="1Gi"), "limit": "many"}, "limit", id="no number"),
+    ],
+)
+async def test_a_fit_question_that_cannot_be_understood_is_a_400(running, body, said):
+    status, answer = await running.post("/v1/fit", body)
+    assert status == 400
+    assert said in answer["Error"]
+
+
+async def test_explain_tells_the_last_decision_with_live_figures(running):
+    wanted = await running.create(pod("llm", vram="70Gi"))
+    for name in ("x", "y"):
+        await running.place(await running.create(pod(name, vram="50Gi")), "a")
+    await running.filter(wanted, "a", "b")
+    explained = json.loads((await running.get("/v1/explain?pod=default/llm"))[1])
+    assert explained["outcome"] == "refused"
+    assert explained["reasons"] == {"no card with 71680 MiB free": 2}
+    assert explained["request"]["vram_mib"] == 71680
+    now = {entry["node"]: entry for entry in explained["nodes"]}
+    assert now["a"]["now"] == "best of 2 cards has 30.0 GiB free, 0 of 2 devices handed out"
+    assert now["b"]["fits"] is False
+    placed = json.loads((await running.get("/v1/explain?pod=default/x"))[1])
+    assert placed["outcome"] == "bound"
+    assert placed["placement"]["node"] == "a"
+
+
+@pytest.mark.parametrize(("query", "status"), [("pod=default/none", 404), ("pod=none", 400), ("", 400)])
+async def test_explain_of_nothing(running, query, status):
+    assert (await running.get(f"/v1/explain?{query}"))[0] == status
+
+
+async def test_metrics_tell_memory_by_node_latency_by_verb_and_fragmentation(running):
+    await running.place(await running.create(pod("llm", vram="50Gi")), "a")
+    gib = 2.0**30
+    assert await running.metric("headroom_node_vram_bytes", node="a", state="usable") == 160 * gib
+    assert await running.metric("headroom_node_vram_bytes", node="a", state="declared") == 50 * gib
+    assert await running.metric("headroom_node_vram_bytes", node="a", state="free") == 110 * gib
+    assert await running.metric("headroom_node_slices", node="a", state="total") == 2
+    assert await running.metric("headroom_largest_free_bytes") == 80 * gib
+    for verb in ("filter", "bind"):
+        assert await running.metric("headroom_extender_request_seconds_count", verb=verb) == 1
+    # 30 GiB on the used card of `a` and 40 GiB on `b` cannot take another pod of 50 GiB: 70 of 230 GiB free.
+    assert await running.metric("headroom_fragmentation_ratio") == pytest.approx(70 / 230)
+    assert await running.metric("headroom_bound_pods") == 1
+    assert await running.metric("headroom_reservations") == 0
+
+
+async def test_the_snapshot_holds_the_whole_state(running):
+    await running.place(await running.create(pod("llm", vram="50Gi")))
+    waits = await running.create(pod("waits", vram="300Gi"))
+    await running.filter(waits)
+    held = await running.create(pod("held", vram="10Gi"))
+    await running.filter(held)
+    snapshot = json.loads((await running.get("/debug/snapshot"))[1])
+    assert [entry["pod"] for entry in snapshot["reservations"]] == ["default/held"]
+    assert snapshot["refused"] == ["default/waits"]
+    assert snapshot["breaches"] == []
+    assert {entry["name"] for entry in snapshot["fleet"]["nodes"]} == {"a", "b", "t"}

@@ -1,0 +1,208 @@
+"""Who is evicted for whom, and what becomes of the room."""
+
+import asyncio
+import json
+
+import pytest
+
+from headroom.fleet import Fleet
+from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement
+from scheduler.pods import Occupant
+from scheduler.preemption import plan
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.extender import NODES, PODS, extender, node, pod
+
+GIB = 1024
+
+
+class Scene:
+    """Nodes with 80 GiB cards and pods on them, for `plan` alone."""
+
+    def __init__(self, cards: dict[str, int]) -> None:
+        self.fleet = Fleet()
+        for name, count in cards.items():
+            found = tuple(Card(f"{name}-{at}", at, "A100", 80 * GIB) for at in range(count))
+            self.fleet.upsert_node(GpuNode(name, found))
+        self.pods: dict[str, list[Occupant]] = {name: [] for name in cards}
+
+    def hold(self, name: str, on: str, gib: int, priority: int, card: int = 0, *, leaving: bool = False) -> "Scene":
+        placement = Placement(on, (card,), (gib * GIB,), Mode.PINNED)
+        self.fleet.take(self.fleet.row_of[on], placement.cards, placement.share_mib, plugin=False)
+        self.pods[on].append(Occupant(name, "default", name, priority, placement, leaving))
+        return self
+
+    def victims(self, gib: int, priority: int, count: int = 1) -> tuple[str, list[str]] | None:
+        request = GpuRequest(count, vram_mib=gib * GIB)
+        rows = list(range(len(self.fleet.names)))
+        chosen = plan(self.fleet, lambda row: self.pods[self.fleet.names[row]], request, priority, rows)
+        return None if chosen is None else (chosen.node, sorted(victim.name for victim in chosen.victims))
+
+
+def test_the_least_important_victim_goes_first():
+    scene = Scene({"a": 1, "b": 1}).hold("costly", "a", 60, 100).hold("cheap", "b", 60, 10)
+    assert scene.victims(40, priority=1000) == ("b", ["cheap"])
+
+
+def test_then_the_fewest_victims():
+    scene = Scene({"a": 1, "b": 1}).hold("a1", "a", 30, 0).hold("a2", "a", 30, 0).hold("b1", "b", 60, 0)
+    assert scene.victims(60, priority=1) == ("b", ["b1"])
+
+
+def test_then_the_least_memory_and_nobody_who_may_stay():
+    scene = Scene({"a": 1}).hold("small", "a", 10, 0).hold("large", "a", 60, 0)
+    assert scene.victims(15, priority=1) == ("a", ["small"])
+    assert scene.victims(40, priority=1) == ("a", ["large"])
+
+
+@pytest.mark.parametrize("priority", [5, 4, -1])
+def test_equal_or_higher_priority_is_never_evicted(priority):
+    assert Scene({"a": 1}).hold("held", "a", 60, 5).victims(40, priority=priority) is None
+
+
+def test_lower_priorities_that_do_not_make_enough_room_are_left_alone():
+    scene = Scene({"a": 1}).hold("low", "a", 20, 0).hold("high", "a", 50, 100)
+    assert scene.victims(40, priority=50) is None
+
+
+def test_pods_on_their_way_out_are_waited_for_before_anybody_is_evicted():
+    scene = Scene({"a": 1}).hold("leaving", "a", 60, 100, leaving=True).hold("low", "a", 10, 0)
+    assert scene.victims(60, priority=50) == ("a", [])
+
+
+def test_several_cards_are_freed_together():
+    scene = Scene({"a": 2}).hold("one", "a", 60, 0, card=0).hold("two", "a", 60, 0, card=1)
+    assert scene.victims(40, priority=1, count=2) == ("a", ["one", "two"])
+    assert scene.victims(40, priority=1, count=3) is None
+
+
+def test_a_measured_foreign_process_is_not_evicted_with_the_pod():
+    scene = Scene({"a": 1}).hold("low", "a", 20, 0)
+    scene.fleet.set_measured(0, [60 * GIB])  # 20 GiB are the pod's, 40 GiB are somebody else's
+    assert scene.victims(50, priority=1) is None
+    assert scene.victims(35, priority=1) == ("a", ["low"])
+
+
+@pytest.fixture
+async def api():
+    async with ApiServer() as server:
+        server.put(NODES, node("gpu", 80))
+        yield server
+
+
+def evictions(api: ApiServer, *, dry_run: bool = False) -> list[str]:
+    asked = api.asked("POST", "/eviction$")
+    return [ask.path.split("/")[-2] for ask in asked if bool(ask.body["deleteOptions"].get("dryRun")) == dry_run]
+
+
+def nominated(api: ApiServer, name: str) -> str | None:
+    return api.get(PODS, name)["status"].get("nominatedNodeName")
+
+
+async def test_room_is_made_and_kept_for_the_pod_that_it_was_made_for(api, tmp_path):
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="60Gi", labels={"app": "low"})))
+        high = await running.create(pod("high", vram="70Gi", priority=1000))
+        assert (await running.filter(high))["NodeNames"] == []
+        await running.until(lambda: evictions(api) == ["low"])
+        assert nominated(api, "high") == "gpu"
+        await running.caught_up()
+        # Another pod would fit into the room, but it is taken.
+        thief = await running.create(pod("thief", vram="70Gi"))
+        assert (await running.filter(thief))["NodeNames"] == []
+        assert (await running.filter(high, "gpu"))["NodeNames"] == ["gpu"]
+        assert await running.bind(high, "gpu") == {}
+        assert await running.metric("headroom_preemptions_total", result="completed") == 1
+        assert running.daemon.preemptor.claims == {}
+
+
+async def test_while_victims_go_only_the_node_they_leave_is_named(api, tmp_path):
+    api.on_evict = lambda victim: victim["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z")
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        high = await running.create(pod("high", vram="70Gi", priority=1000))
+        await running.filter(high)
+        await running.until(lambda: evictions(api) == ["low"])
+        api.put(NODES, node("new", 80))
+        await running.caught_up()
+        assert (await running.filter(high))["NodeNames"] == []
+        api.remove(PODS, "low")
+        await running.caught_up()
+        assert (await running.filter(high))["NodeNames"] == ["gpu"]
+        assert evictions(api) == ["low"]
+
+
+async def test_the_pod_is_woken_when_its_room_is_there(api, tmp_path):
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        await running.filter(await running.create(pod("high", vram="70Gi", priority=1000)))
+        await running.until(lambda: len(api.asked("PATCH", "/nodes/gpu$")) == 1)
+
+
+async def test_a_disruption_budget_is_kept_and_another_victim_looked_for(api, tmp_path):
+    api.put(NODES, node("other", 80))
+    selector = {"matchLabels": {"app": "kept"}}
+    budget = {"metadata": {"name": "b"}, "spec": {"selector": selector}, "status": {"disruptionsAllowed": 0}}
+    api.put("/apis/policy/v1/poddisruptionbudgets", budget)
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("kept", vram="60Gi", labels={"app": "kept"}, priority=1)))
+        await running.place(await running.create(pod("spare", vram="60Gi", labels={"app": "spare"}, priority=2)))
+        high = await running.create(pod("high", vram="70Gi", priority=1000))
+        await running.filter(high)
+        await running.until(lambda: evictions(api) == ["spare"])
+        assert "kept" in evictions(api, dry_run=True)
+        assert api.get(PODS, "kept")["spec"]["nodeName"]
+        assert await running.metric("headroom_preemptions_total", result="refused") == 1
+
+
+async def test_a_preemption_that_takes_too_long_is_given_up(api, tmp_path):
+    api.on_evict = lambda victim: None
+    async with extender(api, tmp_path, preemption_seconds=0.3, sweep_seconds=0.02) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        high = await running.create(pod("high", vram="70Gi", priority=1000))
+        await running.filter(high)
+        await running.until(lambda: nominated(api, "high") == "gpu")
+        await running.until(lambda: running.daemon.preemptor.claims == {})
+        await running.until(lambda: nominated(api, "high") is None)
+        assert await running.metric("headroom_preemptions_total", result="timed_out") == 1
+        api.put(NODES, node("new", 80))
+        await running.caught_up()
+        assert (await running.filter(high))["NodeNames"] == ["new"]
+
+
+async def test_a_pod_that_goes_before_its_room_is_there_frees_it_for_others(api, tmp_path):
+    api.on_evict = lambda victim: None
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        await running.filter(await running.create(pod("high", vram="70Gi", priority=1000)))
+        await running.until(lambda: evictions(api) == ["low"])
+        api.remove(PODS, "high")
+        await running.caught_up()
+        assert running.daemon.preemptor.claims == {}
+        assert await running.metric("headroom_preemptions_total", result="cancelled") == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        pytest.param({"priority": 1000, "preemptionPolicy": "Never"}, {}, id="the pod forbids it"),
+        pytest.param({"priority": 1000, "schedulerName": "other"}, {}, id="another scheduler's pod"),
+        pytest.param({"priority": 1000}, {"preemption": False}, id="switched off"),
+        pytest.param({"priority": 0}, {}, id="equal priority"),
+    ],
+)
+async def test_nobody_is_evicted(api, tmp_path, spec, settings):
+    async with extender(api, tmp_path, **settings) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        await running.filter(await running.create(pod("high", vram="70Gi", **spec)))
+        await running.caught_up()
+        await asyncio.sleep(0.1)
+        assert api.asked("POST", "/eviction$") == []
+
+
+async def test_explain_names_the_claimed_node(api, tmp_path):
+    api.on_evict = lambda victim: None
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        await running.filter(await running.create(pod("high", vram="70Gi", priority=1000)))
+        await running.until(lambda: evictions(api) == ["low"])
+        assert json.loads((await running.get("/v1/explain?pod=default/high"))[1])["claimed_node"] == "gpu"
