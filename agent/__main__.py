@@ -229,15 +229,14 @@ class _Lock:
 
 
 async def _until_alone(lock: _Lock, health: Health, metrics: AgentMetrics) -> None:
-    log = logs.get_logger(__name__)
     metrics.standby.set(0)
-    while not lock.taken():
-        if metrics.standby._value.get() == 0:
-            log.warning("another_agent_on_this_node")
+    if not lock.taken():
+        logs.get_logger(__name__).warning("another_agent_on_this_node")
         metrics.standby.set(1)
         health.set_ready("lock", False, "another agent on this node is at work")
-        await asyncio.sleep(_LOCK_RETRY_SECONDS)
-    metrics.standby.set(0)
+        while not lock.taken():
+            await asyncio.sleep(_LOCK_RETRY_SECONDS)
+        metrics.standby.set(0)
     health.set_ready("lock", True)
 
 

@@ -160,8 +160,7 @@ class Account:
         assert before is not None
         now, then = card.energy_millijoules, before.energy_millijoules
         if not isinstance(now, Missing) and not isinstance(then, Missing):
-            limit = known(card.power_limit_watts) or _HIGHEST_WATTS
-            if 0 <= now - then <= max(limit, _HIGHEST_WATTS) * seconds * 1000:
+            if 0 <= now - then <= _HIGHEST_WATTS * seconds * 1000:
                 return now - then, MEASURED
             # The driver was loaded anew, or the reading is absurd.
             self.counter_resets += 1

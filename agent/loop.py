@@ -8,7 +8,7 @@ import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from agent.account import Account
 from agent.attribution import Usage, holders_of, pids_of, usage_of
@@ -28,6 +28,7 @@ from headroom.kube.calls import NODES, PODS
 from headroom.kube.client import KubeClient
 from headroom.kube.reflector import DELETED, Reflector
 from headroom.logs import get_logger
+from headroom.model import Card
 from headroom.names import ANNOTATION_NODE_CARDS
 from headroom.runtime import Backoff
 
@@ -99,17 +100,16 @@ class Agent:
             started = self._monotonic()
             try:
                 answered = await self.cycle()
+                self._metrics.cycle_seconds.set(self._monotonic() - started)
+                if answered:
+                    backoff.reset()
+                    await self._rest(started + self._settings.interval_seconds)
+                    continue
             except Exception:
                 # The one guard of this daemon: a cycle that failed must not end the agent.
                 self._log.exception("cycle_failed")
                 self._metrics.cycle_errors.inc()
-                answered = True
-            self._metrics.cycle_seconds.set(self._monotonic() - started)
-            if answered:
-                backoff.reset()
-                await self._rest(started + self._settings.interval_seconds)
-            else:
-                await asyncio.sleep(backoff.next_seconds())
+            await asyncio.sleep(backoff.next_seconds())
 
     async def _rest(self, until: float) -> None:
         """Wait for the next cycle, or for a fault that the driver reports."""
@@ -126,17 +126,19 @@ class Agent:
         verdicts = self._tracker.update(reading) if reading is not None else self._tracker.lost(now)
         cards = self._inventory.update(reading, verdicts, self._slices(reading))
         self._note_withdrawals(verdicts)
-        if (
-            self._cluster is not None
-            and self._cluster.synced
-            and (node := self._node()) is not None
-            and (cards or self._shown())
-        ):
-            await self._cluster.publisher.publish_cards(node, cards, now)
-        await self._compare(cards, now)
+        # Before anything that waits for another machine: the account needs its readings in time.
         usage = self._book(reading, cards)
         self._metrics.snapshot = Snapshot(reading, cards, usage.memory, usage.outside_bytes)
+        await self._publish(cards, now)
+        await self._compare(cards, now)
         return reading is not None
+
+    async def _publish(self, cards: tuple[Card, ...], now: float) -> None:
+        node = self._node()
+        if self._cluster is None or not self._cluster.synced or node is None:
+            return
+        if cards or self._shown():
+            await self._cluster.publisher.publish_cards(node, cards, now)
 
     def _refresh_pods(self) -> None:
         if self._cluster is not None and self._pods_changed:
@@ -207,7 +209,7 @@ class Agent:
                 self._log.info("card_back", card=card_id)
         self._verdicts = verdicts
 
-    async def _compare(self, cards: tuple[Any, ...], now: float) -> None:
+    async def _compare(self, cards: tuple[Card, ...], now: float) -> None:
         """Hold kubelet's list against the annotations and correct what differs. What kubelet last said stays when it is silent."""
         if self._podresources is None:
             return
@@ -247,7 +249,7 @@ class Agent:
                 self._metrics.findings.labels("right").inc()
         self._settled = settled
 
-    def _book(self, reading: Reading | None, cards: tuple[Any, ...]) -> Usage:
+    def _book(self, reading: Reading | None, cards: tuple[Card, ...]) -> Usage:
         if reading is None:
             return Usage({}, (), {})
         owners = self._processes.owners(pids_of(reading))

@@ -35,6 +35,8 @@ _GAUGES: Final = (
     ("temperature_celsius", "Temperature of the die."),
 )
 
+_MEMORY: Final = frozenset(name for name, _ in _GAUGES if name.startswith("memory_") and name.endswith("_bytes"))
+
 
 @dataclass(slots=True)
 class Snapshot:
@@ -101,7 +103,8 @@ class AgentMetrics(Collector):
             family = GaugeMetricFamily(f"headroom_card_{name}", text, labels=_CARD)
             for card in cards:
                 value = getattr(card, name)
-                if not isinstance(value, Missing):
+                # The memory of a partitioned card is that of its instances: counted once, there.
+                if not isinstance(value, Missing) and (card.allocatable or name not in _MEMORY):
                     family.add_metric(self._labels(card), value)
             yield family
         counter = CounterMetricFamily(

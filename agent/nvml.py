@@ -220,7 +220,8 @@ class NvmlReader:
             ),
             row_remap_broken=_remap_broken(handle),
             mig=mig,
-            processes=_processes(handle, sm_by_pid),
+            # A partitioned card lists its instances' processes, which they list themselves.
+            processes=() if mig is True else _processes(handle, sm_by_pid),
         )
 
     def _instances(self, handle: Any, parent: CardReading) -> list[CardReading]:
@@ -252,7 +253,10 @@ class NvmlReader:
     def _listen(self, uuid: str, handle: Any) -> None:
         if self._events is None or uuid in self._listening:
             return
-        if not isinstance(_ask(pynvml.nvmlDeviceRegisterEvents, handle, _FAULT_EVENTS, self._events), Missing):
+        supported = _ask(pynvml.nvmlDeviceGetSupportedEventTypes, handle)
+        wanted = _FAULT_EVENTS if isinstance(supported, Missing) else _FAULT_EVENTS & supported
+        # A card refuses the whole set for one type that it does not know.
+        if wanted and not isinstance(_ask(pynvml.nvmlDeviceRegisterEvents, handle, wanted, self._events), Missing):
             self._listening.add(uuid)
 
     def _sm_by_pid(self, handle: Any, uuid: str) -> dict[int, float] | Missing:

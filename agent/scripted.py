@@ -159,10 +159,11 @@ def parse_script(documents: Sequence[Any], *, name: str = "script") -> tuple[Fra
         known = {entry.name for entry in fields(Frame)} | {
             "missing"
         }  # a recording lists what was missing; it says so by field too
-        if unknown := sorted(document.keys() - known):
+        if unknown := sorted(map(str, document.keys() - known)):
             raise ScriptError(f"{where}: unknown key {unknown[0]!r}")
         plain = {key: value for key, value in document.items() if key != "missing"}
-        plain["cards"] = [_card(card, f"{where}, card {at}") for at, card in enumerate(plain.get("cards") or ())]
+        if isinstance(plain.get("cards"), list):
+            plain["cards"] = [_card(card, f"{where}, card {at}") for at, card in enumerate(plain["cards"])]
         frames.append(_convert(plain, Frame, where))
     if not frames:
         raise ScriptError(f"{name}: holds no frame")
@@ -172,8 +173,6 @@ def parse_script(documents: Sequence[Any], *, name: str = "script") -> tuple[Fra
 
 
 def _card(plain: Any, where: str) -> dict[str, Any]:
-    if not isinstance(plain, dict):
-        raise ScriptError(f"{where}: must hold keys and values, not {type(plain).__name__}")
     card = _sized(plain, where)
     if isinstance(card.get("processes"), list):
         card["processes"] = [_sized(process, f"{where}, process {at}") for at, process in enumerate(card["processes"])]
@@ -184,12 +183,15 @@ def _card(plain: Any, where: str) -> dict[str, Any]:
     return card
 
 
-def _sized(plain: dict[str, Any], where: str) -> dict[str, Any]:
+def _sized(plain: Any, where: str) -> dict[str, Any]:
     """Bytes may be written as quantities, `40Gi`."""
+    if not isinstance(plain, dict):
+        raise ScriptError(f"{where}: must hold keys and values, not {type(plain).__name__}")
     sized = dict(plain)
-    for key in sized.keys() & _BYTES:
-        value = sized[key]
-        if not isinstance(value, str) or value in _NAMES[Missing]:
+    for key, value in plain.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ScriptError(f"{where}: {key}: {value} is not a number")
+        if key not in _BYTES or not isinstance(value, str) or value in _NAMES[Missing]:
             continue
         try:
             sized[key] = math.floor(parse_quantity(value))

@@ -25,11 +25,11 @@ enum { MAX_CARDS = 16, MAX_PROCESSES = 128, MAX_INSTANCES = 8, MAX_EVENTS = 64 }
 
 enum field {
     F_ALL, F_UUID, F_NAME, F_TOTAL, F_RESERVED, F_USED, F_FREE, F_UTIL, F_MEMUTIL, F_POWER, F_LIMIT, F_ENERGY, F_TEMP, F_ECC,
-    F_PENDING, F_FAILED, F_MIG, F_PROCESSES, F_GRAPHICS, F_MPS, F_SM, F_MEMORY_V2, F_HANDLE, F_EVENTS, FIELDS
+    F_PENDING, F_FAILED, F_MIG, F_PROCESSES, F_GRAPHICS, F_MPS, F_SM, F_MEMORY_V2, F_HANDLE, F_EVENTS, F_EVENTTYPES, FIELDS
 };
 static const char *const FIELD_NAMES[FIELDS] = {
     "all", "uuid", "name", "total", "reserved", "used", "free", "util", "memutil", "power", "limit", "energy", "temp", "ecc",
-    "pending", "failed", "mig", "processes", "graphics", "mps", "sm", "memory_v2", "handle", "events"
+    "pending", "failed", "mig", "processes", "graphics", "mps", "sm", "memory_v2", "handle", "events", "eventtypes"
 };
 
 struct process { unsigned pid; unsigned long long bytes; unsigned sm; };
@@ -62,6 +62,7 @@ static void defaults(struct card *card, unsigned index) {
     card->number[F_LIMIT] = 400000;
     card->number[F_ENERGY] = 1000000;
     card->number[F_TEMP] = 35;
+    card->number[F_EVENTTYPES] = 8 | 2;
 }
 
 static int field_of(const char *name) {
@@ -256,7 +257,12 @@ struct event_data { struct card *card; unsigned long long type, data; unsigned g
 static int event_set;
 ret_t nvmlEventSetCreate(int **set) { ANSWER(NULL, F_ALL); *set = &event_set; return OK; }
 ret_t nvmlEventSetFree(int *set) { (void)set; return OK; }
-ret_t nvmlDeviceRegisterEvents(struct card *card, unsigned long long types, int *set) { (void)types; (void)set; ANSWER(card, F_EVENTS); return OK; }
+ret_t nvmlDeviceGetSupportedEventTypes(struct card *card, unsigned long long *types) { ANSWER(card, F_EVENTTYPES); *types = card->number[F_EVENTTYPES]; return OK; }
+ret_t nvmlDeviceRegisterEvents(struct card *card, unsigned long long types, int *set) {
+    (void)set;
+    ANSWER(card, F_EVENTS);
+    return types & ~card->number[F_EVENTTYPES] ? NOT_SUPPORTED : OK;
+}
 ret_t nvmlEventSetWait_v2(int *set, struct event_data *data, unsigned timeout_ms) {
     (void)set;
     for (unsigned waited = 0;; waited += 25) {

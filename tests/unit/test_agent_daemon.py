@@ -360,6 +360,26 @@ async def test_a_missing_field_is_counted_and_its_series_is_absent(world: World)
     assert world.value("headroom_agent_missing_fields", field="power_watts", reason="not_supported") == 1
 
 
+async def test_memory_of_a_partitioned_card_is_counted_once_and_its_energy_once(world: World) -> None:
+    instance = CardReading(
+        "MIG-a", 0, "L4-MIG", memory_total_bytes=12 * GIB, memory_used_bytes=GIB, parent="GPU-0", processes=()
+    )
+    world.show(card(0, mig=True, memory_used_bytes=GIB), instance)
+    await world.tick()
+    used = [
+        sample.labels["card"]
+        for family in world.registry.collect() if family.name == "headroom_card_memory_used_bytes"
+        for sample in family.samples
+    ]  # fmt: skip
+    powered = [
+        sample.labels["card"]
+        for family in world.registry.collect() if family.name == "headroom_card_power_watts"
+        for sample in family.samples
+    ]  # fmt: skip
+    assert (used, powered) == (["MIG-a"], ["GPU-0"])
+    assert world.published() == {"MIG-a": True}
+
+
 async def test_an_outage_of_the_api_server_leaves_readings_and_metrics_untouched(world: World) -> None:
     await world.tick()
     await world.api.stop()

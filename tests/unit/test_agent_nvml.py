@@ -163,10 +163,15 @@ def test_a_lost_driver_is_said_and_found_again(stub, reader, code: int) -> None:
 
 
 def test_mig_instances_are_cards_of_their_own(stub, reader) -> None:
-    stub("card 0 mig 1", f"card 0 instance MIG-a {40 * GIB} {GIB}", f"card 0 instance MIG-b {20 * GIB} 0")
+    stub(
+        "card 0 mig 1",
+        "card 0 process 77 1024 0",
+        f"card 0 instance MIG-a {40 * GIB} {GIB}",
+        f"card 0 instance MIG-b {20 * GIB} 0",
+    )
     reading = reader.read(0.0)
     parent = card(reading)
-    assert (parent.mig, parent.allocatable) == (True, False)
+    assert (parent.mig, parent.allocatable, parent.processes) == (True, False, ())
     instances = [(one.id, one.memory_total_bytes, one.parent, one.allocatable) for one in reading.cards if one.parent]
     assert instances == [("MIG-a", 40 * GIB, parent.id, True), ("MIG-b", 20 * GIB, parent.id, True)]
 
@@ -178,6 +183,14 @@ def test_a_critical_xid_ends_the_wait_and_is_in_the_next_reading_once(stub, read
     assert reader.wait(5.0) is True
     assert [(fault.card, fault.xid) for fault in reader.read(1.0).faults] == [(first, 79)]
     assert reader.read(2.0).faults == ()
+
+
+def test_a_card_that_knows_only_some_events_is_still_listened_to(stub, reader) -> None:
+    stub("card 0 eventtypes 8", "card 1 eventtypes 0")
+    reader.read(0.0)
+    stub("event 0 8 48")
+    assert reader.wait(5.0) is True
+    assert [fault.xid for fault in reader.read(1.0).faults] == [48]
 
 
 def test_waiting_goes_on_where_events_are_not_supported(stub, reader) -> None:
