@@ -9,7 +9,7 @@ from scheduler.policies import POLICIES
 from simulations.openb import read_nodes, read_pods
 from simulations.placement_experiment import Job, Progress, Study, Trace, run_jobs
 from simulations.placement_report import read_results, write_results
-from simulations.placement_tables import published_table, summary_table, timeline_table
+from simulations.placement_tables import matrix_table, published_table, summary_table, timeline_table
 
 _LEARNED = "-learned"
 
@@ -114,8 +114,12 @@ def main(
     done.update(zip(missing, run_jobs(study, missing, jobs, Progress(len(missing))), strict=True))
     records = [done[job] for job in work]
     click.echo(timeline_table(records) if departures else summary_table(records))
+    if not departures:
+        for at in (100, 130):
+            if any(at in record.alloc_at for record in records):
+                click.echo("\n" + matrix_table(records, at))
     if published is not None:
-        click.echo(published_table(records, published))
+        click.echo("\n" + published_table(records, published))
     if out is not None:
         for line in write_results(out, records):
             click.echo(line, err=True)

@@ -76,6 +76,22 @@ def summary_table(records: Sequence[Record]) -> str:
     return table(head, rows)
 
 
+def matrix_table(records: Sequence[Record], load: int) -> str:
+    """Mean allocation at one arrived load: a line per trace, a column per policy, and the mean over traces."""
+    grouped = groups(records)
+    traces, policies = (list(dict.fromkeys(key[at] for key in grouped)) for at in (0, 1))
+    means: dict[tuple[str, str], float] = {}
+    for key, group in grouped.items():
+        values = [record.alloc_at[load] for record in group if load in record.alloc_at]
+        if values:
+            means[key] = statistics.fmean(values)
+    rows = [[trace, *[f"{means[trace, p]:.2f}" if (trace, p) in means else "-" for p in policies]] for trace in traces]
+    whole = [trace for trace in traces if all((trace, policy) in means for policy in policies)]
+    if len(whole) > 1:
+        rows.append(["mean", *[f"{statistics.fmean(means[trace, p] for trace in whole):.2f}" for p in policies]])
+    return table([f"alloc % at {load}", *policies], rows)
+
+
 def timeline_table(records: Sequence[Record]) -> str:
     """Allocation, fragmentation and refusals by simulated time, for studies with departures."""
     times = sorted({at for record in records for at in record.timeline})
