@@ -18,6 +18,7 @@ from headroom.names import (
 from headroom.units import MIB
 
 _MOST_SLICES: Final = 1024
+_MIG_RESOURCE: Final = "nvidia.com/mig-"
 
 
 def cards_of_annotation(node: wire.Node) -> tuple[Card, ...]:
@@ -42,6 +43,14 @@ def slices_of(node: wire.Node, cards: int) -> int:
     return 1
 
 
+def plugin_owns_instances(node: wire.Node) -> bool:
+    """Whether the device plugin hands out MIG instances under names of their own (its `mixed` strategy).
+
+    Headroom does not understand requests by those names, so it must not give the same instances out by itself.
+    """
+    return any(name.startswith(_MIG_RESOURCE) and str(amount) != "0" for name, amount in node.status.capacity.items())
+
+
 @dataclass(slots=True)
 class Inventory:
     """Knows every card this agent (or, by the annotation, its predecessor) has seen, so that one that falls silent is
@@ -54,13 +63,17 @@ class Inventory:
         for card in cards:
             self._known.setdefault(card.id, card)
 
-    def update(self, reading: Reading | None, verdicts: Mapping[str, Verdict], slices: int) -> tuple[Card, ...]:
+    def update(
+        self, reading: Reading | None, verdicts: Mapping[str, Verdict], slices: int, *, instances: bool = True
+    ) -> tuple[Card, ...]:
         """Cards to publish, by driver index and id; `reading` is None when the driver cannot be asked.
+
+        `instances` says whether MIG instances are Headroom's to give out.
 
         `index` counts them from 0: MIG instances of one card share the driver's index, and it shifts when a card is lost.
         """
         for card in reading.cards if reading is not None else ():
-            if not card.allocatable:
+            if not card.allocatable or (card.parent and not instances):
                 self._known.pop(card.id, None)
             elif isinstance(card.memory_total_bytes, int):
                 self._known[card.id] = self._described(card, card.memory_total_bytes, slices)

@@ -13,7 +13,7 @@ from typing import Final
 from agent.account import Account
 from agent.attribution import Usage, holders_of, pids_of, usage_of
 from agent.health import HealthTracker, Verdict
-from agent.inventory import Inventory, cards_of_annotation, slices_of
+from agent.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
 from agent.metrics import AgentMetrics, Snapshot
 from agent.podresources import PodResources, PodResourcesError
 from agent.pods import NODE_POD, NodePod, PodIndex
@@ -124,7 +124,9 @@ class Agent:
         reading = await self._read()
         now = self._monotonic()
         verdicts = self._tracker.update(reading) if reading is not None else self._tracker.lost(now)
-        cards = self._inventory.update(reading, verdicts, self._slices(reading))
+        node = self._node()
+        instances = node is None or not plugin_owns_instances(node)
+        cards = self._inventory.update(reading, verdicts, self._slices(reading), instances=instances)
         self._note_withdrawals(verdicts)
         # Before anything that waits for another machine: the account needs its readings in time.
         usage = self._book(reading, cards)

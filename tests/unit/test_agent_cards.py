@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agent.health import HealthTracker, Verdict
-from agent.inventory import Inventory, cards_of_annotation, slices_of
+from agent.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
 from agent.reader import BrokenCard, CardReading, Fault, Missing, Reading
 from headroom import wire
 from headroom.inventory import encode_cards
@@ -137,6 +137,13 @@ def test_a_partitioned_card_gives_way_to_its_instances_and_comes_back() -> None:
     assert [(one.id, one.index, one.slices) for one in cards] == [("MIG-1", 0, 1), ("MIG-2", 1, 1)]
     whole = published(inventory, reading(2, card("GPU-a", mig=False)), slices=4)
     assert [one.id for one in whole] == ["GPU-a"]
+
+
+def test_instances_that_the_device_plugin_names_itself_are_not_given_out_twice() -> None:
+    parted = reading(0, card("GPU-a", mig=True), card("MIG-1", parent="GPU-a"), card("GPU-b", index=1))
+    assert [one.id for one in Inventory().update(parted, {}, 1, instances=False)] == ["GPU-b"]
+    assert plugin_owns_instances(node(capacity={"nvidia.com/mig-3g.40gb": "2"}))
+    assert not plugin_owns_instances(node(capacity={"nvidia.com/mig-3g.40gb": "0", "nvidia.com/gpu": "2"}))
 
 
 def node(labels=None, capacity=None, annotation: str | None = None) -> wire.Node:
