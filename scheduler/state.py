@@ -140,6 +140,19 @@ class ClusterState:
             self.pod_problems.pop(pod.key, None)
         for node in change.freed:
             self._room(node, seen_by_scheduler=True)
+        self._give_way(pod.spec.node_name)
+
+    def _give_way(self, node: str) -> None:
+        """End reservations on cards that bound pods, placed by somebody else, have over-filled."""
+        row = self.fleet.row_of.get(node)
+        if row is None or not (self.fleet.held_mib[row] > self.fleet.usable_mib[row]).any():
+            return
+        for held in self.ledger.on_node(node):
+            over = self.fleet.held_mib[row] > self.fleet.usable_mib[row]
+            if held.state is HoldingState.RESERVED and any(over[at] for at in held.placement.cards):
+                self.release(held.uid, "moved")
+                if held.uid in self._attempts:
+                    self._attempts[held.uid].offered = False
 
     def _note_unbound(self, pod: wire.Pod) -> None:
         known = self.waiting.get(pod.metadata.uid)

@@ -111,16 +111,14 @@ async def test_a_named_node_that_somebody_else_filled_is_not_bound_over(running)
     pods = await wait(running, BACKLOG, vram="40Gi")
     await running.until(lambda: len(named(running.api)) == BACKLOG)
     full = named(running.api)[pods[0]["metadata"]["name"]]
-    # Another scheduler, which knows nothing of the names, takes both cards.
-    foreign = pod("foreign", vram="80Gi", gpus=2, schedulerName="other", nodeName=full)
-    await running.create(foreign)
-    for body in pods:
-        (chosen,) = (await running.filter(body))["NodeNames"] or [""]
-        if chosen:
-            await running.bind(body, chosen)
-    fleet = running.daemon.state.fleet
     other = {"a": "b", "b": "a"}[full]
-    assert fleet.held_mib[fleet.row_of[other]].max() <= 80 * GIB
+    # Another scheduler, which knows nothing of the names, takes both cards.
+    await running.create(pod("foreign", vram="80Gi", gpus=2, schedulerName="other", nodeName=full))
+    for body in pods:
+        assert (await running.filter(running.api.get(PODS, body["metadata"]["name"]), full))["NodeNames"] == []
+        assert (await running.filter(body))["NodeNames"] == [other]
+        assert await running.bind(body, other) == {}
+    assert running.daemon.state.breaches() == []
 
 
 async def test_a_name_that_turned_down_is_refused_alone_so_that_the_others_are_offered(running):

@@ -1,0 +1,97 @@
+"""Preemption and naming ahead behind a real kube-scheduler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from simulations.kwok.cluster import Cluster
+from tests.fakes.extender_cluster import PODS, Setup, pod_asking
+
+
+@pytest.fixture
+def setup(start_cluster: Callable[..., Cluster]) -> Callable[..., Setup]:
+    return lambda nodes, cards, *settings: Setup(start_cluster, nodes, cards, *settings)
+
+
+def priority_class(name: str, value: int) -> dict[str, Any]:
+    return {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value}
+
+
+def budget(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": name}}},
+    }
+
+
+def labelled(pod: dict[str, Any], app: str) -> dict[str, Any]:
+    pod["metadata"]["labels"] = {"app": app}
+    return pod
+
+
+def node_of(world: Setup, name: str) -> str | None:
+    found = world.cluster.api.get(f"{PODS}/{name}")["spec"].get("nodeName")
+    return None if found is None else str(found)
+
+
+def test_a_pod_of_higher_priority_takes_the_place_of_the_least_important_and_budgets_are_kept(
+    setup: Callable[..., Setup],
+) -> None:
+    world = setup(3, 1)
+    world.cluster.apply([priority_class("high", 1000), priority_class("middle", 500), budget("kept")])
+    world.create(
+        labelled(pod_asking("kept", "70Gi"), "kept"),
+        pod_asking("spare", "70Gi"),
+        pod_asking("middle", "70Gi", priorityClassName="middle"),
+    )
+    world.wait_bound(3)
+    world.wait_calm()
+    # The disruption controller has to have counted the pod before the budget means anything.
+    status = "/apis/policy/v1/namespaces/default/poddisruptionbudgets/kept"
+    world.cluster.wait_for(lambda: world.cluster.api.get(status)["status"].get("currentHealthy") == 1, "the budget")
+    freed = node_of(world, "spare")
+    world.create(pod_asking("high", "60Gi", priorityClassName="high"))
+    world.cluster.wait_for(lambda: node_of(world, "high"), "the important pod to be bound", 30)
+    assert node_of(world, "high") == freed
+    left = {pod["metadata"]["name"] for pod in world.cluster.pods("default")}
+    assert left == {"kept", "middle", "high"}
+    # The next one finds only the pod of middle priority: the protected one stays.
+    world.create(pod_asking("high-too", "60Gi", priorityClassName="high"))
+    world.cluster.wait_for(lambda: node_of(world, "high-too"), "the second important pod to be bound", 60)
+    assert {pod["metadata"]["name"] for pod in world.cluster.pods("default")} == {"kept", "high", "high-too"}
+    world.assert_sound()
+
+
+@pytest.mark.parametrize("ahead", ["true", "false"])
+def test_a_backlog_is_bound_without_over_commit_whether_named_ahead_or_not(
+    setup: Callable[..., Setup], ahead: str
+) -> None:
+    world = setup(30, 4, "--naming-ahead", ahead, "--preemption", "false")
+    # The scheduler is away while the pods come: they queue.
+    world.cluster.component("kube-scheduler").kill()
+    world.create(*(pod_asking(f"pod-{at:03d}", ("20Gi", "30Gi", "40Gi")[at % 3]) for at in range(240)))
+    if ahead == "true":
+        world.cluster.wait_for(
+            lambda: world.metric("headroom_named_ahead_total", 'result="named"') >= 200, "pods to be named ahead"
+        )
+        # One node goes and one is filled by somebody else after it was named.
+        named = [
+            pod["status"]["nominatedNodeName"]
+            for pod in world.cluster.pods("default")
+            if pod["status"].get("nominatedNodeName")
+        ]
+        world.cluster.delete_nodes([named[0]])
+        cards = ",".join(f"GPU-{named[-1]}-{card}" for card in range(4))
+        thief = pod_asking("thief", "70Gi", schedulerName="other", nodeName=named[-1])
+        thief["metadata"]["annotations"] = {
+            "headroom.dev/assigned-cards": cards.split(",")[0],
+            "headroom.dev/assigned-vram-mib": str(70 * 1024),
+            "headroom.dev/assigned-mode": "pinned",
+        }
+        world.create(thief)
+    world.cluster.component("kube-scheduler").start()
+    world.wait_bound(241 if ahead == "true" else 240, 120)
+    world.assert_sound()
