@@ -1,9 +1,10 @@
 """Asks Prometheus the queries of a tick, all at once, and keeps each answer or what went wrong with it."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from autoscaler import snapshot as snap
 from autoscaler.queries import CLOCK, COUNTERS, GAUGES, Custom, Plan, combine
@@ -13,7 +14,9 @@ from headroom.errors import HeadroomError
 from headroom.logs import get_logger
 from headroom.prometheus import PrometheusQueryError
 
-_RETRY_SECONDS = 300.0
+_RETRY_SECONDS: Final = 300.0
+_LARGE: Final = (GAUGES, COUNTERS)
+"""Answers of tens of MiB where there are thousands of pods: held one at a time."""
 
 
 class Source(Protocol):
@@ -39,36 +42,37 @@ class Collector:
         self._refused: dict[Custom, tuple[float, str]] = {}
         """Queries that Prometheus refuses, since when, and why: they are kept out of the batches."""
         self.queries_asked = 0
+        self._one_large = asyncio.Lock()
         self._log = get_logger(__name__)
 
     async def collect(self, plan: Plan) -> Snapshot:
         """Ask everything in `plan`. Never raises for lack of an answer: `Snapshot.errors` says what is missing."""
-        fixed = {group: query for group, query in plan.queries.items() if group not in plan.custom}
-        answers = await asyncio.gather(
-            *(self._ask(query) for query in fixed.values()),
-            *(self._ask_custom(pairs) for pairs in plan.custom.values()),
-        )
-        # In a thread, so that the lease is renewed and watches are read meanwhile.
-        return await asyncio.to_thread(self._sorted, plan, fixed, answers)
-
-    def _sorted(
-        self, plan: Plan, fixed: Mapping[str, str], answers: Sequence[Sequence[Series] | HeadroomError]
-    ) -> Snapshot:
         snapshot = Snapshot(self._wall_clock())
-        for group, answer in zip(fixed, answers, strict=False):
+        fixed = {group: query for group, query in plan.queries.items() if group not in plan.custom}
+        await asyncio.gather(
+            *(self._collect_group(snapshot, group, query) for group, query in fixed.items()),
+            *(self._collect_custom(snapshot, pairs) for pairs in plan.custom.values()),
+        )
+        return snapshot
+
+    async def _collect_group(self, snapshot: Snapshot, group: str, query: str) -> None:
+        async with self._one_large if group in _LARGE else contextlib.nullcontext():
+            answer = await self._ask(query)
             if isinstance(answer, HeadroomError):
                 snapshot.errors[group] = str(answer)
             else:
-                self._add(snapshot, group, answer)
-        for pairs, answer in zip(plan.custom.values(), answers[len(fixed) :], strict=True):
-            if isinstance(answer, HeadroomError):
-                snapshot.custom.update({(custom.target, custom.signal): str(answer) for _, custom in pairs})
-                continue
-            snap.add_custom(snapshot, {tag: (custom.target, custom.signal) for tag, custom in pairs}, answer)
-            for _, custom in pairs:
-                if custom in self._refused:
-                    snapshot.custom[custom.target, custom.signal] = self._refused[custom][1]
-        return snapshot
+                # In a thread, so that the lease is renewed and watches are read meanwhile.
+                await asyncio.to_thread(self._add, snapshot, group, answer)
+
+    async def _collect_custom(self, snapshot: Snapshot, pairs: Sequence[tuple[str, Custom]]) -> None:
+        answer = await self._ask_custom(pairs)
+        if isinstance(answer, HeadroomError):
+            snapshot.custom.update({(custom.target, custom.signal): str(answer) for _, custom in pairs})
+            return
+        snap.add_custom(snapshot, {tag: (custom.target, custom.signal) for tag, custom in pairs}, answer)
+        for _, custom in pairs:
+            if custom in self._refused:
+                snapshot.custom[custom.target, custom.signal] = self._refused[custom][1]
 
     def _add(self, snapshot: Snapshot, group: str, series: Sequence[Series]) -> None:
         if group == CLOCK:

@@ -159,9 +159,18 @@ def material(status: Mapping[str, Any]) -> dict[str, Any]:
 def readings(status: Mapping[str, Any]) -> list[Any]:
     """The part that changes with the load: written now and then."""
     signals = [
-        {name: value for name, value in signal.items() if name != "sampledAt"} for signal in status.get("signals", ())
+        (signal.get("name"), signal.get("wish"), signal.get("lowest"), _rounded(signal.get("value", "")))
+        for signal in status.get("signals", ())
     ]
     return [signals, [limit.get("rule") for limit in status.get("limits", ())]]
+
+
+def _rounded(value: str) -> str:
+    """To two digits: less is noise."""
+    try:
+        return f"{float(value):.2g}"
+    except ValueError:
+        return value
 
 
 def _stable(condition: Mapping[str, Any]) -> object:

@@ -47,6 +47,8 @@ class World:
         if kind == DELETED:
             self.workloads.pop(f"{workload_kind}/{key}", None)
         else:
+            # A Raw is a view of the whole answer that it came in, a page of 2,000 objects: keep the part alone.
+            workload.spec.template = workload.spec.template.copy()
             self.workloads[f"{workload_kind}/{key}"] = workload
 
     def on_pod(self, kind: str, key: str, pod: PodView) -> None:

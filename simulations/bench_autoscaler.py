@@ -26,34 +26,6 @@ from simulations.cluster_store import Store
 SCRAPES: Final = 8
 SCRAPE_SECONDS: Final = 15.0
 _ENGINES: Final = (*["vllm"] * 12, *["triton"] * 4, *["sglang"] * 2, "fastchat", "custom")
-_GAUGES: Final = {
-    "vllm": {"vllm:num_requests_waiting": 0.0, "vllm:num_requests_running": 6.0, "vllm:kv_cache_usage_perc": 0.4},
-    "sglang": {"sglang:num_queue_reqs": 0.0, "sglang:num_running_reqs": 6.0, "sglang:token_usage": 0.4},
-    "triton": {"nv_inference_pending_request_count": 1.0, "nv_gpu_utilization": 0.5},
-    "fastchat": {"headroom_fastchat_queue_length": 2.0},
-    "custom": {},
-}
-_COUNTERS: Final = {
-    "vllm": {
-        "vllm:prompt_tokens_total": 300.0,
-        "vllm:generation_tokens_total": 60.0,
-        "vllm:iteration_tokens_total_count": 45.0,
-        "vllm:inter_token_latency_seconds_sum": 1.3,
-        "vllm:inter_token_latency_seconds_count": 60.0,
-        "vllm:e2e_request_latency_seconds_count": 0.6,
-    },
-    "sglang": {
-        "sglang:prompt_tokens_total": 300.0,
-        "sglang:generation_tokens_total": 60.0,
-        "sglang:inter_token_latency_seconds_sum": 1.3,
-        "sglang:inter_token_latency_seconds_count": 60.0,
-        "sglang:e2e_request_latency_seconds_count": 0.6,
-    },
-    "triton": {"nv_inference_queue_duration_us": 1e5, "nv_inference_request_duration_us": 1e6},
-    "fastchat": {},
-    "custom": {},
-}
-"""Increase per second."""
 _AGE: Final = "2026-01-01T00:00:00Z"
 
 
@@ -64,7 +36,7 @@ class BenchError(HeadroomError):
 @click.command()
 @click.option("--objects", default=1000, show_default=True, help="InferenceAutoscalers.")
 @click.option("--pods", default=3000, show_default=True, help="Pods, spread evenly.")
-@click.option("--ticks", default=8, show_default=True, help="Ticks measured, after two to settle.")
+@click.option("--ticks", default=8, show_default=True, help="Ticks measured, after five to settle.")
 def main(objects: int, pods: int, ticks: int) -> None:
     """One tick over many objects: its time, its queries, what it writes, and the memory held."""
     with tempfile.TemporaryDirectory(prefix="headroom-bench-") as name:
@@ -94,6 +66,7 @@ def _create(store: Store, number: int, pods_each: int) -> None:
         "engine": engine,
         "minReplicas": pods_each,
         "maxReplicas": pods_each + 5,
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
     }
     if engine == "custom":
         spec["signals"] = [
@@ -144,8 +117,8 @@ def _pod(name: str, number: int) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def _prometheus(objects: int, pods_each: int) -> AsyncIterator[str]:
     """Answers in the form of the HTTP API; scrape times move with the clock, values as if nothing changed."""
-    gauges = "".join(_series(objects, pods_each, _GAUGES, constant=True))[:-1]
-    counters = "".join(_series(objects, pods_each, _COUNTERS, constant=False))[:-1]
+    gauges = "".join(_series(objects, pods_each, counters=False))[:-1]
+    counters = "".join(_series(objects, pods_each, counters=True))[:-1]
 
     cut: dict[tuple[bool, int], str] = {}
     """Texts with the latest so many scrapes only, made once."""
@@ -189,20 +162,53 @@ async def _prometheus(objects: int, pods_each: int) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def _series(objects: int, pods_each: int, metrics: dict[str, dict[str, float]], *, constant: bool) -> Iterator[str]:
+def _gauges(engine: str, batch: float) -> dict[str, float]:
+    if engine == "vllm":
+        values = {"num_requests_waiting": 0.0, "num_requests_running": batch, "kv_cache_usage_perc": 0.3}
+        return {f"vllm:{name}": value for name, value in values.items()}
+    if engine == "sglang":
+        return {"sglang:num_queue_reqs": 0.0, "sglang:num_running_reqs": batch, "sglang:token_usage": 0.3}
+    if engine == "triton":
+        return {"nv_inference_pending_request_count": 1.0, "nv_gpu_utilization": 0.5}
+    return {"headroom_fastchat_queue_length": 2.0} if engine == "fastchat" else {}
+
+
+def _counters(engine: str, batch: float, prompt: float) -> dict[str, float]:
+    """Increase per second at so many sequences and prompt tokens in an iteration."""
+    if engine == "triton":
+        return {"nv_inference_queue_duration_us": 1e5, "nv_inference_request_duration_us": 1e6}
+    if engine not in ("vllm", "sglang"):
+        return {}
+    iteration = 0.02 + 0.00025 * batch + 0.00015 * prompt
+    values = {
+        "prompt_tokens_total": prompt / iteration,
+        "generation_tokens_total": batch / iteration,
+        "inter_token_latency_seconds_sum": batch,
+        "inter_token_latency_seconds_count": batch / iteration,
+        "e2e_request_latency_seconds_count": batch / iteration / 100,
+    }
+    if engine == "vllm":
+        values["iteration_tokens_total_count"] = 1 / iteration
+    return {f"{engine}:{name}": value for name, value in values.items()}
+
+
+def _series(objects: int, pods_each: int, *, counters: bool) -> Iterator[str]:
     for number in range(objects):
-        for metric, value in metrics[_ENGINES[number % len(_ENGINES)]].items():
-            for pod in range(pods_each):
+        engine = _ENGINES[number % len(_ENGINES)]
+        for pod in range(pods_each):
+            batch, prompt = 4.0 + (number + pod) % 5, 3.0 + (7 * number + pod) % 8
+            values = _counters(engine, batch, prompt) if counters else _gauges(engine, batch)
+            for metric, value in values.items():
                 name = f"server-{number}-5d9f-{pod}"
                 labels = (
                     f'"__name__":"{metric}","namespace":"serving","pod":"{name}","job":"engines","container":"server",'
                     f'"endpoint":"http","instance":"10.{number // 250}.{number % 250}.{pod}:8000","model_name":"demo"'
                 )
-                values = ",".join(
-                    f'[@{scrape},"{value if constant else 1e6 + value * scrape * SCRAPE_SECONDS}"]'
+                points = ",".join(
+                    f'[@{scrape},"{1e6 + value * scrape * SCRAPE_SECONDS if counters else value}"]'
                     for scrape in range(SCRAPES)
                 )
-                yield f'{{"metric":{{{labels}}},"values":[{values}]}},'
+                yield f'{{"metric":{{{labels}}},"values":[{points}]}},'
 
 
 @contextlib.asynccontextmanager
@@ -235,10 +241,11 @@ async def _autoscaler(kubeconfig: Path, prometheus: str) -> AsyncIterator[tuple[
 
 async def _watch(pid: int, pages: str, api: ApiServer, objects: int, pods: int, ticks: int) -> list[str]:
     async with aiohttp.ClientSession() as session:
-        settled = await _ticks(session, pages, 3)
+        settled = await _ticks(session, pages, 5)
         before = dict(api.requests)
         ended = await _ticks(session, pages, settled["headroom_autoscaler_tick_seconds_count"] + ticks)
     done = ended["headroom_autoscaler_tick_seconds_count"] - settled["headroom_autoscaler_tick_seconds_count"]
+    busy = ended["process_cpu_seconds_total"] - settled["process_cpu_seconds_total"]
     took = ended["headroom_autoscaler_tick_seconds_sum"] - settled["headroom_autoscaler_tick_seconds_sum"]
     queries = sum(
         ended[name] - settled[name] for name in ended if name.startswith("headroom_autoscaler_prometheus_queries_total")
@@ -251,7 +258,7 @@ async def _watch(pid: int, pages: str, api: ApiServer, objects: int, pods: int, 
     active = ended['headroom_autoscaler_objects{state="active"}']
     return [
         f"{objects} objects ({active:.0f} acted on), {pods} pods, {done:.0f} ticks: "
-        f"{took / done:.2f} s a tick, {queries / done:.1f} queries a tick",
+        f"{took / done:.2f} s a tick ({busy / done:.2f} s of processor time), {queries / done:.1f} queries a tick",
         f"writes to the API server while nothing changed: {sum(writes.values())} {writes or ''}".rstrip(),
         f"memory of the process: {_resident_mib(pid):.0f} MiB now, {_resident_mib(pid, 'VmHWM'):.0f} MiB at most",
     ]

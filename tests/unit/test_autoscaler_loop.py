@@ -1,0 +1,635 @@
+"""The loop against a scripted API server and a scripted Prometheus, over real HTTP: what it does on bad days."""
+
+import asyncio
+import contextlib
+import datetime
+import json
+import math
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from autoscaler.daemon import AutoscalerDaemon
+from autoscaler.loop import Loop
+from autoscaler.settings import AutoscalerSettings
+from headroom.kube.aio import connect
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.prometheus import FakePrometheus
+
+IA = "/apis/headroom.dev/v1alpha1/inferenceautoscalers"
+DEPLOYMENTS = "/apis/apps/v1/deployments"
+PODS = "/api/v1/pods"
+HPAS = "/apis/autoscaling/v2/horizontalpodautoscalers"
+START = 1_800_000_000.0
+
+
+def stamp(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Bench:
+    """A daemon whose clock is turned by hand, between a scripted API server and a scripted Prometheus."""
+
+    def __init__(self, api: ApiServer, prometheus: FakePrometheus, kubeconfig: Path) -> None:
+        self.api, self.prometheus, self._kubeconfig = api, prometheus, kubeconfig
+        self.now = START
+        self.loads: dict[str, float] = {}
+        self.age = 2.0
+        self.extra: list[tuple[dict[str, str], list[tuple[float, float]]]] = []
+        self.metric = "vllm:num_requests_running"
+
+    async def start(self, **settings: Any) -> None:
+        self.kube = await connect(str(self._kubeconfig))
+        flags = {"extender_url": "", "prometheus_timeout_seconds": 0.5, "tick_seconds": 15.0, **settings}
+        self.daemon = AutoscalerDaemon(self.kube, AutoscalerSettings(prometheus_url=self.prometheus.url, **flags))
+        self.daemon._once = True
+        self.loop: Loop = self.daemon.loop
+        self.loop._monotonic = self.loop._wall_clock = lambda: self.now
+        self._tasks = [asyncio.create_task(reflector.run()) for reflector in self.daemon._reflectors.values()]
+        for reflector in self.daemon._reflectors.values():
+            await reflector.wait_synced()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.daemon.close()
+        await self.kube.close()
+
+    # The cluster
+
+    def workload(self, name: str = "llm", replicas: int = 2, **more: Any) -> None:
+        spec = {"replicas": replicas, "template": {"spec": {"containers": [{"name": "server"}]}}, **more}
+        status = {"replicas": replicas, "updatedReplicas": replicas}
+        self.api.put(DEPLOYMENTS, {"metadata": {"name": name, "generation": 1}, "spec": spec, "status": status})
+        for number in range(replicas):
+            self.pod(f"{name}-5d9f-{number}", name)
+
+    def pod(self, pod: str, owner: str = "llm", *, ready: bool = True, load: float | None = 5.0, **more: Any) -> None:
+        reference = {"kind": "ReplicaSet", "name": f"{owner}-5d9f", "controller": True}
+        long_ago = stamp(START - 10_000)
+        conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": long_ago}]
+        if ready:
+            conditions.append({"type": "Ready", "status": "True", "lastTransitionTime": long_ago})
+        meta = {
+            "name": pod, "labels": {"pod-template-hash": "5d9f"}, "ownerReferences": [reference],
+            "creationTimestamp": long_ago, **more.pop("metadata", {}),
+        }  # fmt: skip
+        body = {
+            "metadata": meta, "spec": {"nodeName": more.pop("node", "n")},
+            "status": {"phase": "Running", "conditions": conditions, **more},
+        }  # fmt: skip
+        self.api.put(PODS, body)
+        if load is not None:
+            self.loads[pod] = load
+
+    def object(self, name: str = "llm", target: str | None = None, generation: int = 1, **spec: Any) -> None:
+        body = {
+            "metadata": {"name": name, "generation": generation},
+            "spec": {
+                "scaleTargetRef": {"kind": "Deployment", "name": target or name}, "engine": "vllm",
+                "minReplicas": 1, "maxReplicas": 10,
+                "signals": [{"name": "running", "type": "running", "target": 10}],
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}, **spec,
+            },
+        }  # fmt: skip
+        with contextlib.suppress(KeyError):
+            body["status"] = self.api.get(IA, name)["status"]
+        self.api.put(IA, body)
+
+    # A tick
+
+    def script(self) -> None:
+        """Answer as Prometheus would now: five scrapes of every pod's gauges, the newest `age` old."""
+        at = [self.now - self.age - 15.0 * back for back in range(4, -1, -1)]
+        found = [*self.extra]
+        for pod, load in self.loads.items():
+            labels = {"namespace": "default", "pod": pod}
+            found.append(({"__name__": self.metric, **labels}, [(t, load) for t in at]))
+            found.append(({"__name__": "vllm:num_requests_waiting", **labels}, [(t, 0.0) for t in at]))
+        self.prometheus._answers.clear()
+        self.prometheus.answer("num_requests", *found)
+        self.prometheus.answer_scalar("^vector", self.now, self.now)
+        self.prometheus.answer(r"^vector\(time", ({}, [(self.now, self.now)]))
+
+    async def settle(self) -> None:
+        """Let the watches catch up."""
+        for _ in range(100):
+            await asyncio.sleep(0.005)
+            seen = {key: o.metadata.resource_version for key, o in self.daemon.world.resources.items()}
+            if all(
+                seen.get(f"default/{o['metadata']['name']}") == o["metadata"]["resourceVersion"]
+                for o in self.api.all(IA)
+            ):
+                break
+        await asyncio.sleep(0.02)
+
+    async def tick(self, times: int = 1) -> None:
+        for _ in range(times):
+            await self.settle()
+            self.script()
+            await self.loop.tick()
+            self.now += 15.0
+        await self.settle()
+
+    def replicas(self, name: str = "llm") -> int:
+        return int(self.api.get(DEPLOYMENTS, name)["spec"]["replicas"])
+
+    def condition(self, kind: str, name: str = "llm") -> dict[str, Any]:
+        conditions = self.api.get(IA, name).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == kind), {})
+
+    def writes(self, pattern: str) -> list[Any]:
+        return [r for method in ("PATCH", "PUT", "POST") for r in self.api.asked(method, pattern)]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    prometheus = FakePrometheus()
+    async with ApiServer() as api, prometheus.serve():
+        kubeconfig = tmp_path / "kubeconfig"
+        api.write_kubeconfig(kubeconfig)
+        one = Bench(api, prometheus, kubeconfig)
+        yield one
+        await one.stop()
+
+
+@pytest.fixture
+async def busy(bench: Bench) -> Bench:
+    """Four replicas with ten requests each: neither more nor fewer are needed."""
+    bench.workload(replicas=4)
+    for pod in bench.loads:
+        bench.loads[pod] = 10.0
+    bench.object()
+    await bench.start()
+    await bench.tick(6)
+    assert bench.replicas() == 4
+    return bench
+
+
+def idle(bench: Bench) -> None:
+    for pod in bench.loads:
+        bench.loads[pod] = 0.0
+
+
+class TestActing:
+    async def test_a_load_is_followed_in_one_tick(self, bench: Bench) -> None:
+        bench.workload(replicas=2)
+        bench.loads = dict.fromkeys(bench.loads, 20.0)
+        bench.object()
+        await bench.start()
+        await bench.tick()
+        assert bench.replicas() == 4
+        status = bench.api.get(IA, "llm")["status"]
+        assert (status["history"][0]["from"], status["history"][0]["to"]) == (2, 4)
+        events = [r.body["reason"] for r in bench.writes("/events")]
+        assert events == ["SuccessfulRescale"]
+
+    async def test_nothing_is_written_while_nothing_changes(self, busy: Bench) -> None:
+        busy.api.requests.clear()
+        await busy.tick(20)
+        assert busy.writes(".") == []
+
+    async def test_a_thousandth_object_costs_no_further_query(self, bench: Bench) -> None:
+        for number in range(30):
+            bench.workload(f"llm-{number}", replicas=1)
+            bench.object(f"llm-{number}")
+        await bench.start()
+        bench.prometheus.queries.clear()
+        await bench.tick()
+        assert len(bench.prometheus.queries) <= 10
+
+    async def test_the_least_loaded_pods_are_marked_before_the_cut(self, busy: Bench) -> None:
+        busy.loads = {f"llm-5d9f-{number}": load for number, load in enumerate((4.0, 1.0, 6.0, 5.0))}
+        busy.api.requests.clear()
+        await busy.tick(6)
+        assert busy.replicas() == 3
+        scale = next(at for at, r in enumerate(busy.api.requests) if r.method == "PATCH" and r.path.endswith("/scale"))
+        marks = [(at, r) for at, r in enumerate(busy.api.requests) if r.method == "PATCH" and "/pods/" in r.path]
+        assert [r.path.rsplit("/", 1)[1] for _, r in marks] == ["llm-5d9f-1"]
+        assert marks[0][0] < scale
+        assert marks[0][1].body["metadata"]["annotations"] == {"controller.kubernetes.io/pod-deletion-cost": "-1000"}
+
+    async def test_advisory_writes_its_status_and_nothing_else(self, bench: Bench) -> None:
+        bench.workload(replicas=1)
+        bench.loads = dict.fromkeys(bench.loads, 90.0)
+        bench.object(mode="Advisory")
+        await bench.start()
+        await bench.tick(4)
+        assert bench.replicas() == 1
+        assert bench.api.get(IA, "llm")["status"]["desiredReplicas"] == 9
+        assert bench.writes("/(scale|pods)") == []
+
+    async def test_dry_run_writes_nothing_at_all(self, bench: Bench) -> None:
+        bench.workload(replicas=1)
+        bench.loads = dict.fromkeys(bench.loads, 90.0)
+        bench.object()
+        await bench.start(dry_run=True)
+        await bench.tick(3)
+        assert bench.writes(".") == []
+
+    async def test_a_budget_is_shared_by_the_objects_of_a_project(self, bench: Bench) -> None:
+        for name in ("a", "b"):
+            bench.workload(name, replicas=1)
+            bench.object(name, project="search")
+        bench.loads = dict.fromkeys(bench.loads, 80.0)
+        await bench.start(project_budgets=("search=6",))
+        await bench.tick(4)
+        assert bench.replicas("a") + bench.replicas("b") == 6
+        assert {bench.replicas("a"), bench.replicas("b")} == {3}
+        assert bench.condition("CapacityLimited", "a")["reason"] == "ProjectBudget"
+
+
+class TestPrometheus:
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            (lambda p: p.fail(503, "maintenance", "unavailable"), "503"),
+            (lambda p: p.talk_nonsense("<html>"), "not JSON"),
+            (lambda p: p.stall(), "did not answer within"),
+        ],
+        ids=["down", "nonsense", "slow"],
+    )
+    async def test_an_outage_freezes_and_is_said(
+        self, busy: Bench, fault: Callable[[FakePrometheus], None], words: str
+    ) -> None:
+        idle(busy)
+        fault(busy.prometheus)
+        await busy.tick(4)
+        assert busy.replicas() == 4
+        active = busy.condition("ScalingActive")
+        assert (active["status"], active["reason"]) == ("False", "Outage")
+        assert words in json.dumps(busy.api.get(IA, "llm")["status"]["signals"])
+        warnings = [r.body["reason"] for r in busy.writes("/events") if r.body["type"] == "Warning"]
+        assert warnings == ["Outage"]
+
+    async def test_after_an_outage_a_whole_window_is_seen_before_a_cut(self, busy: Bench) -> None:
+        busy.prometheus.fail(503)
+        await busy.tick(6)
+        busy.prometheus.recover()
+        idle(busy)
+        await busy.tick(4)
+        assert busy.replicas() == 4
+        await busy.tick(3)
+        assert busy.replicas() < 4
+
+    async def test_an_empty_answer_is_not_a_zero(self, busy: Bench) -> None:
+        busy.loads.clear()
+        await busy.tick(10)
+        assert busy.replicas() == 4
+        assert busy.condition("ScalingActive")["status"] == "False"
+
+    async def test_a_metric_renamed_by_an_update_is_named_in_the_status(self, busy: Bench) -> None:
+        busy.metric = "vllm:num_requests_executing"
+        await busy.tick(10)
+        assert busy.replicas() == 4
+        signal = busy.api.get(IA, "llm")["status"]["signals"][0]
+        assert (signal["state"], signal["message"]) == ("empty", "no pod exports vllm:num_requests_running")
+
+    async def test_values_that_are_no_numbers_are_no_reading(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, math.nan)
+        await busy.tick(10)
+        assert busy.replicas() == 4
+        assert busy.condition("ScalingActive")["status"] == "False"
+
+    async def test_old_samples_are_stale(self, busy: Bench) -> None:
+        idle(busy)
+        busy.age = 65.0
+        await busy.tick(10)
+        assert busy.replicas() == 4
+        assert busy.api.get(IA, "llm")["status"]["signals"][0]["state"] == "stale"
+
+    async def test_samples_from_the_future_come_from_a_wrong_clock(self, busy: Bench) -> None:
+        idle(busy)
+        busy.age = -30.0
+        await busy.tick(10)
+        assert busy.replicas() == 4
+        assert "in the future" in busy.api.get(IA, "llm")["status"]["signals"][0]["message"]
+
+    async def test_the_autoscalers_own_clock_does_not_matter(self, busy: Bench) -> None:
+        busy.loop._collector._wall_clock = lambda: START - 86_400  # type: ignore[method-assign]
+        await busy.tick(3)
+        assert busy.condition("ScalingActive")["status"] == "True"
+
+    async def test_a_pod_scraped_twice_counts_once(self, busy: Bench) -> None:
+        for pod, load in busy.loads.items():
+            labels = {"__name__": busy.metric, "namespace": "default", "pod": pod, "job": "again", "instance": "x:1"}
+            busy.extra.append((labels, [(busy.now - 1, load)]))
+        await busy.tick(2)
+        assert busy.replicas() == 4
+
+    async def test_exported_labels_are_the_pods_own(self, busy: Bench) -> None:
+        for pod in list(busy.loads):
+            del busy.loads[pod]
+            for metric, value in ((busy.metric, 20.0), ("vllm:num_requests_waiting", 0.0)):
+                labels = {
+                    "__name__": metric, "namespace": "monitoring", "pod": "exporter",
+                    "exported_namespace": "default", "exported_pod": pod,
+                }  # fmt: skip
+                busy.extra.append((labels, [(busy.now, value)]))
+        await busy.tick()
+        assert busy.replicas() == 8
+
+    async def test_one_pod_in_ten_without_metrics_is_not_idle(self, bench: Bench) -> None:
+        bench.workload(replicas=10)
+        bench.loads = dict.fromkeys(bench.loads, 9.5)
+        del bench.loads["llm-5d9f-3"]
+        bench.object(maxReplicas=20)
+        await bench.start()
+        await bench.tick(12)
+        assert bench.replicas() == 10
+
+    async def test_most_pods_without_metrics_are_no_basis(self, bench: Bench) -> None:
+        bench.workload(replicas=10)
+        for number in range(7):
+            del bench.loads[f"llm-5d9f-{number}"]
+        bench.object()
+        await bench.start()
+        await bench.tick(12)
+        assert bench.replicas() == 10
+        assert "only 3 of 10 pods report" in bench.api.get(IA, "llm")["status"]["signals"][0]["message"]
+
+    async def test_a_query_that_prometheus_refuses_hurts_only_its_object(self, bench: Bench) -> None:
+        for name in ("good", "bad", "fine"):
+            bench.workload(name, replicas=1)
+            query = [{"name": "rps", "type": "query", "target": 10, "query": f"sum({name})"}]
+            bench.object(name, engine="custom", signals=query)
+        await bench.start()
+
+        async def answer(request: web.Request) -> web.Response:
+            promql = str({**request.query, **(await request.post())}["query"])
+            if "sum(bad)" in promql:
+                return web.json_response(
+                    {"status": "error", "errorType": "bad_data", "error": "parse error"}, status=400
+                )
+            result = [{"metric": {}, "value": [bench.now, str(bench.now)]}]
+            if "headroom_query" in promql:
+                tags = [part.split('"')[3] for part in promql.split("label_replace(")[1:]]
+                result = [{"metric": {"headroom_query": tag}, "value": [bench.now, "40"]} for tag in tags]
+            return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+        bench.prometheus._query = answer  # type: ignore[method-assign]
+        runner = web.AppRunner(web.Application())
+        runner.app.router.add_route("*", "/api/v1/query", answer)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        bench.daemon._source.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await bench.tick()
+        await runner.cleanup()
+        assert (bench.replicas("good"), bench.replicas("fine"), bench.replicas("bad")) == (4, 4, 1)
+        assert "parse error" in bench.api.get(IA, "bad")["status"]["signals"][0]["message"]
+
+
+class TestObjects:
+    async def test_a_bad_object_hurts_only_itself(self, bench: Bench) -> None:
+        bench.workload("good", replicas=1)
+        bench.loads = dict.fromkeys(bench.loads, 40.0)
+        bench.object("good")
+        bench.object("bad", signals=[{"name": "x", "type": "queue", "target": "many"}])
+        bench.api.put(IA, {"metadata": {"name": "broken"}, "spec": {"maxReplicas": "ten"}})
+        await bench.start()
+        await bench.tick()
+        assert bench.replicas("good") == 4
+        ready = bench.condition("Ready", "bad")
+        assert ready["reason"] == "InvalidSpec"
+        assert "default/bad: spec.signals[0].target: 'many' is not a number" in ready["message"]
+
+    async def test_a_query_cannot_answer_in_the_name_of_another_object(self, bench: Bench) -> None:
+        query = 'x, "headroom_query", "0", "", "") or label_replace(y'
+        bench.workload("sly", replicas=1)
+        bench.object("sly", engine="custom", signals=[{"name": "q", "type": "query", "target": 1, "query": query}])
+        await bench.start()
+        await bench.tick()
+        assert bench.condition("Ready", "sly")["reason"] == "InvalidSpec"
+
+    async def test_an_hpa_on_the_same_target_stops_it(self, busy: Bench) -> None:
+        hpa = {"metadata": {"name": "old"}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "llm"}}}
+        busy.api.put(HPAS, hpa)
+        busy.loads = dict.fromkeys(busy.loads, 30.0)
+        await busy.tick(3)
+        assert busy.replicas() == 4
+        conflict = busy.condition("Conflict")
+        assert conflict["status"] == "True"
+        assert "HorizontalPodAutoscaler default/old" in conflict["message"]
+        busy.api.remove(HPAS, "old")
+        await busy.tick()
+        assert busy.replicas() > 4
+        assert busy.condition("Conflict")["status"] == "False"
+
+    async def test_a_scaledobject_on_the_same_target_stops_it(self, busy: Bench) -> None:
+        scaled = {"metadata": {"name": "keda"}, "spec": {"scaleTargetRef": {"name": "llm"}}}
+        busy.api.put("/apis/keda.sh/v1alpha1/scaledobjects", scaled)
+        await busy.daemon._list_scaled_objects()
+        await busy.tick()
+        assert "ScaledObject default/keda" in busy.condition("Conflict")["message"]
+
+    async def test_of_two_objects_on_one_target_the_older_acts(self, bench: Bench) -> None:
+        bench.workload(replicas=1)
+        bench.loads = dict.fromkeys(bench.loads, 40.0)
+        bench.object("first", target="llm")
+        bench.object("second", target="llm", maxReplicas=2)
+        bench.api.get(IA, "second")["metadata"]["creationTimestamp"] = "2026-06-01T00:00:00Z"
+        await bench.start()
+        await bench.tick()
+        assert bench.replicas() == 4
+        assert "InferenceAutoscaler default/first" in bench.condition("Conflict", "second")["message"]
+
+    async def test_foreign_pods_that_the_selector_catches_are_not_counted(self, bench: Bench) -> None:
+        bench.workload(replicas=2)
+        bench.pod("job-1", owner="batch", load=500.0)
+        bench.pod("bare", load=500.0, metadata={"ownerReferences": []})
+        bench.object()
+        await bench.start()
+        await bench.tick()
+        assert bench.replicas() == 2
+        assert bench.api.get(IA, "llm")["status"]["readyReplicas"] == 2
+
+    async def test_a_missing_target_is_said(self, bench: Bench) -> None:
+        bench.object("orphan")
+        await bench.start()
+        await bench.tick()
+        assert bench.condition("Ready", "orphan")["reason"] == "TargetNotFound"
+
+    async def test_a_crash_looping_rollout_does_not_grow(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 30.0)
+        waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+        for number in (0, 1):
+            container = {"name": "server", "restartCount": 4, "state": waiting}
+            busy.pod(f"llm-5d9f-{number}", ready=False, load=None, containerStatuses=[container])
+        await busy.tick(3)
+        assert busy.replicas() == 4
+        assert busy.condition("AbleToScale")["reason"] == "CrashLooping"
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda d: d["spec"].update(paused=True), "TargetPaused"),
+            (lambda d: d["status"].update(updatedReplicas=1), "RolloutInProgress"),
+        ],
+        ids=["paused", "mid-rollout"],
+    )
+    async def test_a_paused_or_rolling_target_is_not_cut(
+        self, busy: Bench, change: Callable[[dict[str, Any]], None], reason: str
+    ) -> None:
+        deployment = busy.api.get(DEPLOYMENTS, "llm")
+        change(deployment)
+        busy.api.put(DEPLOYMENTS, deployment)
+        idle(busy)
+        await busy.tick(10)
+        assert busy.replicas() == 4
+        assert busy.condition("AbleToScale")["reason"] == reason
+
+    async def test_an_object_edited_meanwhile_is_decided_anew(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 30.0)
+        await busy.settle()
+        busy.script()
+        world = busy.daemon.world
+        asked = busy.loop._ask_for_room
+
+        async def edit_meanwhile(*args: Any) -> None:
+            await asked(*args)
+            busy.object(generation=2, maxReplicas=5)
+            await busy.settle()
+            assert world.resources["default/llm"].metadata.generation == 2
+
+        busy.loop._ask_for_room = edit_meanwhile  # type: ignore[method-assign]
+        await busy.loop.tick()
+        assert busy.replicas() == 4
+        busy.loop._ask_for_room = asked  # type: ignore[method-assign]
+        await busy.tick()
+        assert busy.replicas() == 5
+
+    async def test_a_deleted_object_is_forgotten(self, busy: Bench) -> None:
+        busy.api.remove(IA, "llm")
+        busy.loads = dict.fromkeys(busy.loads, 30.0)
+        await busy.tick(2)
+        assert busy.replicas() == 4
+        assert 'name="llm"' not in (await metrics_text(busy))
+
+
+async def metrics_text(bench: Bench) -> str:
+    from prometheus_client.exposition import generate_latest
+
+    return generate_latest(bench.daemon.health.registry).decode()
+
+
+class TestApiServer:
+    async def test_a_conflict_is_settled_by_looking_again(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        busy.api.fail("PATCH", "/scale$", status=409, message="the object has been modified", times=1)
+        await busy.tick()
+        assert busy.replicas() == 8
+
+    async def test_a_count_that_somebody_else_changed_is_not_overwritten(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        await busy.settle()
+        busy.script()
+        busy.api.get(DEPLOYMENTS, "llm")["spec"]["replicas"] = 6  # written, but not yet seen by the watch
+        await busy.loop.tick()
+        assert busy.replicas() == 6
+
+    @pytest.mark.parametrize("status", [500, 503, 429, 403])
+    async def test_a_refused_write_is_said_and_tried_again(self, busy: Bench, status: int) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        busy.api.fail("PATCH", "/scale$", status=status, message="not now", times=1)
+        await busy.tick()
+        assert busy.replicas() == 4
+        able = busy.condition("AbleToScale")
+        assert (able["status"], able["reason"]) == ("False", "FailedUpdateScale")
+        assert "not now" in able["message"]
+        await busy.tick()
+        assert busy.replicas() == 8
+        assert busy.condition("AbleToScale")["status"] == "True"
+
+    async def test_a_status_that_cannot_be_written_stops_nothing(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        busy.api.fail("PATCH", "/status$", status=500, times=100)
+        await busy.tick()
+        assert busy.replicas() == 8
+
+    async def test_without_the_lease_nothing_is_written(self, busy: Bench) -> None:
+        busy.daemon._once = False
+        busy.loads = dict.fromkeys(busy.loads, 30.0)
+        busy.api.requests.clear()
+        await busy.tick(5)
+        assert busy.writes(".") == []
+
+    async def test_a_lease_lost_in_the_middle_of_a_tick_stops_the_write(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 30.0)
+        answers = iter([True])
+        busy.loop._actuator._may_write = lambda: next(answers, False)
+        await busy.tick()
+        assert busy.replicas() == 4
+
+    async def test_a_new_leader_takes_over_what_was_learned(self, busy: Bench) -> None:
+        busy.pod("llm-5d9f-9", load=None, metadata={"creationTimestamp": stamp(START - 200)}, conditions=[
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(START - 190)},
+            {"type": "Ready", "status": "True", "lastTransitionTime": stamp(START - 20)},
+        ])  # fmt: skip
+        await busy.tick(3)
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        await busy.tick()
+        learned = busy.api.get(IA, "llm")["status"]["learned"]
+        assert learned["startUpSeconds"] == "170"
+        await busy.stop()
+        await busy.start()
+        await busy.tick(2)
+        assert busy.api.get(IA, "llm")["status"]["learned"]["startUpSeconds"] == "170"
+
+
+class TestCapacity:
+    async def extender(self, answer: Callable[[dict[str, Any]], web.Response]) -> tuple[web.AppRunner, str]:
+        app = web.Application()
+
+        async def fit(request: web.Request) -> web.Response:
+            return answer(await request.json())
+
+        app.router.add_post("/v1/fit", fit)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    async def test_the_pod_itself_is_asked_about(self, bench: Bench) -> None:
+        asked: list[dict[str, Any]] = []
+
+        def answer(question: dict[str, Any]) -> web.Response:
+            asked.append(question)
+            return web.json_response({"fits": 1, "nodes": {"n": 1}, "reasons": {"no free time slice": 3}})
+
+        runner, url = await self.extender(answer)
+        bench.workload(replicas=1)
+        bench.loads = dict.fromkeys(bench.loads, 40.0)
+        bench.object()
+        await bench.start(extender_url=url)
+        await bench.tick()
+        assert bench.replicas() == 2
+        assert asked[0]["limit"] == 3
+        assert asked[0]["pod"]["spec"]["containers"][0]["name"] == "server"
+        assert bench.api.get(IA, "llm")["status"]["unmetReplicas"] == 2
+        assert "no free time slice on 3 nodes" in bench.condition("CapacityLimited")["message"]
+        await runner.cleanup()
+
+    @pytest.mark.parametrize("status", [400, 503])
+    async def test_an_extender_that_does_not_know_limits_nothing(self, bench: Bench, status: int) -> None:
+        runner, url = await self.extender(lambda _: web.Response(status=status, text="not ready"))
+        bench.workload(replicas=1)
+        bench.loads = dict.fromkeys(bench.loads, 40.0)
+        bench.object()
+        await bench.start(extender_url=url)
+        await bench.tick()
+        assert bench.replicas() == 4
+        assert str(status) in bench.condition("CapacityLimited")["message"]
+        await runner.cleanup()
+
+    async def test_an_extender_that_is_gone_limits_nothing(self, bench: Bench) -> None:
+        bench.workload(replicas=1)
+        bench.loads = dict.fromkeys(bench.loads, 40.0)
+        bench.object()
+        await bench.start(extender_url="http://127.0.0.1:1")
+        await bench.tick()
+        assert bench.replicas() == 4
