@@ -15,8 +15,8 @@ from headroom.model import Allocation, GpuNode
 from simulations.cluster_api import ApiServer
 from simulations.cluster_scheduler import Extender, KubeScheduler
 from simulations.cluster_store import CardRef, Key, Object, Store
-from simulations.demo_fleet import node_object
 from simulations.engine import Engine
+from simulations.kwok.nodes import node_manifest
 
 _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 NAMESPACE: Final = "inference"
@@ -114,7 +114,7 @@ class Cluster:
         self.removed = 0
         """Pods that went since somebody last set this to 0; the extender learns of them by its watch, a moment later."""
         for node in self.nodes:
-            self.store.create("nodes", node_object(node))
+            self.store.create("nodes", node_manifest(node))
 
     def timestamp(self) -> str:
         """Virtual time as Kubernetes writes it."""

@@ -1,9 +1,8 @@
-"""The demo's fleet: cards as sold, seeded mixes of nodes, and the Node objects that describe them to Kubernetes."""
+"""The demo's fleet: cards as sold, and seeded mixes of nodes."""
 
-import json
 import random
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from headroom import names
 from headroom.model import Card, GpuNode, Sharing
@@ -79,14 +78,20 @@ PLACEMENT_FLEET: Final = (
 
 
 def build_fleet(groups: tuple[NodeGroup, ...], rng: random.Random) -> list[GpuNode]:
-    """Nodes of all groups, in a seeded order; names tell the card and count up per card type."""
+    """Nodes of all groups, in a seeded order."""
+    nodes = build_fleet_of(groups)
+    rng.shuffle(nodes)
+    return nodes
+
+
+def build_fleet_of(groups: tuple[NodeGroup, ...]) -> list[GpuNode]:
+    """Nodes of all groups in their order; names tell the card and count up per card type."""
     nodes = []
     counts: dict[str, int] = {}
     for group in groups:
         for _ in range(group.nodes):
             counts[group.card] = counts.get(group.card, 0) + 1
             nodes.append(_node(f"{group.card.lower()}-{counts[group.card]:02d}", group))
-    rng.shuffle(nodes)
     return nodes
 
 
@@ -112,54 +117,6 @@ def _node(name: str, group: NodeGroup) -> GpuNode:
         memory_mib=group.memory_mib,
         labels={LABEL_POOL: group.pool},
     )
-
-
-def node_object(node: GpuNode) -> dict[str, Any]:
-    """The Node as kubelet, GPU feature discovery and Headroom's agent would have described it."""
-    first = node.cards[0]
-    shared = node.sharing is not Sharing.EXCLUSIVE
-    labels = {
-        **node.labels,
-        "kubernetes.io/hostname": node.name,
-        names.LABEL_GPU_PRODUCT: first.model + ("-SHARED" if shared else ""),
-        names.LABEL_GPU_MEMORY: str(first.vram_mib),
-        names.LABEL_GPU_COUNT: str(len(node.cards)),
-        names.LABEL_GPU_REPLICAS: str(first.slices),
-        names.LABEL_GPU_SHARING: "time-slicing" if shared else "none",
-    }
-    cards = [
-        {
-            "id": card.id,
-            "index": card.index,
-            "model": card.model,
-            "vram_mib": card.vram_mib,
-            "reserve_mib": card.reserve_mib,
-            "slices": card.slices,
-            "healthy": card.healthy,
-        }
-        for card in node.cards
-    ]
-    resources = {
-        "cpu": f"{node.cpu_milli}m",
-        "memory": f"{node.memory_mib}Mi",
-        "pods": "110",
-        node.resource: str(sum(card.slices for card in node.cards)),
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {
-            "name": node.name,
-            "labels": labels,
-            "annotations": {names.ANNOTATION_NODE_CARDS: json.dumps(cards)},
-        },
-        "spec": {},
-        "status": {
-            "allocatable": resources,
-            "capacity": resources,
-            "conditions": [{"type": "Ready", "status": "True"}],
-        },
-    }
 
 
 def total_usable_mib(nodes: list[GpuNode]) -> int:

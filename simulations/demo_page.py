@@ -7,7 +7,9 @@ from simulations.demo_report import placement_data, placement_method, placement_
 from simulations.demo_story_report import StoryChapter, story_data, story_kpis, story_page
 
 
-def page_of(placement: PlacementChapter, story: StoryChapter, footer: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def page_of(
+    placement: PlacementChapter, story: StoryChapter, facts: str, footer: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the templates name, and what the script draws."""
     ours, theirs = story.accounts[:2]
     models = sorted({deployment.offer.model for deployment in placement.stream})
@@ -20,9 +22,7 @@ def page_of(placement: PlacementChapter, story: StoryChapter, footer: str) -> tu
             + f" {'fewer' if saved >= 0 else 'more'} GPU card hours than whole-card Kubernetes with an HPA, and placed"
             f" {placement.headroom.running} replicas on a fleet where whole cards hold {placement.whole.running}."
         ),
-        "facts": (
-            "Simulated fleet, simulated load; the scheduler extender and the scaling law are Headroom's own, as they run in a cluster."
-        ),
+        "facts": facts,
         "kpis": story_kpis(story),
         "story": story_page(story),
         "placement": placement_page(placement),

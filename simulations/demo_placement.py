@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headroom.model import GpuNode
-from simulations.cluster import Cluster
+from simulations.cluster import Cluster, Kubelets
 from simulations.cluster_scheduler import KubeScheduler
 from simulations.cluster_store import CardRef
 from simulations.demo_baselines import (
@@ -67,12 +67,10 @@ class PlacementChapter:
     whole_placed: dict[str, tuple[CardRef, ...]]
     deployment_of: dict[str, int]
     """Index into `stream` by pod."""
-    filter_calls: int
-    filter_median_seconds: float
-    bind_median_seconds: float
     mispredicted: int
-    reasons: tuple[str, ...]
-    """Why pods wait, where some do."""
+    """Slices that the device plugin dealt on another card than announced."""
+    asked: str
+    """Who asked the extender, how often, and how long it took, in words."""
 
 
 async def run_placement(
@@ -89,33 +87,52 @@ async def run_placement(
             bound_at[name] = cluster.engine.now
         for name in cluster.pods_of(deployment.name):
             deployment_of[name] = index
-        view.placing(index + 1, len(stream), _state(cluster, stream, deployment_of))
-    pods = pods_of(stream)
-    whole = whole_cards(cluster.nodes, pods)
-    slicing = time_slicing(cluster.nodes, pods, slices=SLICES, packed=False, rng=rng)
-    spread, packed = (
-        slicing_risk(cluster.nodes, pods, slices=SLICES, packed=packed, runs=_RISK_RUNS, rng=rng)
-        for packed in (False, True)
+        view.placing(
+            index + 1,
+            len(stream),
+            state_of(cluster.nodes, stream, cluster.kubelets, deployment_of, len(cluster.pending())),
+        )
+    asked = (
+        "Headroom's side is the unmodified extender process, asked over HTTP by a simulated kube-scheduler against a"
+        f" simulated API server: {calls.count('filter')} filter calls, median {calls.median_seconds('filter') * 1000:.1f} ms;"
+        f" bind, the API write included, median {calls.median_seconds('bind') * 1000:.1f} ms (wall clock of this run)."
     )
-    kubelets = cluster.kubelets
-    headroom = Outcome(placed=dict(kubelets.cards), unplaced=cluster.pending(), crashed=list(kubelets.out_of_memory))
+    placed = {name: (bound_at[name], cards) for name, cards in cluster.kubelets.cards.items()}
+    return chapter_of(cluster.nodes, stream, cluster.kubelets, placed, deployment_of, cluster.pending(), rng, asked)
+
+
+def chapter_of(
+    nodes: Sequence[GpuNode],
+    stream: Sequence[InferenceDeployment],
+    kubelets: Kubelets,
+    placed: dict[str, tuple[float, tuple[CardRef, ...]]],
+    deployment_of: dict[str, int],
+    pending: list[str],
+    rng: random.Random,
+    asked: str,
+) -> PlacementChapter:
+    """Judge the outcome by what the kubelets saw, and compute the baselines for the same pods."""
+    pods = pods_of(stream)
+    whole = whole_cards(nodes, pods)
+    slicing = time_slicing(nodes, pods, slices=SLICES, packed=False, rng=rng)
+    spread, packed = (
+        slicing_risk(nodes, pods, slices=SLICES, packed=packed, runs=_RISK_RUNS, rng=rng) for packed in (False, True)
+    )
+    headroom = Outcome(placed=dict(kubelets.cards), unplaced=pending, crashed=list(kubelets.out_of_memory))
     return PlacementChapter(
-        nodes=tuple(cluster.nodes),
+        nodes=tuple(nodes),
         stream=tuple(stream),
         need_mib=sum(pod.need_mib for pod in pods),
-        whole=_whole_method(cluster.nodes, pods, whole),
-        slicing=_shared_method("slicing", cluster.nodes, pods, slicing),
-        headroom=_shared_method("headroom", cluster.nodes, pods, headroom),
+        whole=_whole_method(nodes, pods, whole),
+        slicing=_shared_method("slicing", nodes, pods, slicing),
+        headroom=_shared_method("headroom", nodes, pods, headroom),
         risk_spread=spread,
         risk_packed=packed,
-        placed={name: (bound_at[name], cards) for name, cards in kubelets.cards.items()},
+        placed=placed,
         whole_placed=whole.placed,
         deployment_of=deployment_of,
-        filter_calls=calls.count("filter"),
-        filter_median_seconds=calls.median_seconds("filter"),
-        bind_median_seconds=calls.median_seconds("bind"),
         mispredicted=len(kubelets.mispredicted),
-        reasons=tuple(sorted({scheduler.reasons[name] for name in scheduler.reasons})),
+        asked=asked,
     )
 
 
@@ -161,11 +178,18 @@ def _shared_method(key: str, nodes: Sequence[GpuNode], pods: Sequence[Pod], outc
     )
 
 
-def _state(cluster: Cluster, stream: Sequence[InferenceDeployment], deployment_of: dict[str, int]) -> FleetState:
+def state_of(
+    nodes: Sequence[GpuNode],
+    stream: Sequence[InferenceDeployment],
+    kubelets: Kubelets,
+    deployment_of: dict[str, int],
+    pending: int,
+) -> FleetState:
+    """The fleet at this moment, for the terminal."""
     held: dict[CardRef, list[tuple[int, int]]] = {}
     models = sorted({deployment.offer.model for deployment in stream})
-    for name, refs in cluster.kubelets.cards.items():
+    for name, refs in kubelets.cards.items():
         deployment = stream[deployment_of[name]]
         for ref in refs:
             held.setdefault(ref, []).append((models.index(deployment.offer.model), deployment.vram_mib))
-    return FleetState(tuple(cluster.nodes), held, pods=len(deployment_of), pending=len(cluster.pending()))
+    return FleetState(tuple(nodes), held, pods=len(kubelets.cards) + pending, pending=pending)

@@ -209,9 +209,7 @@ def placement_method(chapter: PlacementChapter) -> list[Block]:
         Block(
             "Same pods, three ways",
             (
-                "Headroom's side is the unmodified extender process, asked over HTTP by a simulated kube-scheduler against a"
-                f" simulated API server: {chapter.filter_calls} filter calls, median {chapter.filter_median_seconds * 1000:.1f} ms;"
-                f" bind, the API write included, median {chapter.bind_median_seconds * 1000:.1f} ms (wall clock of this run).",
+                chapter.asked,
                 "Simulated kubelets check the outcome: they deal the time slices themselves, add up what each card really holds,"
                 f" and count replicas that do not fit (Headroom: {chapter.headroom.out_of_memory}) and slices dealt on another"
                 f" card than announced ({chapter.mispredicted}).",
@@ -223,6 +221,6 @@ def placement_method(chapter: PlacementChapter) -> list[Block]:
     ]
 
 
-def footer(seed: int, seconds: float) -> str:
+def footer(command: str, seconds: float) -> str:
     """What made the page."""
-    return f"headroom {__version__}, headroom demo --seed {seed}, {seconds:.0f} s of computing. All figures come from this run."
+    return f"headroom {__version__}, {command}, {seconds:.0f} s. All figures come from this run."

@@ -135,6 +135,7 @@ def pair_of(service: Service, *, whole: bool) -> Pair:
         card=card.product,
         cards=service.cards,
         vram_mib=vram_mib,
+        card_vram_mib=card.vram_mib,
         context_tokens=16_000,
         speed=Speed(
             base_seconds=_weight_bytes(service) / bandwidth + 0.001,

@@ -40,25 +40,51 @@ def percent(share: float) -> str:
     return f"{min(share, 0.999) if share < 1 else 1.0:.1%}".replace("%", " %")
 
 
+def card_time(hours: float, largest: float) -> str:
+    """Card hours, or card minutes where even the largest figure is below five hours."""
+    return f"{hours:.1f}" if largest >= 5 else f"{hours * 60:.1f}"
+
+
+def time_unit(largest: float) -> str:
+    """The unit that `card_time` uses."""
+    return "hours" if largest >= 5 else "minutes"
+
+
+def money(dollars: float) -> str:
+    """Whole dollars, with cents for small sums."""
+    return f"${dollars:,.0f}" if dollars >= 20 else f"${dollars:.2f}"
+
+
+def energy(kwh: float) -> str:
+    """kWh, or Wh for small amounts."""
+    return f"{kwh:.1f} kWh" if kwh >= 1 else f"{kwh * 1000:.0f} Wh"
+
+
+def carbon(kilograms: float) -> str:
+    """kg, or g for small amounts."""
+    return f"{kilograms:.1f} kg" if kilograms >= 1 else f"{kilograms * 1000:.0f} g"
+
+
 def story_kpis(chapter: StoryChapter) -> list[Kpi]:
     """Headlines for people who pay and people who promise."""
     ours, theirs = chapter.accounts[:2]
+    other, most = chapter.names[1], theirs.card_hours
     return [
-        Kpi("card-hours", "GPU card hours", f"{ours.card_hours:.1f}", "h", f"whole cards + HPA: {theirs.card_hours:.1f}",
-            change(ours.card_hours, theirs.card_hours)),
-        Kpi("cost", "Cost of those cards", f"${ours.dollars:,.0f}", "", f"whole cards + HPA: ${theirs.dollars:,.0f}",
+        Kpi("card-hours", f"GPU card {time_unit(most)}", card_time(ours.card_hours, most), "",
+            f"{other}: {card_time(theirs.card_hours, most)}", change(ours.card_hours, theirs.card_hours)),
+        Kpi("cost", "Cost of those cards", money(ours.dollars), "", f"{other}: {money(theirs.dollars)}",
             change(ours.dollars, theirs.dollars)),
         Kpi("attainment", "Requests within their objective", percent(ours.attainment), "",
-            f"whole cards + HPA: {percent(theirs.attainment)}"),
-        Kpi("co2", "Electricity and carbon", f"{ours.kwh:.1f}", f"kWh, {ours.co2_kg:.1f} kg CO₂",
-            f"whole cards + HPA: {theirs.kwh:.1f} kWh", change(ours.kwh, theirs.kwh)),
+            f"{other}: {percent(theirs.attainment)}"),
+        Kpi("co2", "Electricity and carbon", energy(ours.kwh), f"{carbon(ours.co2_kg)} CO₂",
+            f"{other}: {energy(theirs.kwh)}", change(ours.kwh, theirs.kwh)),
     ]  # fmt: skip
 
 
 def story_page(chapter: StoryChapter) -> dict[str, Any]:
     """What story.html names."""
     accounts = chapter.accounts
-    ours = accounts[0]
+    ours, most = accounts[0], accounts[1].card_hours
     side = chapter.sides[0]
     rows = [
         _row("Requests within their objective", [percent(account.attainment) for account in accounts]),
@@ -72,16 +98,16 @@ def story_page(chapter: StoryChapter) -> dict[str, Any]:
             [f"{_kept(account)} of {len(account.by_service)}" for account in accounts],
             bad=[_kept(account) < len(account.by_service) for account in accounts],
         ),
-        _row("GPU card hours held", [f"{account.card_hours:.1f}" for account in accounts]),
+        _row(f"GPU card {time_unit(most)} held", [card_time(account.card_hours, most) for account in accounts]),
         *(
-            _row(kind, [f"{account.card_hours_by_type[kind]:.1f}" for account in accounts], part=True)
+            _row(kind, [card_time(account.card_hours_by_type[kind], most) for account in accounts], part=True)
             for kind in ours.card_hours_by_type
         ),
         _row("Most cards at once", [str(account.peak_cards) for account in accounts]),
         _row("Time that held cards were busy", [percent(account.busy_share) for account in accounts]),
-        _row("Cost", [f"${account.dollars:,.0f}" for account in accounts]),
-        _row("Electricity, kWh", [f"{account.kwh:.1f}" for account in accounts]),
-        _row("Carbon, kg CO₂", [f"{account.co2_kg:.1f}" for account in accounts]),
+        _row("Cost", [money(account.dollars) for account in accounts]),
+        _row("Electricity", [energy(account.kwh) for account in accounts]),
+        _row("Carbon dioxide", [carbon(account.co2_kg) for account in accounts]),
         _row("Replica starts", [str(account.replica_starts) for account in accounts]),
     ]
     prices = ", ".join(f"{card.short} ${card.dollars_per_hour:.2f}" for card in CARD_TYPES.values())
@@ -182,10 +208,11 @@ def _track_data(service: ServiceRecord) -> dict[str, Any]:
 
 def story_lines(chapter: StoryChapter) -> list[str]:
     """The second chapter for the terminal: a small table."""
-    head = f"{'':<34}{'card hours':>12}{'cost':>9}{'kWh':>8}{'kg CO2':>9}{'within objective':>19}"
+    most = chapter.accounts[1].card_hours
+    head = f"{'':<22}{'card ' + time_unit(most):>14}{'cost':>9}{'energy':>11}{'CO2':>9}{'within objective':>19}"
     rows = [
-        f"{name:<34}{account.card_hours:>12.1f}{f'${account.dollars:,.0f}':>9}{account.kwh:>8.1f}{account.co2_kg:>9.1f}"
-        f"{percent(account.attainment):>19}"
+        f"{name:<22}{card_time(account.card_hours, most):>14}{money(account.dollars):>9}{energy(account.kwh):>11}"
+        f"{carbon(account.co2_kg):>9}{percent(account.attainment):>19}"
         for name, account in zip(chapter.names, chapter.accounts, strict=True)
     ]
     return [

@@ -88,9 +88,9 @@ class View:
         )
         self._frame(done / total, headline, state)
 
-    def serving(self, title: str, share: float, minutes: float, state: FleetState, services: Sequence[str]) -> None:
-        """Virtual time so far on one side, the fleet, and a line per service."""
-        headline = f"{_progress(share, 1.0)} {title}: minute {minutes:.0f}   cards held {state.cards_in_use}"
+    def serving(self, title: str, share: float, clock: str, state: FleetState, services: Sequence[str]) -> None:
+        """Where the run is (`clock`, in words), the fleet, and a line per service."""
+        headline = f"{_progress(share, 1.0)} {title}: {clock}   cards held {state.cards_in_use}"
         self._frame(share, headline, state, services)
 
     def picture(self, state: FleetState) -> None:

@@ -21,7 +21,7 @@ function html(name, className, parent, text) {
 const colour = (model) => `var(--m${model % 12})`;
 const gib = (mib) => `${(mib / 1024).toFixed(mib < 10240 ? 1 : 0)} GiB`;
 
-const minutes = (seconds) => `${Math.round(seconds / 60)} min`;
+const ago = (seconds, last) => (last < 600 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
 const tip = html("div", "tip", document.body);
 function showTip(event, text) {

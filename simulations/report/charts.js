@@ -32,7 +32,7 @@ function lineChart(target, title, times, series, options) {
   }
   for (const share of PLOT.width < 300 ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1]) {
     const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
-    svg("text", { x: x(share * last), y: PLOT.height - 5, "text-anchor": anchor }, image).textContent = share === 0 ? "0" : minutes(share * last);
+    svg("text", { x: x(share * last), y: PLOT.height - 5, "text-anchor": anchor }, image).textContent = share === 0 ? "0" : ago(share * last, last);
   }
   for (const line of series) drawLine(line);
   if (options.limit) {
@@ -66,7 +66,7 @@ function lineChart(target, title, times, series, options) {
     cross.setAttribute("visibility", "visible");
     const lines = series.map((line) => `${line.name}: ${line.values[index] === null ? "none" : short(line.values[index])}${options.unit || ""}`);
     if (options.limit) lines.push(`${options.limit.name}: ${short(options.limit.value)}${options.unit || ""}`);
-    showTip(event, [`minute ${(times[index] / 60).toFixed(1)}`, ...lines].join("\n"));
+    showTip(event, [last < 600 ? `second ${Math.round(times[index])}` : `minute ${(times[index] / 60).toFixed(1)}`, ...lines].join("\n"));
   });
   image.addEventListener("mouseleave", () => { hideTip(); cross.setAttribute("visibility", "hidden"); });
 }

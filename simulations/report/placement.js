@@ -16,7 +16,7 @@ function placementChapter(data) {
     const placed = (list) => new Set(list.filter((share) => share.start <= time).map((share) => share.pod)).size;
     leftTitle.textContent = `Headroom: ${placed(shares)} replicas on ${drawShares(time)} cards`;
     rightTitle.textContent = `Whole cards: ${placed(whole)} replicas on ${drawWhole(time)} cards`;
-    return minutes(time);
+    return ago(time, data.last);
   };
   const set = timeSlider(document.getElementById("placement-slider"), data.last, 1, draw);
   set(data.last);

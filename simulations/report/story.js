@@ -20,9 +20,9 @@ function storyChapter(data) {
     const draw = fleetMap(panel, data.nodes, shares, { label: (share) => share.pod, whole: index === 1, large: true });
     return (time) => { title.textContent = `${side.name}: ${draw(time)} cards held`; };
   });
-  const set = timeSlider(document.getElementById("story-slider"), data.last, 15, (time) => {
+  const set = timeSlider(document.getElementById("story-slider"), data.last, data.times[1] - data.times[0], (time) => {
     for (const draw of draws) draw(time);
-    return minutes(time);
+    return ago(time, data.last);
   });
   set(data.opening);
 
