@@ -7,6 +7,7 @@ import http.client
 import json
 import ssl
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 _TIMEOUT_SECONDS: Final = 30.0
 _WRITERS: Final = 8
+_IDLE_SECONDS: Final = 20.0  # the server closes a connection that was silent for longer than about a minute
 
 
 class ApiError(HeadroomError):
@@ -93,21 +95,28 @@ class Api:
                 pass
 
     def _send(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, str, bytes]:
-        connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
-        reused = connection is not None
-        if connection is None:
-            context = ssl.create_default_context(cafile=str(self._certificate))
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_SECONDS, context=context)
-            self._local.connection = connection
+        connection, reused = self._connection()
         try:
             connection.request(method, target, data, headers)
             response = connection.getresponse()
-            return response.status, response.getheader("Content-Type", ""), response.read()
+            answer = response.status, response.getheader("Content-Type", ""), response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             self._local.connection = None
-            if reused and method == "GET":  # the server closed an idle connection, or was restarted in between
+            if reused and method == "GET":  # the server was restarted in between
                 return self._send(method, target, data, headers)
             if isinstance(error, OSError):
                 raise
             raise ConnectionError(f"{method} {target}: {error!r}") from error
+        self._local.connection, self._local.used_at = connection, time.monotonic()
+        return answer
+
+    def _connection(self) -> tuple[http.client.HTTPSConnection, bool]:
+        """This thread's connection, and whether it has been used before."""
+        kept: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
+        if kept is not None:
+            if time.monotonic() - self._local.used_at < _IDLE_SECONDS:
+                return kept, True
+            kept.close()
+        context = ssl.create_default_context(cafile=str(self._certificate))
+        return http.client.HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_SECONDS, context=context), False
