@@ -35,6 +35,8 @@ from headroom.runtime import Backoff
 _WAIT_SLICE_SECONDS: Final = 1.0
 """A thread that waits in the driver cannot be cancelled: this bounds how long a shutdown takes."""
 
+_CALM_SECONDS: Final = 0.1
+"""Faults come in swarms; one reading serves for a swarm, and a driver that reports one without end does not keep a core busy."""
 _LONGEST_READING_SECONDS: Final = 20.0
 
 
@@ -115,6 +117,7 @@ class Agent:
         """Wait for the next cycle, or for a fault that the driver reports."""
         while (left := until - self._monotonic()) > 0:
             if await asyncio.to_thread(self._reader.wait, min(left, _WAIT_SLICE_SECONDS)):
+                await asyncio.sleep(_CALM_SECONDS)
                 return
 
     async def cycle(self) -> bool:

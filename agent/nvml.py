@@ -140,10 +140,20 @@ class NvmlReader:
         except pynvml.NVMLError as error:
             if error.value == pynvml.NVML_ERROR_TIMEOUT:
                 return False
-            # A lost card ends the wait at once, every time: the reading that follows says which card it is.
-            self._listening.clear()
+            # A lost card would end every further wait at once. The reading that follows says which one it is, and
+            # listens to the others anew.
+            self._renew_events()
             return bool(error.value in _CARD_GONE)
         return True
+
+    def _renew_events(self) -> None:
+        if self._events is not None:
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlEventSetFree(self._events)
+        self._events = None
+        self._listening.clear()
+        with contextlib.suppress(pynvml.NVMLError):
+            self._events = pynvml.nvmlEventSetCreate()
 
     def close(self) -> None:
         """See Reader. Leaves the library open when a call hangs in it: pulling it away would crash the process."""
@@ -171,8 +181,7 @@ class NvmlReader:
         self._started = True
         with contextlib.suppress(pynvml.NVMLError):
             self._driver = str(pynvml.nvmlSystemGetDriverVersion())
-        with contextlib.suppress(pynvml.NVMLError):
-            self._events = pynvml.nvmlEventSetCreate()
+        self._renew_events()
 
     def _cards(self, index: int) -> Iterator[CardReading]:
         """The card at an index, followed by its MIG instances."""

@@ -41,7 +41,7 @@ struct card {
     struct process process[MAX_PROCESSES];
     unsigned processes;
     struct card *instance[MAX_INSTANCES];
-    unsigned instances;
+    unsigned instances, registered;
 };
 
 static struct card cards[MAX_CARDS];
@@ -255,20 +255,27 @@ ret_t nvmlDeviceGetProcessUtilization(struct card *card, struct sample *samples,
 
 struct event_data { struct card *card; unsigned long long type, data; unsigned gpu_instance, compute_instance; };
 static int event_set;
-ret_t nvmlEventSetCreate(int **set) { ANSWER(NULL, F_ALL); *set = &event_set; return OK; }
+ret_t nvmlEventSetCreate(int **set) {
+    ANSWER(NULL, F_ALL);
+    for (unsigned i = 0; i < MAX_CARDS; i++) cards[i].registered = 0;
+    *set = &event_set;
+    return OK;
+}
 ret_t nvmlEventSetFree(int *set) { (void)set; return OK; }
 ret_t nvmlDeviceGetSupportedEventTypes(struct card *card, unsigned long long *types) { ANSWER(card, F_EVENTTYPES); *types = card->number[F_EVENTTYPES]; return OK; }
 ret_t nvmlDeviceRegisterEvents(struct card *card, unsigned long long types, int *set) {
     (void)set;
     ANSWER(card, F_EVENTS);
-    return types & ~card->number[F_EVENTTYPES] ? NOT_SUPPORTED : OK;
+    if (types & ~card->number[F_EVENTTYPES]) return NOT_SUPPORTED;
+    card->registered = 1;
+    return OK;
 }
 ret_t nvmlEventSetWait_v2(int *set, struct event_data *data, unsigned timeout_ms) {
     (void)set;
     for (unsigned waited = 0;; waited += 25) {
         ANSWER(NULL, F_ALL);
         for (unsigned i = 0; i < card_count; i++)
-            if (cards[i].fail[F_ALL]) return cards[i].fail[F_ALL];
+            if (cards[i].registered && cards[i].fail[F_ALL]) return cards[i].fail[F_ALL];
         if (event_count) {
             *data = (struct event_data){events[0].card, events[0].type, events[0].data, ~0u, ~0u};
             memmove(events, events + 1, --event_count * sizeof *events);

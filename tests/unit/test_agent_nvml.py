@@ -244,3 +244,32 @@ def test_the_command_says_that_the_library_cannot_be_loaded(tmp_path: Path) -> N
     result = _agent(broken, tmp_path / "none", "--once")
     assert (result.returncode, result.stdout) == (1, "")
     assert "error: NVML: NVML Shared Library Not Found" in result.stderr
+
+
+def test_an_identity_that_is_no_text_is_none(stub, reader) -> None:
+    assert stub._library.stub_apply(b"card 0 uuid \xff\xfe") == 0
+    reading = reader.read(0.0)
+    assert [(broken.index, broken.reason) for broken in reading.broken] == [(0, "unreadable")]
+    assert len(reading.cards) == 1
+
+
+def test_closing_while_a_call_hangs_leaves_the_library_alone(stub, reader, monkeypatch) -> None:
+    monkeypatch.setattr("agent.nvml._PATIENCE_SECONDS", 0.01)
+    reader.read(0.0)
+    with reader._in_driver:
+        reader.close()
+    assert reader._started
+    reader.close()
+    assert not reader._started
+
+
+def test_a_card_lost_while_waiting_ends_the_wait(stub, reader) -> None:
+    reader.read(0.0)
+    stub(f"card 1 fail all {GPU_IS_LOST}")
+    assert reader.wait(5.0) is True
+    assert [broken.index for broken in reader.read(1.0).broken] == [1]
+    # The lost card does not wake the agent again and again, and the other one still does.
+    assert reader.wait(0.01) is False
+    stub("event 0 8 79")
+    assert reader.wait(5.0) is True
+    assert [fault.xid for fault in reader.read(2.0).faults] == [79]

@@ -206,3 +206,23 @@ def test_shares_are_of_what_kubelet_gave_and_otherwise_of_what_was_promised() ->
         "GPU-b": [Holder(two, 0.5)],
         "GPU-m": [Holder(two, 12000 / 40960 / 2)],  # half of the card is the instance
     }
+
+
+@pytest.mark.parametrize(
+    ("one", "share"),
+    [
+        pytest.param(pod(cards="GPU-a", mode="guess"), 0.0, id="annotations that cannot be read count as none"),
+        pytest.param(pod(vram="lots"), None, id="a request that cannot be read reserves nothing that is known"),
+        pytest.param(pod(vram="", count=0), 0.25, id="devices of an unknown resource are default slices"),
+        pytest.param(pod(vram="24Gi"), 1.0, id="never more than a card"),
+    ],
+)
+def test_a_share_that_is_not_annotated_is_worked_out(one, share: float | None) -> None:
+    devices = {} if share == 0.0 else {("chat", "p"): (("GPU-a", "engine"),)}
+    holders = holders_of(PodIndex([one]), devices, CARDS, READING)
+    assert holders == ({"GPU-a": [Holder(PodKey("chat", "p", "chat"), share)]} if share else {})
+
+
+def test_a_card_without_usable_memory_has_no_shares() -> None:
+    full = (Card("GPU-a", 0, "L4", 576, 576, 4),)
+    assert holders_of(PodIndex([pod(cards="GPU-a")]), {}, full, READING) == {}
