@@ -53,6 +53,13 @@ def trace_name(path: Path) -> str:
 @click.option("--nodes", type=click.Path(path_type=Path), help="Node list, CSV or CSV.gz in the openb columns.")
 @click.option("--pods", type=click.Path(path_type=Path), multiple=True, help="Pod list; may be given several times.")
 @click.option(
+    "--on",
+    type=click.Choice(["process", "kwok"]),
+    default="process",
+    show_default=True,
+    help="kwok: the pods go through a real kube-scheduler and the extender, on simulated nodes; one run after the other.",
+)
+@click.option(
     "--scenario",
     type=click.Choice(["openb", "vram"]),
     default="openb",
@@ -87,6 +94,7 @@ def main(
     nodes: Path | None,
     pods: tuple[Path, ...],
     scenario: str,
+    on: str,
     departures: bool,
     policies: str,
     load: float,
@@ -106,7 +114,9 @@ def main(
         traces = _read_traces(nodes, pods)
         if departures:
             raise PlacementUsageError("--departures belongs to --scenario vram: the published protocol has none")
-    study = Study(scenario=scenario, departures=departures, load=load, traces=tuple(traces))
+    if on == "kwok" and (scenario == "vram" or jobs > 1 or any(name.endswith(_LEARNED) for name in names)):
+        raise PlacementUsageError("--on kwok: needs pod lists and --jobs 1; the extender always learns its profile")
+    study = Study(scenario="kwok" if on == "kwok" else scenario, departures=departures, load=load, traces=tuple(traces))
     work = [Job(at, policy, seed) for at in range(len(traces)) for policy in names for seed in seed_list]
     finished = {(r.trace, r.policy, r.seed): r for path in resume for r in read_results(path)}
     done = {job: finished[key] for job in work if (key := (traces[job.trace].name, job.policy, job.seed)) in finished}
