@@ -72,7 +72,7 @@ PATTERNS: Final[Mapping[str, tuple[Callable[[float, float, random.Random], RateA
 
 
 def generate(name: str, *, rate: float, hours: float, seed: int) -> Trace:
-    """A trace of the pattern: `rate` is the mean in requests per second. Raises TraceError."""
+    """A trace of the pattern: `rate` is about the mean in requests per second. Raises TraceError."""
     if name not in PATTERNS:
         raise TraceError(f"unknown pattern {name!r}; there are {', '.join(PATTERNS)}")
     if not (0 < rate <= 10_000 and 0 < hours <= 10_000):

@@ -7,14 +7,14 @@ from headroom.errors import HeadroomError
 from simulations.serving.laws import headroom, hpa, knowing, others
 from simulations.serving.laws.base import Entry
 
-_WINDOWS: Final = (120.0, 300.0)
+_WINDOWS: Final = (300.0,)
 
 LAWS: Final[Mapping[str, Entry]] = {
     entry.name: entry
     for entry in (
         Entry(
             "hpa-cpu", "HPA on CPU", hpa.make_cpu, {"target": 80.0, "down_window": 300.0},
-            {"target": (18.0, 20.0, 22.0, 24.0, 26.0), "down_window": (300.0,)},
+            {"target": (20.0, 22.0, 24.0, 26.0), "down_window": (300.0,)},
             "kubernetes.io, Horizontal Pod Autoscaling; target 80 %",
         ),
         Entry(
@@ -45,7 +45,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         Entry(
             "wva", "WVA saturation", others.make_wva,
             {"kv_limit": 0.8, "queue_limit": 5.0, "kv_spare": 0.1, "queue_spare": 3.0, "interval": 60.0},
-            {"kv_limit": (0.1, 0.2, 0.3, 0.5, 0.8), "kv_spare": (0.05, 0.1), "queue_spare": (3.0,), "interval": (30.0,)},
+            {"kv_limit": (0.1, 0.2, 0.3, 0.5, 0.8), "kv_spare": (0.05,), "queue_spare": (3.0,), "interval": (30.0,)},
             "llm-d workload-variant-autoscaler, saturation analyser v1",
         ),
         Entry(
@@ -55,7 +55,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "static", "Static", knowing.make_static, {"replicas": 0.0},
-            {"replicas": tuple(float(count) for count in range(2, 21))},
+            {"replicas": tuple(float(count) for count in range(3, 19))},
             "a fixed count; default: the busiest minute at 80 % busy", knows_future=True,
         ),
         Entry(

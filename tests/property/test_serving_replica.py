@@ -1,0 +1,155 @@
+"""The closed form of a replica against the same rules iterated one by one, and what must hold of any run."""
+
+import heapq
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulations.serving.replica import Replica, Request, Speed
+
+SPEED = Speed(
+    base_seconds=0.02,
+    per_sequence_seconds=0.0003,
+    per_prompt_token_seconds=0.0001,
+    per_kv_token_seconds=1e-6,
+    slots=4,
+    kv_tokens=3000,
+    chunk_tokens=256,
+)
+
+requests = st.lists(
+    st.tuples(st.floats(0, 20), st.integers(1, 1200), st.integers(1, 60)),
+    min_size=1,
+    max_size=25,
+    unique_by=lambda row: row[0],  # which of two at the same instant is seen first is nobody's business
+).map(sorted)
+
+
+def closed_form(rows: list[tuple[float, int, int]], speed: Speed) -> tuple[list[Request], Replica]:
+    replica = Replica(speed)
+    made = [Request(*row) for row in rows]
+    events = [(request.arrival, at, request) for at, request in enumerate(made)]
+    heapq.heapify(events)
+    order = len(made)
+    while events:
+        now, _, request = heapq.heappop(events)
+        if request is not None:
+            due = replica.arrive(request, now)
+        elif replica.next_event == now:
+            replica.advance(now)
+            due = replica.next_event if replica.next_event < math.inf else None
+        else:
+            due = None
+        if due is not None:
+            order += 1
+            heapq.heappush(events, (due, order, None))
+    return made, replica
+
+
+@dataclass
+class Sequence:
+    request: Request
+    lacking: int
+    produced: int = 0
+
+
+@dataclass
+class Iterated:
+    """The same engine, one iteration after another."""
+
+    speed: Speed
+    waiting: deque[Request] = field(default_factory=deque)
+    batch: list[Sequence] = field(default_factory=list)
+
+    def run(self, made: list[Request]) -> None:
+        coming = deque(made)
+        now = 0.0
+        while coming or self.waiting or self.batch:
+            if not self.waiting and not self.batch:
+                now = max(now, coming[0].arrival)
+            while coming and coming[0].arrival <= now:
+                self.waiting.append(coming.popleft())
+            self._admit()
+            now += self._iterate()
+            self._end(now)
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.batch) < self.speed.slots:
+            held = sum(s.request.prompt_tokens + s.request.output_tokens for s in self.batch)
+            request = self.waiting[0]
+            if held + request.prompt_tokens + request.output_tokens > self.speed.kv_tokens:
+                return
+            self.waiting.popleft()
+            self.batch.append(Sequence(request, request.prompt_tokens))
+
+    def _iterate(self) -> float:
+        decoding = [s for s in self.batch if not s.lacking]
+        kv = sum(s.request.prompt_tokens - s.lacking + max(s.produced - 1, 0) for s in self.batch)
+        budget = max(self.speed.chunk_tokens - len(decoding), 1)
+        chunk = 0
+        for sequence in self.batch:
+            part = min(sequence.lacking, budget - chunk)
+            if part:
+                chunk += part
+                sequence.lacking -= part
+                if not sequence.lacking:
+                    sequence.produced = 1
+        for sequence in decoding:
+            sequence.produced += 1
+        return self.speed.iteration_seconds(len(decoding), chunk, kv)
+
+    def _end(self, now: float) -> None:
+        for sequence in self.batch:
+            if sequence.produced and math.isnan(sequence.request.first_token):
+                sequence.request.first_token = now
+            if sequence.produced == sequence.request.output_tokens:
+                sequence.request.finished = now
+        self.batch = [s for s in self.batch if s.produced < s.request.output_tokens]
+
+
+@settings(max_examples=150, deadline=None)
+@given(requests)
+def test_advancing_many_iterations_at_once_equals_iterating_them(rows: list[tuple[float, int, int]]) -> None:
+    made, _ = closed_form(rows, SPEED)
+    expected = [Request(*row) for row in rows]
+    Iterated(SPEED).run(expected)
+    for got, wanted in zip(made, expected, strict=True):
+        assert got.first_token == pytest.approx(wanted.first_token, abs=1e-6)
+        assert got.finished == pytest.approx(wanted.finished, abs=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests)
+def test_a_drained_replica_has_done_all_tokens_and_holds_nothing(rows: list[tuple[float, int, int]]) -> None:
+    made, replica = closed_form(rows, SPEED)
+    assert all(request.arrival < request.first_token <= request.finished for request in made)
+    assert replica.finished_count == len(made)
+    assert replica.output_tokens_done == sum(output for _, _, output in rows)
+    assert replica.prompt_tokens_done == sum(prompt for _, prompt, _ in rows)
+    assert (replica.load, replica.kv, replica.reserved) == (0, 0, 0)
+    assert replica.busy_seconds <= max(request.finished for request in made) - rows[0][0] + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests, st.floats(0, 1))
+def test_counters_read_between_events_lie_between_those_at_the_events(
+    rows: list[tuple[float, int, int]], share: float
+) -> None:
+    replica = Replica(SPEED)
+    now, last = 0.0, replica.read(0.0)
+    for row in rows:
+        while replica.next_event <= row[0]:
+            start, now = now, replica.next_event
+            middle = replica.read(start + share * (now - start))
+            replica.advance(now)
+            after = replica.read(now)
+            assert last.output_tokens - 1e-9 <= middle.output_tokens <= after.output_tokens + 1e-9
+            assert last.busy_seconds - 1e-9 <= middle.busy_seconds <= after.busy_seconds + 1e-9
+            last = after
+        now = max(now, row[0])
+        replica.arrive(Request(*row), row[0])
+        last = replica.read(now)

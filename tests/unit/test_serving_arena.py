@@ -1,0 +1,207 @@
+"""The arena: cold starts, holding, draining, a shared fleet, refused objectives; outcomes and fronts."""
+
+import math
+
+import pytest
+
+from headroom.model import Placement
+from simulations.engine import Engine
+from simulations.serving import tuning
+from simulations.serving.arena import ArenaError, Conditions, Workload, check, initial_replicas, run
+from simulations.serving.deployment import Deployment, Phase
+from simulations.serving.hardware import bundled_pairs, find_pair
+from simulations.serving.laws.base import Objective
+from simulations.serving.laws.catalogue import LAWS
+from simulations.serving.laws.knowing import capacity_seconds, needs
+from simulations.serving.observe import Monitor
+from simulations.serving.patterns import generate
+from simulations.serving.placing import FleetError, SharedFleet, uniform_fleet
+from simulations.serving.replica import Request, Speed
+from simulations.serving.results import Outcome, met, outcome, work_bound_gpu_hours
+from simulations.serving.traces import Trace
+from simulations.serving.tuning import Point
+
+SPEED = Speed(0.01, 0.001, 0.0001, 0.0, 8, 10_000, 1000)
+PAIR = find_pair(bundled_pairs(), "llama-3.1-8b", "L40S")
+OBJECTIVE = Objective(2.0, 0.1)
+
+
+class ThreeCards:
+    def __init__(self) -> None:
+        self.free = 3
+
+    def take(self) -> Placement | None:
+        if not self.free:
+            return None
+        self.free -= 1
+        return Placement("n", (self.free,), (1,))
+
+    def give(self, placement: Placement) -> None:
+        self.free += 1
+
+
+def deployment() -> Deployment:
+    return Deployment(
+        Engine(), SPEED, cards_per_replica=1, cards=ThreeCards(), cold_start_seconds=lambda order, _: 60.0 + order
+    )
+
+
+def test_requests_wait_at_the_router_while_nothing_is_ready() -> None:
+    target = deployment()
+    target.arrive(Request(0.0, 100, 2))
+    target.scale_to(1)
+    target.engine.run(60.9)
+    assert (len(target.held), target.count(Phase.STARTING), target.cold_starts) == (1, 1, 1)
+    target.engine.run(70.0)
+    assert target.finished[0].ttft_seconds == pytest.approx(61.0 + 0.02)
+    assert target.gpu_seconds_until_now() == pytest.approx(70.0)
+
+
+def test_replicas_without_a_card_wait_for_one_and_cost_nothing() -> None:
+    target = deployment()
+    target.start_ready(1)
+    target.scale_to(5)
+    assert (target.count(Phase.STARTING), target.count(Phase.PENDING), target.cards_held) == (2, 2, 3)
+    target.engine.run(100.0)
+    target.scale_to(2)
+    assert (target.replicas, target.cards_held, target.count(Phase.PENDING)) == (2, 2, 0)
+
+
+def test_a_removed_replica_finishes_what_it_has_and_takes_nothing_new() -> None:
+    target = deployment()
+    target.start_ready(2)
+    for _ in range(3):
+        target.arrive(Request(0.0, 100, 100))
+    target.scale_to(1)
+    assert (target.count(Phase.DRAINING), target.cards_held) == (1, 2)
+    target.arrive(Request(0.0, 100, 5))
+    draining = next(pod for pod in target.pods if pod.phase is Phase.DRAINING)
+    assert draining.load == 1  # the one with fewer requests was chosen, and the new request went elsewhere
+    target.engine.run(50.0)
+    assert (len(target.finished), target.cards_held, len(target.pods)) == (4, 1, 1)
+
+
+def test_samples_are_seen_late_and_pods_at_once() -> None:
+    target = deployment()
+    monitor = Monitor(target, delay_seconds=5.0)
+    target.start_ready(1)
+    for time in (0.0, 15.0, 30.0):
+        target.engine.run(time)
+        target.arrive(Request(time, 100, 2))
+        monitor.scrape()
+    assert monitor.view().latest is not None
+    assert monitor.view().latest.time == 15.0
+    target.engine.run(35.0)
+    view = monitor.view()
+    assert view.latest.time == 30.0
+    assert view.rate(lambda sample: sample.arrived, 30.0) == pytest.approx(2 / 30)
+    assert view.ttft_quantile(0.9, 30.0) == pytest.approx(0.02)
+    target.scale_to(2)
+    assert (monitor.view().replicas, monitor.view().ages(Phase.STARTING)) == (2, (0.0,))
+
+
+def test_models_share_one_fleet_and_the_second_gets_what_is_left() -> None:
+    nodes = uniform_fleet("L40S", 46068, 1, 4)
+    one = Workload(generate("steady", rate=4.0, hours=0.1, seed=1), PAIR, OBJECTIVE, initial_replicas=3)
+    other = Workload(generate("onoff", rate=4.0, hours=0.1, seed=1), PAIR, OBJECTIVE, initial_replicas=3)
+    lanes = run([one, other], LAWS["static"], {"replicas": 3.0}, Conditions(nodes, policy="bestfit"), seed=1)
+    assert [lane.deployment.cards_held for lane in lanes] == [3, 1]
+    assert [lane.deployment.count(Phase.PENDING) for lane in lanes] == [0, 2]
+
+
+def test_a_fleet_that_cannot_hold_one_replica_is_refused() -> None:
+    qwen = find_pair(bundled_pairs(), "qwen3-32b", "H100-80GB")
+    shared = SharedFleet(uniform_fleet("H100-80GB", 81559, 4, 1), "bestfit")
+    with pytest.raises(
+        FleetError, match="no node of the fleet can hold one replica of qwen3-32b on 2 x H100-80GB: 2 cards"
+    ):
+        shared.cards_for(qwen)
+
+
+def test_an_objective_that_an_idle_replica_misses_is_refused() -> None:
+    trace = Trace("t", (0.0, 1.0), (4000, 4000), (10, 10))
+    with pytest.raises(
+        ArenaError, match=r"ttft=0\.1s cannot be met: llama-3.1-8b on L40S needs .* median prompt of 4000 tokens"
+    ):
+        check(Workload(trace, PAIR, Objective(0.1, 0.1)))
+    with pytest.raises(ArenaError, match=r"itl=0\.01s cannot be met"):
+        check(Workload(trace, PAIR, Objective(2.0, 0.01)))
+    with pytest.raises(ArenaError, match=r"bounds 5\.\.2"):
+        check(Workload(trace, PAIR, OBJECTIVE, min_replicas=5, max_replicas=2))
+    check(Workload(trace, PAIR, OBJECTIVE))
+
+
+def test_requests_beyond_the_context_are_counted_as_dropped_not_as_missed() -> None:
+    trace = Trace("t", (0.0, 1.0, 2.0), (100, 200_000, 100), (5, 5, 5))
+    lane = run(
+        [Workload(trace, PAIR, OBJECTIVE)],
+        LAWS["static"],
+        {"replicas": 1.0},
+        Conditions(uniform_fleet("L40S", 46068, 1, 1)),
+        seed=1,
+    )[0]
+    result = outcome(lane, 1.0)
+    assert (result.arrived, result.finished, result.dropped, result.attainment) == (2, 2, 1, 1.0)
+
+
+def test_a_request_meets_the_objective_only_when_it_has_finished() -> None:
+    request = Request(0.0, 10, 11)
+    request.first_token = 1.0
+    assert not met(request, OBJECTIVE)
+    request.finished = 2.0  # ten gaps of 0.1 s
+    assert met(request, OBJECTIVE)
+    assert not met(request, Objective(0.9, 0.1))
+    assert not met(request, Objective(2.0, 0.09))
+
+
+def test_initial_replicas_follow_the_first_minutes() -> None:
+    calm = generate("steady", rate=1.0, hours=0.2, seed=1)
+    busy = generate("steady", rate=20.0, hours=0.2, seed=1)
+    assert initial_replicas(Workload(calm, PAIR, OBJECTIVE)) == 1
+    assert 4 <= initial_replicas(Workload(busy, PAIR, OBJECTIVE)) <= 12
+    assert initial_replicas(Workload(busy, PAIR, OBJECTIVE, max_replicas=2)) == 2
+
+
+def test_what_a_request_takes_of_a_replica_is_the_larger_of_its_two_bounds() -> None:
+    # 1000 prompt tokens: 84.2 ms, over 1 - 22.6/100; or with 1000/512 iterations of 22.6 ms
+    assert capacity_seconds(PAIR, OBJECTIVE, 1000, 1) == pytest.approx(
+        max(0.0842 / 0.774, 0.0842 + 1000 / 512 * 0.0226)
+    )
+    trace = Trace("t", tuple(0.1 * at for at in range(100)), (1000,) * 100, (1,) * 100)
+    assert max(needs(trace, PAIR, OBJECTIVE)) == pytest.approx(
+        100 * capacity_seconds(PAIR, OBJECTIVE, 1000, 1) / 12, rel=0.05
+    )
+
+
+def test_no_law_beats_the_work_bound() -> None:
+    trace = generate("diurnal", rate=6.0, hours=0.4, seed=1)
+    workload = Workload(trace, PAIR, OBJECTIVE, max_replicas=8)
+    bound = work_bound_gpu_hours(trace, PAIR, OBJECTIVE)
+    for name in ("clairvoyant", "headroom", "headroom-ahead", "kpa"):
+        lane = run([workload], LAWS[name], {}, Conditions(uniform_fleet("L40S", 46068, 2, 4)), seed=1)[0]
+        result = outcome(lane, 1.0)
+        assert result.gpu_hours > bound * result.attainment > 0
+
+
+def point(hours: float, attainment: float, law: str = "a") -> Point:
+    values = dict.fromkeys(Outcome.__dataclass_fields__, 0.0) | {"gpu_hours": hours, "attainment": attainment}
+    total = Outcome(**values)
+    return Point(law, {"x": hours}, total, {"w": total})
+
+
+def test_the_front_keeps_what_nothing_beats_and_hours_are_read_along_it() -> None:
+    points = [point(10, 0.9), point(12, 0.88), point(14, 0.99), point(9, 0.5), point(20, 0.99)]
+    assert [p.total.gpu_hours for p in tuning.front(points)] == [9, 10, 14]
+    assert tuning.hours_at(points, 0.945) == pytest.approx(12.0)
+    assert tuning.hours_at(points, 0.4) == 9
+    assert tuning.hours_at(points, 0.995) is None
+    assert tuning.best_setting(points, 0.98).total.gpu_hours == 14
+    assert tuning.best_setting(points, 0.999).total.gpu_hours == 14
+
+
+def test_a_grid_starts_with_the_defaults_and_has_no_setting_twice() -> None:
+    for entry in LAWS.values():
+        settings = [tuple(sorted(setting.items())) for setting in tuning.settings_of(entry)]
+        assert settings[0] == tuple(sorted(entry.defaults.items()))
+        assert len(settings) == len(set(settings))
+    assert math.prod(len(values) for values in LAWS["kpa"].grid.values()) >= 20

@@ -1,0 +1,92 @@
+"""One replica: times of single requests by hand, caps, order, prefix reuse."""
+
+import math
+
+import pytest
+
+from simulations.engine import Engine
+from simulations.serving.replica import Replica, Request, Speed
+
+SPEED = Speed(
+    base_seconds=0.01,
+    per_sequence_seconds=0.001,
+    per_prompt_token_seconds=0.0001,
+    per_kv_token_seconds=0.0,
+    slots=2,
+    kv_tokens=1000,
+    chunk_tokens=100,
+)
+
+
+def drain(replica: Replica) -> None:
+    while replica.next_event < math.inf:
+        replica.advance(replica.next_event)
+
+
+def test_a_request_alone_takes_its_chunks_then_one_iteration_per_token() -> None:
+    replica, request = Replica(SPEED), Request(0.0, 150, 3)
+    replica.arrive(request, 0.0)
+    drain(replica)
+    # chunks of 100 and 50 prompt tokens: 10 + 10 ms and 10 + 5 ms; then two iterations of a batch of one: 11 ms each
+    assert request.ttft_seconds == pytest.approx(0.035)
+    assert request.itl_seconds == pytest.approx(0.011)
+    assert request.finished == pytest.approx(0.057)
+
+
+def test_the_cache_makes_later_iterations_longer() -> None:
+    speed = Speed(0.01, 0.0, 0.0001, 0.00001, 2, 1000, 100)
+    replica, request = Replica(speed), Request(0.0, 100, 3)
+    replica.arrive(request, 0.0)
+    drain(replica)
+    assert request.finished - request.first_token == pytest.approx(0.01 + 0.001 + 0.01 + 0.00101)
+
+
+def test_a_request_joins_at_the_next_boundary_between_iterations() -> None:
+    replica, first, second = Replica(SPEED), Request(0.0, 100, 100), Request(0.0255, 10, 1)
+    replica.arrive(first, 0.0)  # first token at 20 ms, then iterations of 11 ms
+    replica.advance(0.02)
+    due = replica.arrive(second, 0.0255)
+    assert due == pytest.approx(0.031)
+    replica.advance(due)
+    drain(replica)
+    assert second.finished == pytest.approx(0.031 + 0.012)
+
+
+def test_slots_and_cache_room_hold_requests_back_in_order_of_arrival() -> None:
+    replica = Replica(SPEED)
+    big, bigger, small = Request(0.0, 500, 50), Request(0.0, 600, 50), Request(0.0, 10, 5)
+    for request in (big, bigger, small):
+        replica.arrive(request, 0.0)
+    assert (replica.running_count, len(replica.waiting)) == (1, 2)  # 550 + 650 tokens do not fit; small waits its turn
+    drain(replica)
+    assert big.finished < bigger.first_token < small.first_token
+
+
+def test_a_known_prefix_is_not_computed_again() -> None:
+    speed = Speed(0.01, 0.0, 0.0001, 0.0, 4, 10_000, 4096)
+    replica = Replica(speed)
+    replica.arrive(Request(0.0, 2000, 1, (1, 2, 3)), 0.0)
+    drain(replica)
+    again, other = Request(1.0, 2000, 1, (1, 2, 9)), Request(2.0, 2000, 1, (7, 2, 3))
+    replica.arrive(again, 1.0)
+    drain(replica)
+    replica.arrive(other, 2.0)
+    drain(replica)
+    assert (again.cached_tokens, other.cached_tokens) == (1024, 0)
+    assert again.ttft_seconds == pytest.approx(0.01 + 976 * 0.0001)
+    assert replica.cached_tokens_done + replica.prompt_tokens_done == 6000
+
+
+def test_the_clock_refuses_to_run_backwards_and_keeps_the_order_of_equal_times() -> None:
+    engine, seen = Engine(), []
+    engine.at(2.0, seen.append, "a")
+    engine.at(1.0, seen.append, "b")
+    engine.at(2.0, seen.append, "c")
+    engine.run(1.5)
+    assert (seen, engine.now, engine.next_time, len(engine)) == (["b"], 1.5, 2.0, 2)
+    with pytest.raises(ValueError, match=r"1\.0 s cannot be set at 1\.5 s"):
+        engine.at(1.0, seen.append, "d")
+    engine.after(0.5, seen.append, "e")
+    engine.run(3.0)
+    assert seen == ["b", "a", "c", "e"]
+    assert engine.next_time is None
