@@ -104,18 +104,6 @@ def refusal(cluster: Cluster, namespace: str, name: str) -> str:
     return next((item.get("message", "") for item in found if item["type"] == "PodScheduled"), "")
 
 
-def test_memory_taken_by_a_stranger_is_not_given_out(
-    cluster: Cluster, namespace: str, driver: Driver, measuring_extender: int, given: Callable[..., list[Any]]
-) -> None:
-    driver.show("20Gi")
-    cluster.wait_for(lambda: measured_mib(measuring_extender) == 20 * 1024, "the extender to learn of the stranger")
-    cluster.apply([pod("server", "30Gi")], namespace)
-    cluster.wait_for(lambda: "30720 MiB" in refusal(cluster, namespace, "server"), "the pod to be told why it waits")
-    driver.show("1Gi")
-    (server,) = given()
-    assert (server.node, server.cards, server.share_mib) == (NODE, (CARD,), (30 * 1024,))
-
-
 def test_a_measurement_that_grew_old_no_longer_counts(
     cluster: Cluster,
     namespace: str,
