@@ -116,12 +116,8 @@ class TestReadings:
 
     def test_old_names_are_read_where_the_new_ones_are_not_there(self) -> None:
         of = target(signals=[{"name": "kv", "type": "kvCache", "target": "0.9"}])
-        seen = observer(
-            of,
-            [pod("a"), pod("b")],
         gauges = [gauge("vllm:gpu_cache_usage_perc", "a", 0.4), gauge("vllm:kv_cache_usage_perc", "b", 0.6)]
         seen = observer(of, [pod("a"), pod("b")], gauges)
-        )
         assert seen.readings()[0].value == pytest.approx(0.5)
 
     def test_time_in_the_queue_is_its_length(self) -> None:

@@ -1,0 +1,161 @@
+"""The autoscaler's manifests on a real API server: the rights are enough and no more, the examples apply, people can read it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from simulations.kwok.cluster import Cluster
+from simulations.kwok.nodes import uniform_nodes
+from simulations.kwok.process import free_port
+from simulations.serving_emulator import Load, ServingEmulator
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+ACCOUNT = "system:serviceaccount:headroom-system:headroom-autoscaler"
+CRD = DEPLOY / "base" / "crd-inferenceautoscalers.yaml"
+OPTIONAL = {"leaderworkersets", "leaderworkersets/scale", "statefulsets/scale"}
+"""Kinds that this cluster lacks or this test does not scale."""
+
+Right = tuple[str, str, str]
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Cluster]:
+    """A cluster of its own with the autoscaler's manifests."""
+    with Cluster.start(nodes=uniform_nodes(1, cards=8, resource=""), prometheus=True, audit=True) as running:
+        running.apply(DEPLOY / "base" / "namespace.yaml")
+        running.apply(CRD)
+        running.kubectl("wait", "--for=condition=Established", "crd/inferenceautoscalers.headroom.dev")
+        manifests = [item for item in yaml.safe_load_all((DEPLOY / "base" / "autoscaler.yaml").read_text()) if item]
+        running.apply([item for item in manifests if item["kind"] != "Deployment"])
+        yield running
+
+
+def granted() -> set[Right]:
+    documents = yaml.safe_load_all((DEPLOY / "base" / "autoscaler.yaml").read_text())
+    return {
+        (group, resource, verb)
+        for item in documents
+        if item["kind"] in ("Role", "ClusterRole")
+        for rule in item["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if resource not in OPTIONAL
+    }
+
+
+def used(cluster: Cluster) -> set[Right]:
+    events = [
+        event for event in cluster.audit_events() if event["user"]["username"] == ACCOUNT and "objectRef" in event
+    ]
+    return {
+        (ref.get("apiGroup", ""), "/".join(filter(None, (ref["resource"], ref.get("subresource")))), event["verb"])
+        for event in events
+        for ref in [event["objectRef"]]
+    }
+
+
+def deployment(name: str, replicas: int) -> dict[str, Any]:
+    labels = {"app": name}
+    container = {"name": "server", "image": "server"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 0}}
+    spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": spec,
+    }
+
+
+def test_with_exactly_its_rights_it_raises_and_lowers_and_nothing_is_refused(secured: Cluster) -> None:
+    assert secured.prometheus is not None
+    port = free_port()
+    with ServingEmulator(secured.kubeconfig) as emulator:
+        secured.prometheus.scrape("engines", emulator.address)
+        emulator.serve("default/llm", Load(14.0))
+        component = secured.daemon(
+            "autoscaler",
+            "--port", str(port), "--prometheus-url", secured.prometheus.url, "--extender-url", "",
+            "--tick-seconds", "1", "--stale-seconds", "6",
+            ready_url=f"http://127.0.0.1:{port}/readyz",
+            kubeconfig=secured.service_account_kubeconfig("headroom-system", "headroom-autoscaler"),
+        )  # fmt: skip
+        secured.apply([deployment("llm", 1)])
+        secured.apply(
+            [
+                {
+                    "apiVersion": "headroom.dev/v1alpha1",
+                    "kind": "InferenceAutoscaler",
+                    "metadata": {"name": "llm", "namespace": "default"},
+                    "spec": {
+                        "scaleTargetRef": {"kind": "Deployment", "name": "llm"},
+                        "maxReplicas": 6,
+                        "signals": [{"name": "running", "type": "running", "target": 10}],
+                        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5, "policies": []}},
+                    },
+                }
+            ]
+        )
+
+        def replicas() -> int:
+            return int(secured.api.get("/apis/apps/v1/namespaces/default/deployments/llm")["spec"]["replicas"])
+
+        secured.wait_for(lambda: replicas() >= 3, "growth", 60)
+        emulator.change("default/llm", requests_per_second=1.0)
+        secured.wait_for(lambda: replicas() == 1, "the cut", 90)
+        time.sleep(2)
+        component.stop()
+    refusals = [
+        f"{event['verb']} {event['requestURI']}"
+        for event in secured.audit_events()
+        if event["user"]["username"] == ACCOUNT and event["responseStatus"]["code"] == 403
+    ]
+    assert refusals == []
+    assert used(secured) == granted()
+
+
+def test_people_can_read_it(secured: Cluster) -> None:
+    table = secured.kubectl("get", "ia")
+    assert table.splitlines()[0].split() == [
+        "NAME", "TARGET", "ENGINE", "MIN", "MAX", "REPLICAS", "WANTED", "UNMET", "ACTIVE", "REASON", "AGE",
+    ]  # fmt: skip
+    description = secured.kubectl("describe", "ia", "llm")
+    for words in ("ScalingActive", "SuccessfulRescale", "Unmet Replicas", "History"):
+        assert words in description
+    command = [
+        sys.executable,
+        "-m",
+        "headroom",
+        "autoscaler",
+        "--kubeconfig",
+        str(secured.kubeconfig),
+        "explain",
+        "llm",
+    ]
+    explained = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    assert "default/llm: Deployment llm, engine vllm, Auto, 1 to 6 replicas" in explained
+    assert explained.index("Why:") < explained.index("Signals:") < explained.index("History:")
+
+
+@pytest.mark.parametrize("name", ["vllm", "triton", "fastchat"])
+def test_the_examples_pass_the_api_servers_validation(secured: Cluster, name: str) -> None:
+    files = {"vllm": "vllm-two-on-one-card", "triton": "triton-time-sliced", "fastchat": "fastchat"}
+    namespace = f"example-{name}"
+    secured.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    secured.apply((DEPLOY / "examples" / f"{files[name]}.yaml").read_text(), namespace)
+    example = str(DEPLOY / "examples" / f"{name}-autoscaler.yaml")
+    secured.kubectl("apply", "--server-side", "--field-manager=autoscaling", "-n", namespace, "-f", example)
+    path = f"/apis/headroom.dev/v1alpha1/namespaces/{namespace}/inferenceautoscalers"
+    target = secured.api.items(path)[0]["spec"]["scaleTargetRef"]["name"]
+    found = secured.api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{target}")
+    if name == "fastchat":
+        containers = {c["name"]: c for c in found["spec"]["template"]["spec"]["containers"]}
+        assert set(containers) == {"worker", "queue-exporter"}
+        assert containers["worker"]["resources"]["limits"]["nvidia.com/gpu"] == "2"
