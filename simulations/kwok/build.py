@@ -84,9 +84,9 @@ def build(report: Callable[[str], None] = print) -> Path:
     go = shutil.which("go")
     if go is None:
         raise BuildError(
-            "the control plane is built with Go, and there is no `go` on the PATH: install Go 1.26 or newer "
-            "(https://go.dev/dl), or set HEADROOM_CACHE to a cache folder in which it has been built. "
-            "`make demo` and `make test-unit` need neither."
+            "the control plane is built with Go, and there is no `go` on the PATH: install Go 1.26 or newer (https://go.dev/dl), "
+            f"or put the released binaries of Kubernetes {_KUBERNETES}, etcd 3.6 and kwok v0.8.0 ({', '.join(BINARIES)}) into "
+            f"{folder}. `make demo` and `make test-unit` need neither."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder.parent / "build.lock", report):
