@@ -43,8 +43,13 @@ class Leg:
 
 
 def _pod(name: str, *, vram: bool) -> dict[str, Any]:
-    amounts = {"cpu": "1", "memory": "1Gi"}
-    limits = amounts | {names.RESOURCE_VRAM: "20Gi"} if vram else amounts
+    """A pod for a GPU: a card as plain Kubernetes has it, or 20 GiB of one.
+
+    Either way it names one extended resource: kube-scheduler checks such names by regular expression on every node, a third
+    of its time at 5,000 nodes, so that pods without one would be no comparison.
+    """
+    demand = {names.RESOURCE_VRAM: "20Gi"} if vram else {names.RESOURCE_NVIDIA_GPU: "1"}
+    limits = {"cpu": "1", "memory": "1Gi", **demand}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
