@@ -5,99 +5,16 @@ and every wish of it agrees; then what stands in the way (rollout, crash loop, h
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import NamedTuple
+from dataclasses import replace
 
 from autoscaler import demand, window
+from autoscaler.limits import finish, longest_period, refused_by_capacity
+from autoscaler.outcome import Decision, Reason, Rule, TargetState, capped
 from autoscaler.signals import Freshness, Observation, Rollout, SignalKind
-from autoscaler.spec import LawSettings, Learned, TargetSpec
-from autoscaler.window import Move, Needs
+from autoscaler.spec import LawSettings, TargetSpec
 from autoscaler.wishes import Supply, Wish, wishes
 
-
-class Rule(StrEnum):
-    """Which rule set or limited the outcome; the reason words of conditions, events and metrics."""
-
-    RAISED = "Raised"
-    LOWERED = "Lowered"
-    STEADY = "Steady"
-    WOKEN = "Woken"
-    WITHIN_WINDOW = "WithinWindow"
-    WINDOW_NOT_FULL = "WindowNotFull"
-    RISING = "LoadRising"
-    SIGNALS_NOT_FRESH = "SignalsNotFresh"
-    OUTAGE = "Outage"
-    IDLE_TIME = "IdleTimeNotOver"
-    UP_WINDOW = "UpWindow"
-    UP_DISABLED = "ScaleUpDisabled"
-    DOWN_DISABLED = "ScaleDownDisabled"
-    UP_RATE = "ScaleUpRate"
-    DOWN_RATE = "ScaleDownRate"
-    DRAINING = "Draining"
-    ROLLOUT = "RolloutInProgress"
-    PAUSED = "TargetPaused"
-    CRASH_LOOP = "CrashLooping"
-    HUNG = "EngineHung"
-    UNSCHEDULABLE = "Unschedulable"
-    GIVEN_BACK = "GivenBack"
-    CAPACITY = "CapacityLimited"
-    MAX_GPUS = "MaxGPUs"
-    MINIMUM = "MinReplicas"
-    MAXIMUM = "MaxReplicas"
-    BUDGET = "ProjectBudget"
-
-
-class Reason(NamedTuple):
-    """One rule that applied, in words for a person."""
-
-    rule: Rule
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class TargetState:
-    """What one decision leaves to the next. Plain values; msgspec writes and reads it as JSON."""
-
-    needs: Needs = ()
-    """Levels needed lately, newest first."""
-    ups: Needs = ()
-    """Wishes of the up window."""
-    moves: tuple[Move, ...] = ()
-    fresh_since: float | None = None
-    """Since when the signals have been fresh without a gap worth mention; None before the first."""
-    fresh_at: float | None = None
-    """When all signals were fresh last."""
-    idle_since: float | None = None
-    hung_since: float | None = None
-    hold_seconds: float | None = None
-    rates: demand.Rates = ()
-    """Arriving work of the last minutes, for its trend."""
-    priced: bool = False
-    """Whether the cost of a token has been known once."""
-    learned: Learned = field(default_factory=Learned)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The outcome and all that is needed to explain it."""
-
-    replicas: int
-    state: TargetState
-    wanted: int
-    """What the signals ask for within the bounds, before capacity, budget and rates."""
-    unmet: int
-    """Replicas wanted that capacity, GPU limits or budget refuse."""
-    wishes: tuple[Wish, ...]
-    reasons: tuple[Reason, ...]
-    scaling_active: bool = True
-    """False while no signal is fresh."""
-    hold_seconds: float = 0.0
-    start_seconds: float = 0.0
-
-    def limited_by(self, *rules: Rule) -> bool:
-        """Whether one of the rules applied."""
-        return any(reason.rule in rules for reason in self.reasons)
+__all__ = ["Decision", "Reason", "Rule", "TargetState", "capped", "decide"]
 
 
 def decide(
@@ -141,7 +58,7 @@ def decide(
         wanted = _down(spec, state, observation, asked, low, now, hold, law, reasons)
     idle = not low and not up and all_fresh and pods.ready > 0
     state, wanted = _idle(spec, state, observation, wanted, idle, now, reasons)
-    return _finish(spec, state, observation, supply, asked, wanted, now, law, reasons, bool(fresh), hold, usual_start)
+    return finish(spec, state, observation, supply, asked, wanted, now, law, reasons, bool(fresh), hold, usual_start)
 
 
 _DEFAULT_LAW = LawSettings()
@@ -342,8 +259,8 @@ def _asleep(
         wanted = 1
         reason = Reason(Rule.WOKEN, f"activation signal is {activation.value:g}")
     limits: list[Reason] = [reason]
-    replicas, refused = _refused_by_capacity(spec, observation, 0, wanted, limits)
-    moves = window.remember_move(state.moves, now, replicas, _longest_period(spec))
+    replicas, refused = refused_by_capacity(spec, observation, 0, wanted, limits)
+    moves = window.remember_move(state.moves, now, replicas, longest_period(spec))
     state = replace(state, moves=moves, idle_since=None, fresh_since=None, fresh_at=None, hung_since=None, ups=())
     if replicas:
         state = replace(state, needs=window.record_need((), now, replicas, hold)[0])
@@ -379,149 +296,3 @@ def _idle(
             )
         wanted = 1
     return state, wanted
-
-
-def _finish(
-    spec: TargetSpec,
-    state: TargetState,
-    observation: Observation,
-    supply: Supply,
-    asked: list[Wish],
-    wanted: int,
-    now: float,
-    law: LawSettings,
-    reasons: list[Reason],
-    active: bool,
-    hold: float,
-    usual_start: float,
-) -> Decision:
-    """Bounds, windows, rates and what the cluster can hold, in this order."""
-    before = observation.replicas
-    bounded = max(spec.min_replicas, min(wanted, spec.max_replicas))
-    if bounded > wanted:
-        reasons.append(Reason(Rule.MINIMUM, f"signals ask for {wanted}, minReplicas is {spec.min_replicas}"))
-    elif bounded < wanted:
-        reasons.append(Reason(Rule.MAXIMUM, f"signals ask for {wanted}, maxReplicas is {spec.max_replicas}"))
-    replicas = _stabilised_up(spec, state, before, bounded, now, reasons)
-    refused = 0
-    if spec.max_gpus is not None and observation.gpus_per_replica > 0:
-        room = int(spec.max_gpus / observation.gpus_per_replica + 1e-9)
-        if replicas > room:
-            reasons.append(Reason(Rule.MAX_GPUS, f"maxGPUs {spec.max_gpus:g} is {room} replicas; {bounded} wanted"))
-            refused, replicas = replicas - room, room
-    replicas, short = _refused_by_capacity(spec, observation, before, replicas, reasons)
-    refused += short
-    if spec.enforce_capacity and replicas >= before:
-        replicas, given_back = _give_back(spec, observation, supply, replicas, law, reasons)
-        refused += given_back
-    replicas = _rates(spec, state, before, replicas, now, reasons)
-    if replicas != before:
-        rule, verb = (Rule.RAISED, "raised") if replicas > before else (Rule.LOWERED, "lowered")
-        reasons.insert(0, Reason(rule, f"{verb} from {before} to {replicas}: {_leading(asked, replicas > before)}"))
-    elif not reasons:
-        reasons.append(Reason(Rule.STEADY, f"the load fits {replicas} replicas"))
-    ups = window.record_wish(state.ups, now, bounded, spec.up.window_seconds) if spec.up.window_seconds else ()
-    moves = window.remember_move(state.moves, now, replicas - before, _longest_period(spec))
-    if moves != state.moves or ups != state.ups:
-        state = replace(state, moves=moves, ups=ups)
-    return Decision(replicas, state, bounded, refused, tuple(asked), tuple(reasons), active, hold, usual_start)
-
-
-def _leading(asked: list[Wish], raising: bool) -> str:
-    fresh = [wish for wish in asked if wish.state is Freshness.FRESH]
-    if not fresh:
-        return "bounds changed"
-    wish = max(fresh, key=lambda w: w.up if raising else w.low)
-    text = wish.detail or f"{wish.value:g} against a target of {wish.target:g}"
-    return f"{wish.name} ({text})"
-
-
-def _stabilised_up(
-    spec: TargetSpec, state: TargetState, before: int, wanted: int, now: float, reasons: list[Reason]
-) -> int:
-    if wanted <= before or not spec.up.window_seconds:
-        return wanted
-    lowest = window.lowest_wish(window.record_wish(state.ups, now, wanted, spec.up.window_seconds))
-    if lowest < wanted:
-        reasons.append(Reason(Rule.UP_WINDOW, f"lowest wish of the last {spec.up.window_seconds:.0f} s was {lowest}"))
-    return max(before, min(wanted, lowest))
-
-
-def _refused_by_capacity(
-    spec: TargetSpec, observation: Observation, before: int, wanted: int, reasons: list[Reason]
-) -> tuple[int, int]:
-    """Raise only to what the cluster can hold. An unknown capacity does not limit, pods that wait for a node do."""
-    if wanted <= before or not spec.enforce_capacity:
-        return wanted, 0
-    waiting = len(observation.pods.unschedulable)
-    if observation.capacity is None:
-        if not waiting:
-            return wanted, 0
-        reasons.append(Reason(Rule.UNSCHEDULABLE, f"{waiting} pods wait for a node; more would wait with them"))
-        return before, wanted - before + waiting
-    # Pods that wait for a node take the first places that are free.
-    possible = max(before + observation.capacity.fits - waiting, before)
-    if possible >= wanted:
-        return wanted, 0
-    text = f"the cluster can hold {observation.capacity.fits} more of this pod; {wanted} wanted"
-    reasons.append(
-        Reason(Rule.CAPACITY, f"{text} ({observation.capacity.detail})" if observation.capacity.detail else text)
-    )
-    return possible, wanted - possible + max(waiting - observation.capacity.fits, 0)
-
-
-def _give_back(
-    spec: TargetSpec, observation: Observation, supply: Supply, replicas: int, law: LawSettings, reasons: list[Reason]
-) -> tuple[int, int]:
-    """Take back replicas that have found no node for long; the scheduler's queue is no place to wait for days."""
-    tired = sum(age > law.give_back_seconds for age in observation.pods.unschedulable)
-    floor = max(spec.min_replicas, 1)
-    kept = max(replicas - tired, floor, supply.ready)
-    if not tired or kept >= replicas or observation.rollout is not Rollout.SETTLED:
-        return replicas, 0
-    reasons.append(
-        Reason(Rule.GIVEN_BACK, f"{tired} pods found no node for {law.give_back_seconds:.0f} s and are taken back")
-    )
-    return kept, replicas - kept
-
-
-def _rates(spec: TargetSpec, state: TargetState, before: int, wanted: int, now: float, reasons: list[Reason]) -> int:
-    if wanted > before:
-        allowed = window.limit_up(before, wanted, state.moves, spec.up.policies, spec.up.largest, now)
-        if allowed < wanted:
-            reasons.append(Reason(Rule.UP_RATE, f"behavior.scaleUp allows {allowed} of {wanted} now"))
-        return allowed
-    if wanted < before:
-        allowed = window.limit_down(before, wanted, state.moves, spec.down.policies, spec.down.largest, now)
-        if allowed > wanted:
-            reasons.append(Reason(Rule.DOWN_RATE, f"behavior.scaleDown allows {allowed} on the way to {wanted} now"))
-        return allowed
-    return wanted
-
-
-def _longest_period(spec: TargetSpec) -> float:
-    return max((p.period_seconds for p in (*spec.up.policies, *spec.down.policies)), default=0.0)
-
-
-def capped(decision: Decision, before: int, allowed: int, rule: Rule, text: str) -> Decision:
-    """The decision with fewer replicas than it came to, never fewer than before; what is cut counts as unmet."""
-    allowed = max(allowed, min(before, decision.replicas))
-    cut = decision.replicas - allowed
-    if cut <= 0:
-        return decision
-    reasons = tuple(r for r in decision.reasons if allowed != before or r.rule is not Rule.RAISED)
-    return replace(
-        decision,
-        replicas=allowed,
-        unmet=decision.unmet + cut,
-        reasons=(*reasons, Reason(rule, text)),
-        state=moved(decision.state, allowed - before),
-    )
-
-
-def moved(state: TargetState, delta: int) -> TargetState:
-    """The state with its last move corrected to what was really done (0: nothing was written)."""
-    if not state.moves:
-        return state
-    *earlier, last = state.moves
-    return replace(state, moves=(*earlier, last._replace(delta=delta)) if delta else tuple(earlier))

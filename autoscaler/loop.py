@@ -3,10 +3,8 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
-
-import msgspec
 
 from autoscaler import budget, pods, status
 from autoscaler.actuator import Actuator, ChangedError, NotLeaderError
@@ -14,19 +12,18 @@ from autoscaler.collector import Collector
 from autoscaler.costs import CostSettings
 from autoscaler.decide import Decision, Rule, TargetState, capped, decide
 from autoscaler.guard import guarded
+from autoscaler.memory import Memory, gpus_of, keepsake, recall
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.objects import PodView, Workload, stamp
-from autoscaler.observe import Lessons, Observer, ObserveSettings, engine_costs
+from autoscaler.observe import Observer, ObserveSettings, engine_costs
 from autoscaler.queries import plan
 from autoscaler.resource import InferenceAutoscaler, Target
 from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.signals import Capacity, Freshness, Observation, Rollout
-from autoscaler.spec import LawSettings, Learned
+from autoscaler.spec import LawSettings
 from autoscaler.world import World
-from headroom import wire
 from headroom.kube.client import KubeError
 from headroom.logs import get_logger
-from headroom.request import RequestError, request_of
 
 T = TypeVar("T")
 
@@ -41,33 +38,8 @@ class FitSource(Protocol):
         ...
 
 
-class _Keepsake(msgspec.Struct):
-    """What a new leader needs to go on; kept in the status."""
-
-    learned: Learned
-    lessons: Lessons
-
-
 _BREATH: Final = 50
 """Objects decided between two turns of the event loop: the lease is renewed in between."""
-_KEEPSAKE: Final = msgspec.json.Decoder(_Keepsake)
-
-
-@dataclass(slots=True)
-class Memory:
-    """What the loop keeps of one object between ticks."""
-
-    state: TargetState = field(default_factory=TargetState)
-    lessons: Lessons = field(default_factory=Lessons)
-    ready: dict[str, float] = field(default_factory=dict)
-    history: list[Mapping[str, Any]] = field(default_factory=list)
-    last_scale: str = ""
-    written: Mapping[str, Any] = field(default_factory=dict)
-    written_at: float = float("-inf")
-    wait_until: float = float("-inf")
-    """No writes before; the API server asked for patience."""
-    failure: str = ""
-    gpus: tuple[bytes, float] = (b"", 1.0)
 
 
 @dataclass(slots=True)
@@ -160,7 +132,7 @@ class Loop:
     async def _consider(self, target: Target, snapshot: Any, now: float, wall: float) -> Outcome:
         world = self._world
         resource, workload = world.resources[target.key], world.workloads[target.scaled]
-        memory = self._memories.get(target.key) or self._recall(target.key, resource)
+        memory = self._memory(target.key, resource)
         own = world.pods_of(target.scaled)
         observer = Observer(target, own, snapshot, wall, self._observing)
         memory.lessons = observer.learn(memory.lessons, self._costs)
@@ -232,16 +204,9 @@ class Loop:
                 )
 
     def _gpus(self, target: Target, memory: Memory, workload: Workload, own: list[PodView]) -> float:
-        """GPUs that one replica holds: what its pods were given, else what the template asks for."""
-        if target.spec.max_gpus is None and target.project not in self._budgets:
-            return 1.0
-        placed = [pod.share * len(pod.cards) for pod in own if pod.share and pod.cards]
-        if placed:
-            return max(placed)
-        template = bytes(workload.spec.template)
-        if memory.gpus[0] != template:
-            memory.gpus = (template, _gpus_of(template))
-        return memory.gpus[1]
+        """Reckoned only where a limit asks for it."""
+        limited = target.spec.max_gpus is not None or target.project in self._budgets
+        return gpus_of(target, memory, workload, own) if limited else 1.0
 
     # Acting
 
@@ -342,7 +307,7 @@ class Loop:
             resource = self._world.resources.get(key)
             if resource is None:
                 continue
-            memory = self._memories.get(key) or self._recall(key, resource)
+            memory = self._memory(key, resource)
             # Windows must be seen anew once the object is acted on again.
             memory.state = replace(memory.state, needs=(), fresh_since=None, fresh_at=None, idle_since=None)
             conditions = self._conditions(wanted, memory, resource)
@@ -360,7 +325,7 @@ class Loop:
         learned = {
             "startUpSeconds": f"{decision.start_seconds:.0f}",
             "holdSeconds": f"{decision.hold_seconds:.0f}",
-            "memory": msgspec.json.encode(_Keepsake(decision.state.learned, memory.lessons)).decode(),
+            "memory": keepsake(decision.state.learned, memory.lessons),
         }
         work = outcome.observation.work
         if work is not None and work.known:
@@ -368,20 +333,10 @@ class Loop:
             learned["secondsPerOutputToken"] = f"{work.seconds_per_output_token:.3g}"
         return learned
 
-    def _recall(self, key: str, resource: InferenceAutoscaler) -> Memory:
-        """Take over what an earlier leader left in the status; what cannot be read is learned again."""
-        memory = self._memories[key] = Memory()
-        memory.history = list(resource.status.get("history") or ())
-        memory.last_scale = resource.status.get("lastScaleTime") or ""
-        kept = (resource.status.get("learned") or {}).get("memory")
-        if kept:
-            try:
-                keepsake = _KEEPSAKE.decode(kept)
-            except (msgspec.MsgspecError, TypeError) as error:
-                log.info("keepsake_not_understood", key=key, error=str(error))
-            else:
-                memory.state = TargetState(learned=keepsake.learned)
-                memory.lessons = keepsake.lessons
+    def _memory(self, key: str, resource: InferenceAutoscaler) -> Memory:
+        memory = self._memories.get(key)
+        if memory is None:
+            memory = self._memories[key] = recall(resource)
         return memory
 
     @staticmethod
@@ -430,16 +385,3 @@ def _turned_bad(new: list[dict[str, Any]], old: Iterable[Mapping[str, Any]]) -> 
         if condition["status"] != wanted and was != condition["status"]:
             found.setdefault(condition["reason"], condition["message"])
     return list(found.items())
-
-
-def _gpus_of(template: bytes) -> float:
-    """GPUs that a pod of this template asks for; a share given in MiB counts as a card until a pod shows its part."""
-    try:
-        pod = wire.POD.decode(template)
-        request = request_of(pod)
-    except (wire.WireError, RequestError) as error:
-        log.info("template_not_understood", error=str(error))
-        return 1.0
-    if request is None:
-        return 1.0
-    return request.count * (request.milli / 1000 if 0 < request.milli < 1000 else 1.0)

@@ -1,0 +1,118 @@
+"""What a decision says and what it leaves to the next one. Pure values."""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import NamedTuple
+
+from autoscaler import demand
+from autoscaler.spec import Learned
+from autoscaler.window import Move, Needs
+from autoscaler.wishes import Wish
+
+
+class Rule(StrEnum):
+    """Which rule set or limited the outcome; the reason words of conditions, events and metrics."""
+
+    RAISED = "Raised"
+    LOWERED = "Lowered"
+    STEADY = "Steady"
+    WOKEN = "Woken"
+    WITHIN_WINDOW = "WithinWindow"
+    WINDOW_NOT_FULL = "WindowNotFull"
+    RISING = "LoadRising"
+    SIGNALS_NOT_FRESH = "SignalsNotFresh"
+    OUTAGE = "Outage"
+    IDLE_TIME = "IdleTimeNotOver"
+    UP_WINDOW = "UpWindow"
+    UP_DISABLED = "ScaleUpDisabled"
+    DOWN_DISABLED = "ScaleDownDisabled"
+    UP_RATE = "ScaleUpRate"
+    DOWN_RATE = "ScaleDownRate"
+    DRAINING = "Draining"
+    ROLLOUT = "RolloutInProgress"
+    PAUSED = "TargetPaused"
+    CRASH_LOOP = "CrashLooping"
+    HUNG = "EngineHung"
+    UNSCHEDULABLE = "Unschedulable"
+    GIVEN_BACK = "GivenBack"
+    CAPACITY = "CapacityLimited"
+    MAX_GPUS = "MaxGPUs"
+    MINIMUM = "MinReplicas"
+    MAXIMUM = "MaxReplicas"
+    BUDGET = "ProjectBudget"
+
+
+class Reason(NamedTuple):
+    """One rule that applied, in words for a person."""
+
+    rule: Rule
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """What one decision leaves to the next. Plain values; msgspec writes and reads it as JSON."""
+
+    needs: Needs = ()
+    """Levels needed lately, newest first."""
+    ups: Needs = ()
+    """Wishes of the up window."""
+    moves: tuple[Move, ...] = ()
+    fresh_since: float | None = None
+    """Since when the signals have been fresh without a gap worth mention; None before the first."""
+    fresh_at: float | None = None
+    """When all signals were fresh last."""
+    idle_since: float | None = None
+    hung_since: float | None = None
+    hold_seconds: float | None = None
+    rates: demand.Rates = ()
+    """Arriving work of the last minutes, for its trend."""
+    priced: bool = False
+    """Whether the cost of a token has been known once."""
+    learned: Learned = field(default_factory=Learned)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome and all that is needed to explain it."""
+
+    replicas: int
+    state: TargetState
+    wanted: int
+    """What the signals ask for within the bounds, before capacity, budget and rates."""
+    unmet: int
+    """Replicas wanted that capacity, GPU limits or budget refuse."""
+    wishes: tuple[Wish, ...]
+    reasons: tuple[Reason, ...]
+    scaling_active: bool = True
+    """False while no signal is fresh."""
+    hold_seconds: float = 0.0
+    start_seconds: float = 0.0
+
+    def limited_by(self, *rules: Rule) -> bool:
+        """Whether one of the rules applied."""
+        return any(reason.rule in rules for reason in self.reasons)
+
+
+def capped(decision: Decision, before: int, allowed: int, rule: Rule, text: str) -> Decision:
+    """The decision with fewer replicas than it came to, never fewer than before; what is cut counts as unmet."""
+    allowed = max(allowed, min(before, decision.replicas))
+    cut = decision.replicas - allowed
+    if cut <= 0:
+        return decision
+    reasons = tuple(r for r in decision.reasons if allowed != before or r.rule is not Rule.RAISED)
+    return replace(
+        decision,
+        replicas=allowed,
+        unmet=decision.unmet + cut,
+        reasons=(*reasons, Reason(rule, text)),
+        state=moved(decision.state, allowed - before),
+    )
+
+
+def moved(state: TargetState, delta: int) -> TargetState:
+    """The state with its last move corrected to what was really done (0: nothing was written)."""
+    if not state.moves:
+        return state
+    *earlier, last = state.moves
+    return replace(state, moves=(*earlier, last._replace(delta=delta)) if delta else tuple(earlier))
