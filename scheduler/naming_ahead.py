@@ -64,17 +64,17 @@ class NamingAhead:
                 task.cancel()
 
     async def _work_off(self) -> None:
-        while True:
-            backlog = self._backlog()
-            if len(backlog) < self._settings.naming_ahead_backlog:
-                return
-            # kube-scheduler is about to take up the first ones: naming those would come too late.
+        total = 0
+        while len(backlog := self._backlog()) >= self._settings.naming_ahead_backlog:
             named = 0
             for pod in backlog[:_BATCH]:
                 named += await self._name(pod)
+            total += named
             if not named:
-                return
+                break
             await asyncio.sleep(0)
+        if total:
+            self._log.info("backlog_named_ahead", pods=total, left=len(backlog))
 
     def _backlog(self) -> list[WaitingPod]:
         """Waiting pods that nobody has decided on, in the order of kube-scheduler's queue."""
