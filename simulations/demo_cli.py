@@ -9,7 +9,7 @@ import click
 from simulations import demo_embedded
 from simulations.demo_page import page_of
 from simulations.demo_placement import PlacementChapter
-from simulations.demo_report import footer, placement_lines
+from simulations.demo_report import footer
 from simulations.demo_story import STORY_HOURS
 from simulations.demo_story_report import StoryChapter, story_lines
 from simulations.demo_view import View
@@ -62,7 +62,7 @@ def main(on: str, seed: int, deployments: int, hours: float, seconds: int, out: 
     else:
         facts = demo_embedded.FACTS
         placement, story = asyncio.run(_embedded(seed, deployments, hours, out, view))
-    for line in (*placement_lines(placement), *story_lines(story)):
+    for line in story_lines(story):
         view.say(line)
     command = f"headroom demo --on {on} --seed {seed}"
     page, data = page_of(placement, story, facts, footer(command, time.perf_counter() - began))

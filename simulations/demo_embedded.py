@@ -14,7 +14,7 @@ from simulations.cluster_daemons import daemon, free_port
 from simulations.cluster_scheduler import Extender
 from simulations.demo_fleet import PLACEMENT_FLEET, build_fleet, total_usable_mib
 from simulations.demo_placement import PlacementChapter, run_placement
-from simulations.demo_report import gib
+from simulations.demo_report import gib, placement_lines
 from simulations.demo_serving import Side
 from simulations.demo_story import STORY_FLEET
 from simulations.demo_story_report import StoryChapter, service_lines, story_method, story_state, story_text
@@ -60,7 +60,10 @@ async def placement_chapter(seed: int, deployments: int, out: Path, view: View) 
         " by the extender over HTTP"
     )
     async with _cluster(nodes, rng, out, "placement") as (cluster, extender):
-        return await run_placement(cluster, cluster.use_scheduler(extender), stream, rng, view)
+        chapter = await run_placement(cluster, cluster.use_scheduler(extender), stream, rng, view)
+    for line in placement_lines(chapter):
+        view.say(line)
+    return chapter
 
 
 async def story_chapter(seed: int, hours: float, out: Path, view: View) -> StoryChapter:

@@ -1,6 +1,7 @@
 """The demo's fleet: cards as sold, and seeded mixes of nodes."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,6 +118,12 @@ def _node(name: str, group: NodeGroup) -> GpuNode:
         memory_mib=group.memory_mib,
         labels={LABEL_POOL: group.pool},
     )
+
+
+def sorted_nodes(nodes: Sequence[GpuNode]) -> list[GpuNode]:
+    """By card type as in the catalogue, then by name."""
+    order = list(BY_PRODUCT)
+    return sorted(nodes, key=lambda node: (order.index(node.cards[0].model), node.name))
 
 
 def total_usable_mib(nodes: list[GpuNode]) -> int:

@@ -28,7 +28,7 @@ from simulations.demo_fleet import PLACEMENT_FLEET, build_fleet, total_usable_mi
 from simulations.demo_kwok_record import SHARED, WHOLE, Recorder, side_nodes
 from simulations.demo_kwok_story import story
 from simulations.demo_placement import PlacementChapter, chapter_of, state_of
-from simulations.demo_report import gib
+from simulations.demo_report import gib, placement_lines
 from simulations.demo_story_report import StoryChapter
 from simulations.demo_view import View
 from simulations.demo_workload import draw_stream, pod_template
@@ -67,6 +67,8 @@ async def run(
             await asyncio.to_thread(cluster.api.request, "POST", "/api/v1/namespaces", manifest)
         await asyncio.to_thread(cluster.apply, CRD)
         placement = await _placement(cluster, nodes, deployments, rng, view)
+        for line in placement_lines(placement):
+            view.say(line)
         recorder = Recorder()
         async with _watching(cluster, recorder.on_pod):
             chapter = await story(cluster, scheduler_url, recorder, seconds, view)
@@ -166,4 +168,4 @@ async def _placement(
         f" {stream[-1].arrival_seconds:.1f} s."
     )
     placed = {name: (judge.bound_at[name], cards) for name, cards in judge.kubelets.cards.items()}
-    return chapter_of(nodes, stream, judge.kubelets, placed, deployment_of(), sorted(judge.pending), rng, asked)
+    return chapter_of(nodes, stream, judge.kubelets, placed, deployment_of(), sorted(judge.pending), rng, asked, view)

@@ -35,7 +35,7 @@ _HPA_SECONDS: Final = 1.5
 _MOST_REPLICAS: Final = 5
 
 
-class _HpaLaw:
+class HpaLaw:
     """The HPA's rule on requests in the engine, with its down window a tenth of the usual 300 s."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ async def _until_ready(recorder: Recorder) -> None:
 async def _follow(
     cluster: Cluster, emulator: ServingEmulator, recorder: Recorder, sides: list[SideRun], seconds: int, view: View
 ) -> None:
-    laws = [_HpaLaw() for _ in SERVICES]
+    laws = [HpaLaw() for _ in SERVICES]
     gauges: dict[str, dict[str, dict[str, float]]] = {SHARED: {}, WHOLE: {}}
     while (now := time.monotonic() - recorder.began) < seconds:
         share = now / seconds
@@ -190,7 +190,7 @@ async def _follow(
 
 
 async def _scale_whole(
-    cluster: Cluster, recorder: Recorder, laws: list[_HpaLaw], gauges: Mapping[str, Mapping[str, float]], now: float
+    cluster: Cluster, recorder: Recorder, laws: list[HpaLaw], gauges: Mapping[str, Mapping[str, float]], now: float
 ) -> None:
     for at, service in enumerate(SERVICES):
         wanted, ready = recorder.counts(WHOLE, at)

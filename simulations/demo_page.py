@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from simulations.demo_placement import PlacementChapter
+from simulations.demo_placement import PlacementChapter, model_names
 from simulations.demo_report import placement_data, placement_method, placement_page
 from simulations.demo_story_report import StoryChapter, story_data, story_kpis, story_page
 
@@ -12,7 +12,7 @@ def page_of(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the templates name, and what the script draws."""
     ours, theirs = story.accounts[:2]
-    models = sorted({deployment.offer.model for deployment in placement.stream})
+    models = model_names(placement.stream)
     saved = 1 - ours.card_hours / theirs.card_hours
     page: dict[str, Any] = {
         "title": "The same models on fewer GPUs",

@@ -98,7 +98,9 @@ async def run_placement(
         f" bind, the API write included, median {calls.median_seconds('bind') * 1000:.1f} ms (wall clock of this run)."
     )
     placed = {name: (bound_at[name], cards) for name, cards in cluster.kubelets.cards.items()}
-    return chapter_of(cluster.nodes, stream, cluster.kubelets, placed, deployment_of, cluster.pending(), rng, asked)
+    return chapter_of(
+        cluster.nodes, stream, cluster.kubelets, placed, deployment_of, cluster.pending(), rng, asked, view
+    )
 
 
 def chapter_of(
@@ -110,8 +112,10 @@ def chapter_of(
     pending: list[str],
     rng: random.Random,
     asked: str,
+    view: View,
 ) -> PlacementChapter:
-    """Judge the outcome by what the kubelets saw, and compute the baselines for the same pods."""
+    """Judge the outcome by what the kubelets saw, show it, and compute the baselines for the same pods."""
+    view.picture(state_of(nodes, stream, kubelets, deployment_of, len(pending)), model_names(stream))
     pods = pods_of(stream)
     whole = whole_cards(nodes, pods)
     slicing = time_slicing(nodes, pods, slices=SLICES, packed=False, rng=rng)
@@ -178,6 +182,11 @@ def _shared_method(key: str, nodes: Sequence[GpuNode], pods: Sequence[Pod], outc
     )
 
 
+def model_names(stream: Sequence[InferenceDeployment]) -> list[str]:
+    """The models of a stream in the order of their numbers."""
+    return sorted({deployment.offer.model for deployment in stream})
+
+
 def state_of(
     nodes: Sequence[GpuNode],
     stream: Sequence[InferenceDeployment],
@@ -187,7 +196,7 @@ def state_of(
 ) -> FleetState:
     """The fleet at this moment, for the terminal."""
     held: dict[CardRef, list[tuple[int, int]]] = {}
-    models = sorted({deployment.offer.model for deployment in stream})
+    models = model_names(stream)
     for name, refs in kubelets.cards.items():
         deployment = stream[deployment_of[name]]
         for ref in refs:

@@ -8,7 +8,7 @@ from headroom import __version__
 from headroom.model import GpuNode
 from simulations.cluster_store import CardRef
 from simulations.demo_baselines import Risk
-from simulations.demo_fleet import BY_PRODUCT
+from simulations.demo_fleet import BY_PRODUCT, sorted_nodes
 from simulations.demo_placement import SLICES, Method, PlacementChapter
 
 
@@ -53,12 +53,6 @@ def node_rows(nodes: Sequence[GpuNode]) -> list[dict[str, Any]]:
         }
         for node in sorted_nodes(nodes)
     ]
-
-
-def sorted_nodes(nodes: Sequence[GpuNode]) -> list[GpuNode]:
-    """By card type as in the catalogue, then by name."""
-    order = list(BY_PRODUCT)
-    return sorted(nodes, key=lambda node: (order.index(node.cards[0].model), node.name))
 
 
 _SHARED_NOTE: Final = (

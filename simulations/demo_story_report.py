@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from headroom.model import GpuNode
 from simulations.demo_accounts import GRAMS_CO2_PER_KWH, PUE, Account, account_of
-from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES
+from simulations.demo_fleet import BY_PRODUCT, CARD_TYPES, sorted_nodes
 from simulations.demo_record import ServiceRecord, SideRecord
-from simulations.demo_report import Block, Kpi, change, node_rows, sorted_nodes
+from simulations.demo_report import Block, Kpi, change, node_rows
 from simulations.demo_serving import METRIC_DELAY_SECONDS, TICK_SECONDS, Side
 from simulations.demo_view import FleetState
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TextIO
 
 from headroom.model import GpuNode
+from simulations.demo_fleet import sorted_nodes
 
 _COLOURS: Final = (33, 208, 37, 170, 71, 220, 99, 203, 45, 142, 177, 109)
 """256-colour codes of the models, in the order of the report's palette."""
@@ -36,32 +37,53 @@ class FleetState:
 
 
 def fleet_lines(state: FleetState, *, width: int, colour: bool) -> list[str]:
-    """The fleet as blocks, a node per entry and a bar of eight cells per card, in as many columns as fit `width`."""
-    nodes = sorted(state.nodes, key=lambda node: node.name)
+    """The fleet as blocks: a bar of eight cells per card, card types on lines of their own, as many nodes a line as fit `width`.
+
+    Without colour the cells are letters: `a` for the first model, and so on.
+    """
+    nodes = sorted_nodes(state.nodes)
     longest = max(len(node.name) for node in nodes)
-    entries = []
-    for node in nodes:
-        bars = "│".join(_bar(state, node, index, colour) for index in range(len(node.cards)))
-        visible = longest + 2 + len(node.cards) * (_CELLS + 1) + 1
-        entries.append((f"{node.name:<{longest}} ▕{bars}▏", visible))
     lines: list[str] = []
     room = 0
-    for text, visible in entries:
-        if lines and room >= visible + 2:
+    before = ""
+    for node in nodes:
+        bars = "│".join(_bar(state, node, index, colour) for index in range(len(node.cards)))
+        text = f"{node.name:<{longest}} ▕{bars}▏"
+        visible = longest + 2 + len(node.cards) * (_CELLS + 1)
+        if lines and before == node.cards[0].model and room >= visible + 2:
             lines[-1] += "  " + text
             room -= visible + 2
         else:
             lines.append(text)
             room = width - visible
+        before = node.cards[0].model
     return lines
+
+
+def legend_lines(names: Sequence[str], *, width: int, colour: bool) -> list[str]:
+    """Which colour or letter stands for which model."""
+    lines, room = [""], width
+    for number, name in enumerate(names):
+        sign = _cell(number, colour)
+        if room < len(name) + 4:
+            lines.append("")
+            room = width
+        lines[-1] += f"{sign} {name}   "
+        room -= len(name) + 5
+    return lines
+
+
+def _cell(model: int, colour: bool) -> str:
+    if not colour:
+        return chr(ord("a") + model % 26)
+    return f"\033[38;5;{_COLOURS[model % len(_COLOURS)]}m█\033[0m"
 
 
 def _bar(state: FleetState, node: GpuNode, index: int, colour: bool) -> str:
     usable = max(node.cards[index].usable_mib, 1)
     cells: list[str] = []
     for model, mib in state.held.get((node.name, index), ()):
-        count = max(round(_CELLS * mib / usable), 1)
-        cells += [f"\033[38;5;{_COLOURS[model % len(_COLOURS)]}m█\033[0m" if colour else "█▓▒"[len(cells) % 3]] * count
+        cells += [_cell(model, colour)] * max(round(_CELLS * mib / usable), 1)
     cells = cells[:_CELLS]
     return "".join(cells) + "·" * (_CELLS - len(cells))
 
@@ -93,12 +115,16 @@ class View:
         headline = f"{_progress(share, 1.0)} {title}: {clock}   cards held {state.cards_in_use}"
         self._frame(share, headline, state, services)
 
-    def picture(self, state: FleetState) -> None:
-        """The fleet, to stay on the screen."""
+    def picture(self, state: FleetState, names: Sequence[str]) -> None:
+        """The fleet and the key to it, to stay on the screen."""
         self._erase()
-        for line in fleet_lines(state, width=self._width(), colour=self.live):
-            print(line, file=self._out)
-        self._out.flush()
+        width = self._width()
+        lines = [
+            *fleet_lines(state, width=width, colour=self.live),
+            *legend_lines(names, width=width, colour=self.live),
+            "",
+        ]
+        print("\n".join(lines), file=self._out, flush=True)
 
     def _frame(self, share: float, headline: str, state: FleetState, extra: Sequence[str] = ()) -> None:
         if not self.live:
