@@ -8,6 +8,7 @@ Free memory follows one rule: free = usable - max(held, measured), per card, nev
 reserve, `held` the sum that pods were promised, `measured` what the card really has in use (0 when unknown or too old).
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ IntArray = npt.NDArray[np.int64]
 _SHARING_CODE: Final = {sharing: code for code, sharing in enumerate(Sharing)}
 _ALLOCATION_CODE: Final = {allocation: code for code, allocation in enumerate(Allocation)}
 _GROWTH: Final = 1.5
+_descriptions = itertools.count(1)
 
 
 class Fleet:
@@ -28,7 +30,7 @@ class Fleet:
 
     Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `measured_mib`, `free_mib`, `slices`, `slices_free`,
     `pinned` and `plugin` (shares held in each mode), `card_model` (-1 where there is no card).
-    Arrays of shape [rows]: `described` (grows whenever the description of the row's node is replaced), `alive`,
+    Arrays of shape [rows]: `described` (a number that no other description of a node has, in any fleet but copies), `alive`,
     `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
     """
 
@@ -171,7 +173,7 @@ class Fleet:
         return row
 
     def _describe(self, row: int, node: GpuNode) -> None:
-        self.described[row] += 1
+        self.described[row] = next(_descriptions)
         self.alive[row] = True
         self.schedulable[row] = node.schedulable
         self.sharing[row] = _SHARING_CODE[node.sharing]

@@ -11,7 +11,7 @@ size and lends no worth to a leftover, a size that will not find enough room has
 price where it would run out before the cards do.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
 
@@ -90,13 +90,14 @@ class PlanInputs:
 
 @dataclass(frozen=True, slots=True)
 class PriceTable:
-    """Prices for scoring, in weighted units.
+    """Prices for scoring, in weighted units; `weight` is that of the inputs.
 
     `value` [pools, 1001]: worth of a card's leftover to pods that could run anywhere. `reserve` [pools, 1001]: what it is
     worth on top to those that can run on few pools. `cpu_price` [pools]: worth of a milli-CPU. `several`: pods on several
     cards of a node, with the worth of a place for one. `patterns` warm-start the next plan.
     """
 
+    weight: FloatArray
     value: FloatArray
     reserve: FloatArray
     cpu_price: FloatArray
@@ -108,7 +109,24 @@ class PriceTable:
 def face_value(weight: FloatArray) -> PriceTable:
     """The table before anything is known: a leftover is worth its size, nothing is scarce."""
     value = np.arange(UNITS + 1) * weight[:, None]
-    return PriceTable(value, np.zeros_like(value), np.zeros(len(weight)), (), 0.0)
+    return PriceTable(weight, value, np.zeros_like(value), np.zeros(len(weight)), (), 0.0)
+
+
+def extended(table: PriceTable, weight: FloatArray) -> PriceTable:
+    """The table with further pools, given the weights of all: nodes of a new kind have come since it was made."""
+    known = len(table.weight)
+    fresh = face_value(weight[known:])
+    several = tuple(
+        (replace(pods, units=pods.units + (UNITS + 1,) * (len(weight) - known)), price) for pods, price in table.several
+    )
+    return replace(
+        table,
+        weight=np.concatenate([table.weight, fresh.weight]),
+        value=np.concatenate([table.value, fresh.value]),
+        reserve=np.concatenate([table.reserve, fresh.reserve]),
+        cpu_price=np.concatenate([table.cpu_price, fresh.cpu_price]),
+        several=several,
+    )
 
 
 def solve(inputs: PlanInputs) -> PriceTable:
@@ -126,7 +144,9 @@ def solve(inputs: PlanInputs) -> PriceTable:
             break
         programme.optimise()
     several = tuple((pods, price) for pods in inputs.several if (price := place_price(pods, inputs.weight)) > 0)
-    return PriceTable(value, reserves(inputs), programme.cpu_dual, several, inputs.cpu_per_unit, programme.used())
+    return PriceTable(
+        inputs.weight, value, reserves(inputs), programme.cpu_dual, several, inputs.cpu_per_unit, programme.used()
+    )
 
 
 def knapsack(sizes: IntArray, gain: FloatArray) -> tuple[FloatArray, IntArray]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
 from scheduler.filtering import Fit
-from scheduler.plan import UNITS, Bound, Piece, PlanInputs, PriceTable, Several, face_value, solve
+from scheduler.plan import UNITS, Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
 
@@ -34,15 +34,14 @@ class Headroom(Policy):
     def __init__(self) -> None:
         super().__init__()
         self._pools = CardKinds(by_cpu=True)
-        self._weight = np.ones(1)
-        self._table = face_value(self._weight)
+        self._table = face_value(np.ones(1))
         self._keys_of_pieces: dict[tuple[int, int, int, int], int] = {}
 
     def inputs(self, fleet: Fleet, profile: Profile) -> PlanInputs:
         rows = np.flatnonzero(fleet.alive & fleet.schedulable)
         pool = self._pools.at(fleet, rows)
         count = len(self._pools)
-        weight = self._weight = self._weights(fleet)
+        weight = self._weights(fleet)
         units = card_units(fleet, rows)
         stock = np.zeros((count, UNITS + 1))
         np.add.at(stock, (pool, units), pool > 0)
@@ -132,8 +131,7 @@ class Headroom(Policy):
     def _prices(self, fleet: Fleet, rows: IntArray) -> tuple[IntArray, PriceTable]:
         pool = self._pools.at(fleet, rows)
         if len(self._table.value) < len(self._pools):
-            self._weight = self._weights(fleet)
-            self._table = face_value(self._weight)
+            self._table = extended(self._table, self._weights(fleet))
         return pool, self._table
 
     def _worth(self, leftovers: FloatArray, cpu_milli: IntArray, table: PriceTable) -> FloatArray:
@@ -156,7 +154,7 @@ class Headroom(Policy):
         remaining = leftovers[node] - each[node, cards] + table.value[pool, left]
         after = self._worth(remaining, cpu[node] - request.cpu_milli, table)
         taken = units[node, cards] - left
-        filled = taken * self._weight[pool]
+        filled = taken * table.weight[pool]
         cost = before[node] - after - filled + table.cpu_price[pool] * request.cpu_milli
         cost += table.reserve[pool, units[node, cards]] - table.reserve[pool, left]
         for pods, price in table.several:
@@ -174,7 +172,7 @@ class Headroom(Policy):
         cpu = fleet.cpu_free_milli[rows]
         before = self._worth(table.value[pools, units].sum(axis=1), cpu, table)
         after = self._worth(table.value[pools, left].sum(axis=1), cpu - request.cpu_milli, table)
-        filled = (units - left) * self._weight[pools]
+        filled = (units - left) * table.weight[pools]
         cpu_price = table.cpu_price[pools].max(axis=1)
         cost = before - after - filled.sum(axis=1)
         cost += (table.reserve[pools, units] - table.reserve[pools, left]).sum(axis=1)
@@ -189,7 +187,7 @@ class Headroom(Policy):
         units = card_units(fleet, fit.rows)
         left = np.maximum((fleet.free_mib[fit.rows] - fit.need) * UNITS // np.maximum(fleet.usable_mib[fit.rows], 1), 0)
         worth = table.value + table.reserve
-        cost = worth[pools, units] - worth[pools, left] - (units - left) * self._weight[pools]
+        cost = worth[pools, units] - worth[pools, left] - (units - left) * table.weight[pools]
         cost = np.where(fit.cards, cost + units * 1e-6, np.inf)
         return shares_on_first(cost.argsort(axis=1, kind="stable"), fit, request.count)
 

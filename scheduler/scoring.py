@@ -110,7 +110,6 @@ class CardKinds:
         self.model: list[int] = [-1]
         self._by_cpu = by_cpu
         self._code: dict[tuple[int, int, int], int] = {}
-        self._fleet: Fleet | None = None
         self._kind = np.zeros((0, 0), np.int64)
         self._seen = np.zeros(0, np.int64)
 
@@ -119,8 +118,7 @@ class CardKinds:
 
     def at(self, fleet: Fleet, rows: IntArray) -> IntArray:
         """Kind of every card of the rows: [rows, width]."""
-        if self._fleet is not fleet or self._kind.shape != fleet.usable_mib.shape:
-            self._fleet = fleet
+        if self._kind.shape != fleet.usable_mib.shape:
             self._kind = np.zeros(fleet.usable_mib.shape, np.int64)
             self._seen = np.zeros(fleet.capacity, np.int64)
         described = fleet.described[rows]

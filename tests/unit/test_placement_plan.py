@@ -9,6 +9,7 @@ from scheduler.plan import (
     PlanInputs,
     PriceTable,
     Several,
+    extended,
     face_value,
     knapsack,
     place_price,
@@ -125,3 +126,13 @@ def test_a_place_for_several_cards_is_dearer_the_more_of_them_are_asked_for() ->
     few, many = (Several(8, (1001, 1000), expected, slots=100.0) for expected in (1.0, 50.0))
     assert place_price(many, weight) == pytest.approx(50 * place_price(few, weight))
     assert place_price(Several(8, (1001, 1000), 5.0, slots=0.0), weight) == 0.0
+
+
+def test_a_table_is_extended_by_pools_that_came_later() -> None:
+    pods = Several(2, (1001, 1000), 1.0, 1.0)
+    table = PriceTable(np.array([0.0, 1.0]), np.zeros((2, 1001)), np.ones((2, 1001)), np.ones(2), ((pods, 7.0),), 3.0)
+    longer = extended(table, np.array([0.0, 0.8, 2.0]))
+    assert longer.weight.tolist() == [0.0, 1.0, 2.0]  # what is known keeps its weight until the next plan
+    assert longer.value[:, 1000].tolist() == [0.0, 0.0, 2000.0]
+    assert longer.reserve[:, 1000].tolist() == [1.0, 1.0, 0.0]
+    assert longer.several[0][0].units == (1001, 1000, 1001)

@@ -203,3 +203,26 @@ class TestProfile:
         for at in range(5000):
             learned.observe(HALF if at % 2 else WHOLE)
         assert learned.profile().shares == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_nodes_of_a_new_kind_are_placed_on_before_the_next_plan() -> None:
+    fleet = fleet_of((2, 64), (8, 96))
+    placer = Placer(fleet, policy_by_name("headroom"))
+    placer.replan(Profile.from_requests([HALF, WHOLE, FOUR]))
+    fleet.upsert_node(GpuNode("new", (Card("0", 0, "H100", 4000),), cpu_milli=64_000, memory_mib=1))
+    on_new = GpuRequest(1, milli=500, models=frozenset({"H100"}))
+    placement = placer.best(on_new)
+    assert placement is not None
+    assert (placement.node, placement.share_mib) == ("new", (2000,))
+
+
+def test_a_policy_may_look_at_a_copy_of_the_fleet_in_between() -> None:
+    fleet = fleet_of((2, 64), (8, 96))
+    placer = Placer(fleet, policy_by_name("headroom"))
+    placer.replan(Profile.from_requests([HALF, WHOLE, FOUR]))
+    before = placer.score(HALF, 0)
+    trial = fleet.copy()
+    trial.upsert_node(GpuNode("a", (Card("0", 0, "H100", 4000),), cpu_milli=64_000, memory_mib=1))
+    Placer(trial, placer.policy).best(HALF)
+    fleet.touch(0)
+    assert placer.score(HALF, 0) == before
