@@ -98,7 +98,8 @@ async def _sum(
             for at, value in points:
                 counter.add(at, value, born=metric.born_at_zero and nodes.get(node, math.inf) < at)
     for identity, counter in counters.items():
-        metric.book(usage, dict(identity), counter.increase)
+        if counter.increase > 0:  # the series of a pod that ended before the window make no line
+            metric.book(usage, dict(identity), counter.increase)
 
 
 async def _read_tokens(source: Source, usage: Usage, chunks: Sequence[tuple[float, float]], step: float) -> None:

@@ -1,6 +1,7 @@
 """Scripted agents on a real control plane: foreign memory, sick cards, wrong predictions, rights."""
 
 import asyncio
+import datetime
 import json
 import subprocess
 import sys
@@ -255,6 +256,7 @@ def test_a_wrong_prediction_is_corrected_and_a_stranger_is_reported(
 def test_usage_of_what_prometheus_scraped_from_a_running_agent_adds_up(
     cluster: Cluster, namespace: str, node_with_agent, given
 ) -> None:
+    began = datetime.datetime.now(datetime.UTC).isoformat()
     node = node_with_agent("agent-usage")
     assert cluster.prometheus is not None
     ask(cluster, namespace, "server", VRAM_MIB // 2)
@@ -269,7 +271,7 @@ def test_usage_of_what_prometheus_scraped_from_a_running_agent_adds_up(
         "--prometheus",
         cluster.prometheus.url,
         "--from",
-        "10m",
+        began,
         "-o",
         "json",
     ]

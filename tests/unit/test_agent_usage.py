@@ -237,6 +237,15 @@ async def test_a_pod_that_came_within_the_window_counts_from_zero_but_monitoring
     assert energies == pytest.approx({"a": 150_000, "late": 600 + 1995 // 15 * 15 * 50})
 
 
+async def test_a_pod_that_ended_before_the_window_makes_no_line() -> None:
+    shelf = Shelf(
+        card_observed_seconds=[line_of(PLACE | {"energy": "measured"}, 0, 6000, 1.0)],
+        pod_reserved_seconds=[line_of(WHO, 0, 900, 0.5), line_of(WHO | {"pod": "b"}, 0, 6000, 0.5)],
+    )
+    usage = await read_usage(shelf, 1000.0, 6000.0)
+    assert {key.pod for key in usage.pods} == {"b"}
+
+
 async def test_restarts_double_scrapes_and_renamed_labels_change_nothing() -> None:
     first = line_of(PLACE | {"source": "measured", "instance": "10.0.0.1:8903"}, 0, 3000, 100.0)
     restarted = {"source": "measured", "instance": "10.0.0.2:8903", "namespace": "headroom-system", "pod": "agent-x"}
