@@ -1,5 +1,6 @@
 """The pages every daemon serves: /healthz, /readyz, /metrics, and whatever it adds."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 
@@ -9,10 +10,15 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 
 class Health:
-    """Named conditions that must all hold for the daemon to be ready, and its metrics registry."""
+    """Named conditions that must all hold for the daemon to be ready, and its metrics registry.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    With `metrics_in_thread` the metrics page is written beside the event loop, for daemons that must answer while a page of
+    many thousand lines is; their collectors must bear that.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, metrics_in_thread: bool = False) -> None:
         self.registry = registry
+        self._metrics_in_thread = metrics_in_thread
         self._conditions: dict[str, tuple[bool, str]] = {}
 
     def set_ready(self, name: str, ready: bool, detail: str = "") -> None:
@@ -43,7 +49,10 @@ class Health:
         return web.Response(text="\n".join(lines or ["not ready: starting"]) + "\n", status=200 if self.ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self.registry)
+        if self._metrics_in_thread:
+            body = await asyncio.to_thread(generate_latest, self.registry)
+        else:
+            body = generate_latest(self.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def app(

@@ -143,9 +143,9 @@ def fit_answer(state: ClusterState, pod: wire.Pod, request: GpuRequest, limit: i
     return FitCount(answer.fits, answer.nodes, {reason: nodes for reason, nodes in reasons.items() if nodes > 0})
 
 
-def snapshot(state: ClusterState, now: float) -> dict[str, Any]:
-    """Everything the extender knows, for `/debug/snapshot`."""
-    return {
+def snapshot(state: ClusterState, now: float, *, check: bool = False) -> dict[str, Any]:
+    """Everything the extender knows, for `/debug/snapshot`; `check` recounts every holding, which takes a while."""
+    found = {
         "figures": state.figures(),
         "fleet": state.fleet.dump(),
         "reservations": state.reservations(now),
@@ -153,5 +153,9 @@ def snapshot(state: ClusterState, now: float) -> dict[str, Any]:
         "waiting": sorted(pod.key for pod in state.waiting.values()),
         "node_problems": dict(sorted(state.node_problems.items())),
         "pod_problems": dict(sorted(state.pod_problems.items())),
-        "breaches": state.breaches(),
+        "over_committed": [
+            f"{node}: card {card} holds {held} of {usable} MiB"
+            for node, card, held, usable in state.ledger.overcommitted()
+        ],
     }
+    return found | {"breaches": state.breaches()} if check else found

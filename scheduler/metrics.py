@@ -113,12 +113,15 @@ class FleetCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         fleet = self._state.fleet
+        # Runs beside the event loop: rows first, so that all of them are in the arrays read after.
+        rows = sorted(list(fleet.row_of.items()))  # noqa: C414 - the copy is made in one step
         totals = {
             "usable": fleet.usable_mib.sum(axis=1),
             "declared": fleet.held_mib.sum(axis=1),
             "measured": fleet.measured_mib.sum(axis=1),
             "free": fleet.free_mib.sum(axis=1),
         }
+        given, left = fleet.slices.sum(axis=1), fleet.slices_free.sum(axis=1)
         vram = GaugeMetricFamily(
             "headroom_node_vram_bytes",
             "GPU memory of a node's cards: usable by pods, declared by them, measured in use, and free.",
@@ -129,11 +132,11 @@ class FleetCollector(Collector):
             "Time slices or cards that the device plugin advertises and has left.",
             labels=["node", "state"],
         )
-        for name, row in sorted(fleet.row_of.items()):
+        for name, row in rows:
             for state, values in totals.items():
                 vram.add_metric([name, state], float(values[row]) * MIB)
-            slices.add_metric([name, "total"], float(fleet.slices[row].sum()))
-            slices.add_metric([name, "free"], float(fleet.slices_free[row].sum()))
+            slices.add_metric([name, "total"], float(given[row]))
+            slices.add_metric([name, "free"], float(left[row]))
         yield vram
         yield slices
         yield GaugeMetricFamily(

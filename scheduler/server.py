@@ -161,8 +161,8 @@ class ExtenderServer:
         answer = explanation(self._state, self._decisions, pod, self._monotonic())
         return _error(404, f"nothing is known of pod {pod}") if answer is None else _json(answer)
 
-    async def _snapshot(self, _: web.Request) -> web.Response:
-        return _json(snapshot(self._state, self._monotonic()))
+    async def _snapshot(self, http: web.Request) -> web.Response:
+        return _json(snapshot(self._state, self._monotonic(), check="check" in http.query))
 
 
 def _json(value: Any, status: int = 200) -> web.Response:

@@ -346,11 +346,7 @@ class ClusterState:
 
     def breaches(self) -> list[str]:
         """Cards on which more is held than there is, and disagreements within the ledger."""
-        over = [
-            f"{node}: card {card} holds {held} of {usable} MiB"
-            for node, card, held, usable in self.ledger.overcommitted()
-        ]
-        return over + self.ledger.check()
+        return [f"over-committed: {entry}" for entry in self.ledger.overcommitted()] + self.ledger.check()
 
     def fragmentation(self) -> float:
         """Part of the free GPU memory that the pods seen lately could not use, weighted by how often each kind comes.

@@ -84,7 +84,7 @@ class Setup:
         self.cluster.wait_for(lambda: all("MiB free" in self.message(name) for name in names), "a reason on each pod")
 
     def snapshot(self) -> dict[str, Any]:
-        return dict(json.loads(self.page("/debug/snapshot")))
+        return dict(json.loads(self.page("/debug/snapshot?check")))
 
     def assert_sound(self) -> None:
         """No reservation is left behind, the ledger agrees with itself, and the API shows no card over-committed."""

@@ -108,7 +108,7 @@ async def test_the_snapshot_holds_the_whole_state(running):
     await running.filter(waits)
     held = await running.create(pod("held", vram="10Gi"))
     await running.filter(held)
-    snapshot = json.loads((await running.get("/debug/snapshot"))[1])
+    snapshot = json.loads((await running.get("/debug/snapshot?check"))[1])
     assert [entry["pod"] for entry in snapshot["reservations"]] == ["default/held"]
     assert snapshot["refused"] == ["default/waits"]
     assert snapshot["breaches"] == []
