@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from agent.account import Account
-from agent.loop import Agent, follow
+from agent.loop import Agent, Cluster, follow
 from agent.metrics import AgentMetrics
 from agent.podresources import PodResources
 from agent.processes import ProcessTable
@@ -178,7 +178,7 @@ async def _work(
             tasks.create_task(cluster.node.run())
             tasks.create_task(cluster.pods.run())
             tasks.create_task(_until_synced(cluster, health))
-            tasks.create_task(agent.run())
+            tasks.create_task(_begin(agent, cluster, settings.interval_seconds))
     finally:
         if podresources is not None:
             await podresources.close()
@@ -192,7 +192,16 @@ def _podresources(settings: AgentSettings) -> PodResources | None:
     return PodResources(settings.podresources_socket, timeout_seconds=settings.podresources_timeout_seconds)
 
 
-async def _until_synced(cluster: Any, health: Health) -> None:
+async def _begin(agent: Agent, cluster: Cluster, patience_seconds: float) -> None:
+    """The cycle, from when pods and node are known, or soon after if the API server takes its time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience_seconds):
+            await cluster.node.wait_synced()
+            await cluster.pods.wait_synced()
+    await agent.run()
+
+
+async def _until_synced(cluster: Cluster, health: Health) -> None:
     health.set_ready("api", False, "pods and node not listed yet")
     await cluster.node.wait_synced()
     await cluster.pods.wait_synced()

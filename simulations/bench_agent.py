@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,9 @@ from simulations.cluster_store import Store
 
 CARDS: Final = 8
 PROCESSES: Final = 40
+MOST_READING_MS: Final = 50.0
+MOST_CPU_PERCENT: Final = 1.0
+MOST_RESIDENT_MIB: Final = 80.0
 _SOURCE: Final = Path(__file__).resolve().parents[1] / "tests" / "stub_nvml" / "stub_nvml.c"
 _FIRST_PID: Final = 20_000
 _CHILD: Final = """
@@ -55,6 +59,15 @@ run(serve(load(AgentSettings, flags), connect))
 """The agent as in a pod: access to the API server without a kubeconfig, hence without the `kubernetes` package."""
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One line of the output, and the budget that its value must keep."""
+
+    text: str
+    value: float
+    most: float
+
+
 class BenchError(HeadroomError):
     """The benchmark cannot run here; the text says why."""
 
@@ -62,7 +75,8 @@ class BenchError(HeadroomError):
 @click.command()
 @click.option("--seconds", default=60.0, show_default=True, help="How long the agent is watched.")
 @click.option("--interval-seconds", default=5.0, show_default=True, help="The agent's interval between readings.")
-def main(seconds: float, interval_seconds: float) -> None:
+@click.option("--check", is_flag=True, help="Fail when a figure is over the agent's budget.")
+def main(seconds: float, interval_seconds: float, check: bool) -> None:
     """One reading of 8 cards with 40 processes, then the agent's processor time and memory."""
     with tempfile.TemporaryDirectory(prefix="headroom-bench-") as name:
         folder = Path(name)
@@ -71,10 +85,12 @@ def main(seconds: float, interval_seconds: float) -> None:
         script.write_text("\n".join(_script()), encoding="ascii")
         _fake_proc(folder / "proc")
         os.environ["STUB_NVML_SCRIPT"] = str(script)
-        for line in _reading_times(library):
-            click.echo(line)
-        for line in asyncio.run(_at_work(folder, seconds, interval_seconds)):
-            click.echo(line)
+        figures = [_reading_time(library), *asyncio.run(_at_work(folder, seconds, interval_seconds))]
+    for figure in figures:
+        click.echo(figure.text)
+    over = [figure.text for figure in figures if figure.value > figure.most]
+    if check and over:
+        raise BenchError("over budget: " + "; ".join(over))
 
 
 def _build(folder: Path) -> Path:
@@ -118,7 +134,7 @@ def _fake_proc(proc: Path) -> None:
         (folder / "cgroup").write_text(f"0::{path}\n")
 
 
-def _reading_times(library: Path) -> Iterator[str]:
+def _reading_time(library: Path) -> Figure:
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     from agent.nvml import NvmlReader
 
@@ -131,10 +147,12 @@ def _reading_times(library: Path) -> Iterator[str]:
         took.append((time.perf_counter() - start) * 1000)
     reader.close()
     took.sort()
-    yield f"one reading, {CARDS} cards, {PROCESSES} processes: median {statistics.median(took):.2f} ms, p99 {took[197]:.2f} ms"
+    median = statistics.median(took)
+    text = f"one reading, {CARDS} cards, {PROCESSES} processes: median {median:.2f} ms, p99 {took[197]:.2f} ms"
+    return Figure(text, median, MOST_READING_MS)
 
 
-async def _at_work(folder: Path, seconds: float, interval_seconds: float) -> list[str]:
+async def _at_work(folder: Path, seconds: float, interval_seconds: float) -> list[Figure]:
     store = Store(lambda: "2026-01-01T00:00:00Z")
     store.create("nodes", {"metadata": {"name": "bench", "labels": {"nvidia.com/gpu.replicas": "8"}}})
     for number in range(PROCESSES):
@@ -186,7 +204,7 @@ async def _kubelet(socket: Path) -> AsyncIterator[None]:
         await server.stop(0)
 
 
-async def _watch_agent(folder: Path, url: str, api: ApiServer, seconds: float, interval_seconds: float) -> list[str]:
+async def _watch_agent(folder: Path, url: str, api: ApiServer, seconds: float, interval_seconds: float) -> list[Figure]:
     flags = {
         "node": "bench",
         "interval_seconds": str(interval_seconds),
@@ -204,11 +222,16 @@ async def _watch_agent(folder: Path, url: str, api: ApiServer, seconds: float, i
         await asyncio.sleep(seconds)
         if agent.returncode is not None:
             raise BenchError(f"the agent ended by itself with status {agent.returncode}")
-        used = _cpu_seconds(agent.pid) - cpu
+        percent = 100 * (_cpu_seconds(agent.pid) - cpu) / seconds
+        resident, own = _resident_mib(agent.pid), _resident_mib(agent.pid, "RssAnon")
         return [
-            f"agent at a {interval_seconds:g} s interval over {seconds:g} s: {100 * used / seconds:.2f} % of a core",
-            f"resident memory: {_resident_mib(agent.pid):.1f} MiB ({_resident_mib(agent.pid, 'RssAnon'):.1f} MiB of it its own)",
-            f"API writes while nothing changed: {_writes(api) - writes}",
+            Figure(
+                f"agent at a {interval_seconds:g} s interval over {seconds:g} s: {percent:.2f} % of a core",
+                percent,
+                MOST_CPU_PERCENT,
+            ),
+            Figure(f"resident memory: {resident:.1f} MiB ({own:.1f} MiB of it its own)", resident, MOST_RESIDENT_MIB),
+            Figure(f"API writes while nothing changed: {_writes(api) - writes}", _writes(api) - writes, 0),
         ]
     finally:
         if agent.returncode is None:
