@@ -22,7 +22,8 @@ from simulations.serving.laws.base import Entry, Objective
 from simulations.serving.laws.catalogue import LAWS
 from simulations.serving.patterns import generate
 from simulations.serving.placing import uniform_fleet
-from simulations.serving.results import as_json
+from simulations.serving.results import as_json, work_bound_gpu_hours
+from simulations.serving.suite_report import read_points, scenario_text
 from simulations.serving.traces import Trace, read_trace
 
 OBJECTIVE = Objective(ttft_seconds=2.0, itl_seconds=0.1)
@@ -68,31 +69,58 @@ def sweep(entry: Entry, workload: Workload, conditions: Conditions, seeds: Seque
 
 
 @click.command()
-@click.option("--traces", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
-@click.option("--law", "laws", multiple=True, type=click.Choice(sorted(LAWS)))
-@click.option("--scenario", "names", multiple=True)
-@click.option("--seed", "seeds", multiple=True, type=int, default=(1,))
-def main(traces: Path, out: Path, laws: tuple[str, ...], names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    """Run the comparison."""
+@click.option(
+    "--traces",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Holds llm/azure_2023_*.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Keeps the runs; what is there is not run again.",
+)
+@click.option("--law", "laws", multiple=True, type=click.Choice(sorted(LAWS)), help="Only these.  [default: all]")
+@click.option(
+    "--scenario",
+    "names",
+    multiple=True,
+    type=click.Choice([scenario.name for scenario in SCENARIOS]),
+    help="Only these.",
+)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(1,), show_default=True)
+@click.option("--report-only", is_flag=True, help="Print the tables of what is there.")
+def main(
+    traces: Path, out: Path, laws: tuple[str, ...], names: tuple[str, ...], seeds: tuple[int, ...], report_only: bool
+) -> None:
+    """Run the comparison of docs/results.md and print its tables."""
     out.mkdir(parents=True, exist_ok=True)
-    gc.disable()  # a run makes a million objects that stay to its end: nothing to collect until then
-    for scenario in SCENARIOS:
-        if names and scenario.name not in names:
+    chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
+    if not report_only:
+        gc.disable()  # a run makes a million objects that stay to its end: nothing to collect until then
+        for scenario in chosen:
+            run_scenario(scenario, traces, out, laws or tuple(LAWS), seeds)
+        gc.enable()
+    for scenario in chosen:
+        workload, _ = world(scenario, traces)
+        bound = work_bound_gpu_hours(workload.trace, workload.pair, workload.objective)
+        click.echo(scenario_text(scenario.name, read_points(out, scenario.name), bound) + "\n")
+
+
+def run_scenario(scenario: Scenario, traces: Path, out: Path, laws: Sequence[str], seeds: Sequence[int]) -> None:
+    """Sweep the laws that have no file yet."""
+    workload, conditions = world(scenario, traces)
+    for name in laws:
+        path = out / f"{scenario.name}.{name}.json"
+        if path.exists():
             continue
-        workload, conditions = world(scenario, traces)
-        for name in laws or LAWS:
-            path = out / f"{scenario.name}.{name}.json"
-            if path.exists():
-                continue
-            started = time.perf_counter()
-            points = list(sweep(LAWS[name], workload, conditions, seeds))
-            temporary = path.with_suffix(".part")
-            temporary.write_text(json.dumps(points, indent=1))
-            temporary.replace(path)
-            click.echo(
-                f"{scenario.name} {name}: {len(points)} settings in {time.perf_counter() - started:.0f} s", err=True
-            )
+        started = time.perf_counter()
+        points = list(sweep(LAWS[name], workload, conditions, seeds))
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(points, indent=1), "utf-8")
+        temporary.replace(path)
+        click.echo(f"{scenario.name} {name}: {len(points)} settings in {time.perf_counter() - started:.0f} s", err=True)
 
 
 if __name__ == "__main__":
