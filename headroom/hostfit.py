@@ -15,8 +15,8 @@ _REPELLING: Final = ("NoSchedule", "NoExecute")
 _CORDON: Final = wire.Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
 _COUNTED_RESOURCES: Final = frozenset(
     (
-        "cpu", "memory", *BY_RESOURCE, names.RESOURCE_VRAM, names.RESOURCE_GPU_MILLI, names.RESOURCE_HAMI_MEMORY,
-        names.RESOURCE_HAMI_MEMORY_PERCENT, names.RESOURCE_GPUSHARE_MEMORY,
+        "cpu", "memory", *BY_RESOURCE, names.RESOURCE_GPU, names.RESOURCE_VRAM, names.RESOURCE_GPU_MILLI,
+        names.RESOURCE_HAMI_MEMORY, names.RESOURCE_HAMI_MEMORY_PERCENT, names.RESOURCE_GPUSHARE_MEMORY,
     )
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ DOMAIN: Final = "headroom.dev"
 # Resources in which pods ask.
 RESOURCE_VRAM: Final = "headroom.dev/vram"  # bytes per share
 RESOURCE_GPU_MILLI: Final = "headroom.dev/gpu-milli"  # thousandths of a card per share, whatever its size
+RESOURCE_GPU: Final = "headroom.dev/gpu"  # cards that Headroom picks, whole ones where no size is stated
 RESOURCE_NVIDIA_GPU: Final = "nvidia.com/gpu"  # whole cards, or time slices where the node shares its cards
 RESOURCE_NVIDIA_GPU_SHARED: Final = "nvidia.com/gpu.shared"  # time slices with the device plugin's renameByDefault
 RESOURCE_HAMI_MEMORY: Final = "nvidia.com/gpumem"  # MiB per card (HAMi)

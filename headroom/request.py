@@ -6,7 +6,8 @@ and the larger of the two is what the pod holds for life. Memory differs by who 
 
 - with a device resource (`nvidia.com/gpu`), every container gets devices of its own, so counts add and the largest size
   per device counts for each;
-- without one, all containers see the one card that Headroom picks, so sizes add on that card.
+- without one, all containers see the card or cards that Headroom picks (`headroom.dev/gpu` says how many), so sizes add on
+  them and the largest count holds.
 """
 
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ _SIZES: Final = (
     names.RESOURCE_GPUSHARE_MEMORY,
 )
 _IN_THOUSANDTHS: Final = (names.RESOURCE_GPU_MILLI, names.RESOURCE_HAMI_MEMORY_PERCENT)
-_KNOWN: Final = frozenset((*_SIZES, *BY_RESOURCE))
+_KNOWN: Final = frozenset((*_SIZES, *BY_RESOURCE, names.RESOURCE_GPU))
 _OWN_PREFIX: Final = names.DOMAIN + "/"
 
 
@@ -72,7 +73,7 @@ def request_of(pod: wire.Pod) -> GpuRequest | None:
     if not asking:
         return None
     device, sized_by = _common_dialect(pod.key, asking)
-    add = _add_devices if device else _add_on_one_card
+    add = _add_devices if device else _add_on_same_cards
     empty = _Ask()
     sidecars = peak = empty
     for container, amounts in zip(pod.spec.init_containers, init, strict=True):
@@ -183,18 +184,22 @@ def _amounts(pod: str, container: wire.Container) -> _Amounts | None:
     device, size = (devices or [""])[0], (sizes or [""])[0]
     if device and size and not BY_RESOURCE[device].shareable:
         raise reader.fault_between((device, size), f"{BY_RESOURCE[device].vendor} devices go out whole")
-    if device and size == names.RESOURCE_GPUSHARE_MEMORY:
-        raise reader.fault_between((device, size), "gpu-mem is one card's memory, with no device beside it")
-    if not (device or size):
+    pinned = names.RESOURCE_GPU if names.RESOURCE_GPU in reader.above_zero else ""
+    if device and pinned:
+        raise reader.fault_between((device, pinned), "either the device plugin picks the cards, or Headroom does")
+    counted = device or pinned
+    if counted and size == names.RESOURCE_GPUSHARE_MEMORY:
+        raise reader.fault_between((counted, size), "gpu-mem is one card's memory, with no device beside it")
+    if not (counted or size):
         return None
-    return _Amounts(device, size, _Ask(reader.whole(device) if device else 1, reader.size(size) if size else 0))
+    return _Amounts(device, size, _Ask(reader.whole(counted) if counted else 1, reader.size(size) if size else 0))
 
 
 def _common_dialect(pod: str, asking: list[_Amounts]) -> tuple[str, str]:
     """The device and size resource that all containers agree on."""
     kinds = {(amounts.device, amounts.sized_by) for amounts in asking}
     if len(kinds) > 1:
-        spelt = sorted(" with ".join(filter(None, kind)) for kind in kinds)
+        spelt = sorted(" with ".join(filter(None, kind)) or names.RESOURCE_GPU for kind in kinds)
         raise RequestError(pod, "", " and ".join(spelt), "mixed", "all containers of a pod must ask in the same way")
     return kinds.pop()
 
@@ -203,7 +208,7 @@ def _add_devices(one: _Ask, other: _Ask) -> _Ask:
     return _Ask(one.devices + other.devices, max(one.size, other.size))
 
 
-def _add_on_one_card(one: _Ask, other: _Ask) -> _Ask:
+def _add_on_same_cards(one: _Ask, other: _Ask) -> _Ask:
     return _Ask(max(one.devices, other.devices), one.size + other.size)
 
 

@@ -22,6 +22,7 @@ from simulations.cluster_store import CardRef, Key, Object, Store
 MANAGED_RESOURCES: Final = (
     names.RESOURCE_VRAM,
     names.RESOURCE_GPU_MILLI,
+    names.RESOURCE_GPU,
     names.RESOURCE_HAMI_MEMORY,
     names.RESOURCE_HAMI_MEMORY_PERCENT,
     names.RESOURCE_GPUSHARE_MEMORY,

@@ -61,6 +61,7 @@ def annotations_read(container: dict[str, Any]) -> dict[str, str]:
     [
         pytest.param({"headroom.dev/vram": "20Gi"}, PINNED, id="memory alone: Headroom pins the card"),
         pytest.param({"headroom.dev/gpu-milli": "300"}, PINNED, id="thousandths alone"),
+        pytest.param({"headroom.dev/gpu": "2"}, PINNED, id="whole cards of Headroom's choice"),
         pytest.param({"nvidia.com/gpumem": "3000"}, PINNED, id="HAMi MiB alone"),
         pytest.param({"nvidia.com/gpumem-percentage": "25"}, PINNED, id="HAMi percent alone"),
         pytest.param({"aliyun.com/gpu-mem": "4"}, PINNED, id="gpushare GiB"),

@@ -38,6 +38,7 @@ def condition(cluster: Cluster, namespace: str, name: str) -> str:
         pytest.param({"headroom.dev/vram": "18Gi"}, 0, Mode.PINNED, (18 * GIB,), id="memory alone"),
         pytest.param({"headroom.dev/vram": "1e10"}, 0, Mode.PINNED, (9537,), id="memory in bytes, rounded up to MiB"),
         pytest.param({"headroom.dev/gpu-milli": "476"}, 0, Mode.PINNED, (19496,), id="thousandths of a card"),
+        pytest.param({"headroom.dev/gpu": "2"}, 0, Mode.PINNED, (CARD_MIB, CARD_MIB), id="cards of Headroom's choice"),
         pytest.param({"nvidia.com/gpumem": "3000"}, 0, Mode.PINNED, (3000,), id="HAMi MiB"),
         pytest.param({"nvidia.com/gpumem-percentage": "25"}, 0, Mode.PINNED, (10 * GIB,), id="HAMi percent"),
         pytest.param({"aliyun.com/gpu-mem": "6"}, 0, Mode.PINNED, (6 * GIB,), id="gpushare GiB"),

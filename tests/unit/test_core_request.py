@@ -10,6 +10,7 @@ from headroom.request import RequestError, demand_of, host_demand, project_of, r
 
 VRAM = "headroom.dev/vram"
 MILLI = "headroom.dev/gpu-milli"
+CARDS = "headroom.dev/gpu"
 GPU = "nvidia.com/gpu"
 SHARED = "nvidia.com/gpu.shared"
 GPUMEM = "nvidia.com/gpumem"
@@ -38,8 +39,8 @@ def slices(count: int, resource: str = GPU, **size: int) -> GpuRequest:
     return GpuRequest(count=count, mode=Mode.SLICE, resource=resource, **size)
 
 
-def pinned(**size: int) -> GpuRequest:
-    return GpuRequest(count=1, mode=Mode.PINNED, **size)
+def pinned(count: int = 1, **size: int) -> GpuRequest:
+    return GpuRequest(count=count, mode=Mode.PINNED, **size)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,12 @@ def pinned(**size: int) -> GpuRequest:
         ({MILLI: "1000"}, pinned(milli=1000)),
         ({MILLI: "1k"}, pinned(milli=1000)),
         ({GPU: "2", MILLI: "500"}, slices(2, milli=500)),
+        # cards of Headroom's choice
+        ({CARDS: "2"}, pinned(2)),
+        ({CARDS: "2", VRAM: "40Gi"}, pinned(2, vram_mib=40960)),
+        ({CARDS: "4", MILLI: "1000"}, pinned(4, milli=1000)),
+        ({CARDS: "2", GPUMEM: "3000"}, pinned(2, vram_mib=3000)),
+        ({CARDS: "0"}, None),
         # other sharing schedulers
         ({GPUMEM: "3000"}, pinned(vram_mib=3000)),
         ({GPU: "2", GPUMEM: "10240"}, slices(2, vram_mib=10240)),
@@ -101,6 +108,9 @@ def test_one_container(limits: dict[str, Any], expected: GpuRequest | None) -> N
         (({VRAM: "20Gi"}, {VRAM: "4Gi"}), (), pinned(vram_mib=24576)),
         (({MILLI: "300"}, {MILLI: "200"}), (), pinned(milli=500)),
         (({ALIYUN: "4"}, {ALIYUN: "2"}), (), pinned(vram_mib=6144)),
+        (({CARDS: "2", VRAM: "20Gi"}, {CARDS: "1", VRAM: "4Gi"}), (), pinned(2, vram_mib=24576)),
+        (({CARDS: "2", VRAM: "20Gi"}, {VRAM: "4Gi"}), (), pinned(2, vram_mib=24576)),
+        (({CARDS: "2"}, {CARDS: "2"}), (), pinned(2)),
         # init containers run one after another
         (({GPU: "1"},), ({GPU: "2"}, {GPU: "1"}), slices(2)),
         (({VRAM: "8Gi"},), ({VRAM: "2Gi"},), pinned(vram_mib=8192)),
@@ -143,6 +153,9 @@ def test_several_containers(
         ({GPU: "1", ALIYUN: "8"}, f"{GPU} and {ALIYUN}", "1 and 8", "no device beside it"),
         ({"amd.com/gpu": "1", VRAM: "8Gi"}, f"amd.com/gpu and {VRAM}", "1 and 8Gi", "AMD devices go out whole"),
         ({"google.com/tpu": "4", MILLI: "8"}, f"google.com/tpu and {MILLI}", "4 and 8", "Google devices go out whole"),
+        ({GPU: "1", CARDS: "2"}, f"{GPU} and {CARDS}", "1 and 2", "or Headroom does"),
+        ({CARDS: "2", ALIYUN: "8"}, f"{CARDS} and {ALIYUN}", "2 and 8", "no device beside it"),
+        ({CARDS: "500m"}, CARDS, "500m", "not a whole number"),
         ({"headroom.dev/vrma": "8Gi"}, "headroom.dev/vrma", "8Gi", "no such resource"),
     ],
 )
@@ -162,6 +175,8 @@ def test_what_cannot_be_understood(limits: dict[str, Any], resource: str, value:
         ({VRAM: "8Gi"}, {GPU: "1", VRAM: "8Gi"}),
         ({VRAM: "8Gi"}, {GPUMEM: "8192"}),
         ({GPU: "1"}, {SHARED: "1"}),
+        ({CARDS: "1"}, {VRAM: "8Gi"}),
+        ({CARDS: "1"}, {GPU: "1"}),
     ],
 )
 def test_containers_that_ask_differently_are_refused(one: dict[str, Any], other: dict[str, Any]) -> None:
