@@ -59,7 +59,8 @@ class Binder:
         if self._state.bound_node(args.pod_uid) == args.node:
             return
         pod = self._state.waiting.get(args.pod_uid) or await self._look_up(args)
-        if pod is None:
+        if pod is None or (pod.request.count == 0 and args.node not in self._state.fleet.row_of):
+            self._state.release(args.pod_uid, "moved")
             await self._post(args, {})
             return
         placement = self._reserve(pod, args)

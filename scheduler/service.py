@@ -15,7 +15,7 @@ from headroom.fleet import IntArray
 from headroom.hostfit import soft_preferences
 from headroom.logs import get_logger
 from headroom.model import GpuRequest, Placement
-from headroom.request import RequestError, project_of, request_of
+from headroom.request import RequestError, demand_of, project_of, request_of
 from headroom.wire import WireError
 from scheduler.explain import Decision, Decisions
 from scheduler.offers import Offer, offer_of
@@ -71,16 +71,43 @@ class Extender:
                 self._decisions.add(Decision(pod.key, self._monotonic(), "refused", reasons={str(error): 1}))
                 return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
             if request is None or request.count == 0:
-                return Answer(offer.everything(), "passed")
+                return self._without_gpu(pod, offer)
             waiting = self._state.note_waiting(pod, request, project_of(pod))
         else:
             # What a pod asks for does not change; which node it is nominated to does.
             waiting.nominated = pod.status.nominated_node_name
+            if waiting.request.count == 0:
+                return self._without_gpu(pod, offer)
         if (held := self._still_good(waiting, offer)) is not None:
             return self._placed(waiting, held, offer)
         if self._settings.answer == SCORED or soft_preferences(pod):
             return self._all_that_fit(waiting, offer)
         return self._decide(waiting, offer)
+
+    def _without_gpu(self, pod: wire.Pod, offer: Offer) -> Answer:
+        """Any node, or with `place_pods_without_gpu` one without cards, else the one whose cards lose least. Never a refusal."""
+        if not self._settings.place_pods_without_gpu or soft_preferences(pod):
+            return Answer(offer.everything(), "passed")
+        cardless = [name for name in offer.names if name not in self._state.fleet.row_of]
+        if cardless:
+            self._state.release(pod.metadata.uid, "moved")
+            return Answer(offer.answer(cardless, {}), "passed")
+        waiting = self._state.waiting.get(pod.metadata.uid)
+        if waiting is None:
+            try:
+                demand = demand_of(pod)
+            except RequestError:
+                return Answer(offer.everything(), "passed")
+            waiting = self._state.note_waiting(pod, demand, project_of(pod))
+        held = self._still_good(waiting, offer)
+        if held is None:
+            tried = self._state.attempt(waiting.uid).tried
+            row = self._best(waiting.request, offer, tried)
+            if row is None:
+                tried.clear()
+                return Answer(offer.everything(), "passed")
+            held = self._state.placer.placement_at(waiting.request, row)
+        return self._placed(waiting, held, offer)
 
     def _still_good(self, pod: WaitingPod, offer: Offer) -> Placement | None:
         """A node held for the pod that kube-scheduler has not been told yet, or cannot be changed any more."""

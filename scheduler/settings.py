@@ -35,6 +35,11 @@ class SchedulerSettings:
         reason="decisive returns the one best node; scored returns all nodes that fit and leaves the choice to"
         " kube-scheduler, which breaks the many ties of an integer 0..10 at random.",
     )
+    place_pods_without_gpu: bool = setting(
+        False,
+        reason="Choose nodes for pods that ask for no GPU, too: on nodes with cards they take CPU that pods with a GPU will"
+        " need. kube-scheduler must then ask about every pod: its extender entry has no managedResources.",
+    )
     max_body_mib: int = setting(
         32,
         unit="MiB",

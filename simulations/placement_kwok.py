@@ -1,7 +1,8 @@
 """The published protocol on a real control plane: kube-scheduler and the extender place the pods, on nodes that kwok plays.
 
-Two things differ from the run in one process. Pods on several cards ask the device plugin for them (there is no pinned
-mode for several cards), and pods without a GPU are kube-scheduler's alone, since the extender is never asked about them.
+The extender is asked about every pod, those without a GPU included, as the policies are in one process. What differs from
+there: the workload profile is learned and the plan renewed by the clock, CPU and host memory are kube-scheduler's to check,
+and FGD breaks ties as the extender does.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from simulations.placement_replay import Meter, Record, build_fleet, shuffled, t
 _PODS: Final = "/api/v1/namespaces/default/pods"
 _IN_FLIGHT: Final = 8  # pods waiting at a time while all of them surely fit
 _ALONE_FROM: Final = 0.8  # of the cluster's GPU arrived: from here on one pod waits at a time
-_PLAN_SECONDS: Final = 5.0
+_PLAN_SECONDS: Final = 10.0
 
 
 def run_on_kwok(
@@ -44,37 +45,43 @@ def run_on_kwok(
     record = Record(trace, policy, seed)
     meter = Meter(fleet, Profile.from_requests(pod.request for pod in pods))
     port = free_port()
-    config = scheduler_config(
-        extender_url=f"http://127.0.0.1:{port}",
-        scheduler_names=(names.SCHEDULER_NAME,),
-        managed_resources=(names.RESOURCE_GPU_MILLI, f"{names.RESOURCE_NVIDIA_GPU}!"),
-    )
-    with Cluster.start(nodes=map(_with_plugin, fleet.nodes.values()), scheduler_config=config) as cluster:
+    with Cluster.start(nodes=map(_with_card_ids, fleet.nodes.values()), scheduler_config=_config(port)) as cluster:
+        # It was needed for the service account only.
+        cluster.component("kube-controller-manager").stop()
         cluster.daemon(
-            "scheduler", "--port", str(port), "--policy", policy, "--naming-ahead", "false", "--preemption", "false",
-            "--plan-every-seconds", str(_PLAN_SECONDS), ready_url=f"http://127.0.0.1:{port}/readyz",
+            "scheduler", "--port", str(port), "--policy", policy, "--place-pods-without-gpu", "true",
+            "--naming-ahead", "false", "--preemption", "false", "--plan-every-seconds", str(_PLAN_SECONDS),
+            "--log-level", "WARNING", ready_url=f"http://127.0.0.1:{port}/readyz", timeout_seconds=120.0,
         )  # fmt: skip
         asyncio.run(_drive(cluster, fleet, arrivals, meter, record))
     record.alloc_at, record.frag_at, record.frag_of_idle_at = meter.alloc_at, meter.frag_at, meter.frag_of_idle_at
     return record
 
 
-def _with_plugin(node: GpuNode) -> GpuNode:
-    """The node with a device plugin, which multi-card pods need, and card ids that are unique in the cluster."""
-    cards = tuple(replace(card, id=f"{node.name}-{card.index}") for card in node.cards)
-    return replace(node, cards=cards, resource=names.RESOURCE_NVIDIA_GPU)
+def _config(extender_port: int) -> dict[str, Any]:
+    """An extender without managed resources is asked about all pods; what it guards is then ignored by another setting."""
+    config = scheduler_config(extender_url=f"http://127.0.0.1:{extender_port}", scheduler_names=(names.SCHEDULER_NAME,))
+    arguments = {"ignoredResourceGroups": [names.DOMAIN]}
+    config["profiles"][0]["pluginConfig"] = [{"name": "NodeResourcesFit", "args": arguments}]
+    return config
+
+
+def _with_card_ids(node: GpuNode) -> GpuNode:
+    """The node with card ids that are unique in the cluster."""
+    return replace(node, cards=tuple(replace(card, id=f"{node.name}-{card.index}") for card in node.cards))
 
 
 def pod_manifest(name: str, request: GpuRequest) -> dict[str, Any]:
     """The pod as a user would write it."""
     limits = {"cpu": f"{request.cpu_milli}m", "memory": f"{request.memory_mib}Mi"}
-    if request.count == 1:
+    if request.count >= 1:
         limits[names.RESOURCE_GPU_MILLI] = str(request.milli)
-    elif request.count > 1:
-        limits[names.RESOURCE_NVIDIA_GPU] = str(request.count)
+    if request.count > 1:
+        limits[names.RESOURCE_GPU] = str(request.count)
     spec: dict[str, Any] = {
         "schedulerName": names.SCHEDULER_NAME,
         "terminationGracePeriodSeconds": 0,
+        "automountServiceAccountToken": False,
         "containers": [{"name": "main", "image": "none", "resources": {"limits": limits, "requests": limits}}],
     }
     if request.models:

@@ -64,6 +64,53 @@ async def test_a_pod_without_a_gpu_passes_untouched(running):
     )
 
 
+@pytest.fixture
+async def placing_all(api, tmp_path):
+    api.put(NODES, node("alpha", 80, 80))
+    api.put(NODES, node("omega", 80, 80))
+    async with extender(
+        api, tmp_path, preemption=False, naming_ahead=False, place_pods_without_gpu=True, policy="bestfit"
+    ) as ready:
+        yield ready
+
+
+def plain_pod(name: str, cpu: str, **spec: object) -> dict:
+    return pod(name, limits={"cpu": cpu, "memory": "1Gi"}, **spec)
+
+
+async def test_where_pods_without_a_gpu_are_placed_too_their_cpu_counts_at_once_and_no_cards_are_written(placing_all):
+    running = placing_all
+    first = await running.create(plain_pod("first", "10"))
+    (chosen,) = (await running.filter(first))["NodeNames"]
+    fleet = running.daemon.state.fleet
+    assert fleet.cpu_free_milli[fleet.row_of[chosen]] == 54_000
+    second = await running.create(plain_pod("second", "10"))
+    assert (await running.filter(second))["NodeNames"] == [chosen], "best fit keeps together"
+    assert await running.bind(first, chosen) == {}
+    assert not running.api.get(PODS, "first")["metadata"].get("annotations")
+    await running.until(lambda: running.daemon.state.is_bound(first["metadata"]["uid"]))
+    assert fleet.cpu_free_milli[fleet.row_of[chosen]] == 44_000
+    assert running.daemon.state.ledger.check() == []
+
+
+async def test_pods_without_a_gpu_go_to_nodes_without_cards_first_and_are_never_refused(placing_all):
+    running = placing_all
+    web = await running.create(plain_pod("web", "10"))
+    assert len((await running.filter(web))["NodeNames"]) == 1
+    assert (await running.filter(web, "alpha", "host-1", "omega", "host-2"))["NodeNames"] == ["host-1", "host-2"]
+    assert running.daemon.state.holding(web["metadata"]["uid"]) is None
+    assert await running.bind(web, "host-2") == {}
+    assert running.api.get(PODS, "web")["spec"]["nodeName"] == "host-2"
+    other = await running.create(plain_pod("other", "10", affinity=PREFERRED))
+    assert (await running.filter(other))["NodeNames"] == ["alpha", "omega"], (
+        "its preferences are kube-scheduler's to weigh"
+    )
+    turned_down = await running.create(plain_pod("turned-down", "10"))
+    offered = [(await running.filter(turned_down))["NodeNames"] for _ in range(4)]
+    assert offered[0] != offered[1]
+    assert all(offered)
+
+
 async def test_a_pod_that_comes_back_unbound_is_offered_the_next_best_and_then_starts_over(running):
     running.api.put(NODES, node("other", 80))
     wanted = await running.create(pod("llm", vram="20Gi"))
