@@ -10,7 +10,7 @@ from dataclasses import replace
 from autoscaler import demand, window
 from autoscaler.limits import finish, longest_period, refused_by_capacity
 from autoscaler.outcome import Decision, Reason, Rule, TargetState, capped
-from autoscaler.signals import Freshness, Observation, Rollout, SignalKind
+from autoscaler.signals import Freshness, Observation, PodFacts, Rollout, SignalKind
 from autoscaler.spec import LawSettings, TargetSpec
 from autoscaler.wishes import Supply, Wish, wishes
 
@@ -53,7 +53,7 @@ def decide(
         wanted = _up(spec, state, observation, up, now, law, reasons)
     elif not fresh:
         wanted = replicas
-        reasons.append(Reason(Rule.OUTAGE, "no signal is fresh: replicas are frozen"))
+        reasons.append(_frozen(pods))
     else:
         wanted = _down(spec, state, observation, asked, low, now, hold, law, reasons)
     idle = not low and not up and all_fresh and pods.ready > 0
@@ -62,6 +62,14 @@ def decide(
 
 
 _DEFAULT_LAW = LawSettings()
+
+
+def _frozen(pods: PodFacts) -> Reason:
+    """Without a ready pod there is nothing to measure, which is no fault of the signals."""
+    if pods.ready:
+        return Reason(Rule.OUTAGE, "no signal is fresh: replicas are frozen")
+    on_the_way = len(pods.starting) + len(pods.unschedulable)
+    return Reason(Rule.NO_READY_POD, f"no pod is ready yet, {on_the_way} are on the way: replicas are frozen")
 
 
 def _learn_start(state: TargetState, observation: Observation, law: LawSettings) -> TargetState:

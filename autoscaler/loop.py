@@ -382,6 +382,7 @@ def _turned_bad(new: list[dict[str, Any]], old: Iterable[Mapping[str, Any]]) -> 
     for condition in new:
         wanted = good.get(condition["type"], "True")
         was = before.get(condition["type"])
-        if condition["status"] != wanted and was != condition["status"]:
+        starting = condition["reason"] == Rule.NO_READY_POD
+        if condition["status"] != wanted and was != condition["status"] and not starting:
             found.setdefault(condition["reason"], condition["message"])
     return list(found.items())

@@ -22,6 +22,7 @@ class Rule(StrEnum):
     RISING = "LoadRising"
     SIGNALS_NOT_FRESH = "SignalsNotFresh"
     OUTAGE = "Outage"
+    NO_READY_POD = "NoReadyPod"
     IDLE_TIME = "IdleTimeNotOver"
     UP_WINDOW = "UpWindow"
     UP_DISABLED = "ScaleUpDisabled"

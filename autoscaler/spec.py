@@ -78,8 +78,9 @@ class LawSettings:
     """Numbers of the law that are the same for all targets. docs/autoscaling.md says where each comes from."""
 
     short_mean_seconds: float = 30.0
+    """Two scrapes of 15 s: the shortest time that has a rate."""
     long_mean_seconds: float = 60.0
-    """Averaging times of the two token rates; the larger mean counts."""
+    """The larger of the two means counts: the short one sees a burst, the long one carries the trend."""
     spread: float = 1.0
     """k of R + k sqrt(R s): room for the randomness of arrivals, shrinking with size (square-root staffing)."""
     usual_request_seconds: float = 0.2
@@ -87,6 +88,7 @@ class LawSettings:
     trend_seconds: float = 180.0
     """The rise of the load is the slope of its long mean over this time."""
     trend_points: int = 6
+    """Fewer points are no trend."""
     trend_margin_seconds: float = 30.0
     """A pod created now helps after its start-up time plus this: scrape, decision, first requests."""
     trend_most: float = 1.0
@@ -110,9 +112,11 @@ class LawSettings:
     queue_growth: float = 2.0
     """A queue may ask for at most this multiple of the ready pods: it stays while others start, which is no demand."""
     hold_default_seconds: float = 300.0
-    """Down window until gaps between bursts have been learned."""
+    """Down window until gaps between bursts have been learned (the HPA's default)."""
     hold_minimum_seconds: float = 60.0
+    """Shortest hold time: a lull between two scrapes is no end of demand."""
     hold_maximum_seconds: float = 900.0
+    """Longest hold time that is learned."""
     hold_margin: float = 1.5
     """Room above the hold time that the gaps seen ask for."""
     rising_share: float = 0.15
@@ -126,8 +130,9 @@ class LawSettings:
     gaps_needed: float = 3.0
     """Gaps (replicas that came back) before the learned hold time replaces the default."""
     start_default_seconds: float = 120.0
-    """Start-up time until one has been seen."""
+    """Start-up time until one has been seen: the middle of the 60-240 s that LLM servers take."""
     start_memory: int = 16
+    """Start-up times remembered; the median of them counts."""
     overdue_factor: float = 3.0
     """A starting pod older than this multiple of the start-up time earns no credit."""
     outage_grace_seconds: float = 45.0
@@ -137,6 +142,7 @@ class LawSettings:
     crash_share: float = 0.25
     """Crash-looping pods from this share on (at least one) stop growth."""
     hung_utilisation: float = 0.05
+    """A kernel runs nearly always while an LLM engine works: below this share it does not."""
     hung_seconds: float = 60.0
     """Utilisation below the share with requests waiting, for so long: the engine hangs; more of it would not help."""
     give_back_seconds: float = 600.0

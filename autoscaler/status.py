@@ -41,7 +41,7 @@ class Condition:
 def conditions_of(decision: Decision, failure: str = "", unknown_capacity: str = "") -> list[Condition]:
     """The five conditions after a decision. `failure` is what the API server said of the last write."""
     lead = decision.reasons[0]
-    frozen = _first(decision.reasons, (Rule.OUTAGE, Rule.SIGNALS_NOT_FRESH))
+    frozen = _first(decision.reasons, (Rule.OUTAGE, Rule.NO_READY_POD, Rule.SIGNALS_NOT_FRESH))
     blocked = _first(decision.reasons, _BLOCKED)
     limited = _first(decision.reasons, _LIMITED)
     active = Condition(SCALING_ACTIVE, True, "SignalsFresh")

@@ -1,0 +1,62 @@
+"""The tables of docs/autoscaling.md say what the code does. `python tests/unit/test_autoscaler_docs.py` writes the law's anew."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+from autoscaler import spec as spec_module
+from autoscaler.engines import ENGINES
+from autoscaler.outcome import Rule
+from autoscaler.signals import SignalKind
+from autoscaler.spec import LawSettings
+
+PAGE = Path(__file__).parents[2] / "docs" / "autoscaling.md"
+HEAD = "| setting | default | what for |\n|---|---|---|\n"
+
+
+def law_table() -> str:
+    """One row per setting of the law, with the words of its docstring."""
+    source = Path(str(spec_module.__file__)).read_text(encoding="utf-8")
+    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "LawSettings").body[1:]
+    words: dict[str, str] = {}
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            words[node.target.id] = " ".join(str(text).split())
+    return HEAD + "".join(
+        f"| `{f.name}` | {f.default:g} | {words[f.name]} |\n" for f in dataclasses.fields(LawSettings)
+    )
+
+
+def test_the_laws_settings_are_as_the_page_says() -> None:
+    assert law_table() in PAGE.read_text(encoding="utf-8")
+
+
+def test_every_signal_and_engine_has_its_row() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for word in (*SignalKind, *ENGINES):
+        assert f"`{word}`" in page, word
+    for engine in ENGINES.values():
+        for metric in (engine.waiting, engine.running, engine.kv_cache, engine.in_flight):
+            for name in metric.names:
+                assert f"`{name}`" in page, name
+
+
+def test_every_state_that_needs_a_person_is_explained() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for rule in (
+        Rule.OUTAGE,
+        Rule.NO_READY_POD,
+        Rule.CRASH_LOOP,
+        Rule.HUNG,
+        Rule.PAUSED,
+        Rule.ROLLOUT,
+        Rule.WINDOW_NOT_FULL,
+    ):
+        assert f"`{rule}`" in page, rule
+
+
+if __name__ == "__main__":
+    text = PAGE.read_text(encoding="utf-8")
+    start = text.index(HEAD)
+    PAGE.write_text(text[:start] + law_table() + text[text.index("\n\n", start) + 1 :], encoding="utf-8")
