@@ -76,7 +76,7 @@ def story_kpis(chapter: StoryChapter) -> list[Kpi]:
             change(ours.dollars, theirs.dollars)),
         Kpi("attainment", "Requests within their objective", percent(ours.attainment), "",
             f"{other}: {percent(theirs.attainment)}"),
-        Kpi("co2", "Electricity and carbon", energy(ours.kwh), f"{carbon(ours.co2_kg)} CO₂",
+        Kpi("co2", f"Electricity, making {carbon(ours.co2_kg)} of CO₂", energy(ours.kwh), "",
             f"{other}: {energy(theirs.kwh)}", change(ours.kwh, theirs.kwh)),
     ]  # fmt: skip
 

@@ -21,7 +21,7 @@ _FLAGS = (
     "--enable-logging=stderr",
     "--window-size=1366,768",
 )
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 
 def browse(page: Path, profile: Path, *more: str) -> tuple[str, list[str]]:
@@ -43,7 +43,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short demo's report."""
     out = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "headroom", "demo", "--out", str(out), "--hours", "0.15", "--deployments", "30"]
-    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, check=True, capture_output=True, timeout=400)
     return out / "report.html"
 
 
@@ -67,13 +67,36 @@ def test_the_page_draws_without_a_word_on_the_console(report: Path, tmp_path: Pa
     assert "NaN" not in dom
 
 
+_POINT_AND_SLIDE = """<script>
+const cards = [...document.querySelectorAll("#story-fleet g")];
+const held = cards.find((card) => card.querySelector(":scope > g > rect"));
+held.querySelector(':scope > rect[fill="transparent"]').dispatchEvent(new MouseEvent("mousemove", { clientX: 5, clientY: 5 }));
+document.body.dataset.tip = document.querySelector(".tip").textContent;
+const slider = document.querySelector("#story-slider input");
+slider.value = 0;
+slider.dispatchEvent(new Event("input"));
+document.body.dataset.moment = document.querySelector("#story-slider output").textContent;
+</script>"""
+
+
+def test_cards_say_who_holds_them_and_the_slider_moves_the_fleet(report: Path, tmp_path: Path) -> None:
+    page = tmp_path / "touched.html"
+    page.write_text(report.read_text().replace("</body>", _POINT_AND_SLIDE + "</body>"))
+    dom, console = browse(page, tmp_path / "profile")
+    assert console == []
+    tip = re.search(r'data-tip="([^"]*)"', dom)
+    assert tip is not None
+    assert re.search(r"card \d: .*(free|whole card held)\n\S+: [\d.]+ GiB", tip[1]), tip[1]
+    assert 'data-moment="0 min"' in dom
+
+
 def test_the_headline_figures_are_in_the_text_itself(report: Path, tmp_path: Path) -> None:
     text = report.read_text()
     for key in ("card-hours", "cost", "attainment", "co2"):
         figure = re.search(rf'data-key="{key}".*?class="value">([^<]+)', text, re.DOTALL)
         assert figure, key
         assert re.search(r"\d", figure[1]), key
-    assert "whole cards + HPA" in text
+    assert "Whole cards + HPA" in text
 
 
 def test_the_page_needs_nothing_but_itself(report: Path) -> None:
