@@ -18,6 +18,7 @@ import msgspec
 
 from headroom import names
 from headroom.assignment import assignment_of
+from headroom.errors import HeadroomError
 from headroom.fleet import Fleet
 from headroom.kube.client import Gone, KubeClient, Unreachable
 from headroom.model import GpuNode, GpuRequest, Mode, Placement
@@ -29,15 +30,24 @@ from simulations.openb import Pod
 from simulations.placement_replay import Meter, Record, build_fleet, shuffled, tuned
 
 _PODS: Final = "/api/v1/namespaces/default/pods"
-_IN_FLIGHT: Final = 8  # pods waiting at a time while all of them surely fit
-_ALONE_FROM: Final = 0.8  # of the cluster's GPU arrived: from here on one pod waits at a time
+_IN_FLIGHT: Final = (
+    8  # pods under way at a time; kube-scheduler decides on one after the other, in the order of creation
+)
 _PLAN_SECONDS: Final = 10.0
+_LONGEST_SECONDS: Final = 120.0  # for one pod; kube-scheduler's longest back-off is 10 s
+
+
+class ReplayError(HeadroomError):
+    """The control plane left a pod without an answer."""
 
 
 def run_on_kwok(
     nodes: Sequence[GpuNode], pods: Sequence[Pod], *, trace: str, policy: str, seed: int, load: float
 ) -> Record:
-    """One run; the same shuffle, clones and order of node names as `run_published` has for this seed."""
+    """One run; the same shuffle, clones and order of node names as `run_published` has for this seed.
+
+    Raises BuildError, ComponentError, ClusterError and ReplayError.
+    """
     rng = random.Random(seed)
     cluster_units = 1000 * sum(len(node.cards) for node in nodes)
     arrivals = tuned(shuffled(pods, rng), cluster_units, load, rng)
@@ -135,16 +145,13 @@ async def _drive(cluster: Cluster, fleet: Fleet, arrivals: Sequence[Pod], meter:
     follower = asyncio.create_task(outcomes.follow())
     pending: deque[tuple[Pod, str, asyncio.Future[dict[str, Any] | None]]] = deque()
     began = told = time.monotonic()
-    arrived = 0.0
     try:
         for number, pod in enumerate(arrivals):
             name = f"pod-{number:05d}"
             future = outcomes.expect(name)
             await kube.request("POST", _PODS, body=pod_manifest(name, pod.request))
             pending.append((pod, name, future))
-            arrived += pod.units
-            limit = 1 if arrived >= _ALONE_FROM * meter.cluster_units else _IN_FLIGHT
-            while len(pending) >= limit:
+            if len(pending) >= _IN_FLIGHT:
                 await _settle(kube, fleet, meter, record, *pending.popleft())
             if time.monotonic() - told > 10:
                 told = time.monotonic()
@@ -166,8 +173,14 @@ async def _settle(
     name: str,
     future: "asyncio.Future[dict[str, Any] | None]",
 ) -> None:
-    """Wait for a pod's outcome, mirror it in the fleet, and take a refused pod away, since each has one attempt."""
-    bound = await asyncio.wait_for(future, 120)
+    """Wait for a pod's outcome, mirror it in the fleet, and take a refused pod away, since each has one attempt.
+
+    A refused pod does no harm until then: nothing ever comes free, so that it could not be placed later either.
+    """
+    try:
+        bound = await asyncio.wait_for(future, _LONGEST_SECONDS)
+    except TimeoutError:
+        raise ReplayError(f"pod {name} was neither bound nor refused within {_LONGEST_SECONDS:.0f} s") from None
     record.pods += 1
     if bound is None:
         record.failed += 1
