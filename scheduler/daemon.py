@@ -80,8 +80,9 @@ class SchedulerDaemon:
         extender = Extender(self.state, settings, self.decisions, monotonic=monotonic, on_refused=self._refused)
         binder = Binder(self.state, kube, settings, self.decisions, monotonic=monotonic)
         server = ExtenderServer(
-            self.state, extender, binder, self.decisions, settings, self.metrics, self.health, monotonic=monotonic
-        )
+            self.state, extender, binder, self.decisions, settings, self.metrics, self.health,
+            head_start=self.naming.head_start, monotonic=monotonic,
+        )  # fmt: skip
         self.app = server.app()
         registry.register(FleetCollector(self.state, self.state.fragmentation))
         hooks = self.state.hooks

@@ -4,9 +4,14 @@ kube-scheduler tries a pod's `status.nominatedNodeName` before any other node an
 5,000 nodes that is most of its work. So while pods queue, Headroom places them, reserves, and patches the name. A pod that
 kube-scheduler takes up before the patch lands is asked about in the ordinary way and gets the same reserved node; a name that
 turns out wrong costs one filter call. Everything works without this module; it stands back while nothing queues.
+
+kube-scheduler is faster with named pods than names can be written, so it keeps catching up; and each pod that it takes up
+unnamed costs the processors that the writing needs. The answer about such a pod is therefore held back for a moment, until
+names have a head start again (`head_start`).
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +27,8 @@ from scheduler.settings import SchedulerSettings
 from scheduler.state import ClusterState
 
 _BATCH: Final = 64  # pods placed in one go, so that filter calls are answered in between
+_HEAD_START: Final = 128  # names to be ahead by before an unnamed pod's answer goes out
+_LONGEST_WAIT_SECONDS: Final = 0.5  # well below kube-scheduler's httpTimeout of 5 s
 _SETTLE_SECONDS: Final = 0.02  # how long new pods are collected before a backlog is counted
 
 
@@ -45,11 +52,28 @@ class NamingAhead:
         self._signal = asyncio.Event()
         self._slots = asyncio.Semaphore(settings.naming_ahead_parallel)
         self._patches: set[asyncio.Task[None]] = set()
+        self._busy = False
+        self._ahead: set[str] = set()
+        """Pods that are named and that kube-scheduler has not taken up yet."""
+        self._landed = asyncio.Event()
         self._log = get_logger(__name__)
 
     def pods_changed(self) -> None:
         """Note that there may be a backlog now."""
         self._signal.set()
+
+    async def head_start(self, uid: str) -> None:
+        """Return when the pod may be decided on: at once, unless a backlog is being named and has not got to this pod."""
+        if uid in self._ahead:
+            self._ahead.discard(uid)
+            return
+        if not self._busy:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+                while self._busy and len(self._ahead) < _HEAD_START:
+                    self._landed.clear()
+                    await self._landed.wait()
 
     async def run(self) -> None:
         """Name ahead until cancelled."""
@@ -64,8 +88,17 @@ class NamingAhead:
                 task.cancel()
 
     async def _work_off(self) -> None:
+        self._ahead &= self._state.waiting.keys()
+        try:
+            await self._name_all()
+        finally:
+            self._busy = False
+            self._landed.set()
+
+    async def _name_all(self) -> None:
         total = 0
         while len(backlog := self._backlog()) >= self._settings.naming_ahead_backlog:
+            self._busy = True
             named = 0
             for pod in backlog[:_BATCH]:
                 named += await self._name(pod)
@@ -134,5 +167,8 @@ class NamingAhead:
             self._log.info("naming_ahead_failed", pod=pod.key, node=node, error=str(error))
         else:
             self._metrics.named_ahead.labels("named").inc()
+            if not self._state.was_offered(pod.uid):
+                self._ahead.add(pod.uid)
         finally:
             self._slots.release()
+            self._landed.set()

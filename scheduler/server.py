@@ -46,7 +46,10 @@ class _RefusedError(HeadroomError):
 
 
 class ExtenderServer:
-    """Routes of the extender; `health` decides whether verbs are answered."""
+    """Routes of the extender; `health` decides whether verbs are answered.
+
+    `head_start(uid)` may hold a pod's filter call back for a moment (see `scheduler.naming_ahead`).
+    """
 
     def __init__(
         self,
@@ -58,10 +61,12 @@ class ExtenderServer:
         metrics: SchedulerMetrics,
         health: Health,
         *,
+        head_start: Callable[[str], Awaitable[None]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state, self._extender, self._binder, self._decisions = state, extender, binder, decisions
         self._settings, self._metrics, self._health = settings, metrics, health
+        self._head_start = head_start
         self._monotonic = monotonic
 
     def app(self) -> web.Application:
@@ -86,7 +91,9 @@ class ExtenderServer:
         return await self._verb(http, "bind", self._answer_bind)
 
     async def _answer_filter(self, body: bytes) -> Answer:
-        return self._extender.filter(wire.EXTENDER_ARGS.decode(body))
+        args = wire.EXTENDER_ARGS.decode(body)
+        await self._head_start(args.pod.metadata.uid)
+        return self._extender.filter(args)
 
     async def _answer_prioritize(self, body: bytes) -> Answer:
         return self._extender.prioritize(wire.EXTENDER_ARGS.decode(body))
