@@ -36,8 +36,6 @@ class ApiServer:
         self._evicted = evicted
         self._runner: web.AppRunner | None = None
         self.url = ""
-        self.requests: dict[str, int] = {}
-        """Calls answered by kind, for the report."""
 
     async def start(self) -> str:
         """Listen on a free loopback port; returns the address."""
@@ -74,8 +72,6 @@ class ApiServer:
         if parts is None:
             return _json({"major": "1", "minor": "36", "gitVersion": "v1.36.0-simulated"})
         group, namespace, collection, name, verb = parts
-        label = f"{request.method} {collection}{'/' + verb if verb else ''}"
-        self.requests[label] = self.requests.get(label, 0) + 1
         try:
             if request.method == "GET" and not name:
                 if request.query.get("watch") in ("1", "true"):

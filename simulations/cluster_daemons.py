@@ -12,7 +12,7 @@ import aiohttp
 
 from headroom.errors import HeadroomError
 
-_READY_SECONDS: Final = 30.0
+_READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.05
 
 
@@ -66,7 +66,7 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-12:])
 
 
-async def until(condition: Callable[[], Awaitable[Any]], *, what: str, timeout_seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], Awaitable[Any]], *, what: str, timeout_seconds: float = 30.0) -> None:
     """Wait until `condition()` gives something true. Raises DaemonError naming `what` when it does not in time."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds

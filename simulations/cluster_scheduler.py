@@ -17,7 +17,7 @@ import aiohttp
 from headroom import names
 from headroom.units import quantity_to_int, quantity_to_mib, quantity_to_milli
 from simulations.cluster_daemons import until
-from simulations.cluster_store import CardRef, Key, Object, Store
+from simulations.cluster_store import CardRef, Object, Store
 
 MANAGED_RESOURCES: Final = (
     names.RESOURCE_VRAM,
@@ -103,7 +103,7 @@ class Extender:
         }
 
     async def until_held(self, promised: dict[CardRef, int]) -> None:
-        """Wait until the extender's ledger holds exactly this. Raises DaemonError when it does not within ten seconds."""
+        """Wait until the extender's ledger holds exactly this. Raises DaemonError when it does not in time."""
 
         async def equal() -> bool:
             return await self.held_mib() == promised
@@ -133,9 +133,6 @@ class KubeScheduler:
         self._changes = [store.watch(collection, 0) for collection in ("pods", "nodes")]
         self._used: dict[str, Resources] = {}
         self._counted: dict[str, tuple[str, Resources]] = {}
-        self.reasons: dict[str, str] = {}
-        """Why a pod was refused last, by namespace/name."""
-        self.bound = 0
 
     async def run(self) -> int:
         """Try every pod that may be tried now; returns how many were bound."""
@@ -147,12 +144,6 @@ class KubeScheduler:
             finally:
                 self._take_changes()
         return bound
-
-    @property
-    def next_time(self) -> float | None:
-        """When the next back-off ends, None when no pod waits for one."""
-        times = [waiting.ready_at for waiting in self._waiting.values() if not waiting.resting]
-        return min(times, default=None)
 
     def _due(self) -> list[Object]:
         now = self._now()
@@ -170,7 +161,6 @@ class KubeScheduler:
 
     async def _schedule(self, pod: Object) -> bool:
         meta = pod["metadata"]
-        key: Key = (meta["namespace"], meta["name"])
         left = self._in_tree(pod)
         refused: dict[str, str] = {}
         if left:
@@ -187,8 +177,6 @@ class KubeScheduler:
         if error:
             return self._back_off(pod, error, rest=False)
         self._waiting.pop(meta["uid"], None)
-        self.reasons.pop("/".join(key), None)
-        self.bound += 1
         return True
 
     def _back_off(self, pod: Object, reason: str, *, rest: bool) -> bool:
@@ -198,7 +186,6 @@ class KubeScheduler:
         waiting.resting = rest
         delay = min(_FIRST_BACKOFF_SECONDS * 2 ** (waiting.attempts - 1), _LONGEST_BACKOFF_SECONDS)
         waiting.ready_at = self._now() + delay
-        self.reasons[f"{meta['namespace']}/{meta['name']}"] = reason
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": reason}
 
         def refuse(target: Object) -> None:

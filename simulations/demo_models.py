@@ -12,7 +12,6 @@ Shapes are those of the models' published configuration files. A model split ove
 from dataclasses import dataclass
 from typing import Final
 
-_GIB: Final = 2**30
 _MIB: Final = 2**20
 
 

@@ -22,7 +22,6 @@ class Kpi:
     unit: str = ""
     against: str = ""
     change: str = ""
-    worse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +141,6 @@ def _method_row(name: str, method: Method, total_cards: int) -> dict[str, Any]:
         "cards_needed": method.cards_needed,
         "cards_text": text,
     }
-
-
-def placement_kpis(chapter: PlacementChapter) -> list[Kpi]:
-    """Headlines of the first chapter."""
-    ours, whole = chapter.headroom, chapter.whole
-    risk = chapter.risk_packed
-    return [
-        Kpi("running", "Replicas running on the same fleet", str(ours.running), f"of {ours.pods}", f"whole cards: {whole.running}",
-            change(ours.running, whole.running)),
-        Kpi("cards", "Cards needed for all of them", str(ours.cards_needed), "cards", f"whole cards: {whole.cards_needed}",
-            change(ours.cards_needed, whole.cards_needed)),
-        Kpi("gib", "GPU memory taken", gib(ours.needed_blocked_mib), "GiB",
-            f"whole cards: {gib(whole.needed_blocked_mib)}; really needed: {gib(chapter.need_mib)}"),
-        Kpi("oom", "Replicas out of memory", str(ours.out_of_memory), "",
-            f"plain time-slicing: {chapter.risk_spread.crashed_mean:.0f} spread, {risk.crashed_mean:.0f} packed"),
-    ]  # fmt: skip
 
 
 def placement_lines(chapter: PlacementChapter) -> list[str]:
