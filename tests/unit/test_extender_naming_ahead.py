@@ -199,3 +199,27 @@ async def test_a_patch_that_fails_leaves_the_reservation_to_the_ordinary_path(ru
         assert await running.bind(body, (await running.filter(body))["NodeNames"][0]) == {}
     assert held(running) == BACKLOG * 20 * GIB
     assert await running.metric("headroom_named_ahead_total", result="failed") == BACKLOG
+
+
+async def test_the_answer_about_an_unnamed_pod_waits_until_names_have_a_head_start(api, tmp_path):
+    for at in range(40):
+        api.put(NODES, node(f"more-{at:02d}", *[80] * 8))
+    async with extender(api, tmp_path, naming_ahead_parallel=2, preemption=False) as running:
+        pods = [api.put(PODS, pod(f"p{at:03d}", vram="40Gi")) for at in range(300)]
+        await running.until(lambda: len(named(api)) > 0)
+        last = pods[-1]
+        assert len((await running.filter(last))["NodeNames"]) == 1
+        assert len(named(api)) >= 128
+        # Named pods are answered about at once, and nothing is held back when the backlog is done.
+        await running.until(lambda: len(named(api)) == 299)
+        assert len((await running.filter(api.get(PODS, "p000")))["NodeNames"]) == 1
+
+
+async def test_an_answer_is_not_held_back_for_names_that_do_not_come(api, tmp_path):
+    async with extender(api, tmp_path, naming_ahead_backlog=2, naming_ahead_parallel=1, preemption=False) as running:
+        release = api.stall("PATCH", "/status$")
+        pods = await wait(running, 8)
+        await running.until(lambda: len(api.asked("PATCH", "/status$")) == 1)
+        for body in pods:
+            assert len((await running.filter(body))["NodeNames"]) == 1
+        release.set()
