@@ -51,7 +51,8 @@ def tables() -> str:
     rows = []
     for units, cards in STOCK.items():
         costs = [
-            f"{worth[units] - worth[units - size] - size:.0f}" if units >= size else "does not fit" for size in (320, 470)
+            f"{worth[units] - worth[units - size] - size:.0f}" if units >= size else "does not fit"
+            for size in (320, 470)
         ]
         rows.append([str(units), str(cards), f"{worth[units]:.0f}", f"{units - worth[units]:.0f}", *costs])
     head = ["free", "cards", "worth", "stranded", "cost of a 320 there", "cost of a 470 there"]
