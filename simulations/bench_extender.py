@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from scheduler.bench import measure_latency, measure_memory
+from scheduler.bench import measure_latency
+from scheduler.bench_memory import measure_memory
 
 
 def _write(path: Path | None, rows: list[dict[str, object]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from headroom.fleet import Fleet
 from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement
 from scheduler.pods import Occupant
-from scheduler.preemption import plan
+from scheduler.victims import plan
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, extender, node, pod
 

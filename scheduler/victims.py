@@ -1,0 +1,120 @@
+"""Which pods to evict for a pod that fits nowhere. Pure.
+
+First the node whose most important victim matters least, then the fewest victims, then the least memory taken away.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headroom.fleet import Fleet
+from headroom.model import GpuRequest, Mode
+from scheduler import filtering
+from scheduler.pods import Occupant
+
+_NODES_EXAMINED: Final = 64  # kube-scheduler's own preemption examines 100 or a tenth of the nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Evict `victims` from `node`; none are needed when the pods already leaving make enough room."""
+
+    node: str
+    victims: tuple[Occupant, ...]
+
+
+def plan(
+    fleet: Fleet,
+    occupants: Callable[[int], Sequence[Occupant]],
+    request: GpuRequest,
+    priority: int,
+    rows: Iterable[int],
+) -> Plan | None:
+    """The least harmful way to make room for `request` on one of `rows`; None where lower priorities do not suffice.
+
+    `occupants(row)` gives the pods that hold cards of a row.
+    """
+    best: tuple[tuple[int, int, int, str], Plan] | None = None
+    for row in _promising(fleet, occupants, request, priority, rows):
+        victims = _victims(fleet, row, occupants(row), request, priority)
+        if victims is None:
+            continue
+        rank = (
+            max((victim.priority for victim in victims), default=-(2**31)),
+            len(victims),
+            sum(victim.held_mib for victim in victims),
+            fleet.names[row],
+        )
+        if best is None or rank < best[0]:
+            best = rank, Plan(fleet.names[row], tuple(victims))
+    return None if best is None else best[1]
+
+
+def _removable(occupants: Iterable[Occupant], priority: int) -> list[Occupant]:
+    return [pod for pod in occupants if pod.leaving or pod.priority < priority]
+
+
+def _promising(
+    fleet: Fleet,
+    occupants: Callable[[int], Sequence[Occupant]],
+    request: GpuRequest,
+    priority: int,
+    rows: Iterable[int],
+) -> list[int]:
+    """Rows where the request fits once all lower priorities are gone, the least important occupants first."""
+    by_row = {row: removable for row in rows if (removable := _removable(occupants(row), priority))}
+    if not by_row:
+        return []
+    trial = fleet.copy()
+    for row, removable in by_row.items():
+        for pod in removable:
+            _take_away(trial, row, pod)
+    given = np.array(list(by_row), np.int64)
+    fitting = given[filtering.fit(trial, request, given).fits].tolist()
+
+    def worst(row: int) -> tuple[int, str]:
+        return min(pod.priority for pod in by_row[row]), fleet.names[row]
+
+    return sorted(fitting, key=worst)[:_NODES_EXAMINED]
+
+
+def _victims(
+    fleet: Fleet, row: int, occupants: Sequence[Occupant], request: GpuRequest, priority: int
+) -> list[Occupant] | None:
+    """Fewest pods of lowest priority whose end lets the request fit on the row: all are taken away, then as many as
+    possible come back, the most important and largest first."""
+    removed = _removable(occupants, priority)
+    if not _fits_without(fleet, row, removed, request):
+        return None
+    for pod in sorted(removed, key=lambda pod: (-pod.priority, -pod.held_mib, pod.uid)):
+        rest = [other for other in removed if other is not pod]
+        if not pod.leaving and _fits_without(fleet, row, rest, request):
+            removed = rest
+    return [pod for pod in removed if not pod.leaving]
+
+
+def _fits_without(fleet: Fleet, row: int, removed: Iterable[Occupant], request: GpuRequest) -> bool:
+    trial = _one_row(fleet, row)
+    for pod in removed:
+        _take_away(trial, 0, pod)
+    return bool(filtering.fit(trial, request, np.zeros(1, np.int64)).fits[0])
+
+
+def _one_row(fleet: Fleet, row: int) -> Fleet:
+    name = fleet.names[row]
+    single = Fleet(rows=1, width=max(len(fleet.nodes[name].cards), 1))
+    single.upsert_node(fleet.nodes[name])
+    for array in ("held_mib", "measured_mib", "free_mib", "pinned", "plugin", "slices_free"):
+        getattr(single, array)[0] = getattr(fleet, array)[row, : single.width]
+    return single
+
+
+def _take_away(fleet: Fleet, row: int, pod: Occupant) -> None:
+    # What the cards were measured to use includes the pod: it takes at least its own share along.
+    measured = fleet.measured_mib[row].copy()
+    for at, mib in zip(pod.placement.cards, pod.placement.share_mib, strict=True):
+        measured[at] = max(int(measured[at]) - mib, 0)
+    fleet.give(row, pod.placement.cards, pod.placement.share_mib, plugin=pod.placement.mode is Mode.SLICE)
+    fleet.set_measured(row, measured.tolist())
