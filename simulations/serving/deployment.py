@@ -86,7 +86,6 @@ class Deployment:
         self.arrived_prompt_tokens = 0
         self.gpu_seconds = 0.0
         self.cold_starts = 0
-        self.wish_history: list[tuple[float, int]] = []
         self._starts = 0
         self._counted_until = 0.0
         self._cards_held = 0
@@ -160,7 +159,6 @@ class Deployment:
     def scale_to(self, replicas: int) -> None:
         """Create or remove replicas; those not ready go first (youngest first), then those with the fewest requests."""
         now = self.engine.now
-        self.wish_history.append((now, replicas))
         kept = [pod for pod in self.pods if pod.phase is not Phase.DRAINING]
         for _ in range(replicas - len(kept)):
             self._starts += 1
@@ -179,7 +177,6 @@ class Deployment:
             self.pods.append(pod)
             if self._place(pod):
                 self._become_ready(pod)
-        self.wish_history.append((self.engine.now, replicas))
 
     def place_pending(self) -> None:
         """Offer cards to the replicas that have none, oldest first; stops at the first that does not fit."""

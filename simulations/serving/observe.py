@@ -159,12 +159,6 @@ class View:
         span = samples[-1].time - samples[0].time
         return (counter(samples[-1]) - counter(samples[0])) / span
 
-    def mean(self, gauge: Callable[[Sample], float], seconds: float) -> float:
-        """Mean of a gauge over the visible samples of the window (the newest alone for a window of 0); 0 without samples."""
-        samples = self.window(seconds)
-        samples = samples[1:] if len(samples) > 1 else samples
-        return sum(map(gauge, samples)) / len(samples) if samples else 0.0
-
     def pod_mean(self, gauge: Callable[[PodSample], float]) -> float | None:
         """Mean of a gauge over the pods of the newest sample; None when no pod reports."""
         newest = self.latest
