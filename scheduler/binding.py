@@ -68,7 +68,7 @@ class Binder:
             await self._post(args, annotations_of(self._state.fleet.nodes[args.node], placement))
         except BindError as error:
             # Not the node's fault: it may be offered to this pod again.
-            self._state.attempt(args.pod_uid).offered = False
+            self._state.forgive(args.pod_uid)
             if error.unsure:
                 self._keep(pod, placement)
             else:

@@ -80,7 +80,7 @@ class Preemptor:
             return
         placement = self._state.placer.placement_at(claim.pod.request, row)
         self._state.reserve(claim.pod, placement, self._monotonic() + self._settings.nomination_seconds)
-        self._state.attempt(claim.pod.uid).offered = False
+        self._state.forgive(claim.pod.uid)
         claim.secured = True
         self._state.announce_room(claim.plan.node)
 

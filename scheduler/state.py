@@ -151,8 +151,7 @@ class ClusterState:
             over = self.fleet.held_mib[row] > self.fleet.usable_mib[row]
             if held.state is HoldingState.RESERVED and any(over[at] for at in held.placement.cards):
                 self.release(held.uid, "moved")
-                if held.uid in self._attempts:
-                    self._attempts[held.uid].offered = False
+                self.forgive(held.uid)
 
     def _note_unbound(self, pod: wire.Pod) -> None:
         known = self.waiting.get(pod.metadata.uid)
@@ -228,6 +227,11 @@ class ClusterState:
             found = self._attempts[uid] = Attempt()
         return found
 
+    def forgive(self, uid: str) -> None:
+        """Let the node last given for the pod count as not tried: that it was not bound there was no fault of the node."""
+        if uid in self._attempts:
+            self._attempts[uid].offered = False
+
     def was_offered(self, uid: str) -> bool:
         """Whether kube-scheduler was given a node for the pod that it has not turned down yet."""
         attempt = self._attempts.get(uid)
@@ -282,8 +286,9 @@ class ClusterState:
         for holding in self.ledger.expire(now):
             self._metrics.reservations_ended.labels("expired").inc()
             self._log.info("reservation_expired", pod=holding.pod, node=holding.placement.node)
-            if holding.uid in self._attempts:
-                self._attempts[holding.uid].offered = False
+            self.forgive(holding.uid)
+            if (waiting := self.waiting.get(holding.uid)) is not None:
+                waiting.can_be_named = False  # nobody came for it: it must not hold memory again and again
             self._room(holding.placement.node, seen_by_scheduler=False)
         for uid, pod in list(self.waiting.items()):
             if (
