@@ -30,7 +30,8 @@ class SchedulerMetrics:
         )
         self.requests = Counter(
             "headroom_extender_requests_total",
-            "Answers to kube-scheduler: placed, refused, passed (no GPU asked), scored, bound, error, bad_request, not_ready or forbidden.",
+            "Answers to kube-scheduler: placed, refused, passed (no GPU asked), scored, bound, answered (preempt), error,"
+            " bad_request, not_ready or forbidden.",
             ["verb", "result"],
             registry=registry,
         )

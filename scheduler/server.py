@@ -19,6 +19,7 @@ from headroom.wire import Wire, WireError
 from scheduler.binding import Binder, BindError
 from scheduler.explain import Decisions, explanation, fit_answer, snapshot
 from scheduler.metrics import SchedulerMetrics
+from scheduler.preempt_verb import PREEMPTION_ARGS, answer_preempt
 from scheduler.service import Answer, Extender
 from scheduler.settings import SchedulerSettings
 from scheduler.state import ClusterState
@@ -75,6 +76,7 @@ class ExtenderServer:
             web.post("/filter", self._filter),
             web.post("/prioritize", self._prioritize),
             web.post("/bind", self._bind),
+            web.post("/preempt", self._preempt),
             web.post("/v1/fit", self._fit),
             web.get("/v1/explain", self._explain),
             web.get("/debug/snapshot", self._snapshot),
@@ -89,6 +91,12 @@ class ExtenderServer:
 
     async def _bind(self, http: web.Request) -> web.Response:
         return await self._verb(http, "bind", self._answer_bind)
+
+    async def _preempt(self, http: web.Request) -> web.Response:
+        return await self._verb(http, "preempt", self._answer_preempt)
+
+    async def _answer_preempt(self, body: bytes) -> Answer:
+        return Answer(answer_preempt(self._state, PREEMPTION_ARGS.decode(body)), "answered")
 
     async def _answer_filter(self, body: bytes) -> Answer:
         args = wire.EXTENDER_ARGS.decode(body)

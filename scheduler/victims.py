@@ -86,16 +86,17 @@ def _victims(
     """Fewest pods of lowest priority whose end lets the request fit on the row: all are taken away, then as many as
     possible come back, the most important and largest first."""
     removed = _removable(occupants, priority)
-    if not _fits_without(fleet, row, removed, request):
+    if not fits_without(fleet, row, removed, request):
         return None
     for pod in sorted(removed, key=lambda pod: (-pod.priority, -pod.held_mib, pod.uid)):
         rest = [other for other in removed if other is not pod]
-        if not pod.leaving and _fits_without(fleet, row, rest, request):
+        if not pod.leaving and fits_without(fleet, row, rest, request):
             removed = rest
     return [pod for pod in removed if not pod.leaving]
 
 
-def _fits_without(fleet: Fleet, row: int, removed: Iterable[Occupant], request: GpuRequest) -> bool:
+def fits_without(fleet: Fleet, row: int, removed: Iterable[Occupant], request: GpuRequest) -> bool:
+    """Whether the request fits on the row once these pods are gone."""
     trial = _one_row(fleet, row)
     for pod in removed:
         _take_away(trial, 0, pod)

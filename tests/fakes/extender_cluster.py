@@ -27,15 +27,18 @@ def pod_asking(name: str, vram: str, **spec: Any) -> dict[str, Any]:
 class Setup:
     """A cluster whose only kube-scheduler asks an extender of its own."""
 
-    def __init__(self, start_cluster: Callable[..., Cluster], nodes: int, cards: int, *settings: str) -> None:
+    def __init__(
+        self, start_cluster: Callable[..., Cluster], nodes: int, cards: int, *settings: str, cpu_milli: int = 128_000
+    ) -> None:
         self.port = free_port()
         config = scheduler_config(
             extender_url=f"http://127.0.0.1:{self.port}",
             scheduler_names=("headroom",),
             managed_resources=("headroom.dev/vram",),
+            verbs=("filter", "prioritize", "bind", "preempt"),
         )
         self.cluster = start_cluster(
-            nodes=uniform_nodes(nodes, cards=cards, vram_mib=CARD_MIB), scheduler_config=config
+            nodes=uniform_nodes(nodes, cards=cards, vram_mib=CARD_MIB, cpu_milli=cpu_milli), scheduler_config=config
         )
         self.extender = self.cluster.daemon(
             "scheduler", "--port", str(self.port), *settings, ready_url=f"http://127.0.0.1:{self.port}/readyz"

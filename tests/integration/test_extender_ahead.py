@@ -1,5 +1,6 @@
 """Preemption and naming ahead behind a real kube-scheduler."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.fakes.extender_cluster import PODS, Setup, pod_asking
 
 @pytest.fixture
 def setup(start_cluster: Callable[..., Cluster]) -> Callable[..., Setup]:
-    return lambda nodes, cards, *settings: Setup(start_cluster, nodes, cards, *settings)
+    return lambda nodes, cards, *settings, **options: Setup(start_cluster, nodes, cards, *settings, **options)
 
 
 def priority_class(name: str, value: int) -> dict[str, Any]:
@@ -63,6 +64,34 @@ def test_a_pod_of_higher_priority_takes_the_place_of_the_least_important_and_bud
     world.cluster.wait_for(lambda: node_of(world, "high-too"), "the second important pod to be bound", 60)
     assert {pod["metadata"]["name"] for pod in world.cluster.pods("default")} == {"kept", "high", "high-too"}
     world.assert_sound()
+
+
+def test_kube_scheduler_does_not_evict_for_cpu_where_the_memory_would_still_not_fit(
+    setup: Callable[..., Setup],
+) -> None:
+    world = setup(1, 1, cpu_milli=4000)
+    world.cluster.apply([priority_class("low", 100), priority_class("middle", 500)])
+
+    def asking(name: str, vram: str, cpu: str, **spec: Any) -> dict[str, Any]:
+        pod = pod_asking(name, vram, **spec)
+        pod["spec"]["containers"][0]["resources"]["requests"] = {"cpu": cpu}
+        return pod
+
+    hog = asking("hog", "1Gi", "3")
+    del hog["spec"]["containers"][0]["resources"]["limits"]
+    world.create(hog, asking("important", "70Gi", "100m", priorityClassName="middle"))
+    world.wait_bound(2)
+    world.wait_calm()
+    world.create(asking("hopeless", "40Gi", "3", priorityClassName="low"))
+    world.cluster.wait_for(
+        lambda: world.metric("headroom_extender_requests_total", 'verb="preempt"') > 0, "kube-scheduler to ask"
+    )
+    time.sleep(3)
+    assert node_of(world, "hog"), "the pod that holds the processors was evicted in vain"
+    world.create(asking("fits", "5Gi", "3", priorityClassName="low"))
+    world.cluster.wait_for(lambda: node_of(world, "fits"), "the pod for which the eviction helps", 30)
+    assert {pod["metadata"]["name"] for pod in world.cluster.pods("default")} == {"important", "hopeless", "fits"}
+    assert node_of(world, "hopeless") is None
 
 
 @pytest.mark.parametrize("ahead", ["true", "false"])

@@ -206,3 +206,35 @@ async def test_explain_names_the_claimed_node(api, tmp_path):
         await running.filter(await running.create(pod("high", vram="70Gi", priority=1000)))
         await running.until(lambda: evictions(api) == ["low"])
         assert json.loads((await running.get("/v1/explain?pod=default/high"))[1])["claimed_node"] == "gpu"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["victims by UID", "victims as whole pods"])
+async def test_kube_schedulers_own_preemption_is_kept_off_nodes_where_it_would_not_help(api, tmp_path, whole):
+    api.put(NODES, node("other", 80))
+    async with extender(api, tmp_path) as running:
+        small = await running.create(pod("small", vram="10Gi"))
+        large = await running.create(pod("large", vram="60Gi"))
+        await running.place(small, "gpu")
+        await running.place(large, "gpu")
+        third = await running.create(pod("third", vram="70Gi"))
+        await running.place(third, "other")
+        high = await running.create(pod("high", vram="40Gi", priority=1000))
+
+        def victims(*pods: dict) -> dict:
+            shown = [each if whole else {"UID": each["metadata"]["uid"]} for each in pods]
+            return {"Pods": shown, "NumPDBViolations": 1}
+
+        key = "NodeNameToVictims" if whole else "NodeNameToMetaVictims"
+        empty = {"Pods": [], "NumPDBViolations": 0}
+        for proposed, kept in (
+            ({"gpu": victims(small), "other": victims(third)}, {"other"}),
+            ({"gpu": victims(small, large)}, {"gpu"}),
+            ({"gpu": empty, "nowhere": victims(small)}, set()),
+        ):
+            status, answer = await running.post("/preempt", {"Pod": high, key: proposed})
+            assert status == 200
+            assert set(answer["NodeNameToMetaVictims"]) == kept
+            for name in kept:
+                uids = {each["UID"] for each in answer["NodeNameToMetaVictims"][name]["Pods"]}
+                assert uids <= {each["metadata"]["uid"] for each in (small, large, third)}
+                assert answer["NodeNameToMetaVictims"][name]["NumPDBViolations"] == 1
