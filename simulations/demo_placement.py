@@ -14,7 +14,6 @@ from simulations.cluster_scheduler import KubeScheduler
 from simulations.cluster_store import CardRef
 from simulations.demo_baselines import (
     Outcome,
-    Pod,
     Risk,
     pods_of,
     slicing_risk,
@@ -122,14 +121,19 @@ def chapter_of(
     spread, packed = (
         slicing_risk(nodes, pods, slices=SLICES, packed=packed, runs=_RISK_RUNS, rng=rng) for packed in (False, True)
     )
+    owner = {pod.name: pod.deployment for pod in pods}
+
+    def waiting_in(outcome: Outcome) -> list[InferenceDeployment]:
+        return [owner[name] for name in outcome.unplaced]
+
     headroom = Outcome(placed=dict(kubelets.cards), unplaced=pending, crashed=list(kubelets.out_of_memory))
     return PlacementChapter(
         nodes=tuple(nodes),
         stream=tuple(stream),
         need_mib=sum(pod.need_mib for pod in pods),
-        whole=_whole_method(nodes, pods, whole),
-        slicing=_shared_method("slicing", nodes, pods, slicing),
-        headroom=_shared_method("headroom", nodes, pods, headroom),
+        whole=_method("whole", nodes, len(pods), whole, waiting_in(whole)),
+        slicing=_method("slicing", nodes, len(pods), slicing, waiting_in(slicing)),
+        headroom=_method("headroom", nodes, len(pods), headroom, [stream[deployment_of[name]] for name in pending]),
         risk_spread=spread,
         risk_packed=packed,
         placed=placed,
@@ -140,46 +144,28 @@ def chapter_of(
     )
 
 
-def _whole_method(nodes: Sequence[GpuNode], pods: Sequence[Pod], outcome: Outcome) -> Method:
-    usable = usable_by_card(nodes)
-    blocked = sum(usable[ref] for ref in outcome.cards_in_use)
-    waiting = set(outcome.unplaced)
-    smallest = sum(_smallest_cards_mib(nodes, pod) for pod in pods if pod.name in waiting)
-    return Method(
-        key="whole",
-        pods=len(pods),
-        running=len(outcome.placed),
-        pending=len(outcome.unplaced),
-        out_of_memory=0,
-        cards_in_use=len(outcome.cards_in_use),
-        cards_needed=sum(pod.deployment.offer.cards for pod in pods),
-        blocked_mib=blocked,
-        needed_blocked_mib=blocked + smallest,
-    )
-
-
-def _smallest_cards_mib(nodes: Sequence[GpuNode], pod: Pod) -> int:
-    """Memory of the smallest cards that a waiting pod could get: the least that whole-card scheduling would have to buy."""
-    sizes = [
-        card.usable_mib for node in nodes for card in node.cards if pod.deployment.fits(card.model, card.usable_mib)
-    ]
-    return min(sizes) * pod.deployment.offer.cards
-
-
-def _shared_method(key: str, nodes: Sequence[GpuNode], pods: Sequence[Pod], outcome: Outcome) -> Method:
+def _method(
+    key: str, nodes: Sequence[GpuNode], pods: int, outcome: Outcome, waiting: Sequence[InferenceDeployment]
+) -> Method:
+    """Figures of an outcome; each pod that waits is given the smallest cards it could have, the least that would have to be bought."""
     usable = usable_by_card(nodes)
     blocked = sum(usable[ref] for ref in outcome.cards_in_use)
     return Method(
         key=key,
-        pods=len(pods),
+        pods=pods,
         running=len(outcome.placed) - len(outcome.crashed),
         pending=len(outcome.unplaced),
         out_of_memory=len(outcome.crashed),
         cards_in_use=len(outcome.cards_in_use),
-        cards_needed=len(outcome.cards_in_use) + len(outcome.unplaced),
+        cards_needed=len(outcome.cards_in_use) + sum(deployment.offer.cards for deployment in waiting),
         blocked_mib=blocked,
-        needed_blocked_mib=blocked,
+        needed_blocked_mib=blocked + sum(_smallest_cards_mib(nodes, deployment) for deployment in waiting),
     )
+
+
+def _smallest_cards_mib(nodes: Sequence[GpuNode], deployment: InferenceDeployment) -> int:
+    sizes = [card.usable_mib for node in nodes for card in node.cards if deployment.fits(card.model, card.usable_mib)]
+    return min(sizes) * deployment.offer.cards
 
 
 def model_names(stream: Sequence[InferenceDeployment]) -> list[str]:
