@@ -9,7 +9,10 @@ from headroom.cli import LazyGroup
     cls=LazyGroup,
     lazy={
         "agent": ("simulations.bench_agent:main", "Time of a reading, processor share and memory of the agent."),
-        "autoscaler": ("simulations.bench_autoscaler:main", "Time, queries, writes and memory of a tick over 1,000 objects."),
+        "autoscaler": (
+            "simulations.bench_autoscaler:main",
+            "Time, queries, writes and memory of a tick over 1,000 objects.",
+        ),
         "extender": ("simulations.bench_extender:latency", "Latency of filter and bind over HTTP, by cluster size."),
         "memory": ("simulations.bench_extender:memory", "Start-up time and memory with many nodes and pods."),
         "throughput": ("simulations.bench_throughput:main", "Pods bound per second on a real control plane."),
