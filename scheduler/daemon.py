@@ -1,6 +1,7 @@
 """Puts the extender's parts together and keeps them running."""
 
 import asyncio
+import contextlib
 import gc
 import socket
 import sys
@@ -11,6 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from headroom import wire
+from headroom.errors import HeadroomError
 from headroom.fleet import IntArray
 from headroom.health import Health, serving
 from headroom.kube import calls
@@ -165,14 +167,16 @@ class SchedulerDaemon:
 
 
 async def serve(settings: SchedulerSettings) -> None:
-    """The whole of `headroom scheduler`. Raises KubeConfigError and OSError when it cannot start."""
+    """The whole of `headroom scheduler`. Raises HeadroomError when it cannot start."""
     # The metrics page and the policy's plan are made in threads: a filter call must not wait 5 ms for each of their turns.
     sys.setswitchinterval(0.0005)
     kube = await connect(settings.kubeconfig or None)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(kube.close)
         daemon = SchedulerDaemon(kube, settings)
-        async with serving(daemon.app, settings.host, settings.port) as port:
-            log.info("listening", host=settings.host, port=port)
-            await daemon.run()
-    finally:
-        await kube.close()
+        try:
+            port = await stack.enter_async_context(serving(daemon.app, settings.host, settings.port))
+        except OSError as error:
+            raise HeadroomError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        log.info("listening", host=settings.host, port=port)
+        await daemon.run()

@@ -1,0 +1,46 @@
+"""`headroom scheduler` as a command: what it says when it cannot start."""
+
+import socket
+
+import pytest
+
+from headroom.errors import HeadroomError
+from headroom.settings import SettingsError, load
+from scheduler.daemon import serve
+from scheduler.policies import POLICIES
+from scheduler.settings import SchedulerSettings
+from tests.fakes.apiserver import ApiServer
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path):
+    async with ApiServer() as api:
+        kubeconfig = api.write_kubeconfig(tmp_path / "kubeconfig")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(HeadroomError, match=f"cannot listen on 127.0.0.1:{port}"):
+                await serve(SchedulerSettings(host="127.0.0.1", port=port, kubeconfig=str(kubeconfig)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        pytest.param({"policy": "nope"}, "unknown policy 'nope'", id="policy"),
+        pytest.param({"prometheus_url": "prometheus:9090"}, "not the address of a Prometheus", id="Prometheus"),
+    ],
+)
+async def test_settings_that_cannot_work_end_the_start_with_the_reason(tmp_path, changed, said):
+    async with ApiServer() as api:
+        kubeconfig = api.write_kubeconfig(tmp_path / "kubeconfig")
+        with pytest.raises(HeadroomError, match=said):
+            await serve(SchedulerSettings(host="127.0.0.1", port=0, kubeconfig=str(kubeconfig), **changed))
+
+
+def test_every_wrong_setting_is_reported_at_once():
+    flags = {"port": "70000", "answer": "maybe", "reservation_seconds": "0.1"}
+    with pytest.raises(SettingsError) as error:
+        load(SchedulerSettings, flags, {"HEADROOM_SCHEDULER_POLCY": "x"})
+    assert len(error.value.problems) == 4
+
+
+def test_the_default_policy_exists():
+    assert SchedulerSettings().policy in POLICIES
