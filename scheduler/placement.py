@@ -251,9 +251,8 @@ def fit_count(fleet: Fleet, request: GpuRequest, policy: Policy, limit: int) -> 
             break
         hold(trial, request, placement)
         nodes[placement.node] += 1
-    reasons = Counter(
-        reason for row in np.flatnonzero(trial.alive).tolist() if (reason := placer.refusal(request, row)) is not None
-    )
+    words = filtering.refusals(trial, request, np.flatnonzero(trial.alive), check_host=True)
+    reasons = Counter(word for word in words if word is not None)
     return FitCount(nodes.total(), dict(nodes), dict(reasons))
 
 
