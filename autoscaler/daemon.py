@@ -1,6 +1,7 @@
 """Puts the autoscaler's parts together: watches, election, the tick, the pages."""
 
 import asyncio
+import gc
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -117,6 +118,7 @@ class AutoscalerDaemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._start(tasks)
+                _tune_collector()
                 tasks.create_task(self._keep("lease", self.elector.run))
                 tasks.create_task(self._keep("tick", self._ticks))
         finally:
@@ -200,6 +202,16 @@ class AutoscalerDaemon:
         while True:
             await guarded(work(), self.metrics.tick_failures, name)
             await asyncio.sleep(backoff.next_seconds())
+
+
+def _tune_collector() -> None:
+    """Each tick makes and drops some hundred thousand small objects without cycles, beside caches that live for ever.
+
+    The collector's usual thresholds walk through all of that dozens of times a tick: 40 % of its processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 async def serve(settings: AutoscalerSettings) -> None:

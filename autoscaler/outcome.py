@@ -90,10 +90,6 @@ class Decision:
     hold_seconds: float = 0.0
     start_seconds: float = 0.0
 
-    def limited_by(self, *rules: Rule) -> bool:
-        """Whether one of the rules applied."""
-        return any(reason.rule in rules for reason in self.reasons)
-
 
 def capped(decision: Decision, before: int, allowed: int, rule: Rule, text: str) -> Decision:
     """The decision with fewer replicas than it came to, never fewer than before; what is cut counts as unmet."""

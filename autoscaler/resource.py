@@ -86,15 +86,6 @@ class SpecWire(Wire):
     behavior: BehaviorWire | None = None
 
 
-class ConditionWire(Wire, omit_defaults=False):
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-    observed_generation: int = 0
-    last_transition_time: str = ""
-
-
 class ResourceMeta(Meta):
     generation: int = 0
 

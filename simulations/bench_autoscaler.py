@@ -217,7 +217,7 @@ def _series(objects: int, pods_each: int, *, counters: bool) -> Iterator[str]:
 async def _autoscaler(kubeconfig: Path, prometheus: str) -> AsyncIterator[tuple[int, str]]:
     flags = [
         "--prometheus-url", prometheus, "--extender-url", "", "--tick-seconds", "3", "--port", "0", "--host", "127.0.0.1",
-        "--lease-namespace", "serving", "--prometheus-timeout-seconds", "20",
+        "--lease-namespace", "serving", "--prometheus-timeout-seconds", "20", "--status-refresh-seconds", "5",
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "headroom", "autoscaler", *flags,

@@ -121,6 +121,24 @@ def test_with_exactly_its_rights_it_raises_and_lowers_and_nothing_is_refused(sec
     assert used(secured) == granted()
 
 
+def headroom(cluster: Cluster, *arguments: str) -> str:
+    command = [sys.executable, "-m", "headroom", "autoscaler", "--kubeconfig", str(cluster.kubeconfig), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_one_round_can_be_looked_at_without_writing(secured: Cluster) -> None:
+    assert secured.prometheus is not None
+    before = len(secured.audit_events())
+    said = headroom(secured, "--once", "--dry-run", "--prometheus-url", secured.prometheus.url, "--extender-url", "")
+    assert "default/llm: 1 -> 1" in said
+    scales = [
+        e for e in secured.audit_events()[before:] if e["verb"] in ("patch", "create") and "llm" in e["requestURI"]
+    ]
+    assert [
+        e["requestURI"] for e in scales if "inferenceautoscalers" in e["requestURI"] or "/scale" in e["requestURI"]
+    ] == []
+
+
 def test_people_can_read_it(secured: Cluster) -> None:
     table = secured.kubectl("get", "ia")
     assert table.splitlines()[0].split() == [
