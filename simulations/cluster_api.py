@@ -7,6 +7,7 @@ uid, and refuses a pod that is bound already.
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,8 @@ class ApiServer:
         self._evicted = evicted
         self._runner: web.AppRunner | None = None
         self.url = ""
+        self.requests: Counter[str] = Counter()
+        """Calls answered, by method, collection and subresource, e.g. `PATCH nodes`; benchmarks count the writes."""
 
     async def start(self) -> str:
         """Listen on a free loopback port; returns the address."""
@@ -72,6 +75,7 @@ class ApiServer:
         if parts is None:
             return _json({"major": "1", "minor": "36", "gitVersion": "v1.36.0-simulated"})
         group, namespace, collection, name, verb = parts
+        self.requests[f"{request.method} {collection}{'/' + verb if verb else ''}"] += 1
         try:
             if request.method == "GET" and not name:
                 if request.query.get("watch") in ("1", "true"):
