@@ -257,14 +257,13 @@ def _run(
 
 def _keep_best(points: list[Point], drawn: dict[str, int], attainment: float) -> None:
     """Requests of a run weigh much: only the best run of each law keeps them, for its figure."""
-    law, last = points[-1].law, len(points) - 1
-    before = drawn.get(law)
-    if before is None or tuning.best_setting([points[before], points[last]], attainment) is points[last]:
-        drawn[law], before = last, before
-    else:
-        before = last
-    if before is not None:
-        points[before] = replace(points[before], lanes=())
+    law, loser = points[-1].law, len(points) - 1
+    best = drawn.setdefault(law, loser)
+    if best == loser:
+        return
+    if tuning.best_setting([points[best], points[loser]], attainment) is points[loser]:
+        drawn[law], loser = loser, best
+    points[loser] = replace(points[loser], lanes=())
 
 
 def report(workloads: Sequence[Workload], points: Sequence[Point], attainment: float, tune: bool) -> str:
