@@ -84,7 +84,18 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
         answer["nodes"] = _nodes_now(state, waiting.request)
         answer["claimed_node"] = state.claimed_node(waiting.uid)
         answer["tried"] = sorted(state.attempt(waiting.uid).tried)
+        answer["measured_vram"] = _measured_words(state.measured_cards)
     return answer
+
+
+def _measured_words(fresh_cards: int | None) -> str:
+    if fresh_cards is None:
+        return "not read: what pods declare counts"
+    return (
+        f"fresh for {fresh_cards} card{'s' if fresh_cards > 1 else ''}"
+        if fresh_cards
+        else "too old: what pods declare counts"
+    )
 
 
 def request_values(request: GpuRequest) -> dict[str, Any]:

@@ -59,4 +59,5 @@ class MeasuredPoll:
             fresh += self._state.set_measured(name, reading)
             if at % _NODES_AT_ONCE == _NODES_AT_ONCE - 1:
                 await asyncio.sleep(0)
+        self._state.measured_cards = fresh
         self._metrics.measured_cards.set(fresh)

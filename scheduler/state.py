@@ -65,6 +65,8 @@ class ClusterState:
         """Grows when a node's labels, taints or cordon changed, or a node came or went."""
         self.node_problems: dict[str, str] = {}
         self.pod_problems: dict[str, str] = {}
+        self.measured_cards: int | None = None
+        """Cards whose measured use is fresh; None where nothing is measured."""
         self.waiting: dict[str, WaitingPod] = {}
         self.refused: dict[str, RefusedPod] = {}
         self._metrics, self._scheduler_names, self._monotonic = metrics, frozenset(scheduler_names), monotonic

@@ -39,6 +39,7 @@ class Leg:
 
     @property
     def pods_per_second(self) -> float:
+        """Throughput over the whole backlog."""
         return self.pods / self.seconds
 
 

@@ -149,12 +149,15 @@ async def test_measured_use_beyond_what_pods_declare_counts_until_it_is_gone_or_
         assert await running.metric("headroom_node_vram_bytes", node="gpu", state="measured") == 70 * 2**30
         explained = json.loads((await running.get("/v1/explain?pod=default/waits-0"))[1])
         assert "measured use exceeds what pods declare on 1" in explained["nodes"][0]["now"]
+        assert explained["measured_vram"] == "fresh for 1 card"
         exporter.used_mib = 10 * GIB
         await poll.read_once()
         await running.until(lambda: wakes(api) == 1)
         assert (await running.filter(waits))["NodeNames"] == ["gpu"]
         exporter.used_mib, exporter.age_seconds = 80 * GIB, 60.0
         await poll.read_once()
+        explained = json.loads((await running.get("/v1/explain?pod=default/waits-0"))[1])
+        assert explained["measured_vram"] == "too old: what pods declare counts"
         assert running.daemon.state.fleet.measured_mib.sum() == 0
 
 
