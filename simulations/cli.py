@@ -10,7 +10,10 @@ from headroom.cli import LazyGroup
     lazy={
         "placement": ("simulations.placement_cli:main", "Replay pod lists against placement policies."),
         "serving": ("simulations.serving_cli:main", "Replay request traces against scaling laws."),
-        "usage": ("simulations.usage_hour:main", "Report an hour of scripted cards, and hold it against what they drew."),
+        "usage": (
+            "simulations.usage_hour:main",
+            "Report an hour of scripted cards, and hold it against what they drew.",
+        ),
     },
 )
 def main() -> None:
