@@ -82,11 +82,11 @@ class _Server:
         if load.hung:
             self.queued_seconds += self.waiting * seconds
             return
-        admitted = min(self.waiting, max(load.most_sequences - self.running, 0.0))
-        iteration = load.base_seconds + load.per_sequence_seconds * self.running
         # Prefill takes its part of the time; what does not fit into this step waits for the next.
-        admitted = min(admitted, 0.9 * seconds / max(load.per_prompt_token_seconds * load.prompt_tokens, 1e-9))
+        fits = 0.9 * seconds / max(load.per_prompt_token_seconds * load.prompt_tokens, 1e-9)
+        admitted = min(self.waiting, max(load.most_sequences - self.running, 0.0), fits)
         prefill = admitted * load.prompt_tokens * load.per_prompt_token_seconds
+        iteration = load.base_seconds + load.per_sequence_seconds * (self.running + admitted)
         if admitted > 0:
             self._first_tokens(admitted, self.waiting / admitted * seconds + iteration)
         self.waiting -= admitted
@@ -218,7 +218,10 @@ class ServingEmulator:
             now = time.monotonic()
             with self._lock:
                 for name, workload in self._workloads.items():
-                    workload.step(set(self._ready.get(name, {})), min(now - last, 1.0))
+                    ready = set(self._ready.get(name, {}))
+                    # On a busy machine the turns come late: short steps all the same, up to a limit.
+                    for _ in range(max(1, min(round((now - last) / STEP_SECONDS), 50))):
+                        workload.step(ready, STEP_SECONDS)
             last = now
 
     def _on_pod(self, kind: str, key: str, pod: Pod) -> None:
