@@ -270,7 +270,7 @@ class TestFaults:
         assert workload.seen(5) == {1}
         cluster.kubectl("delete", "hpa", "llm", "-n", workload.namespace)
         workload.wait(lambda: workload.replicas > 1, "growth once it is the only owner")
-        assert workload.condition("Conflict")["status"] == "False"
+        workload.wait(lambda: workload.condition("Conflict").get("status") == "False", "the status to follow")
 
     def test_a_missing_target_is_said_and_found_later(self, workload: Workload) -> None:
         workload.autoscale()

@@ -165,6 +165,12 @@ class TestOutage:
         assert run.decision is not None
         assert not run.decision.scaling_active
 
+    def test_pods_that_start_are_no_outage(self) -> None:
+        run = Run(RUNNING, 2)
+        starting = PodFacts(starting=(10.0, 12.0))
+        assert run.tick(lambda n: seen(n, reading("running", 0, Freshness.EMPTY), pods=starting), times=3) == 2
+        assert run.rules() == {Rule.NO_READY_POD}
+
     def test_after_an_outage_a_full_window_must_pass_again(self) -> None:
         run = Run(RUNNING, 8)
         run.tick(in_flight(80), times=10)
