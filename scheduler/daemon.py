@@ -41,6 +41,8 @@ from scheduler.waking import Waker
 log = get_logger(__name__)
 
 
+_FIRST_PLAN_ARRIVALS: Final = 20
+_PLAN_POLL_SECONDS: Final = 0.1
 _NO_SPEC: Final = wire.PodSpec()
 _NO_STATUS: Final = wire.PodStatus()
 
@@ -160,10 +162,17 @@ class SchedulerDaemon:
     async def _replan(self) -> None:
         policy, placer = self.state.placer.policy, self.state.placer
         while True:
+            seen, began = placer.profile.seen, self._monotonic()
             inputs = policy.inputs(self.state.fleet, placer.profile.profile())
             if inputs is not None:
                 policy.swap(await asyncio.to_thread(policy.solve, inputs))
-            await asyncio.sleep(self.settings.plan_every_seconds)
+            await self._plan_has_aged(began + self.settings.plan_every_seconds, seen)
+
+    async def _plan_has_aged(self, deadline: float, seen: int) -> None:
+        """Wait for the deadline, or until twice the pods have been seen: a plan from few pods misleads the next ones."""
+        enough = max(2 * seen, _FIRST_PLAN_ARRIVALS)
+        while self._monotonic() < deadline and self.state.placer.profile.seen < enough:
+            await asyncio.sleep(_PLAN_POLL_SECONDS)
 
 
 async def serve(settings: SchedulerSettings) -> None:

@@ -127,6 +127,8 @@ class ClusterState:
         self._uid_of[key] = uid
         if pod.spec.node_name:
             self._note_bound(pod)
+            if known is None:
+                self._learn_from(uid)
         else:
             self._note_unbound(pod)
 
@@ -143,6 +145,12 @@ class ClusterState:
         for node in change.freed:
             self._room(node, seen_by_scheduler=True)
         self._give_way(pod.spec.node_name)
+
+    def _learn_from(self, uid: str) -> None:
+        """Count a pod that was bound before it was first seen: after a restart those tell what pods are like here."""
+        holding = self.ledger.holdings.get(uid)
+        if holding is not None and holding.request.count > 0:
+            self.placer.observe(holding.request, self._monotonic())
 
     def _give_way(self, node: str) -> None:
         """End reservations on cards that bound pods, placed by somebody else, have over-filled."""
