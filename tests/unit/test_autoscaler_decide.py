@@ -281,7 +281,8 @@ class TestWork:
 
     def test_until_tokens_have_a_price_requests_are_counted(self) -> None:
         unknown = work(8000, 2000, known=False)
-        assert Run(WORK, 1, PLAIN).tick(lambda n: seen(n, reading("running", 64), work=unknown)) == 2  # four by the target, twice what is ready at most
+        # Four by the target, but at most twice what is ready.
+        assert Run(WORK, 1, PLAIN).tick(lambda n: seen(n, reading("running", 64), work=unknown)) == 2
 
     def test_pods_that_do_not_report_are_as_busy_as_the_rest_when_lowering(self) -> None:
         load = work(6000, 1000)  # R = 1.8: three replicas with the margin

@@ -1,6 +1,5 @@
 """The arena: cold starts, holding, draining, a shared fleet, refused objectives; outcomes and fronts."""
 
-
 import pytest
 
 from headroom.model import Placement
