@@ -23,6 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _RESOLUTION: Final = 100  # steps of cost per thousandth of a card: costs closer than that are ties
 _TOP_COST: Final = 2**24
+_CPU_USED: Final = 0.95  # most of the fleet's CPU that the pods to come are thought to take
 _HORIZON_MARGIN: Final = 1.05  # look a little past the moment at which the mean says the fleet is full
 
 
@@ -73,7 +74,9 @@ class Headroom(Policy):
         mean_cpu = float(share @ cpu_demand)
         if mean <= 0:
             return PlanInputs(stock, weight, cpu, (), 0.0, (), (), 0.0)
-        horizon = _HORIZON_MARGIN * min(free / mean, float(cpu.sum()) / mean_cpu if mean_cpu else np.inf)
+        horizon = _HORIZON_MARGIN * free / mean
+        # Were all CPU short, no card would be worth anything and no packing worth doing: only pools may be short of CPU.
+        cpu = cpu * max(1.0, horizon * mean_cpu / max(_CPU_USED * float(cpu.sum()), 1.0))
         pieces: dict[tuple[int, int, int, int], tuple[float, tuple[int, ...]]] = {}
         bound: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
         several: dict[tuple[int, tuple[int, ...]], float] = defaultdict(float)

@@ -226,3 +226,13 @@ def test_a_policy_may_look_at_a_copy_of_the_fleet_in_between() -> None:
     Placer(trial, placer.policy).best(HALF)
     fleet.touch(0)
     assert placer.score(HALF, 0) == before
+
+
+def test_cards_keep_their_worth_where_cpu_would_run_out_first() -> None:
+    """Else nothing would be worth packing, and a profile learned from few arrivals says so easily."""
+    fleet = fleet_of(*[(8, 16)] * 3)
+    policy = policy_by_name("headroom")
+    inputs = policy.inputs(fleet, Profile.from_requests([HALF, WHOLE, NO_GPU]))
+    table = policy.solve(inputs)
+    assert table.value[1, 1000] > 0
+    assert inputs.cpu_milli.sum() > 3 * 16_000
