@@ -68,7 +68,10 @@ class SchedulerSettings:
         "", reason="Prometheus to read measured VRAM from; empty leaves it to what pods declare."
     )
     plan_every_seconds: float = setting(
-        30.0, unit="s", minimum=1.0, reason="How often a policy that plans for the pods to come renews its plan."
+        30.0,
+        unit="s",
+        minimum=1.0,
+        reason="How often a policy that plans for the pods to come renews its plan; it does so sooner when the pods seen have doubled.",
     )
     measured_every_seconds: float = setting(15.0, unit="s", minimum=1.0, reason="How often measured VRAM is read.")
     measured_max_age_seconds: float = setting(
