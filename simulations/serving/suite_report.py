@@ -18,14 +18,14 @@ _YARDSTICKS: Final = ("headroom", "headroom-ahead", "clairvoyant")
 
 
 def read_points(folder: Path, scenario: str) -> dict[str, list[Point]]:
-    """Law -> measured settings, the default first; laws without a file are left out."""
+    """Law -> measured settings of its grid, the default first; laws without a file are left out."""
     found: dict[str, list[Point]] = {}
-    for law in LAWS:
+    for law, entry in LAWS.items():
         path = folder / f"{scenario}.{law}.json"
         if path.exists():
-            found[law] = [
-                _point(law, entry["parameters"], entry["outcome"]) for entry in json.loads(path.read_text("utf-8"))
-            ]
+            runs = json.loads(path.read_text("utf-8"))
+            wanted = [run for setting in tuning.settings_of(entry) for run in runs if run["parameters"] == setting]
+            found[law] = [_point(law, run["parameters"], run["outcome"]) for run in wanted]
     return found
 
 

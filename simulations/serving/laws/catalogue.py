@@ -27,12 +27,12 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "keda-running", "KEDA on requests inside", hpa.make_keda_inside, {"target": 16.0, "down_window": 300.0, "polling": 15.0},
-            {"target": (16.0, 25.0, 30.0, 36.0, 43.0, 52.0)},
+            {"target": (6.0, 16.0, 25.0, 30.0, 36.0, 43.0, 52.0)},
             "llm-d, autoscaling with KEDA: running requests, target 16",
         ),
         Entry(
             "kpa", "Knative KPA", others.make_kpa, {"target": 70.0, "stable": 60.0},
-            {"target": (12.0, 25.0, 30.0, 36.0, 43.0), "stable": (60.0, 300.0)},
+            {"target": (6.0, 12.0, 25.0, 30.0, 36.0, 43.0), "stable": (60.0, 300.0)},
             "Knative, Autoscaling: concurrency, 70 % of 100, stable window 60 s",
         ),
         Entry(
@@ -48,7 +48,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "llmd-slo", "llm-d SLO law", others.make_slo, {"up_at": 0.55, "down_share": 0.727},
-            {"up_at": (0.4, 0.55, 0.7, 0.85), "down_share": (0.727,)},
+            {"up_at": (0.3, 0.4, 0.55, 0.7, 0.85), "down_share": (0.727,)},
             "llm-d, autoscaling with KEDA on endpoint-picker metrics: up past 0.55, down below 0.40",
         ),
         Entry(
@@ -58,7 +58,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         ),
         Entry(
             "headroom", "Headroom", headroom.make, {"target": 0.9},
-            {"target": (0.8, 0.9, 1.0, 1.05, 1.1)},
+            {"target": (0.3, 0.4, 0.5, 0.65, 0.8, 0.9, 1.0, 1.05, 1.1)},
             "autoscaler.decide",
         ),
         Entry(
