@@ -83,6 +83,17 @@ bench: $(VENV)/.dev ## Extender latency and memory, autoscaler tick, agent readi
 bench-kwok: $(VENV)/.dev prerequisites control-plane ## kube-scheduler throughput with and without the extender
 	$(BIN)/headroom bench throughput
 
+.PHONY: results-placement
+results-placement: $(VENV)/.dev ## The published placement experiment: 15 lists, 10 seeds (under two hours on two idle cores)
+	$(BIN)/headroom simulate placement --nodes $(TRACES)/openb/openb_node_list_gpu_node.csv.gz \
+		$(foreach list,$(wildcard $(TRACES)/openb/openb_pod_list_*.csv.gz),--pods $(list)) \
+		--policies random,dotprod,gpuclustering,gpupacking,bestfit,fgd,headroom,headroom-learned \
+		--seeds 42:51 --jobs $(JOBS) --out $(OUT)/placement
+
+.PHONY: results-serving
+results-serving: $(VENV)/.dev ## Scaling laws on the traces and patterns, each tuned (goes on where it stopped)
+	$(BIN)/python -m simulations.serving.suite --traces $(TRACES) --out $(OUT)/serving
+
 .PHONY: clean
 clean: ## Remove the virtual environment and outputs
 	rm -rf $(VENV) $(OUT) build *.egg-info
