@@ -26,7 +26,7 @@ from simulations.cluster_store import Store
 SCRAPES: Final = 8
 SCRAPE_SECONDS: Final = 15.0
 _ENGINES: Final = (*["vllm"] * 12, *["triton"] * 4, *["sglang"] * 2, "fastchat", "custom")
-_SETTLING: Final = 12
+_SETTLING: Final = 25
 """Ticks until what can be learned of an unchanging load is learned."""
 _AGE: Final = "2026-01-01T00:00:00Z"
 
@@ -38,7 +38,7 @@ class BenchError(HeadroomError):
 @click.command()
 @click.option("--objects", default=1000, show_default=True, help="InferenceAutoscalers.")
 @click.option("--pods", default=3000, show_default=True, help="Pods, spread evenly.")
-@click.option("--ticks", default=8, show_default=True, help="Ticks measured, after twelve to settle.")
+@click.option("--ticks", default=8, show_default=True, help="Ticks measured, after 25 to settle.")
 def main(objects: int, pods: int, ticks: int) -> None:
     """One tick over many objects: its time, its queries, what it writes, and the memory held."""
     with tempfile.TemporaryDirectory(prefix="headroom-bench-") as name:

@@ -4,17 +4,17 @@ import math
 from dataclasses import replace
 
 import msgspec
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoscaler.budget import Ask, share
 from autoscaler.decide import Decision, TargetState, decide
 from autoscaler.series import rate
 from autoscaler.signals import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.spec import LawSettings, Scaling, SignalSpec, TargetSpec
+from autoscaler.spec import Scaling, SignalSpec, TargetSpec
 from autoscaler.window import needed_within, record_need
 
-LAW = LawSettings()
+UNTIMED = settings(deadline=None)
 STATES = st.sampled_from(list(Freshness))
 NOT_FRESH = st.sampled_from([Freshness.STALE, Freshness.EMPTY, Freshness.ERROR])
 SIGNALS = {
@@ -75,6 +75,7 @@ def warm(spec: TargetSpec, observation: Observation) -> tuple[TargetState, float
     return state, now
 
 
+@UNTIMED
 @given(situations())
 def test_the_outcome_is_within_the_bounds(situation: tuple[TargetSpec, Observation]) -> None:
     spec, observation = situation
@@ -87,6 +88,7 @@ def test_the_outcome_is_within_the_bounds(situation: tuple[TargetSpec, Observati
     assert decision.reasons
 
 
+@UNTIMED
 @given(situations(states=NOT_FRESH))
 def test_nothing_moves_without_a_fresh_signal(situation: tuple[TargetSpec, Observation]) -> None:
     spec, observation = situation
@@ -95,6 +97,7 @@ def test_nothing_moves_without_a_fresh_signal(situation: tuple[TargetSpec, Obser
     assert decide(spec, state, observation, now).replicas == observation.replicas
 
 
+@UNTIMED
 @given(situations(), NOT_FRESH)
 def test_one_signal_that_is_not_fresh_forbids_lowering(
     situation: tuple[TargetSpec, Observation], state_of_one: Freshness
@@ -107,6 +110,7 @@ def test_one_signal_that_is_not_fresh_forbids_lowering(
     assert decide(spec, state, observation, now).replicas >= observation.replicas
 
 
+@UNTIMED
 @given(situations(states=st.just(Freshness.FRESH)), st.floats(1.0, 5.0))
 def test_more_load_never_asks_for_fewer(situation: tuple[TargetSpec, Observation], factor: float) -> None:
     spec, observation = situation
@@ -130,6 +134,7 @@ def test_more_load_never_asks_for_fewer(situation: tuple[TargetSpec, Observation
     assert outcome[1].replicas >= outcome[0].replicas
 
 
+@UNTIMED
 @given(st.floats(0, 20_000), st.floats(0, 5_000), st.floats(1.0, 4.0), st.integers(1, 40))
 def test_more_work_never_asks_for_fewer(prompt: float, output: float, factor: float, replicas: int) -> None:
     spec = TargetSpec(1, 100, (SignalSpec(SignalKind.WORK, 0.8, "work"),))
@@ -143,6 +148,7 @@ def test_more_work_never_asks_for_fewer(prompt: float, output: float, factor: fl
     assert wanted[1] >= wanted[0]
 
 
+@UNTIMED
 @given(st.integers(1, 50), st.floats(-0.099, 0.099))
 def test_nothing_moves_inside_the_tolerance(replicas: int, off: float) -> None:
     spec = TargetSpec(1, 100, (SignalSpec(SignalKind.RUNNING, 10.0, "running"),), down=Scaling(window_seconds=0.0))
@@ -152,6 +158,7 @@ def test_nothing_moves_inside_the_tolerance(replicas: int, off: float) -> None:
     assert decide(spec, state, seen, now).replicas == replicas
 
 
+@UNTIMED
 @given(situations())
 def test_a_state_survives_being_written_out(situation: tuple[TargetSpec, Observation]) -> None:
     spec, observation = situation
@@ -161,6 +168,7 @@ def test_a_state_survives_being_written_out(situation: tuple[TargetSpec, Observa
     assert decide(spec, again, observation, now) == decide(spec, state, observation, now)
 
 
+@UNTIMED
 @given(st.lists(st.tuples(st.floats(0.1, 200), st.integers(0, 30)), min_size=1, max_size=60), st.floats(0, 2000))
 def test_the_window_remembers_the_highest_need(steps: list[tuple[float, int]], window: float) -> None:
     now, needs, seen = 0.0, (), []
@@ -171,6 +179,7 @@ def test_the_window_remembers_the_highest_need(steps: list[tuple[float, int]], w
     assert needed_within(needs, now, window) == max(level for at, level in seen if now - at <= window)
 
 
+@UNTIMED
 @given(
     st.lists(
         st.tuples(st.integers(0, 10), st.integers(0, 10), st.sampled_from([0.5, 1.0, 2.0])), min_size=1, max_size=8
@@ -189,6 +198,7 @@ def test_a_budget_is_kept_and_lowers_nobody(asks: list[tuple[int, int, float]], 
             assert used + growth + ask.gpus_each > limit
 
 
+@UNTIMED
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=20), st.integers(0, 19))
 def test_a_counter_that_restarts_has_no_negative_rate(increments: list[float], reset_at: int) -> None:
     assume(any(increments))
