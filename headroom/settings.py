@@ -182,6 +182,8 @@ def _checked(value: Any, field: "dataclasses.Field[Any]") -> Any:
 def options(cls: type[Any]) -> Callable[[F], F]:
     """Click options for every field of a settings dataclass; each value arrives as text or None, for `load`."""
 
+    hints = typing.get_type_hints(cls)
+
     def decorate(function: F) -> F:
         for field in reversed(dataclasses.fields(cls)):
             unit = f" [{field.metadata['unit']}]" if field.metadata.get("unit") else ""
@@ -193,7 +195,9 @@ def options(cls: type[Any]) -> Callable[[F], F]:
                 f"--{field.name.replace('_', '-')}",
                 field.name,
                 default=None,
-                metavar="VALUE",
+                metavar="VALUE" if hints[field.name] is not bool else "[true|false]",
+                # A yes-or-no setting can be named alone, which means yes.
+                **({"is_flag": False, "flag_value": "true"} if hints[field.name] is bool else {}),
                 help=f"{field.metadata.get('reason', '')}{unit}{choices}{default} ({environment_name(cls, field.name)})",
             )(function)
         return function

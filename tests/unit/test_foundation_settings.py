@@ -82,6 +82,17 @@ def test_every_field_becomes_a_documented_option():
 
     runner = CliRunner()
     assert runner.invoke(command, ["--port", "7"]).output == "7\n"
+    assert runner.invoke(command, ["--quiet", "--port", "7"]).output == "7\n"
     text = runner.invoke(command, ["--help"]).output
     for word in ("--wait-seconds", "how long to wait", "HEADROOM_PROBE_PORT", "Default: 8901"):
         assert word in text
+
+
+@pytest.mark.parametrize(("words", "quiet"), [(["--quiet"], True), (["--quiet", "false"], False), ([], False)])
+def test_a_yes_or_no_setting_can_be_named_alone(words, quiet):
+    @click.command()
+    @options(ProbeSettings)
+    def command(**flags):
+        click.echo(load(ProbeSettings, flags).quiet)
+
+    assert CliRunner().invoke(command, words).output == f"{quiet}\n"
