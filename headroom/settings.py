@@ -183,6 +183,8 @@ def options(cls: type[Any]) -> Callable[[F], F]:
     """Click options for every field of a settings dataclass; each value arrives as text or None, for `load`."""
 
     hints = typing.get_type_hints(cls)
+    # A yes-or-no setting can be named alone, which means yes.
+    alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
 
     def decorate(function: F) -> F:
         for field in reversed(dataclasses.fields(cls)):
@@ -195,9 +197,8 @@ def options(cls: type[Any]) -> Callable[[F], F]:
                 f"--{field.name.replace('_', '-')}",
                 field.name,
                 default=None,
-                metavar="VALUE" if hints[field.name] is not bool else "[true|false]",
-                # A yes-or-no setting can be named alone, which means yes.
-                **({"is_flag": False, "flag_value": "true"} if hints[field.name] is bool else {}),
+                metavar="[true|false]" if hints[field.name] is bool else "VALUE",
+                **(alone if hints[field.name] is bool else {}),
                 help=f"{field.metadata.get('reason', '')}{unit}{choices}{default} ({environment_name(cls, field.name)})",
             )(function)
         return function
