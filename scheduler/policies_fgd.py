@@ -145,5 +145,8 @@ class Fgd(Policy):
     def _keys(
         self, fleet: Fleet, request: GpuRequest, rows: IntArray, gain: npt.NDArray[np.float64], taken_units: IntArray
     ) -> IntArray:
+        # The sums above are in single precision and their last digits depend on how many rows are summed at once: without
+        # rounding a gain of nothing would score 49 or 50 by chance.
+        gain = np.rint(gain * 100.0) / 100.0
         score = (100.0 / (1.0 + np.exp(-gain / 1000.0))).astype(np.int64)
         return compose(score, packing_tie(fleet, request, rows, taken_units) if self._packing else 0)
