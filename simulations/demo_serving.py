@@ -187,7 +187,7 @@ class Side:
             await self.supply.find(lane, lane.initial, 0.0)
             self._note_found(lane, warm=True)
             lane.deployment.start_ready(lane.initial)
-            _feed(self.engine, lane)
+            lane.deployment.feed(lane.requests)
         tick = 0
         while self.engine.now < self.end:
             tick += 1
@@ -289,21 +289,6 @@ def _recent_ttft(first_tokens: Sequence[Request], now: float) -> float | None:
         values.append(request.ttft_seconds)
     values.sort()
     return values[math.ceil(0.95 * len(values)) - 1] if values else None
-
-
-def _feed(engine: Engine, lane: Lane) -> None:
-    """Set each arrival as the one before it happens, so that the heap stays small."""
-    source = iter(lane.requests)
-
-    def arrive(request: Request) -> None:
-        lane.deployment.arrive(request)
-        later = next(source, None)
-        if later is not None:
-            engine.at(later.arrival, arrive, later)
-
-    first = next(source, None)
-    if first is not None:
-        engine.at(first.arrival, arrive, first)
 
 
 def attainment(lane: Lane) -> tuple[int, int]:

@@ -133,7 +133,7 @@ def run(
     ]
     end = max(workload.trace.span_seconds for workload in workloads) + conditions.settle_seconds
     for lane in lanes:
-        _feed(engine, lane)
+        lane.deployment.feed(lane.requests)
     _every(engine, conditions.scrape_seconds, lambda: _scrape(engine, lanes), end)
     _every(engine, conditions.tick_seconds, lambda: _tick(engine, lanes), end)
     if progress is not None:
@@ -199,21 +199,6 @@ def _cold_start(
         return pair.cold_start_seconds(rng, new_image=new_image, new_node=new_node)
 
     return draw
-
-
-def _feed(engine: Engine, lane: Lane) -> None:
-    """Set each arrival as the one before it happens, so that the heap stays small."""
-    source = iter(lane.requests)
-
-    def arrive(request: Request) -> None:
-        lane.deployment.arrive(request)
-        later = next(source, None)
-        if later is not None:
-            engine.at(later.arrival, arrive, later)
-
-    first = next(source, None)
-    if first is not None:
-        engine.at(first.arrival, arrive, first)
 
 
 def _every(engine: Engine, seconds: float, action: Callable[[], None], end: float) -> None:

@@ -6,7 +6,7 @@ finishes its own). Cards are held, and GPU seconds counted, from placement to th
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from operator import attrgetter
 from typing import Protocol
@@ -239,3 +239,17 @@ class Deployment:
     def gpu_seconds_until_now(self) -> float:
         """Integral of the cards held, up to now."""
         return self.gpu_seconds + self._cards_held * (self.engine.now - self._counted_until)
+
+    def feed(self, requests: Iterable[Request]) -> None:
+        """Let requests, ordered by arrival, arrive; each is set as the one before it happens, so that the heap stays small."""
+        source = iter(requests)
+
+        def arrive(request: Request) -> None:
+            self.arrive(request)
+            later = next(source, None)
+            if later is not None:
+                self.engine.at(later.arrival, arrive, later)
+
+        first = next(source, None)
+        if first is not None:
+            self.engine.at(first.arrival, arrive, first)
