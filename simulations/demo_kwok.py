@@ -65,7 +65,7 @@ async def run(
         for namespace in (NAMESPACE, SHARED, WHOLE):
             manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
             await asyncio.to_thread(cluster.api.request, "POST", "/api/v1/namespaces", manifest)
-        await asyncio.to_thread(cluster.apply, CRD)
+        await asyncio.to_thread(cluster.install_crd, CRD)
         placement = await _placement(cluster, nodes, deployments, rng, view)
         for line in placement_lines(placement):
             view.say(line)

@@ -280,6 +280,18 @@ class Cluster:
         text = manifest if isinstance(manifest, str) else yaml.safe_dump_all([dict(item) for item in manifest])
         return self.kubectl("apply", *options, "-f", "-", stdin=text)
 
+    def install_crd(self, manifest: Path) -> None:
+        """Apply a CustomResourceDefinition and wait until the API server serves it."""
+        self.apply(manifest)
+        name = yaml.safe_load(manifest.read_text())["metadata"]["name"]
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+
+        def established() -> bool:
+            conditions = self.api.get(path).get("status", {}).get("conditions") or ()
+            return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
+
+        self.wait_for(established, f"{name} to be served")
+
     def exists(self, path: str) -> bool:
         """Whether the API has an object at this path."""
         try:
@@ -295,12 +307,17 @@ class Cluster:
         path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
         return self.api.items(path, **query)
 
+    def refusal(self, namespace: str, pod: str) -> str:
+        """Why kube-scheduler could not place a pod: the message of PodScheduled=False, empty when there is none (yet)."""
+        found = self.api.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")["status"].get("conditions", [])
+        return next((item.get("message", "") for item in found if item["type"] == "PodScheduled"), "")
+
     def audit_events(self) -> list[dict[str, Any]]:
         """Every call that the API server has answered so far; needs `audit=True`."""
         with self._files.audit_log.open() as log:
             return [json.loads(line) for line in log if line.endswith("\n")]
 
-    def wait_for(self, condition: Callable[[], object], what: str, timeout_seconds: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str, timeout_seconds: float = 90.0) -> None:
         """Ask every 100 ms until `condition` is true. Raises ClusterError naming `what`; an unreachable API is waited out."""
         deadline = time.monotonic() + timeout_seconds
         while True:

@@ -80,8 +80,7 @@ class Setup:
 
     def message(self, name: str) -> str:
         """What the pod's PodScheduled condition says."""
-        found = self.cluster.api.get(f"{PODS}/{name}")["status"].get("conditions", [])
-        return next((item.get("message", "") for item in found if item["type"] == "PodScheduled"), "")
+        return self.cluster.refusal("default", name)
 
     def wait_refused(self, *names: str) -> None:
         self.cluster.wait_for(lambda: all("MiB free" in self.message(name) for name in names), "a reason on each pod")

@@ -91,7 +91,7 @@ def remove_namespace(cluster: Cluster, name: str) -> None:
         cluster.api.delete_all((f"/api/v1/namespaces/{name}/pods/{pod['metadata']['name']}" for pod in pods), now)
         return not pods
 
-    cluster.wait_for(pods_gone, f"the pods of {name} to go", timeout_seconds=60)
+    cluster.wait_for(pods_gone, f"the pods of {name} to go")
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ class Given:
 def given(cluster: Cluster, namespace: str) -> Callable[..., list[Given]]:
     """Waits until the test's pods (those with a label, if given) are bound, `count` of them; what each was given."""
 
-    def wait(count: int = 1, timeout_seconds: float = 30.0, **selector: str) -> list[Given]:
+    def wait(count: int = 1, timeout_seconds: float = 90.0, **selector: str) -> list[Given]:
         query = {"labelSelector": ",".join(f"{key}={value}" for key, value in selector.items())} if selector else {}
 
         def bound() -> list[dict[str, Any]]:

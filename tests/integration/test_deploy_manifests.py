@@ -29,9 +29,7 @@ def installed(cluster: Cluster) -> Iterator[None]:
     """deploy/base on the shared cluster, taken away afterwards."""
     yield
     cluster.kubectl("delete", "-k", str(BASE), "--ignore-not-found", "--wait=false")
-    cluster.wait_for(
-        lambda: not cluster.exists("/api/v1/namespaces/headroom-system"), "the namespace to go", timeout_seconds=60
-    )
+    cluster.wait_for(lambda: not cluster.exists("/api/v1/namespaces/headroom-system"), "the namespace to go")
 
 
 @pytest.mark.usefixtures("installed")

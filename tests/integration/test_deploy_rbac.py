@@ -157,7 +157,7 @@ def test_the_extenders_role_is_enough_and_every_right_is_used(secured: Cluster, 
 
     secured.apply([pod("waiting", 20000)])  # refused: nobody of lower priority
     secured.apply([pod("urgent", 20000, priorityClassName="urgent")])
-    secured.wait_for(lambda: node_of(secured, "urgent"), "the urgent pod to take the place of another", 60)
+    secured.wait_for(lambda: node_of(secured, "urgent"), "the urgent pod to take the place of another")
 
     ask_to_bind_an_unknown_pod(port)
     reserve_and_never_bind(secured, port)

@@ -25,13 +25,6 @@ def pod_asking(name: str, limits: dict[str, str], **spec: Any) -> dict[str, Any]
     }
 
 
-def condition(cluster: Cluster, namespace: str, name: str) -> str:
-    """The message of PodScheduled=False, empty when there is none (yet)."""
-    pod = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
-    found = pod["status"].get("conditions", [])
-    return next((item.get("message", "") for item in found if item["type"] == "PodScheduled"), "")
-
-
 @pytest.mark.parametrize(
     ("limits", "slices", "mode", "share_mib"),
     [
@@ -156,7 +149,7 @@ def test_what_cannot_be_given_is_explained_on_the_pod(
 ) -> None:
     gpu_nodes(uniform_nodes(1, cards=2, vram_mib=CARD_MIB))
     cluster.apply([pod_asking("pod", limits)], namespace)
-    cluster.wait_for(lambda: words in condition(cluster, namespace, "pod"), f"the pod to say {words!r}")
+    cluster.wait_for(lambda: words in cluster.refusal(namespace, "pod"), f"the pod to say {words!r}")
     assert "nodeName" not in cluster.pods(namespace)[0]["spec"]
 
 
@@ -167,11 +160,9 @@ def test_a_refused_pod_takes_the_place_of_one_that_goes(
     cluster.apply([pod_asking("first", {"headroom.dev/vram": "30Gi"})], namespace)
     given()
     cluster.apply([pod_asking("second", {"headroom.dev/vram": "20Gi"})], namespace)
-    cluster.wait_for(
-        lambda: "20480 MiB" in condition(cluster, namespace, "second"), "the second pod to say why it waits"
-    )
+    cluster.wait_for(lambda: "20480 MiB" in cluster.refusal(namespace, "second"), "the second pod to say why it waits")
     cluster.kubectl("delete", "pod", "first", "-n", namespace, "--wait=false")
-    (second,) = given(timeout_seconds=15)
+    (second,) = given()
     assert second.share_mib == (20 * GIB,)
 
 

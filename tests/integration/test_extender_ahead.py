@@ -55,13 +55,13 @@ def test_a_pod_of_higher_priority_takes_the_place_of_the_least_important_and_bud
     world.cluster.wait_for(lambda: world.cluster.api.get(status)["status"].get("currentHealthy") == 1, "the budget")
     freed = node_of(world, "spare")
     world.create(pod_asking("high", "60Gi", priorityClassName="high"))
-    world.cluster.wait_for(lambda: node_of(world, "high"), "the important pod to be bound", 30)
+    world.cluster.wait_for(lambda: node_of(world, "high"), "the important pod to be bound")
     assert node_of(world, "high") == freed
     left = {pod["metadata"]["name"] for pod in world.cluster.pods("default")}
     assert left == {"kept", "middle", "high"}
     # The next one finds only the pod of middle priority: the protected one stays.
     world.create(pod_asking("high-too", "60Gi", priorityClassName="high"))
-    world.cluster.wait_for(lambda: node_of(world, "high-too"), "the second important pod to be bound", 60)
+    world.cluster.wait_for(lambda: node_of(world, "high-too"), "the second important pod to be bound")
     assert {pod["metadata"]["name"] for pod in world.cluster.pods("default")} == {"kept", "high", "high-too"}
     world.assert_sound()
 
@@ -89,7 +89,7 @@ def test_kube_scheduler_does_not_evict_for_cpu_where_the_memory_would_still_not_
     time.sleep(3)
     assert node_of(world, "hog"), "the pod that holds the processors was evicted in vain"
     world.create(asking("fits", "5Gi", "3", priorityClassName="low"))
-    world.cluster.wait_for(lambda: node_of(world, "fits"), "the pod for which the eviction helps", 30)
+    world.cluster.wait_for(lambda: node_of(world, "fits"), "the pod for which the eviction helps")
     assert {pod["metadata"]["name"] for pod in world.cluster.pods("default")} == {"important", "hopeless", "fits"}
     assert node_of(world, "hopeless") is None
 

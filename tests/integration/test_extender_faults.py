@@ -47,7 +47,7 @@ def test_a_hundred_refused_pods_wake_once_per_freed_card(setup: Callable[..., Se
         before = world.filter_calls()
         world.cluster.kubectl("delete", "pod", f"holds-{freed}", "--wait=false")
         world.wait_bound(4)
-        world.cluster.wait_for(lambda: rests(world), "the refused pods to rest", 60)
+        world.cluster.wait_for(lambda: rests(world), "the refused pods to rest")
         # kube-scheduler tries them on the deletion's and the new binding's events: a few calls each, not a hundred.
         assert world.filter_calls() - before <= 5 * len(waiting)
         assert world.metric("headroom_wakes_total") <= freed
@@ -98,7 +98,7 @@ def test_a_burst_survives_the_death_of_extender_scheduler_and_api_server(setup: 
     world.cluster.component("kube-scheduler").kill()
     world.cluster.component("kube-scheduler").restart()
     creator.join()
-    world.cluster.wait_for(some_bound(100), "the burst to go on", 60)
+    world.cluster.wait_for(some_bound(100), "the burst to go on")
     world.cluster.component("kube-apiserver").kill()
     world.cluster.component("kube-apiserver").restart()
 

@@ -99,11 +99,6 @@ def pod(name: str, vram: str) -> dict[str, Any]:
     }
 
 
-def refusal(cluster: Cluster, namespace: str, name: str) -> str:
-    found = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")["status"].get("conditions", [])
-    return next((item.get("message", "") for item in found if item["type"] == "PodScheduled"), "")
-
-
 def test_a_measurement_that_grew_old_no_longer_counts(
     cluster: Cluster,
     namespace: str,
@@ -115,8 +110,8 @@ def test_a_measurement_that_grew_old_no_longer_counts(
     driver.show("39Gi")
     cluster.wait_for(lambda: measured_mib(measuring_extender) == 39 * 1024, "the extender to learn of the stranger")
     cluster.apply([pod("server", "30Gi")], namespace)
-    cluster.wait_for(lambda: "30720 MiB" in refusal(cluster, namespace, "server"), "the pod to be told why it waits")
+    cluster.wait_for(lambda: "30720 MiB" in cluster.refusal(namespace, "server"), "the pod to be told why it waits")
     agent.kill()
-    (server,) = given(timeout_seconds=60)
+    (server,) = given()
     assert server.cards == (CARD,)
     assert measured_mib(measuring_extender) == 0.0
