@@ -1,7 +1,7 @@
 """What one pod holds of a node: the ledger's entries, derived from pods alone. Pure."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
@@ -125,8 +125,9 @@ def _shared(request: GpuRequest) -> GpuRequest:
 def holding_of(pod: wire.Pod) -> Holding:
     """The entry of a pod that is bound to a node, not resolved to card positions yet.
 
-    A pod whose annotations cannot be read counts as one of another scheduler; a pod whose demand cannot be read counts
-    by its annotations, else as one device of the default size.
+    A pod whose annotations cannot be read counts as one of another scheduler; a pod whose demand cannot be read, or that
+    asks for devices by a name unknown here, counts by its annotations, else the former as one device of the default size
+    and the latter as none.
     """
     problems: list[str] = []
     assigned: Assignment | None = None
@@ -140,8 +141,12 @@ def holding_of(pod: wire.Pod) -> Holding:
         problems.append(str(error))
         request = GpuRequest(count=len(assigned.cards) if assigned else 1, mode=Mode.SLICE)
     if assigned is not None and request.count == 0:
-        problems.append("cards are written on a pod that asks for none")
-        assigned = None
+        if assigned.mode is Mode.SLICE and _asks_a_device_plugin(pod):
+            # The agent wrote down what kubelet handed out under a name that Headroom cannot read.
+            request = replace(request, count=len(assigned.cards), mode=Mode.SLICE)
+        else:
+            problems.append("cards are written on a pod that asks for none")
+            assigned = None
     mode = assigned.mode if assigned else request.mode
     return Holding(
         uid=pod.metadata.uid,
@@ -155,4 +160,16 @@ def holding_of(pod: wire.Pod) -> Holding:
         created=sys.intern(pod.metadata.creation_timestamp or ""),
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
+    )
+
+
+def _asks_a_device_plugin(pod: wire.Pod) -> bool:
+    """Whether any container asks for an extended resource, which only a device plugin (or an administrator) can offer.
+
+    Annotations alone prove nothing: anybody may write them on a pod of theirs.
+    """
+    return any(
+        "/" in name and not name.split("/", 1)[0].endswith("kubernetes.io") and str(amount) != "0"
+        for container in (*pod.spec.containers, *pod.spec.init_containers)
+        for name, amount in {**container.resources.requests, **container.resources.limits}.items()
     )

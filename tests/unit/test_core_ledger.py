@@ -382,6 +382,42 @@ def test_cards_written_on_a_pod_that_asks_for_none(ledger: Ledger) -> None:
     assert free(ledger) == [22000, 22000]
 
 
+@pytest.mark.parametrize(
+    ("resource", "amount", "mode", "taken"),
+    [
+        ("nvidia.com/gpu-llm", "1", "slice", True),  # the plugin's resource under another name
+        ("example.com/accelerator", 2, "slice", True),
+        ("nvidia.com/gpu-llm", "0", "slice", False),
+        ("nvidia.com/gpu-llm", "1", "pinned", False),  # an agent never writes that
+        ("cpu", "1", "slice", False),
+        ("hugepages-2Mi", "1Gi", "slice", False),
+        ("volumes.kubernetes.io/fast", "1", "slice", False),
+    ],
+)
+def test_slices_reported_under_a_resource_that_is_not_known(
+    resource: str, amount: str | int, mode: str, taken: bool
+) -> None:
+    ledger = Ledger(Fleet())
+    ledger.apply_node(shared(slices=2))
+    pod = bound("f1", {resource: str(amount)}, cards="GPU-1", vram_mib="7500", mode=mode)
+    change = ledger.apply(pod)
+    assert change.problem == ("" if taken else "cards are written on a pod that asks for none")
+    assert free(ledger) == ([15000, 7500] if taken else [15000, 15000])
+    assert used_slices(ledger) == ([0, 1] if taken else [0, 0])
+    assert ledger.check() == []
+    ledger.release("f1")
+    assert free(ledger) == [15000, 15000]
+
+
+def test_a_reported_slice_stays_accounted_when_its_card_is_gone() -> None:
+    ledger = Ledger(Fleet())
+    ledger.apply_node(shared(slices=2))
+    reported = bound("f1", {"nvidia.com/gpu-llm": "1"}, cards="GPU-7", vram_mib="7500", mode="slice")
+    assert "GPU-7" in ledger.apply(reported).problem
+    assert free(ledger) == [7500, 15000], "somewhere on the node"
+    assert ledger.check() == []
+
+
 # News of nodes
 
 
