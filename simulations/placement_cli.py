@@ -1,17 +1,29 @@
 """`headroom simulate placement`: pod lists against placement policies, many seeds, on as many processes as asked."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
 from headroom.errors import HeadroomError
 from scheduler.policies import POLICIES
 from simulations.openb import read_nodes, read_pods
+from simulations.placement_bound import bound_percent
 from simulations.placement_experiment import Job, Progress, Study, Trace, run_jobs
+from simulations.placement_replay import Record
 from simulations.placement_report import read_results, write_results
-from simulations.placement_tables import matrix_table, published_table, summary_table, timeline_table
+from simulations.placement_tables import (
+    Figures,
+    matrix_table,
+    published_table,
+    read_published,
+    summary_table,
+    timeline_table,
+)
 
-_LEARNED = "-learned"
+_LEARNED: Final = "-learned"
+_MATRIX_LOADS: Final = (100, 130)
 
 
 class PlacementUsageError(HeadroomError):
@@ -82,13 +94,20 @@ def trace_name(path: Path) -> str:
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes.")
 @click.option("--published", type=click.Path(path_type=Path), help="CSV of published allocation to compare with.")
 @click.option(
+    "--bound",
+    is_flag=True,
+    help="Beside the policies, the most that one could allocate which refuses no pod that fits (some 10 s a list).",
+)
+@click.option(
     "--resume",
     type=click.Path(path_type=Path),
     multiple=True,
     help="results.json of an earlier run with the same --load: its runs are not repeated.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for results.json, results.csv and plots."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for results.json, results.csv, tables.md, plots.",
 )
 def main(
     nodes: Path | None,
@@ -101,6 +120,7 @@ def main(
     seeds: str,
     jobs: int,
     published: Path | None,
+    bound: bool,
     resume: tuple[Path, ...],
     out: Path | None,
 ) -> None:
@@ -116,6 +136,9 @@ def main(
             raise PlacementUsageError("--departures belongs to --scenario vram: the published protocol has none")
     if on == "kwok" and (scenario == "vram" or jobs > 1 or any(name.endswith(_LEARNED) for name in names)):
         raise PlacementUsageError("--on kwok: needs pod lists and --jobs 1; the extender always learns its profile")
+    if bound and scenario == "vram":
+        raise PlacementUsageError("--bound belongs to --scenario openb: it counts in thousandths of a card")
+    figures = None if published is None else read_published(published)
     study = Study(scenario="kwok" if on == "kwok" else scenario, departures=departures, load=load, traces=tuple(traces))
     work = [Job(at, policy, seed) for at in range(len(traces)) for policy in names for seed in seed_list]
     finished = {(r.trace, r.policy, r.seed): r for path in resume for r in read_results(path)}
@@ -123,16 +146,23 @@ def main(
     missing = [job for job in work if job not in done]
     done.update(zip(missing, run_jobs(study, missing, jobs, Progress(len(missing))), strict=True))
     records = [done[job] for job in work]
-    click.echo(timeline_table(records) if departures else summary_table(records))
-    if not departures:
-        for at in (100, 130):
-            if any(at in record.alloc_at for record in records):
-                click.echo("\n" + matrix_table(records, at))
-    if published is not None:
-        click.echo("\n" + published_table(records, published))
+    tables = timeline_table(records) if departures else _tables(records, traces if bound else [], figures)
+    click.echo(tables)
     if out is not None:
-        for line in write_results(out, records):
+        for line in write_results(out, records, tables):
             click.echo(line, err=True)
+
+
+def _tables(records: Sequence[Record], bounded: Sequence[Trace], figures: Figures | None) -> str:
+    parts = []
+    for load in _MATRIX_LOADS:
+        if any(load in record.alloc_at for record in records):
+            bounds = {trace.name: bound_percent(trace.nodes, trace.pods, load / 100) for trace in bounded}
+            parts.append(matrix_table(records, load, published=figures, bounds=bounds))
+    parts.append(summary_table(records))
+    if figures is not None:
+        parts.append(published_table(records, figures))
+    return "\n\n".join(parts)
 
 
 def _read_traces(nodes: Path | None, pods: tuple[Path, ...]) -> list[Trace]:

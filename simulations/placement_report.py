@@ -1,4 +1,4 @@
-"""Writes results.json, results.csv and the plots of a placement study: all of them, or none."""
+"""Writes results.json, results.csv, the tables and the plots of a placement study: all of them, or none."""
 
 import csv
 import json
@@ -22,8 +22,8 @@ class ReportError(HeadroomError):
     """The results could not be written."""
 
 
-def write_results(out: Path, records: Sequence[Record]) -> list[str]:
-    """Write everything to a folder beside `out` first, then move it into place. Returns remarks for the user.
+def write_results(out: Path, records: Sequence[Record], tables: str) -> list[str]:
+    """Write everything, `tables` as Markdown, to a folder beside `out` first, then move it into place. Returns remarks for the user.
 
     Raises ReportError, and then `out` is as it was.
     """
@@ -33,7 +33,7 @@ def write_results(out: Path, records: Sequence[Record]) -> list[str]:
     except OSError as error:
         raise ReportError(f"{out}: {error.strerror}") from error
     try:
-        remarks = _write(draft, records)
+        remarks = _write(draft, records, tables)
         out.mkdir(exist_ok=True)
         for file in sorted(draft.iterdir()):
             os.replace(file, out / file.name)
@@ -77,7 +77,8 @@ def _from_plain(plain: dict[str, Any]) -> Record:
     return record
 
 
-def _write(folder: Path, records: Sequence[Record]) -> list[str]:
+def _write(folder: Path, records: Sequence[Record], tables: str) -> list[str]:
+    (folder / "tables.md").write_text(tables + "\n")
     plain = [as_plain(record) for record in records]
     (folder / "results.json").write_text(json.dumps(plain, indent=1) + "\n")
     with (folder / "results.csv").open("w", newline="") as file:

@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,11 @@ _PUBLISHED_NAMES: Final = {
     "random": "Random", "dotprod": "DotProd", "gpuclustering": "GpuClustering", "gpupacking": "GpuPacking",
     "bestfit": "BestFit", "fgd": "FGD",
 }  # fmt: skip
+_PUBLISHED_FGD: Final = "FGD, published"
 _SMALLEST_MARGIN: Final = 0.3  # points, where the published deviation is smaller than half of it
+
+Figures = dict[tuple[str, str, int], tuple[float, float]]
+"""Published mean and deviation of the allocation by (workload, policy, load)."""
 
 
 class PublishedError(HeadroomError):
@@ -76,20 +80,58 @@ def summary_table(records: Sequence[Record]) -> str:
     return table(head, rows)
 
 
-def matrix_table(records: Sequence[Record], load: int) -> str:
-    """Mean allocation at one arrived load: a line per trace, a column per policy, and the mean over traces."""
-    grouped = groups(records)
-    traces, policies = (list(dict.fromkeys(key[at] for key in grouped)) for at in (0, 1))
+def matrix_table(
+    records: Sequence[Record], load: int, *, published: Figures | None = None, bounds: Mapping[str, float] | None = None
+) -> str:
+    """Mean allocation at one arrived load: a line per trace, a column per policy, and the means over the traces.
+
+    Where they are known, beside them: FGD's published figure, the bound of the trace, and how far `headroom` is above `fgd`
+    and above that figure. A column's mean is over the traces that have a figure in it; there is none of the published
+    figures themselves, which not all traces have.
+    """
+    figures = _means(records, load)
+    traces, policies = (list(dict.fromkeys(key[at] for key in groups(records))) for at in (0, 1))
+    columns = {p: {trace: mean for (trace, policy), mean in figures.items() if policy == p} for p in policies}
+    fgd = {trace: mean for (trace, policy, at), (mean, _) in (published or {}).items() if (policy, at) == ("FGD", load)}
+    headroom = columns.get("headroom", {})
+    extra = {
+        _PUBLISHED_FGD: {trace: fgd[trace] for trace in traces if trace in fgd},
+        "bound": {trace: bounds[trace] for trace in traces if trace in bounds} if bounds else {},
+    }
+    gains = {
+        "headroom - fgd": _difference(headroom, columns.get("fgd", {})),
+        "headroom - published": _difference(headroom, extra[_PUBLISHED_FGD]),
+    }
+    columns |= {name: column for name, column in extra.items() if column}
+    gains = {name: column for name, column in gains.items() if column}
+    rows = [
+        [trace, *[f"{column[trace]:.2f}" if trace in column else "-" for column in columns.values()]]
+        + [f"{gain[trace]:+.2f}" if trace in gain else "-" for gain in gains.values()]
+        for trace in traces
+    ]
+    if len(traces) > 1:
+        whole = [trace for trace in traces if all(trace in columns[policy] for policy in policies)]
+        means = ["" if name == _PUBLISHED_FGD else _mean_cell(column, whole) for name, column in columns.items()]
+        rows.append(["mean", *means, *[f"{statistics.fmean(gain.values()):+.2f}" for gain in gains.values()]])
+    return table([f"alloc % at {load}", *columns, *gains], rows)
+
+
+def _means(records: Sequence[Record], load: int) -> dict[tuple[str, str], float]:
     means: dict[tuple[str, str], float] = {}
-    for key, group in grouped.items():
+    for key, group in groups(records).items():
         values = [record.alloc_at[load] for record in group if load in record.alloc_at]
         if values:
             means[key] = statistics.fmean(values)
-    rows = [[trace, *[f"{means[trace, p]:.2f}" if (trace, p) in means else "-" for p in policies]] for trace in traces]
-    whole = [trace for trace in traces if all((trace, policy) in means for policy in policies)]
-    if len(whole) > 1:
-        rows.append(["mean", *[f"{statistics.fmean(means[trace, p] for trace in whole):.2f}" for p in policies]])
-    return table([f"alloc % at {load}", *policies], rows)
+    return means
+
+
+def _difference(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {trace: one[trace] - other[trace] for trace in one if trace in other}
+
+
+def _mean_cell(column: Mapping[str, float], traces: Sequence[str]) -> str:
+    values = [column[trace] for trace in traces if trace in column]
+    return f"{statistics.fmean(values):.2f}" if values else "-"
 
 
 def timeline_table(records: Sequence[Record]) -> str:
@@ -115,9 +157,9 @@ def timeline_table(records: Sequence[Record]) -> str:
     return table(head, rows)
 
 
-def read_published(path: Path) -> dict[tuple[str, str, int], tuple[float, float]]:
-    """Published mean and deviation of the allocation by (workload, policy, load). Raises PublishedError."""
-    figures: dict[tuple[str, str, int], tuple[float, float]] = {}
+def read_published(path: Path) -> Figures:
+    """The published figures. Raises PublishedError."""
+    figures: Figures = {}
     try:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
@@ -128,32 +170,23 @@ def read_published(path: Path) -> dict[tuple[str, str, int], tuple[float, float]
     return figures
 
 
-def published_table(records: Sequence[Record], path: Path) -> str:
-    """Ours beside the published figure, and whether it lies within 2 deviations (at least 0.3 points)."""
-    figures = read_published(path)
+def published_table(records: Sequence[Record], figures: Figures) -> str:
+    """Ours beside the published figure, whether it lies within 2 deviations (at least 0.3 points), and which do not."""
     rows = []
-    for (trace, policy), group in groups(records).items():
-        for load in (100, 130):
-            published = figures.get((trace, _PUBLISHED_NAMES.get(policy.removesuffix("-learned"), "FGD"), load))
-            values = [record.alloc_at[load] for record in group if load in record.alloc_at]
-            if published is None or not values:
+    for load in (100, 130):
+        for (trace, policy), ours in _means(records, load).items():
+            anchored = policy in _PUBLISHED_NAMES
+            published = figures.get((trace, _PUBLISHED_NAMES.get(policy, "FGD"), load))
+            if published is None:
                 continue
             mean, deviation = published
-            ours = statistics.fmean(values)
-            margin = max(2 * deviation, _SMALLEST_MARGIN)
-            anchored = policy in _PUBLISHED_NAMES
-            verdict = ("yes" if abs(ours - mean) <= margin else "NO") if anchored else "-"
+            within = abs(ours - mean) <= max(2 * deviation, _SMALLEST_MARGIN)
+            verdict = ("yes" if within else "NO") if anchored else "-"
+            figure = f"{mean:.2f} ± {deviation:.2f}"
             against = "same policy" if anchored else "FGD"
-            rows.append(
-                [
-                    trace,
-                    policy,
-                    str(load),
-                    f"{ours:.2f}",
-                    against,
-                    f"{mean:.2f} ± {deviation:.2f}",
-                    f"{ours - mean:+.2f}",
-                    verdict,
-                ]
-            )
-    return table(["trace", "policy", "load %", "ours", "published", "figure", "difference", "within margin"], rows)
+            rows.append([trace, policy, str(load), f"{ours:.2f}", against, figure, f"{ours - mean:+.2f}", verdict])
+    head = ["trace", "policy", "load %", "ours", "published", "figure", "difference", "within margin"]
+    outside = [row for row in rows if row[-1] == "NO"]
+    same = sum(row[-1] != "-" for row in rows)
+    text = f"{table(head, rows)}\n\n{same - len(outside)} of {same} figures of the same policy are within the margin"
+    return f"{text}; outside are:\n\n{table(head, outside)}" if outside else f"{text}."

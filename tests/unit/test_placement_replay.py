@@ -196,6 +196,7 @@ class TestCommand:
             ("small", "fgd", 1), ("small", "fgd", 2), ("small", "headroom", 1),
         ]  # fmt: skip
         assert "100" in outputs[0][0]["alloc_at"]
+        assert (out / "tables.md").read_text() in result.stdout
         with (tmp_path / "out-1" / "results.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 8
@@ -227,6 +228,7 @@ class TestCommand:
         )
         assert re.search(r"bestfit +\| 100 .* NO ", result.output)
         assert re.search(r"fgd +\| 100 .* yes ", result.output)
+        assert "1 of 2 figures of the same policy are within the margin; outside are:" in result.output
 
     def test_bad_input_leaves_nothing_behind(self, lists: tuple[Path, Path], tmp_path: Path) -> None:
         bad = tmp_path / "bad.csv"
