@@ -270,7 +270,7 @@ class Observer:
                 cards[name] = sample.value
                 age = max(age, self._age(sample))
         if cards and covered * 2 >= len(self.ready):
-            return Gathered(Freshness.FRESH, cards, age, max(len(self._expected) - covered, 0))
+            return Gathered(Freshness.FRESH, cards, age, len(self.ready) - covered)
         if self._target.engine.gpu_utilisation:
             return self._gauge(self._target.engine.gpu_utilisation)
         if GAUGES in self._snapshot.errors:
@@ -304,9 +304,11 @@ class Observer:
         if not values:
             words = f"{newest:.0f} s old" if newest > 0 else f"{-newest:.0f} s in the future"
             return Gathered(Freshness.STALE, {}, newest, detail=f"the newest sample of {names} is {words}")
-        missing = sum(pod.name not in values for pod in self._expected)
-        if len(values) * 2 < len(values) + missing:
-            text = f"only {len(values)} of {len(values) + missing} pods report {names}"
+        # A new pod is given time before its silence makes the whole fact doubtful, but none before it counts as busy.
+        overdue = sum(pod.name not in values for pod in self._expected)
+        missing = len(self.ready) - len(values)
+        if len(values) < overdue:
+            text = f"only {len(values)} of {len(values) + overdue} pods report {names}"
             return Gathered(Freshness.STALE, values, age, missing, text)
         return Gathered(Freshness.FRESH, values, age, missing)
 
@@ -320,7 +322,7 @@ class Observer:
         found = {pod.name: buckets for pod in self.ready if (buckets := _look_up(per_name, pod)) is not None}
         if not found:
             return Reading(signal.name, Freshness.EMPTY, detail=f"no pod exports {' or '.join(metric.names)}")
-        missing = sum(pod.name not in found for pod in self._expected)
+        missing = len(self.ready) - len(found)
         value = quantile(merge_buckets(found.values()), signal.quantile) * metric.scale
         return Reading(signal.name, Freshness.FRESH, value, 0.0, missing)
 

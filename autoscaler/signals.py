@@ -45,7 +45,7 @@ class Reading:
     value: float = 0.0
     age_seconds: float = 0.0
     missing: int = 0
-    """Ready pods that should report and do not."""
+    """Ready pods that do not report: as busy as the rest when it comes to lowering."""
     detail: str = ""
     """Why it is not fresh, in words for a person."""
 

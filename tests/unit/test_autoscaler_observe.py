@@ -140,8 +140,15 @@ class TestReadings:
     def test_a_new_pod_is_given_time_to_report(self) -> None:
         of = target(signals=[{"name": "run", "type": "running", "target": 1}])
         gauges = [gauge("vllm:num_requests_running", "a", 3), gauge("vllm:num_requests_waiting", "a", 0)]
-        assert observer(of, [pod("a"), pod("b", ready_for=10)], gauges).readings()[0].missing == 0
-        assert observer(of, [pod("a"), pod("b")], gauges).readings()[0].missing == 1
+        young = [pod(name, ready_for=10) for name in "bcd"]
+        assert observer(of, [pod("a"), *young], gauges).readings()[0].state is Freshness.FRESH
+        assert observer(of, [pod("a"), pod("b"), pod("c")], gauges).readings()[0].state is Freshness.STALE
+
+    def test_a_silent_pod_counts_as_missing_however_new_it_is(self) -> None:
+        of = target(signals=[{"name": "running", "type": "running", "target": 1}])
+        gauges = [gauge(name, "a", 3) for name in ("vllm:num_requests_running", "vllm:num_requests_waiting")]
+        for ready_for in (10, 1000):
+            assert observer(of, [pod("a"), pod("b", ready_for=ready_for)], gauges).readings()[0].missing == 1
 
     def test_pods_known_only_by_their_address(self) -> None:
         of = target(signals=[{"name": "kv", "type": "kvCache", "target": "0.9"}])
