@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from autoscaler import snapshot as snap
@@ -22,8 +22,8 @@ _LARGE: Final = (GAUGES, COUNTERS)
 class Source(Protocol):
     """Where series come from."""
 
-    async def query(self, promql: str) -> Sequence[Series]:
-        """Answer one instant query. Raises HeadroomError when there is no answer."""
+    async def ask(self, promql: str) -> Iterable[Series]:
+        """Answer one instant query. Raises HeadroomError when there is no answer, here or while the series are read."""
         ...
 
 
@@ -48,6 +48,8 @@ class Collector:
     async def collect(self, plan: Plan) -> Snapshot:
         """Ask everything in `plan`. Never raises for lack of an answer: `Snapshot.errors` says what is missing."""
         snapshot = Snapshot(self._wall_clock())
+        wanted = {custom for pairs in plan.custom.values() for _, custom in pairs}
+        self._refused = {custom: known for custom, known in self._refused.items() if custom in wanted}
         fixed = {group: query for group, query in plan.queries.items() if group not in plan.custom}
         await asyncio.gather(
             *(self._collect_group(snapshot, group, query) for group, query in fixed.items()),
@@ -57,68 +59,61 @@ class Collector:
 
     async def _collect_group(self, snapshot: Snapshot, group: str, query: str) -> None:
         async with self._one_large if group in _LARGE else contextlib.nullcontext():
-            answer = await self._ask(query)
-            if isinstance(answer, HeadroomError):
-                snapshot.errors[group] = str(answer)
-            else:
+            self.queries_asked += 1
+            try:
+                answer = await self._source.ask(query)
                 # In a thread, so that the lease is renewed and watches are read meanwhile.
                 await asyncio.to_thread(self._add, snapshot, group, answer)
+            except HeadroomError as error:
+                snapshot.errors[group] = str(error)
+                if group == GAUGES:  # half an answer is none
+                    snapshot.devices.clear()
+                    snapshot.devices_of.clear()
 
     async def _collect_custom(self, snapshot: Snapshot, pairs: Sequence[tuple[str, Custom]]) -> None:
-        answer = await self._ask_custom(pairs)
-        if isinstance(answer, HeadroomError):
-            snapshot.custom.update({(custom.target, custom.signal): str(answer) for _, custom in pairs})
-            return
-        snap.add_custom(snapshot, {tag: (custom.target, custom.signal) for tag, custom in pairs}, answer)
+        now = self._wall_clock()
+        asked = [pair for pair in pairs if not self._is_put_off(pair[1], now)]
+        series = await self._ask_custom(snapshot, asked, now)
+        snap.add_custom(snapshot, {tag: (custom.target, custom.signal) for tag, custom in asked}, series)
         for _, custom in pairs:
             if custom in self._refused:
                 snapshot.custom[custom.target, custom.signal] = self._refused[custom][1]
 
-    def _add(self, snapshot: Snapshot, group: str, series: Sequence[Series]) -> None:
+    def _is_put_off(self, custom: Custom, now: float) -> bool:
+        since = self._refused[custom][0] if custom in self._refused else float("-inf")
+        return 0 <= now - since < _RETRY_SECONDS
+
+    async def _ask_custom(self, snapshot: Snapshot, pairs: Sequence[tuple[str, Custom]], now: float) -> list[Series]:
+        """Ask many in one; when Prometheus refuses that, halve until the queries that it refuses are found."""
+        if not pairs:
+            return []
+        self.queries_asked += 1
+        try:
+            series = list(await self._source.ask(combine(pairs)))
+        except PrometheusQueryError as error:
+            if len(pairs) > 1:
+                middle = len(pairs) // 2
+                first = await self._ask_custom(snapshot, pairs[:middle], now)
+                return first + await self._ask_custom(snapshot, pairs[middle:], now)
+            custom = pairs[0][1]
+            self._refused[custom] = (now, str(error))
+            self._log.warning("query_refused", target=custom.target, signal=custom.signal, error=str(error))
+            return []
+        except HeadroomError as error:
+            snapshot.custom.update({(custom.target, custom.signal): str(error) for _, custom in pairs})
+            return []
+        for _, custom in pairs:
+            self._refused.pop(custom, None)
+        return series
+
+    def _add(self, snapshot: Snapshot, group: str, series: Iterable[Series]) -> None:
         if group == CLOCK:
-            sample = newest(series[0].points) if series else None
-            snapshot.clock_seconds = sample.value if sample else snapshot.clock_seconds
+            for one in series:
+                sample = newest(one.points)
+                snapshot.clock_seconds = sample.value if sample else snapshot.clock_seconds
         elif group == GAUGES:
             snap.add_gauges(snapshot, series, self._short, self._long)
         elif group == COUNTERS:
             snap.add_counters(snapshot, series, self._short, self._long)
         else:
             snap.add_buckets(snapshot, group, series)
-
-    async def _ask(self, query: str) -> Sequence[Series] | HeadroomError:
-        self.queries_asked += 1
-        try:
-            return await self._source.query(query)
-        except HeadroomError as error:
-            return error
-
-    async def _ask_custom(self, pairs: Sequence[tuple[str, Custom]]) -> Sequence[Series] | HeadroomError:
-        """Ask many in one; when that fails, halve until the ones that Prometheus refuses are found."""
-        now = self._wall_clock()
-        pairs = [pair for pair in pairs if now - self._refused.get(pair[1], (-_RETRY_SECONDS, ""))[0] >= _RETRY_SECONDS]
-        if not pairs:
-            return []
-        answer = await self._ask(combine(pairs))
-        if not isinstance(answer, HeadroomError):
-            for _, custom in pairs:
-                self._refused.pop(custom, None)
-            return answer
-        if not isinstance(answer, PrometheusQueryError):
-            return answer
-        return await self._halve(pairs, answer, now)
-
-    async def _halve(self, pairs: Sequence[tuple[str, Custom]], error: HeadroomError, now: float) -> list[Series]:
-        if len(pairs) == 1:
-            custom = pairs[0][1]
-            self._refused[custom] = (now, str(error))
-            self._log.warning("query_refused", target=custom.target, signal=custom.signal, error=str(error))
-            return []
-        middle = len(pairs) // 2
-        result: list[Series] = []
-        for half in (pairs[:middle], pairs[middle:]):
-            answer = await self._ask(combine(half))
-            if isinstance(answer, PrometheusQueryError):
-                result += await self._halve(half, answer, now)
-            elif not isinstance(answer, HeadroomError):
-                result += answer
-        return result

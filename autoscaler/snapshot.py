@@ -1,9 +1,9 @@
 """What Prometheus said in one tick, keyed for look-up. Pure: series in, numbers out."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from autoscaler.engines import DEVICE_UTILISATION, ENGINES
 from autoscaler.queries import TAG
@@ -40,8 +40,18 @@ class Series(Protocol):
         ...
 
 
-M = TypeVar("M", Sample, Rate)
-_Entry: TypeAlias = tuple[Mapping[str, str], M, Series]
+class _Entry(NamedTuple):
+    """What is kept of one series while an answer is read."""
+
+    what: int
+    """Hash of its identity: of thousands of series only this fits in memory beside the answer."""
+    at_seconds: float
+    value: float
+    rate: Rate | None
+    """Of a counter, or of a gauge that counts requests."""
+
+
+_Found: TypeAlias = dict[tuple[str, PodKey], list[_Entry]]
 
 
 @dataclass(slots=True)
@@ -79,7 +89,7 @@ class Snapshot:
 
 def add_gauges(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:
     """Newest finite value per metric and pod, and how fast counts grow; duplicates left out."""
-    found: dict[tuple[str, PodKey], list[tuple[Mapping[str, str], Sample, Series]]] = {}
+    found: _Found = {}
     for one in series:
         labels = one.labels
         name = labels.get("__name__", "")
@@ -89,49 +99,54 @@ def add_gauges(snapshot: Snapshot, series: Iterable[Series], short_seconds: floa
         elif name in _DEVICE_SCALE:
             _add_device(snapshot, name, labels, sample)
         else:
-            found.setdefault((name, key_of(labels)), []).append((labels, sample, one))
-    for (name, pod), entries in found.items():
-        distinct = entries if len(entries) == 1 else _without_duplicates(snapshot, entries)
-        values = [sample.value for _, sample, _ in distinct]
-        oldest = min([sample.at_seconds for _, sample, _ in distinct])
-        value = sum(values) / (len(values) if name in AVERAGED else 1)
+            growth = change(one.points, short_seconds, long_seconds) if name in COUNTED else None
+            _keep(found, labels, sample.at_seconds, sample.value, growth)
+    for name, pod, entries in _distinct(snapshot, found):
+        oldest = min([entry.at_seconds for entry in entries])
+        value = sum([entry.value for entry in entries]) / (len(entries) if name in AVERAGED else 1)
         snapshot.gauges.setdefault(name, {})[pod] = Sample(oldest, value)
-        if name in COUNTED:
-            changes = [change(one.points, short_seconds, long_seconds) for _, _, one in distinct]
-            grown = [growth for growth in changes if growth is not None]
-            if grown:
-                total = Rate(oldest, sum([g.short for g in grown]), sum([g.long for g in grown]))
-                snapshot.changes.setdefault(name, {})[pod] = total
+        if total := _total([entry.rate for entry in entries]):
+            snapshot.changes.setdefault(name, {})[pod] = total
 
 
 def add_counters(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:
     """Rates per metric and pod, summed over its series, duplicates left out."""
-    found: dict[tuple[str, PodKey], list[tuple[Mapping[str, str], Rate, Series]]] = {}
+    found: _Found = {}
     for one in series:
-        labels = one.labels
         measured = rate(one.points, short_seconds, long_seconds)
         if measured is not None:
-            found.setdefault((labels.get("__name__", ""), key_of(labels)), []).append((labels, measured, one))
+            _keep(found, one.labels, measured.at_seconds, 0.0, measured)
+    for name, pod, entries in _distinct(snapshot, found):
+        if total := _total([entry.rate for entry in entries]):
+            snapshot.counters.setdefault(name, {})[pod] = total
+
+
+def _keep(found: _Found, labels: Mapping[str, str], at_seconds: float, value: float, measured: Rate | None) -> None:
+    entry = _Entry(hash(identity(labels)), at_seconds, value, measured)
+    found.setdefault((labels.get("__name__", ""), key_of(labels)), []).append(entry)
+
+
+def _distinct(snapshot: Snapshot, found: _Found) -> Iterator[tuple[str, PodKey, list[_Entry]]]:
+    """Of series that measure the same thing the one with the newest sample."""
     for (name, pod), entries in found.items():
         if len(entries) == 1:
-            total = entries[0][1]
-        else:
-            rates = [measured for _, measured, _ in _without_duplicates(snapshot, entries)]
-            oldest = min([r.at_seconds for r in rates])
-            total = Rate(oldest, sum([r.short for r in rates]), sum([r.long for r in rates]))
-        snapshot.counters.setdefault(name, {})[pod] = total
+            yield name, pod, entries
+            continue
+        kept: dict[int, _Entry] = {}
+        for entry in entries:
+            known = kept.get(entry.what)
+            if known is None or entry.at_seconds > known.at_seconds:
+                kept[entry.what] = entry
+        snapshot.duplicates += len(entries) - len(kept)
+        yield name, pod, list(kept.values())
 
 
-def _without_duplicates(snapshot: Snapshot, entries: "list[_Entry[M]]") -> "list[_Entry[M]]":
-    """Of series that measure the same thing the one with the newest sample."""
-    kept: dict[frozenset[tuple[str, str]], _Entry[M]] = {}
-    for entry in entries:
-        what = identity(entry[0])
-        known = kept.get(what)
-        if known is None or entry[1].at_seconds > known[1].at_seconds:
-            kept[what] = entry
-    snapshot.duplicates += len(entries) - len(kept)
-    return list(kept.values())
+def _total(rates: Sequence[Rate | None]) -> Rate | None:
+    known = [measured for measured in rates if measured is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    oldest = min([measured.at_seconds for measured in known])
+    return Rate(oldest, sum([measured.short for measured in known]), sum([measured.long for measured in known]))
 
 
 def add_buckets(snapshot: Snapshot, kind: str, series: Iterable[Series]) -> None:

@@ -30,6 +30,7 @@ class FakePrometheus:
         self._answers: list[tuple[re.Pattern[str], Any]] = []
         self._fault: tuple[int, Any] | None = None
         self._stalled: asyncio.Event | None = None
+        self._refused: list[tuple[re.Pattern[str], int, Any]] = []
 
     def answer(self, pattern: str, *found: tuple[dict[str, str], Points]) -> None:
         """Answer queries that match with these series: as a range where the query is one, else with their last points."""
@@ -42,6 +43,11 @@ class FakePrometheus:
     def fail(self, status: int, message: str = "told to fail", kind: str = "bad_data") -> None:
         """Answer every query with an error from now on."""
         self._fault = status, {"status": "error", "errorType": kind, "error": message}
+
+    def refuse(self, pattern: str, status: int = 400, message: str = "told to refuse") -> None:
+        """Answer queries that match with an error from now on, the others as scripted."""
+        body = {"status": "error", "errorType": "bad_data", "error": message}
+        self._refused.append((re.compile(pattern), status, body))
 
     def talk_nonsense(self, body: Any, status: int = 200) -> None:
         """Answer every query with this body from now on: text as it is, anything else as JSON."""
@@ -69,6 +75,9 @@ class FakePrometheus:
             if isinstance(body, str):
                 return web.Response(status=status, text=body)
             return web.json_response(body, status=status)
+        for pattern, status, body in self._refused:
+            if pattern.search(promql):
+                return web.json_response(body, status=status)
         found = next((answer for pattern, answer in self._answers if pattern.search(promql)), [])
         return web.json_response({"status": "success", "data": _result(promql, found)})
 

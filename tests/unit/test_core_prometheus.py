@@ -46,6 +46,26 @@ async def test_instant_range_and_scalar_answers(server: FakePrometheus, source: 
     assert server.queries == ["up", "up[60s]", "time()"]
 
 
+async def test_a_query_of_any_length_arrives(server: FakePrometheus, source: PrometheusSource) -> None:
+    server.answer("padding", series({"job": "a"}, (NOW, 1.0)))
+    long = "up " + "# padding\n" * 20_000
+    assert await source.query(long) == [Series({"job": "a"}, ((NOW, 1.0),))]
+    assert server.queries == [long]
+
+
+async def test_a_large_answer_is_read_while_iterating(server: FakePrometheus, source: PrometheusSource) -> None:
+    server.answer("load", *(series({"pod": str(at)}, (NOW, float(at)), (NOW + 1, math.nan)) for at in range(3)))
+    answer = await source.ask("load[1m]")
+    assert list(answer) == [Series({"pod": str(at)}, ((NOW, float(at)),)) for at in range(3)]
+    assert answer.dropped_values == 3
+    server.talk_nonsense({"data": {"result": [{"metric": {"pod": "a"}, "value": [NOW, "1"]}, {"metric": 5}]}})
+    answer = await source.ask("load")
+    read = iter(answer)
+    assert next(read).labels == {"pod": "a"}
+    with pytest.raises(PrometheusAnswerError, match="no query result"):
+        next(read)
+
+
 async def test_nothing_found_is_an_answer(source: PrometheusSource) -> None:
     assert await source.query("nobody_exports_this") == []
 
