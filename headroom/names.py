@@ -44,6 +44,9 @@ LABEL_PROJECT: Final = "headroom.dev/project"
 # The wake-up call to kube-scheduler: a changed Node annotation re-queues the pods that were refused.
 ANNOTATION_WAKE: Final = "headroom.dev/vram-freed"
 
+# On a Lease: who should lead in place of its holder, because its callers ask it.
+ANNOTATION_CHALLENGER: Final = "headroom.dev/challenger"
+
 SCHEDULER_NAME: Final = "headroom"
 API_VERSION: Final = "headroom.dev/v1alpha1"
 KIND_AUTOSCALER: Final = "InferenceAutoscaler"

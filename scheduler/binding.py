@@ -37,7 +37,7 @@ class BindError(HeadroomError):
 
 
 class Binder:
-    """Carries out kube-scheduler's bind calls."""
+    """Carries out kube-scheduler's bind calls, while `may_write()`."""
 
     def __init__(
         self,
@@ -46,10 +46,11 @@ class Binder:
         settings: SchedulerSettings,
         decisions: Decisions,
         *,
+        may_write: Callable[[], bool],
         monotonic: Callable[[], float],
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
-        self._monotonic = monotonic
+        self._may_write, self._monotonic = may_write, monotonic
         self._log = get_logger(__name__)
 
     async def bind(self, args: wire.BindingArgs) -> None:
@@ -129,6 +130,8 @@ class Binder:
         return placement
 
     async def _post(self, args: wire.BindingArgs, annotations: dict[str, str]) -> None:
+        if not self._may_write():
+            raise BindError("another extender decides by now")
         try:
             await calls.bind(
                 self._kube, args.pod_namespace, args.pod_name, args.pod_uid, args.node, annotations,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import secrets
 import socket
 import sys
 import time
@@ -23,8 +24,10 @@ from headroom.kube.reflector import Reflector
 from headroom.logs import get_logger
 from headroom.prometheus import PrometheusSource
 from headroom.runtime import Backoff
+from headroom.settings import SettingsError
 from scheduler.binding import Binder
 from scheduler.explain import Decisions
+from scheduler.leadership import Leadership
 from scheduler.measuring import MeasuredPoll
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.naming_ahead import NamingAhead
@@ -45,6 +48,9 @@ _FIRST_PLAN_ARRIVALS: Final = 20
 _PLAN_POLL_SECONDS: Final = 0.1
 _NO_SPEC: Final = wire.PodSpec()
 _NO_STATUS: Final = wire.PodStatus()
+_BINDS_PER_LEASE: Final = (
+    3  # a lease is given up a third of its duration before others may take it: a bind must end in that
+)
 
 
 def identity_of(pod: wire.Pod) -> wire.Pod:
@@ -59,6 +65,7 @@ class SchedulerDaemon:
     def __init__(
         self, kube: KubeClient, settings: SchedulerSettings, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
+        _check_lease(settings)
         self.settings, self._kube, self._monotonic = settings, kube, monotonic
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -66,38 +73,20 @@ class SchedulerDaemon:
         self.metrics = SchedulerMetrics(registry)
         self.health = Health(registry, metrics_in_thread=True)
         self.state = ClusterState(
-            policy_by_name(settings.policy),
-            self.metrics,
-            scheduler_names=settings.scheduler_names,
-            monotonic=monotonic,
+            policy_by_name(settings.policy), self.metrics, scheduler_names=settings.scheduler_names, monotonic=monotonic
         )
-        self.decisions = Decisions()
-        self.preemptor = Preemptor(self.state, kube, settings, self.metrics, monotonic=monotonic)
-        self.waker = Waker(
-            self.state, kube, self.metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock
-        )
-        self.naming = NamingAhead(self.state, kube, settings, self.metrics, monotonic=monotonic)
-        self.reporter = Reporter(
-            self.state, kube, settings, self.decisions,
-            instance=socket.gethostname(), monotonic=monotonic, wall_clock=wall_clock,
-        )  # fmt: skip
-        extender = Extender(self.state, settings, self.decisions, monotonic=monotonic, on_refused=self._refused)
-        binder = Binder(self.state, kube, settings, self.decisions, monotonic=monotonic)
-        server = ExtenderServer(
-            self.state, extender, binder, self.decisions, settings, self.metrics, self.health,
-            head_start=self.naming.head_start, monotonic=monotonic,
-        )  # fmt: skip
-        self.app = server.app()
         registry.register(FleetCollector(self.state, self.state.fragmentation))
-        hooks = self.state.hooks
-        hooks.room_freed = self.preemptor.room_freed
-        hooks.pod_ended = lambda uid, bound: self.preemptor.pod_ended(uid, bound=bound)
-        hooks.claimed_node = self.preemptor.node_for
-        hooks.freed = self.waker.freed
-        if settings.naming_ahead:
-            hooks.pod_waits = self.naming.pods_changed
         self.nodes = Reflector(kube, calls.NODES, wire.NODE, self.state.on_node)
         self.pods = Reflector(kube, calls.PODS, wire.POD, self.state.on_pod, remember=identity_of)
+        self.leadership = Leadership(
+            kube, settings,
+            instance=f"{socket.gethostname()}_{settings.port}", process=secrets.token_hex(4),
+            catch_up=self.pods.relist, on_gained=self._gained, on_lost=self._lost, monotonic=monotonic,
+        )  # fmt: skip
+        self.metrics.deciding.set_function(lambda: float(self.leadership.deciding))
+        self.decisions = Decisions()
+        self._make_background_parts()
+        self.app = self._server().app()
         self._prometheus = PrometheusSource(settings.prometheus_url) if settings.prometheus_url else None
         self._measured = (
             MeasuredPoll(self.state, self._prometheus, settings, self.metrics, unix_clock=time.time)
@@ -106,6 +95,46 @@ class SchedulerDaemon:
         )
         self.health.set_ready("nodes", ready=False, detail="not listed yet")
         self.health.set_ready("pods", ready=False, detail="not listed yet")
+
+    def _make_background_parts(self) -> None:
+        """What acts without being asked, and who tells it when."""
+        state, kube, settings, metrics, monotonic = self.state, self._kube, self.settings, self.metrics, self._monotonic
+        self.preemptor = Preemptor(state, kube, settings, metrics, monotonic=monotonic)
+        self.waker = Waker(state, kube, metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock)
+        self.naming = NamingAhead(state, kube, settings, metrics, may_write=self._deciding, monotonic=monotonic)
+        self.reporter = Reporter(
+            state, kube, settings, self.decisions,
+            instance=socket.gethostname(), monotonic=monotonic, wall_clock=wall_clock,
+        )  # fmt: skip
+        hooks = state.hooks
+        hooks.room_freed = self.preemptor.room_freed
+        hooks.pod_ended = lambda uid, bound: self.preemptor.pod_ended(uid, bound=bound)
+        hooks.claimed_node = self.preemptor.node_for
+        hooks.freed = self.waker.freed
+        if settings.naming_ahead:
+            hooks.pod_waits = self.naming.pods_changed
+
+    def _server(self) -> ExtenderServer:
+        state, settings, monotonic = self.state, self.settings, self._monotonic
+        extender = Extender(state, settings, self.decisions, monotonic=monotonic, on_refused=self._refused)
+        binder = Binder(state, self._kube, settings, self.decisions, may_write=self._deciding, monotonic=monotonic)
+        return ExtenderServer(
+            state, extender, binder, self.decisions, settings, self.metrics, self.health, self.leadership,
+            head_start=self.naming.head_start, monotonic=monotonic,
+        )  # fmt: skip
+
+    def _deciding(self) -> bool:
+        return self.leadership.deciding
+
+    def _gained(self) -> None:
+        self.health.set_ready("lease", ready=True, detail=self.leadership.words)
+        self.state.hooks.pod_waits()  # pods may have queued up while nobody decided
+
+    def _lost(self) -> None:
+        # Ready all the same: it knows the cluster, and a Deployment would wait for ever for a second one to decide, too.
+        self.health.set_ready("lease", ready=True, detail=self.leadership.words)
+        self.preemptor.abandon()
+        self.state.drop_promises()
 
     def _refused(self, pod: WaitingPod, rows: IntArray) -> None:
         self.reporter.refused(pod)
@@ -121,7 +150,9 @@ class SchedulerDaemon:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            # Nodes first: pods are resolved to cards as they come, once.
+            # The election before the pods: their first list then serves who has won it already.
+            tasks.create_task(self._keep("lease", self.leadership.run))
+            # Nodes before pods: those are resolved to cards as they come, once.
             tasks.create_task(self._keep("nodes", self.nodes.run))
             await self.nodes.wait_synced()
             self.health.set_ready("nodes", ready=True, detail=f"{len(self.state.nodes)} listed at start")
@@ -175,6 +206,17 @@ class SchedulerDaemon:
             await asyncio.sleep(_PLAN_POLL_SECONDS)
 
 
+def _check_lease(settings: SchedulerSettings) -> None:
+    """Raise SettingsError for a lease that could pass on while a binding is under way."""
+    if settings.lease_namespace and settings.lease_seconds < _BINDS_PER_LEASE * settings.bind_timeout_seconds:
+        raise SettingsError(
+            [
+                f"lease_seconds: {settings.lease_seconds:g} s is below three times bind_timeout_seconds"
+                f" ({settings.bind_timeout_seconds:g} s): a binding could outlive the lease it was made under"
+            ]
+        )
+
+
 async def serve(settings: SchedulerSettings) -> None:
     """The whole of `headroom scheduler`. Raises HeadroomError when it cannot start."""
     # The metrics page and the policy's plan are made in threads: a filter call must not wait 5 ms for each of their turns.
@@ -183,6 +225,7 @@ async def serve(settings: SchedulerSettings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(kube.close)
         daemon = SchedulerDaemon(kube, settings)
+        stack.push_async_callback(daemon.leadership.release)  # once the calls under way have been answered
         try:
             port = await stack.enter_async_context(serving(daemon.app, settings.host, settings.port))
         except OSError as error:

@@ -31,14 +31,19 @@ class SchedulerMetrics:
         self.requests = Counter(
             "headroom_extender_requests_total",
             "Answers to kube-scheduler: placed, refused, passed (no GPU asked), scored, bound, answered (preempt), error,"
-            " bad_request, not_ready or forbidden.",
+            " bad_request, not_ready, standby or forbidden.",
             ["verb", "result"],
             registry=registry,
         )
         self.reservations_ended = Counter(
             "headroom_reservations_ended_total",
-            "Reservations by how they ended: bound, expired, deleted, moved or bind_failed.",
+            "Reservations by how they ended: bound, expired, deleted, moved, bind_failed or handed_over.",
             ["end"],
+            registry=registry,
+        )
+        self.deciding = Gauge(
+            "headroom_extender_deciding",
+            "1 for the extender that decides, 0 for those that stand by.",
             registry=registry,
         )
         self.events_read = Counter(

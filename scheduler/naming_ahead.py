@@ -33,7 +33,7 @@ _SETTLE_SECONDS: Final = 0.02  # how long new pods are collected before a backlo
 
 
 class NamingAhead:
-    """Names nodes ahead; run `run` as a task and call `pods_changed` when a pod starts to wait."""
+    """Names nodes ahead, while `may_write()`; run `run` as a task and call `pods_changed` when a pod starts to wait."""
 
     def __init__(
         self,
@@ -42,10 +42,11 @@ class NamingAhead:
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
         *,
+        may_write: Callable[[], bool],
         monotonic: Callable[[], float],
     ) -> None:
         self._state, self._kube, self._settings, self._metrics = state, kube, settings, metrics
-        self._monotonic = monotonic
+        self._may_write, self._monotonic = may_write, monotonic
         # In a cluster CPU and host memory are kube-scheduler's to check; here nobody has checked them yet.
         self._placer = Placer(state.fleet, state.placer.policy, check_host=True)
         self._open_rows = OpenRows(state)
@@ -112,6 +113,8 @@ class NamingAhead:
     def _backlog(self) -> list[WaitingPod]:
         """Waiting pods that nobody has decided on, in the order of kube-scheduler's queue."""
         state = self._state
+        if not self._may_write():
+            return []
         pods = [
             pod
             for uid, pod in state.waiting.items()
@@ -155,7 +158,7 @@ class NamingAhead:
 
     async def _patch(self, pod: WaitingPod, node: str) -> None:
         try:
-            if self._state.was_offered(pod.uid):
+            if self._state.was_offered(pod.uid) or not self._may_write():
                 self._metrics.named_ahead.labels("late").inc()
                 return
             await calls.nominate(self._kube, pod.namespace, pod.name, node)

@@ -18,6 +18,7 @@ from headroom.request import RequestError, request_of
 from headroom.wire import Wire, WireError
 from scheduler.binding import Binder, BindError
 from scheduler.explain import Decisions, explanation, fit_answer, snapshot
+from scheduler.leadership import Leadership
 from scheduler.metrics import SchedulerMetrics
 from scheduler.preempt_verb import PREEMPTION_ARGS, answer_preempt
 from scheduler.service import Answer, Extender
@@ -47,7 +48,7 @@ class _RefusedError(HeadroomError):
 
 
 class ExtenderServer:
-    """Routes of the extender; `health` decides whether verbs are answered.
+    """Routes of the extender; `health` and `leadership` decide whether verbs are answered.
 
     `head_start(uid)` may hold a pod's filter call back for a moment (see `scheduler.naming_ahead`).
     """
@@ -61,12 +62,13 @@ class ExtenderServer:
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
         health: Health,
+        leadership: Leadership,
         *,
         head_start: Callable[[str], Awaitable[None]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state, self._extender, self._binder, self._decisions = state, extender, binder, decisions
-        self._settings, self._metrics, self._health = settings, metrics, health
+        self._settings, self._metrics, self._health, self._leadership = settings, metrics, health, leadership
         self._head_start = head_start
         self._monotonic = monotonic
 
@@ -119,10 +121,12 @@ class ExtenderServer:
         try:
             self._check_caller(http)
             body = await self._body(http)
-            # Reading the body is the network's time, and the caller's.
-            start = self._monotonic()
             self._check_ready()
-            answer = await answer_to(body)
+            async with self._leadership.asked() as deciding:
+                self._check_deciding(deciding)
+                # Reading the body is the network's time, and the caller's.
+                start = self._monotonic()
+                answer = await answer_to(body)
             response = web.Response(body=answer.body, content_type=_JSON)
             result = answer.result
             self._metrics.request_seconds.labels(verb).observe(self._monotonic() - start)
@@ -144,6 +148,10 @@ class ExtenderServer:
     def _check_ready(self) -> None:
         if not self._health.ready:
             raise _RefusedError(503, "not_ready", "not ready: the cluster's state is still being read")
+
+    def _check_deciding(self, deciding: bool) -> None:
+        if not deciding:
+            raise _RefusedError(503, "standby", f"this extender {self._leadership.words}")
 
     async def _body(self, http: web.Request) -> bytes:
         if http.content_type != _JSON:
@@ -174,7 +182,10 @@ class ExtenderServer:
         if pod.count("/") != 1:
             return _error(400, "ask with ?pod=namespace/name")
         answer = explanation(self._state, self._decisions, pod, self._monotonic())
-        return _error(404, f"nothing is known of pod {pod}") if answer is None else _json(answer)
+        aside = {} if self._leadership.deciding else {"this_extender": self._leadership.words}
+        if answer is None:
+            return _json({"Error": f"nothing is known of pod {pod}"} | aside, 404)
+        return _json(answer | aside)
 
     async def _snapshot(self, http: web.Request) -> web.Response:
         return _json(snapshot(self._state, self._monotonic(), check="check" in http.query))

@@ -24,6 +24,19 @@ class SchedulerSettings:
     log_level: str = setting(
         "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), reason="Least level that is logged."
     )
+    lease_namespace: str = setting(
+        "",
+        reason="Namespace of the Lease that elects the one extender that decides, where several run beside a kube-scheduler"
+        " each; empty where there is only one.",
+    )
+    lease_name: str = setting("headroom-extender", reason="Name of that Lease.")
+    lease_seconds: float = setting(
+        15.0,
+        unit="s",
+        minimum=1.0,
+        reason="After this long a silent extender has lost the lease; the same as kube-scheduler's own, which the successor"
+        " waits for anyway. At least three times --bind-timeout-seconds.",
+    )
     scheduler_names: tuple[str, ...] = setting(
         (names.SCHEDULER_NAME,),
         reason="Pods with one of these scheduler names are named ahead and preempt; others are only accounted for.",

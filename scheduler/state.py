@@ -277,6 +277,14 @@ class ClusterState:
         self._metrics.reservations_ended.labels(end).inc()
         self._room(holding.placement.node, seen_by_scheduler=not wake)
 
+    def drop_promises(self) -> None:
+        """Forget what was promised or refused: another extender decides now, and makes promises of its own."""
+        for holding in self.ledger.reservations():
+            self.ledger.release(holding.uid)
+            self._metrics.reservations_ended.labels("handed_over").inc()
+        self.refused.clear()
+        self._attempts.clear()
+
     def set_measured(self, name: str, reading: MeasuredVram) -> int:
         """Take in what a node's cards were measured to use; returns how many of them have a fresh measurement."""
         node = self.fleet.nodes.get(name)

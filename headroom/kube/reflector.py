@@ -87,6 +87,8 @@ class Reflector(Generic[T]):
         self._last: dict[str, T] = {}
         self._last_contact: float | None = None
         self._synced = asyncio.Event()
+        self._asked: list[asyncio.Event] = []
+        self._watching: asyncio.Task[str] | None = None
         self._version = ""
         self.relists = 0
         self.failures = 0
@@ -99,6 +101,17 @@ class Reflector(Generic[T]):
     async def wait_synced(self) -> None:
         """Return when `has_synced` turns true."""
         await self._synced.wait()
+
+    async def relist(self) -> None:
+        """Return once a list begun after this call has been applied: all that was written before the call is known then.
+
+        For who must not act on a watch that lags behind. Failures are waited through.
+        """
+        done = asyncio.Event()
+        self._asked.append(done)
+        if self._watching is not None:
+            self._watching.cancel()
+        await done.wait()
 
     @property
     def resource_version(self) -> str:
@@ -115,9 +128,9 @@ class Reflector(Generic[T]):
         version = ""
         while True:
             try:
-                if not version:
+                while not version or self._asked:
                     version = await self._list()
-                version = await self._watch(version)
+                version = await self._watch_until_asked(version)
                 self._backoff.reset()
                 # A server that closes watches at once must not be asked in a tight loop.
                 await asyncio.sleep(0.05)
@@ -132,7 +145,21 @@ class Reflector(Generic[T]):
                 version = self._version if self._synced.is_set() else ""
                 await asyncio.sleep(delay)
 
+    async def _watch_until_asked(self, version: str) -> str:
+        """Watch until the server ends it, or until a list is asked for."""
+        self._watching = asyncio.create_task(self._watch(version))
+        try:
+            return await self._watching
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return self._version
+        finally:
+            self._watching = None
+
     async def _list(self) -> str:
+        asked = len(self._asked)
         seen: set[str] = set()
         token, version = "", ""
         while True:
@@ -154,6 +181,9 @@ class Reflector(Generic[T]):
         self.relists += 1
         self._version = version
         self._synced.set()
+        for done in self._asked[:asked]:
+            done.set()
+        del self._asked[:asked]
         if self._on_synced:
             self._on_synced()
         return version

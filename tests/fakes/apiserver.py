@@ -107,6 +107,8 @@ class ApiServer:
         self._changed = asyncio.Event()
         self._faults: list[_Fault] = []
         self._stalls: list[_Stall] = []
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._watch_tasks: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -168,6 +170,11 @@ class ApiServer:
         """End every open watch, as a restarting API server does."""
         for task in list(self._watch_tasks):
             task.cancel()
+
+    def hold_watches(self) -> asyncio.Event:
+        """No watch is told of anything, as by a server whose watch cache lags, until the returned event is set."""
+        self._flowing.clear()
+        return self._flowing
 
     def expire_history(self) -> None:
         """Forget past events: a watch from an old resource version gets 410 Expired."""
@@ -389,6 +396,7 @@ class ApiServer:
 
     async def _events(self, at: int, target: _Target, request: Request) -> AsyncIterator[bytes]:
         while True:
+            await self._flowing.wait()
             changed = self._changed
             for version, resource, kind, body in list(self._log):
                 namespace = body["metadata"].get("namespace", "")

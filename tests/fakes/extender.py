@@ -78,8 +78,27 @@ def pod(
 class Running:
     """An extender that is ready, and the API server behind it."""
 
-    def __init__(self, api: ApiServer, daemon: SchedulerDaemon, session: aiohttp.ClientSession, url: str) -> None:
-        self.api, self.daemon, self.session, self.url = api, daemon, session, url
+    def __init__(
+        self,
+        api: ApiServer,
+        daemon: SchedulerDaemon,
+        session: aiohttp.ClientSession,
+        url: str,
+        task: "asyncio.Task[None]",
+    ) -> None:
+        self.api, self.daemon, self.session, self.url, self._task = api, daemon, session, url, task
+        self.killed = False
+
+    async def kill(self) -> None:
+        """End it without a word to the others."""
+        self.killed = True
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End its tasks."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
 
     async def post(self, path: str, body: Any, **options: Any) -> tuple[int, Any]:
         """Status and decoded answer."""
@@ -155,15 +174,17 @@ async def extender(
     daemon = SchedulerDaemon(
         kube, SchedulerSettings(**{"host": "127.0.0.1", "port": 0, "wake_delay_seconds": 0.05, **settings})
     )
-    async with serving(daemon.app, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(kube.close)
+        port = await stack.enter_async_context(serving(daemon.app, "127.0.0.1", 0))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
         task = asyncio.create_task(daemon.run())
-        running = Running(api, daemon, session, f"http://127.0.0.1:{port}")
+        running = Running(api, daemon, session, f"http://127.0.0.1:{port}", task)
         try:
             if wait_ready:
                 await running.until(lambda: daemon.health.ready or task.done())
             yield running
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            await kube.close()
+            await running.stop()
+            if not running.killed:
+                await daemon.leadership.release()

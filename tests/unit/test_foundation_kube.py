@@ -299,7 +299,7 @@ async def test_one_leader_at_a_time_and_a_successor_after_the_duration(tmp_path)
         def elector(identity):
             return lease.Elector(
                 kube, namespace="n", name="l", identity=identity, duration_seconds=10, monotonic=lambda: now[0],
-                clock=lambda: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+                clock=lambda: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=now[0]),
             )  # fmt: skip
 
         first, second = elector("first"), elector("second")
