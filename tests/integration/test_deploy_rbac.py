@@ -30,11 +30,13 @@ WAKES_ONLY = "may change no more of a node than the annotation"
 Right = tuple[str, str, str]  # API group, resource, verb
 
 
-def rights_of_role(name: str) -> set[Right]:
+def granted_rights() -> set[Right]:
+    """All that the extender's own roles grant."""
     documents = yaml.safe_load_all((BASE / "scheduler-rbac.yaml").read_text())
-    role = next(item for item in documents if item["kind"] == "ClusterRole" and item["metadata"]["name"] == name)
     return {
         (group, resource, verb)
+        for role in documents
+        if role["kind"] in ("ClusterRole", "Role")
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
@@ -95,6 +97,17 @@ def secured() -> Iterator[Cluster]:
                         "apiGroup": "rbac.authorization.k8s.io",
                         "kind": "ClusterRole",
                         "name": "headroom-extender",
+                    },
+                    "subjects": [{"kind": "ServiceAccount", "name": "extender-alone", "namespace": SYSTEM}],
+                },
+                {
+                    "apiVersion": "rbac.authorization.k8s.io/v1",
+                    "kind": "RoleBinding",
+                    "metadata": {"name": "extender-alone", "namespace": SYSTEM},
+                    "roleRef": {
+                        "apiGroup": "rbac.authorization.k8s.io",
+                        "kind": "Role",
+                        "name": "headroom-extender-lease",
                     },
                     "subjects": [{"kind": "ServiceAccount", "name": "extender-alone", "namespace": SYSTEM}],
                 },
@@ -161,7 +174,7 @@ def test_the_extenders_role_is_enough_and_every_right_is_used(secured: Cluster, 
 
     ask_to_bind_an_unknown_pod(port)
     reserve_and_never_bind(secured, port)
-    granted = rights_of_role("headroom-extender")
+    granted = granted_rights()
     with contextlib.suppress(ClusterError):  # the comparison below says more
         secured.wait_for(lambda: granted <= rights_used(secured, ALONE), "every right to be used")
     assert refused(calls_by(secured, ALONE)) == []
