@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 from headroom import names
 from headroom.errors import HeadroomError
-from headroom.model import GpuNode, Mode, Placement
-
-MILLI = 1000
+from headroom.model import WHOLE_MILLI, GpuNode, Mode, Placement
 
 
 class AssignmentError(HeadroomError, ValueError):
@@ -38,11 +36,11 @@ def annotations_of(node: GpuNode, placement: Placement) -> dict[str, str]:
         return {}
     cards = [node.cards[at] for at in placement.cards]
     sizes = placement.share_mib if len(set(placement.share_mib)) > 1 else placement.share_mib[:1]
-    share_milli = min(mib * MILLI // card.vram_mib for card, mib in zip(cards, placement.share_mib, strict=True))
+    share_milli = min(mib * WHOLE_MILLI // card.vram_mib for card, mib in zip(cards, placement.share_mib, strict=True))
     return {
         names.ANNOTATION_ASSIGNED_CARDS: ",".join(card.id for card in cards),
         names.ANNOTATION_ASSIGNED_VRAM_MIB: ",".join(str(mib) for mib in sizes),
-        names.ANNOTATION_ASSIGNED_VRAM_SHARE: f"{share_milli / MILLI:.3f}",
+        names.ANNOTATION_ASSIGNED_VRAM_SHARE: f"{share_milli / WHOLE_MILLI:.3f}",
         names.ANNOTATION_ASSIGNED_MODE: placement.mode.value,
     }
 

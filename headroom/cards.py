@@ -8,21 +8,20 @@ well-connected ones, which nothing in the API tells: there the lowest free indic
 
 from collections.abc import Sequence
 
-from headroom.model import Allocation, GpuRequest, Mode
-
-WHOLE_MILLI = 1000
+from headroom.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
 
 
 def share_mib(request: GpuRequest, usable_mib: int, slices: int) -> int:
     """MiB that one share of the request takes on a card of `usable_mib` that is advertised as `slices` devices.
 
-    Thousandths are rounded down, so that thousandths adding up to 1000 always fit on one card.
+    Thousandths are rounded down, so that thousandths adding up to 1000 always fit on one card, but never to nothing.
+    `scheduler.filtering` has the same rule for many cards at once.
     """
     if request.vram_mib:
         return request.vram_mib
-    if request.milli:
-        return request.milli * usable_mib // WHOLE_MILLI
-    if request.mode is Mode.SLICE and slices > 1:
+    if 0 < request.milli < WHOLE_MILLI:
+        return max(request.milli * usable_mib // WHOLE_MILLI, 1)
+    if request.mode is Mode.SLICE and not request.milli and slices > 1:
         return usable_mib // slices
     return usable_mib
 
@@ -32,7 +31,8 @@ def greedy_cards(
 ) -> tuple[int, ...] | None:
     """Card positions that the plugin picks for `count` devices, one per device; None when too few are free.
 
-    `given_out` and `slices` are devices in use and devices in all, by card position.
+    `given_out` and `slices` are devices in use and devices in all, by card position. `scheduler.filtering` has the same rule
+    for many nodes at once.
     """
     used = list(given_out)
     picked = [0] * len(used)

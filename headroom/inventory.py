@@ -15,7 +15,7 @@ import msgspec
 from headroom import names, units, wire
 from headroom.accelerators import ACCELERATORS, GIB, NVIDIA, Accelerator, plain_model
 from headroom.errors import HeadroomError
-from headroom.model import Allocation, Card, GpuNode, Sharing
+from headroom.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, Allocation, Card, GpuNode, Sharing
 
 # What the driver keeps of a card, where labels give the total only: about 450 MiB on a T4 to 870 MiB on an A100 with
 # 80 GB (nvidia-smi -q, "Reserved"). Known models say it exactly; for others this is on the safe side of most.
@@ -102,15 +102,14 @@ class _NodeReader:
         return self.describe(cards, resource, self._sharing())
 
     def describe(self, cards: tuple[Card, ...], resource: str = "", sharing: Sharing = Sharing.EXCLUSIVE) -> GpuNode:
-        allocatable = self._node.status.allocatable
         return GpuNode(
             name=self._name,
             cards=cards,
             sharing=sharing,
             allocation=self._allocation() if cards else Allocation.DISTRIBUTED,
             resource=resource,
-            cpu_milli=int(1000 * self._number("status.allocatable.cpu", allocatable.get("cpu", 0))),
-            memory_mib=int(self._number("status.allocatable.memory", allocatable.get("memory", 0)) // units.MIB),
+            cpu_milli=self._host("cpu", Fraction(1, 1000)),
+            memory_mib=self._host("memory", Fraction(units.MIB)),
             schedulable=not self._node.spec.unschedulable,
             labels=self._labels,
         )
@@ -126,6 +125,10 @@ class _NodeReader:
         if amount < 0:
             raise self._fault(field, value, "below zero")
         return amount
+
+    def _host(self, resource: str, unit: Fraction) -> int:
+        amount = self._number(f"status.allocatable.{resource}", self._node.status.allocatable.get(resource, 0))
+        return min(int(amount // unit), LARGEST_HOST)
 
     def _whole_label(self, label: str) -> int | None:
         text = self._labels.get(label)
@@ -208,11 +211,13 @@ class _NodeReader:
         index = at if entry.index is None else entry.index
         if not entry.id or "," in entry.id:
             raise self._fault(f"{field}.id", repr(entry.id), "must be there and without a comma")
-        for key, value, least in (
-            ("vram_mib", entry.vram_mib, 1), ("reserve_mib", entry.reserve_mib, 0), ("slices", slices, 1), ("index", index, 0),
+        for key, value, least, most in (
+            ("vram_mib", entry.vram_mib, 1, LARGEST_MIB), ("reserve_mib", entry.reserve_mib, 0, LARGEST_MIB),
+            ("slices", slices, 1, MOST_SHARES), ("index", index, 0, MOST_SHARES),
         ):  # fmt: skip
-            if value < least:
-                raise self._fault(f"{field}.{key}", value, f"must be at least {least}")
+            if not least <= value <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise self._fault(f"{field}.{key}", value, f"must be {bound}")
         if entry.reserve_mib > entry.vram_mib:
             raise self._fault(f"{field}.reserve_mib", entry.reserve_mib, f"more than the card's {entry.vram_mib} MiB")
         return Card(entry.id, index, plain_model(entry.model), entry.vram_mib, entry.reserve_mib, slices, entry.healthy)
@@ -236,6 +241,8 @@ class _NodeReader:
                 f"status.allocatable.{resource}", f"{working} of {devices}",
                 "some devices do not work, and only the agent's annotation could tell which",
             )  # fmt: skip
+        if devices > MOST_SHARES:
+            raise self._fault(f"status.capacity.{resource}", devices, f"more than {MOST_SHARES} devices on one node")
         return tuple(Card(str(at), at, model, vram_mib, reserve_mib, replicas) for at in range(count))
 
     def _model(self, kind: Accelerator, resource: str) -> str:
@@ -292,6 +299,8 @@ class _NodeReader:
         return None
 
     def _positive(self, label: str, text: str, mib: int) -> int:
-        if mib <= 0:
-            raise self._fault(label, text, "a card has at least 1 MiB")
+        if not 0 < mib <= LARGEST_MIB:
+            raise self._fault(
+                label, text, "a card has at least 1 MiB" if mib <= 0 else f"a card has at most {LARGEST_MIB} MiB"
+            )
         return mib

@@ -2,6 +2,18 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+WHOLE_MILLI: Final = 1000
+"""Thousandths of a card that make a whole one."""
+
+# Beyond these lie mistakes, and numbers on which the fleet's arrays would overflow.
+MOST_SHARES: Final = 4096
+"""Cards of a node, slices of a card, and shares of a pod."""
+LARGEST_MIB: Final = 2**31
+"""Memory of a card (2 PiB)."""
+LARGEST_HOST: Final = 2**40
+"""CPU of a node in thousandths, and its memory in MiB."""
 
 
 class Sharing(StrEnum):
@@ -94,7 +106,7 @@ class GpuRequest:
     @property
     def whole_cards(self) -> bool:
         """Whether each share is a card of its own by the words of the request."""
-        return self.count > 0 and (self.milli >= 1000 or (self.vram_mib == 0 and self.milli == 0))
+        return self.count > 0 and (self.milli >= WHOLE_MILLI or (self.vram_mib == 0 and self.milli == 0))
 
 
 @dataclass(frozen=True, slots=True)

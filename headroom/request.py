@@ -18,9 +18,7 @@ from typing import Final, NamedTuple
 from headroom import names, units, wire
 from headroom.accelerators import BY_RESOURCE, NVIDIA, plain_model
 from headroom.errors import HeadroomError
-from headroom.model import GpuRequest, Mode
-
-WHOLE_MILLI: Final = 1000
+from headroom.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, WHOLE_MILLI, GpuRequest, Mode
 
 _SIZES: Final = (
     names.RESOURCE_VRAM,
@@ -87,10 +85,7 @@ def request_of(pod: wire.Pod) -> GpuRequest | None:
         running = add(running, amounts.ask if amounts else empty)
     total = _larger(peak, running)
     in_thousandths = sized_by in _IN_THOUSANDTHS
-    if in_thousandths and total.size > WHOLE_MILLI:
-        raise RequestError(
-            pod.key, "", sized_by, str(total.size), "the containers together ask for more than one whole card"
-        )
+    _check_extent(pod.key, device, sized_by, total)
     cpu_milli, memory_mib = host_demand(pod)
     return GpuRequest(
         count=total.devices,
@@ -102,6 +97,18 @@ def request_of(pod: wire.Pod) -> GpuRequest | None:
         memory_mib=memory_mib,
         models=_models(pod, device),
     )
+
+
+def _check_extent(pod: str, device: str, sized_by: str, total: _Ask) -> None:
+    """Raise RequestError for a total that no node could ever meet."""
+    if total.devices > MOST_SHARES:
+        resource = device or names.RESOURCE_GPU
+        raise RequestError(pod, "", resource, str(total.devices), f"more than {MOST_SHARES} cards or slices")
+    if sized_by in _IN_THOUSANDTHS and total.size > WHOLE_MILLI:
+        reason = "the containers together ask for more than one whole card"
+        raise RequestError(pod, "", sized_by, str(total.size), reason)
+    if total.size > LARGEST_MIB:
+        raise RequestError(pod, "", sized_by, f"{total.size} MiB", "no card has as much")
 
 
 def demand_of(pod: wire.Pod) -> GpuRequest:
@@ -290,7 +297,7 @@ def _host(pod: str, container: str, resources: wire.Resources) -> tuple[int, int
             raise RequestError(pod, container, resource, str(value), "not a quantity") from error
         if amount < 0:
             raise RequestError(pod, container, resource, str(value), "below zero")
-        amounts.append(amount)
+        amounts.append(min(amount, LARGEST_HOST))
     return amounts[0], amounts[1]
 
 

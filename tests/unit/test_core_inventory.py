@@ -215,6 +215,13 @@ T4 = gfd("Tesla-T4", 15360, 2)
         pytest.param(node({}, {"nvidia.com/gpu": "4"}), ["no label names the card model", PRODUCT], id="no labels"),
         pytest.param(node(T4 | {MEMORY: "lots"}, {"nvidia.com/gpu": "2"}), [MEMORY, "lots"], id="memory not a number"),
         pytest.param(node(T4 | {MEMORY: "0"}, {"nvidia.com/gpu": "2"}), [MEMORY, "0", "at least 1 MiB"], id="memory 0"),
+        pytest.param(
+            node(T4 | {"headroom.dev/card-vram": "8Ei"}, {"nvidia.com/gpu": "2"}), ["8Ei", "at most"], id="memory of no card"
+        ),
+        pytest.param(
+            node(T4 | {COUNT: "1000000"}, {"nvidia.com/gpu": "1000000"}), ["1000000", "more than 4096 devices"],
+            id="devices of no node",
+        ),
         pytest.param(node(T4 | {REPLICAS: "-2"}, {"nvidia.com/gpu": "2"}), [REPLICAS, "-2"], id="replicas negative"),
         pytest.param(node(T4 | {STRATEGY: "magic"}, {"nvidia.com/gpu": "2"}), [STRATEGY, "magic"], id="unknown sharing"),
         pytest.param(

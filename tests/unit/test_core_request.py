@@ -187,6 +187,19 @@ def test_containers_that_ask_differently_are_refused(one: dict[str, Any], other:
         request_of(pod(dict(one), init=(dict(other),)))
 
 
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({GPU: "4097"}, f"{GPU}: 4097: more than 4096 cards or slices"),
+        ({CARDS: "9223372036854775807"}, f"{CARDS}: 9223372036854775807: more than 4096 cards or slices"),
+        ({GPUMEM: "2147483649"}, f"{GPUMEM}: 2147483649 MiB: no card has as much"),
+    ],
+)
+def test_amounts_that_no_node_could_ever_have(limits: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        request_of(pod(limits))
+
+
 def test_thousandths_of_one_card_may_not_add_up_to_more_than_it() -> None:
     with pytest.raises(RequestError, match=r"1001: .*more than one whole card"):
         request_of(pod({MILLI: "501"}, {MILLI: "500"}))

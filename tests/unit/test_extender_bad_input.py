@@ -200,3 +200,60 @@ async def test_a_card_full_by_now_is_not_bound(running):
     body = {"PodName": "late", "PodNamespace": "default", "PodUID": late["metadata"]["uid"], "Node": "gpu"}
     _, answer = await running.post("/bind", body)
     assert answer["Error"] == "node gpu cannot take pod default/late: no card with 61440 MiB free"
+
+
+MOST = str(2**63 - 1)  # the largest amount that the API server lets through
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        pytest.param({"nvidia.com/gpu": "1000000000"}, "more than 4096 cards or slices", id="devices"),
+        pytest.param({"headroom.dev/gpu": MOST}, "more than 4096 cards or slices", id="cards"),
+        pytest.param({"headroom.dev/vram": "8Ei"}, "no card has as much", id="bytes"),
+        pytest.param({"nvidia.com/gpu": "2", "nvidia.com/gpumem": MOST}, "no card has as much", id="MiB"),
+        pytest.param({"aliyun.com/gpu-mem": MOST}, "no card has as much", id="GiB"),
+    ],
+)
+async def test_a_demand_beyond_any_node_is_refused_at_once_and_stops_nothing(tmp_path, limits, said):
+    async with ApiServer() as api:
+        api.put(NODES, node("gpu", 80, 80, slices=4))
+        async with extender(api, tmp_path, naming_ahead_backlog=1) as running:
+            greedy = await running.create(pod("greedy", limits=limits))
+            (reason,) = (await running.filter(greedy))["FailedAndUnresolvableNodes"].values()
+            assert said in reason
+            status, answer = await running.post("/v1/fit", {"pod": greedy})
+            assert status == 400
+            assert said in answer["Error"]
+            bound = pod("bound", limits=limits, nodeName="gpu")
+            await running.create(bound)
+            assert running.daemon.state.breaches() == []
+            running.api.remove(PODS, "bound")
+            await running.caught_up()
+            await assert_still_serving(running)
+
+
+async def test_host_demands_beyond_any_node_do_not_stop_the_watch(running):
+    greedy = {"headroom.dev/vram": "1Gi", "cpu": "9E", "memory": "8Ei"}
+    await running.create(pod("a", limits=greedy, nodeName="gpu"))
+    await running.create(pod("b", limits={"cpu": "9E", "memory": "8Ei"}, nodeName="gpu"))
+    assert running.daemon.state.breaches() == []
+    await assert_still_serving(running)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"vram_mib": 2**70}, "vram_mib", id="memory"),
+        pytest.param({"slices": 10**9}, "slices", id="slices"),
+        pytest.param({"reserve_mib": 2**70}, "reserve_mib", id="reserve"),
+    ],
+)
+async def test_a_description_beyond_any_card_refuses_that_node_alone(running, change, said):
+    odd = node("odd", 80)
+    (card,) = json.loads(odd["metadata"]["annotations"]["headroom.dev/cards"])
+    odd["metadata"]["annotations"]["headroom.dev/cards"] = json.dumps([card | change])
+    running.api.put(NODES, odd)
+    await running.caught_up()
+    assert said in running.daemon.state.node_problems["odd"]
+    await assert_still_serving(running)

@@ -1,12 +1,16 @@
 """Which nodes can run which pods, in scenarios."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headroom.cards import greedy_cards
+from headroom.cards import greedy_cards, share_mib
 from headroom.fleet import Fleet
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
-from scheduler.filtering import fit, predicted_shares, refusal
+from scheduler.filtering import fit, refusal
 
 A100 = "NVIDIA-A100-SXM4-80GB"
 PLUGIN = "nvidia.com/gpu"
@@ -129,19 +133,51 @@ def test_the_host_is_asked_only_where_no_scheduler_does() -> None:
     assert verdict(fleet, greedy, check_host=True) == "not enough CPU or memory on the host"
 
 
-@pytest.mark.parametrize("allocation", list(Allocation))
-def test_prediction_is_the_same_for_one_node_and_for_many(allocation: Allocation) -> None:
-    rng = np.random.default_rng(1)
-    fleet = fleet_of(*[node(name=str(at), cards=4, slices=3, allocation=allocation) for at in range(40)])
-    for row in range(40):
-        for card in rng.integers(0, 4, rng.integers(0, 10)).tolist():
-            if fleet.slices_free[row, card]:
-                fleet.take(row, [card], [1], plugin=True)
-    for count in (1, 2, 5):
-        shares = predicted_shares(fleet, np.arange(40), count)
-        for row in range(40):
-            cards = greedy_cards(fleet.plugin[row, :4].tolist(), [3] * 4, count, allocation)
-            if cards is None:
-                assert shares[row].sum() < count
-            else:
-                assert shares[row, :4].tolist() == [cards.count(at) for at in range(4)]
+CARDS = st.builds(
+    Card, id=st.just("id"), index=st.just(0), model=st.just(A100),
+    vram_mib=st.integers(1, 90_000), reserve_mib=st.integers(0, 900), slices=st.integers(1, 4), healthy=st.booleans(),
+)  # fmt: skip
+SIZES = st.one_of(
+    st.builds(lambda mib: {"vram_mib": mib}, st.integers(1, 90_000)),
+    st.builds(lambda milli: {"milli": milli}, st.integers(1, 1000)),
+    st.just({}),
+)
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> Fleet:
+    """A few nodes of odd cards, some of whose devices have been given out."""
+    nodes = []
+    for number in range(draw(st.integers(1, 4))):
+        cards = draw(st.lists(CARDS, min_size=1, max_size=5))
+        cards = [replace(card, id=str(at), index=at) for at, card in enumerate(cards)]
+        allocation = draw(st.sampled_from(Allocation))
+        nodes.append(GpuNode(f"n{number}", tuple(cards), Sharing.TIME_SLICING, allocation, PLUGIN))
+    fleet = fleet_of(*nodes)
+    for row, each in enumerate(nodes):
+        for at in draw(st.lists(st.integers(0, len(each.cards) - 1), max_size=6)):
+            if fleet.slices_free[row, at]:
+                fleet.take(row, [at], [1], plugin=True)
+    return fleet
+
+
+@given(fleet=fleets(), count=st.integers(1, 7), pinned_mode=st.booleans(), size=SIZES)
+def test_one_node_at_a_time_and_many_at_once_are_judged_alike(
+    fleet: Fleet, count: int, pinned_mode: bool, size: dict[str, int]
+) -> None:
+    """The ledger and the agent go card by card; placement goes by arrays. They must mean the same cards and memory."""
+    request = pinned(count, **size) if pinned_mode else sliced(count, **size)
+    rows = np.arange(len(fleet.nodes))
+    found = fit(fleet, request, rows)
+    for row, each in enumerate(fleet.nodes.values()):
+        width = len(each.cards)
+        scalar = [share_mib(request, card.usable_mib, int(fleet.slices[row, at])) for at, card in enumerate(each.cards)]
+        assert found.need[row, :width].tolist() == scalar
+        if found.take is None:
+            continue
+        given_out, slices = fleet.plugin[row, :width].tolist(), fleet.slices[row, :width].tolist()
+        cards = greedy_cards(given_out, slices, count, each.allocation)
+        if cards is None:
+            assert not found.fits[row]
+        else:
+            assert found.take[row, :width].tolist() == [cards.count(at) * scalar[at] for at in range(width)]
