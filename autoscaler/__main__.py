@@ -72,8 +72,15 @@ async def _read(settings: AutoscalerSettings, namespace: str, name: str) -> Any:
 
 @main.command("fastchat-exporter")
 @click.option("--worker", default="http://127.0.0.1:21002", show_default=True, help="Address of the worker.")
-@click.option("--listen", default=9105, show_default=True, help="Port of the metrics.")
-@click.option("--every", "every_seconds", default=5.0, show_default=True, help="Seconds between two questions.")
+@click.option("--listen", default=9105, type=click.IntRange(0, 65535), show_default=True, help="Port of the metrics.")
+@click.option(
+    "--every",
+    "every_seconds",
+    default=5.0,
+    type=click.FloatRange(0.1, 300.0),
+    show_default=True,
+    help="Seconds between two questions.",
+)
 @click.pass_obj
 def fastchat_exporter(settings: AutoscalerSettings, worker: str, listen: int, every_seconds: float) -> None:
     """Export the queue length of the FastChat worker beside it."""

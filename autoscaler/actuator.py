@@ -20,7 +20,17 @@ CONTROLLER: Final = "headroom-autoscaler"
 CHEAPEST: Final = -1000
 """Deletion cost of the pod to go first; the others of the same step follow at one more each. Unset counts as 0."""
 
+_MOST_AT_ONCE: Final = 500
+
 log = get_logger(__name__)
+
+
+def is_ours(cost: str) -> bool:
+    """Whether a pod's deletion cost was set here, and not by somebody who wants the pod kept or gone."""
+    try:
+        return CHEAPEST <= int(cost) < CHEAPEST + _MOST_AT_ONCE
+    except ValueError:
+        return False
 
 
 class NotLeaderError(HeadroomError):
@@ -78,25 +88,33 @@ class Actuator:
         take them.
         """
         path = f"{target.scale_path}/scale"
-        scale = _SCALE.decode(await self._counted("scale", self._kube.request("GET", path)))
+        scale = await self._scale_of(path)
         if scale.spec.replicas != expected:
             raise ChangedError(
                 f"{target.scaled}: asks for {scale.spec.replicas} replicas, not {expected} as decided on"
             )
         if target.kind == "Deployment" and replicas < expected:
-            costs: list[tuple[PodView, str | None]] = [(pod, str(CHEAPEST + rank)) for rank, pod in enumerate(victims)]
+            costs: list[tuple[PodView, str | None]] = [
+                (pod, str(CHEAPEST + min(rank, _MOST_AT_ONCE - 1))) for rank, pod in enumerate(victims)
+            ]
             costs += [(pod, None) for pod in spared]
             await asyncio.gather(*(self._cost(pod, cost) for pod, cost in costs if cost != (pod.deletion_cost or None)))
         try:
             await self._write_scale(path, scale.metadata.resource_version, replicas)
         except Conflict:
             # The status of the workload moves its version too: look again, and write if the count is still the same.
-            scale = _SCALE.decode(await self._counted("scale", self._kube.request("GET", path)))
+            scale = await self._scale_of(path)
             if scale.spec.replicas != expected:
                 raise ChangedError(
                     f"{target.scaled}: was changed to {scale.spec.replicas} replicas meanwhile"
                 ) from None
             await self._write_scale(path, scale.metadata.resource_version, replicas)
+
+    async def _scale_of(self, path: str) -> "_Scale":
+        try:
+            return _SCALE.decode(await self._counted("scale", self._kube.request("GET", path)))
+        except msgspec.MsgspecError as error:
+            raise KubeError(f"GET {path}: broken scale: {error}") from error
 
     async def _write_scale(self, path: str, version: str, replicas: int) -> None:
         body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
@@ -110,11 +128,16 @@ class Actuator:
             log.info("pod_gone", pod=f"{pod.namespace}/{pod.name}")
 
     async def status(self, resource: InferenceAutoscaler, status: Mapping[str, Any]) -> None:
-        """Replace the status. Lists are replaced whole by a merge patch."""
+        """Merge a status into the object's. Lists are replaced whole; what is not in it stays.
+
+        The UID makes the API server refuse the write on a successor of the same name.
+        """
         meta = resource.metadata
         path = f"/apis/{API_VERSION}/namespaces/{meta.namespace}/{PLURAL_AUTOSCALER}/{meta.name}/status"
         try:
-            await self._counted("status", calls.merge_patch(self._kube, path, {"status": status}))
+            await self._counted(
+                "status", calls.merge_patch(self._kube, path, {"metadata": {"uid": meta.uid}, "status": status})
+            )
         except NotFound:
             log.info("object_gone", key=resource.key)
 
@@ -142,7 +165,7 @@ class Actuator:
                     warning=warning,
                 ),
             )
-        except KubeError as error:
+        except (KubeError, NotLeaderError) as error:
             log.warning("event_not_written", key=resource.key, error=str(error))
 
     async def _counted(self, what: str, call: Coroutine[Any, Any, bytes | None]) -> bytes:

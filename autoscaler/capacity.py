@@ -26,12 +26,15 @@ class FitClient:
         self._url = f"{url.rstrip('/')}/v1/fit"
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_seconds))
 
-    async def ask(self, template: bytes, namespace: str, limit: int) -> tuple[Capacity | None, str]:
-        """(answer, complaint): how many more of the pod fit, up to `limit`; None and why where it is not known."""
+    async def ask(
+        self, template: bytes, namespace: str, limit: int, pods_per_replica: int = 1
+    ) -> tuple[Capacity | None, str]:
+        """(answer, complaint): how many more replicas fit, up to `limit`; None and why where it is not known."""
         pod = msgspec.json.decode(template)
-        pod.setdefault("metadata", {})["namespace"] = namespace
+        pod["metadata"] = (pod.get("metadata") or {}) | {"namespace": namespace}
         try:
-            async with self._session.post(self._url, json={"pod": pod, "limit": limit}) as response:
+            question = {"pod": pod, "limit": limit * pods_per_replica}
+            async with self._session.post(self._url, json=question) as response:
                 body = await response.read()
                 if response.status >= 400:
                     return None, f"the scheduler answers {response.status}: {body[:200].decode(errors='replace')}"
@@ -42,7 +45,8 @@ class FitClient:
             return None, f"the scheduler cannot be asked: {error}"
         top = sorted(fit.reasons.items(), key=lambda item: (-item[1], item[0]))[:2]
         detail = "; ".join(f"{reason} on {nodes} nodes" for reason, nodes in top)
-        return Capacity(fit.fits, detail if fit.fits < limit else ""), ""
+        fits = fit.fits // pods_per_replica
+        return Capacity(fits, detail if fits < limit else ""), ""
 
     async def close(self) -> None:
         """Release the connections."""

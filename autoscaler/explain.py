@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from autoscaler.resource import InferenceAutoscaler
 
 
 def explain(resource: InferenceAutoscaler) -> str:
     """The text. An object that no autoscaler has seen yet says so."""
-    spec, status = resource.spec, resource.status
+    spec = resource.spec
+    status = msgspec.json.decode(resource.status) if resource.status else {}
     reference = spec.scale_target_ref
     lines = [
         f"{resource.key}: {reference.kind} {reference.name}, engine {spec.engine}, {spec.mode}, "

@@ -32,7 +32,7 @@ _STATUS: Final = msgspec.json.Decoder(_Status)
 
 
 class FastchatPoller(Collector):
-    """Asks one worker now and then; `collect` gives the last answer while it is young enough."""
+    """Asks one worker now and then; `collect` gives the last answer, and nothing after a poll without one."""
 
     def __init__(self, url: str, registry: CollectorRegistry, *, timeout_seconds: float = 2.0) -> None:
         self._url, self._timeout_seconds = f"{url.rstrip('/')}/worker_get_status", timeout_seconds

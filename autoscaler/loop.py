@@ -3,23 +3,24 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from autoscaler import budget, pods, status
-from autoscaler.actuator import Actuator, ChangedError, NotLeaderError
+from autoscaler.actuator import Actuator, ChangedError, NotLeaderError, is_ours
 from autoscaler.collector import Collector
 from autoscaler.costs import CostSettings
-from autoscaler.decide import Decision, Rule, TargetState, capped, decide
+from autoscaler.decide import Rule, capped, decide
 from autoscaler.guard import guarded
-from autoscaler.memory import Memory, gpus_of, keepsake, recall
+from autoscaler.memory import Memory, gpus_of, recall
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.objects import PodView, Workload, stamp
 from autoscaler.observe import Observer, ObserveSettings, engine_costs
 from autoscaler.queries import plan
+from autoscaler.report import Outcome, Reporter
 from autoscaler.resource import InferenceAutoscaler, Target
 from autoscaler.settings import AutoscalerSettings, budgets
-from autoscaler.signals import Capacity, Freshness, Observation, Rollout
+from autoscaler.signals import Capacity, Observation, Rollout
 from autoscaler.spec import LawSettings
 from autoscaler.world import World
 from headroom.kube.client import KubeError
@@ -33,29 +34,15 @@ log = get_logger(__name__)
 class FitSource(Protocol):
     """Who knows how many more pods fit."""
 
-    async def ask(self, template: bytes, namespace: str, limit: int) -> tuple[Capacity | None, str]:
+    async def ask(
+        self, template: bytes, namespace: str, limit: int, pods_per_replica: int
+    ) -> tuple[Capacity | None, str]:
         """(answer, complaint)."""
         ...
 
 
 _BREATH: Final = 50
 """Objects decided between two turns of the event loop: the lease is renewed in between."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """One object within one tick."""
-
-    target: Target
-    resource: InferenceAutoscaler
-    memory: Memory
-    pods: list[PodView]
-    workload: Workload
-    observation: Observation
-    before: TargetState
-    decision: Decision
-    in_flight: dict[str, float]
-    unknown_capacity: str = ""
 
 
 class Loop:
@@ -86,7 +73,12 @@ class Loop:
         self._costs = CostSettings()
         self._budgets = budgets(settings)
         self._memories: dict[str, Memory] = {}
-        self._known_signals: dict[str, list[str]] = {}
+        self._reporter = Reporter(
+            actuator,
+            metrics,
+            refresh_seconds=settings.status_refresh_seconds,
+            wall_clock=wall_clock,
+        )
 
     async def tick(self) -> dict[str, Outcome]:
         """One round over all objects; returns what was decided."""
@@ -121,8 +113,7 @@ class Loop:
             await asyncio.gather(*(self._act(outcome, now) for outcome in outcomes.values()))
             await self._refuse_rest(conflicts, now)
         else:
-            for outcome in outcomes.values():
-                self._not_moved(outcome)
+            self._look_on(outcomes.values())
         self._count(outcomes, conflicts)
         self._metrics.tick_seconds.observe(self._monotonic() - started)
         return outcomes
@@ -134,6 +125,7 @@ class Loop:
         resource, workload = world.resources[target.key], world.workloads[target.scaled]
         memory = self._memory(target.key, resource)
         own = world.pods_of(target.scaled)
+        started = self._started(memory, own)
         observer = Observer(target, own, snapshot, wall, self._observing)
         memory.lessons = observer.learn(memory.lessons, self._costs)
         rollout = Rollout.SETTLED
@@ -143,7 +135,7 @@ class Loop:
             rollout = Rollout.PROGRESSING
         observation = Observation(
             replicas=workload.spec.replicas,
-            pods=pods.facts(own, wall, memory.ready),
+            pods=pods.facts(own, wall, started),
             readings=observer.readings(),
             work=observer.work(memory.lessons, engine_costs(target, memory.lessons, self._costs)),
             utilisation=observer.utilisation() if target.spec.queueing else None,
@@ -151,7 +143,7 @@ class Loop:
             gpus_per_replica=self._gpus(target, memory, workload, own),
             rollout=rollout,
         )
-        memory.ready = pods.ready_times(own)
+        memory.started = pods.started(own, started)
         decision = decide(target.spec, memory.state, observation, now, self._law)
         lowering = decision.replicas < observation.replicas
         return Outcome(
@@ -169,14 +161,16 @@ class Loop:
         async def ask(outcome: Outcome) -> None:
             waiting = len(outcome.observation.pods.unschedulable)
             limit = outcome.decision.wanted - outcome.observation.replicas + waiting
-            template = bytes(outcome.workload.spec.template)
-            capacity, complaint = await fit.ask(template, outcome.target.namespace, limit)
+            spec = outcome.workload.spec
+            capacity, complaint = await fit.ask(
+                bytes(spec.template), outcome.target.namespace, limit, spec.pods_per_replica
+            )
             outcome.unknown_capacity = complaint
             if capacity is not None:
                 outcome.observation = replace(outcome.observation, capacity=capacity)
                 outcome.decision = decide(outcome.target.spec, outcome.before, outcome.observation, now, self._law)
 
-        await asyncio.gather(*(ask(outcome) for outcome in rising))
+        await asyncio.gather(*(self._guarded(outcome.target.key, ask(outcome)) for outcome in rising))
 
     def _share_budgets(self, outcomes: Iterable[Outcome]) -> None:
         by_project: dict[str, list[Outcome]] = {}
@@ -203,6 +197,13 @@ class Loop:
                     f"project {project} has a budget of {limit:g} GPUs",
                 )
 
+    @staticmethod
+    def _started(memory: Memory, own: list[PodView]) -> Mapping[str, float]:
+        """Pods that are no news. What an earlier leader learned of starts is not learned of the same pods again."""
+        if memory.started is not None:
+            return memory.started
+        return pods.started(own, {}) if memory.state.learned.start_seconds else {}
+
     def _gpus(self, target: Target, memory: Memory, workload: Workload, own: list[PodView]) -> float:
         """Reckoned only where a limit asks for it."""
         limited = target.spec.max_gpus is not None or target.project in self._budgets
@@ -211,21 +212,31 @@ class Loop:
     # Acting
 
     async def _act(self, outcome: Outcome, now: float) -> None:
-        memory, decision, current = outcome.memory, outcome.decision, outcome.observation.replicas
-        changed = decision.replicas != current
-        if changed and (outcome.target.advisory or now < memory.wait_until):
-            self._not_moved(outcome)
-        elif changed:
-            await self._write_scale(outcome, now)
-        else:
+        await self._guarded(outcome.target.key, self._move(outcome, now))
+        await self._guarded(outcome.target.key, self._reporter.decided(outcome, now))
+
+    async def _move(self, outcome: Outcome, now: float) -> None:
+        memory = outcome.memory
+        if outcome.decision.replicas == outcome.observation.replicas:
             memory.failure = ""
-        await self._guarded(outcome.target.key, self._record(outcome, now))
+        elif outcome.target.advisory or now < memory.wait_until:
+            self._not_moved(outcome)
+        else:
+            await self._write_scale(outcome, now)
+
+    def _look_on(self, outcomes: Iterable[Outcome]) -> None:
+        """Not the one that acts: nothing was moved, and what another one writes counts."""
+        for outcome in outcomes:
+            self._not_moved(outcome)
+        for key, memory in self._memories.items():
+            if key in self._world.resources:
+                memory.follow(self._world.resources[key])
 
     async def _write_scale(self, outcome: Outcome, now: float) -> None:
         memory, target, decision = outcome.memory, outcome.target, outcome.decision
         current = outcome.observation.replicas
-        latest = self._world.resources.get(target.key)
-        if latest is None or latest.metadata.generation != outcome.resource.metadata.generation:
+        latest, read = self._world.resources.get(target.key), outcome.resource.metadata
+        if latest is None or (latest.metadata.uid, latest.metadata.generation) != (read.uid, read.generation):
             self._not_moved(outcome)  # edited or deleted since it was read: the next tick decides on what it says now
             return
         victims: list[PodView] = []
@@ -234,7 +245,7 @@ class Loop:
             useful = pods.free_share_after(outcome.pods, self._world.all_pods())
             victims = pods.cheapest_to_lose(outcome.pods, current - decision.replicas, outcome.in_flight, useful)
             chosen = {pod.name for pod in victims}
-            spared = [p for p in outcome.pods if p.deletion_cost and p.name not in chosen and not p.deleted_at]
+            spared = [p for p in outcome.pods if is_ours(p.deletion_cost) and p.name not in chosen and not p.deleted_at]
         try:
             await self._actuator.scale(target, current, decision.replicas, victims, spared)
         except (KubeError, ChangedError, NotLeaderError) as error:
@@ -255,42 +266,6 @@ class Loop:
         log.info("scaled", key=target.key, target=target.scaled, before=current, after=decision.replicas, why=text)
         await self._actuator.event(outcome.resource, "SuccessfulRescale", text)
 
-    async def _record(self, outcome: Outcome, now: float) -> None:
-        memory, resource, decision = outcome.memory, outcome.resource, outcome.decision
-        wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity)
-        built = status.build(
-            decision,
-            conditions=self._conditions(wanted, memory, resource),
-            generation=resource.metadata.generation,
-            current=outcome.observation.replicas,
-            pods=outcome.observation.pods,
-            history=memory.history,
-            last_scale=memory.last_scale,
-            learned=self._learned(outcome),
-            now=self._wall_clock(),
-        )
-        await self._write_status(resource, memory, built, now)
-
-    async def _write_status(
-        self, resource: InferenceAutoscaler, memory: Memory, built: dict[str, Any], now: float
-    ) -> None:
-        old = memory.written or resource.status
-        since = now - memory.written_at
-        if now < memory.wait_until or not status.says_something_new(
-            built, old, since, self._settings.status_refresh_seconds
-        ):
-            return
-        try:
-            await self._actuator.status(resource, built)
-        except (KubeError, NotLeaderError) as error:
-            if isinstance(error, KubeError) and error.retry_after_seconds:
-                memory.wait_until = now + error.retry_after_seconds
-            log.warning("status_not_written", key=resource.key, error=str(error))
-            return
-        memory.written, memory.written_at = built, now
-        for reason, message in _turned_bad(built["conditions"], old.get("conditions", ())):
-            await self._actuator.event(resource, reason, message, warning=True)
-
     async def _refuse_rest(self, conflicts: Mapping[str, str], now: float) -> None:
         """Say on every object that is not acted on why it is not."""
         refusals: list[tuple[str, list[status.Condition]]] = []
@@ -310,32 +285,11 @@ class Loop:
             memory = self._memory(key, resource)
             # Windows must be seen anew once the object is acted on again.
             memory.state = replace(memory.state, needs=(), fresh_since=None, fresh_at=None, idle_since=None)
-            conditions = self._conditions(wanted, memory, resource)
-            built = {"observedGeneration": resource.metadata.generation, "conditions": conditions}
-            await self._write_status(resource, memory, built, now)
-
-    def _conditions(
-        self, wanted: list[status.Condition], memory: Memory, resource: InferenceAutoscaler
-    ) -> list[dict[str, Any]]:
-        before = (memory.written or resource.status).get("conditions") or ()
-        return status.merge_conditions(wanted, before, resource.metadata.generation, self._wall_clock())
-
-    def _learned(self, outcome: Outcome) -> dict[str, str]:
-        decision, memory = outcome.decision, outcome.memory
-        learned = {
-            "startUpSeconds": f"{decision.start_seconds:.0f}",
-            "holdSeconds": f"{decision.hold_seconds:.0f}",
-            "memory": keepsake(decision.state.learned, memory.lessons),
-        }
-        work = outcome.observation.work
-        if work is not None and work.known:
-            learned["secondsPerPromptToken"] = f"{work.seconds_per_prompt_token:.3g}"
-            learned["secondsPerOutputToken"] = f"{work.seconds_per_output_token:.3g}"
-        return learned
+            await self._guarded(key, self._reporter.refused(resource, memory, wanted, now))
 
     def _memory(self, key: str, resource: InferenceAutoscaler) -> Memory:
         memory = self._memories.get(key)
-        if memory is None:
+        if memory is None or memory.uid != resource.metadata.uid:
             memory = self._memories[key] = recall(resource)
         return memory
 
@@ -352,37 +306,10 @@ class Loop:
     def _forget_deleted(self) -> None:
         for key in [key for key in self._memories if key not in self._world.resources]:
             del self._memories[key]
-            namespace, _, name = key.partition("/")
-            self._metrics.forget(namespace, name, self._known_signals.pop(key, []))
 
     def _count(self, outcomes: Mapping[str, Outcome], conflicts: Mapping[str, str]) -> None:
-        metrics = self._metrics
-        metrics.leader.set(self._may_write())
-        metrics.objects.labels("active").set(len(outcomes))
-        metrics.objects.labels("invalid").set(len(self._world.invalid))
-        metrics.objects.labels("conflict").set(sum(map(bool, conflicts.values())))
-        for key, outcome in outcomes.items():
-            of = (outcome.target.namespace, outcome.resource.metadata.name)
-            metrics.replicas.labels(*of).set(outcome.observation.replicas)
-            metrics.ready.labels(*of).set(outcome.observation.pods.ready)
-            metrics.wanted.labels(*of).set(outcome.decision.wanted)
-            metrics.unmet.labels(*of).set(outcome.decision.unmet)
-            self._known_signals[key] = [wish.name for wish in outcome.decision.wishes]
-            for wish in outcome.decision.wishes:
-                metrics.signal_fresh.labels(*of, wish.name).set(wish.state is Freshness.FRESH)
-                if wish.state is Freshness.FRESH:
-                    metrics.signal.labels(*of, wish.name).set(wish.value)
-
-
-def _turned_bad(new: list[dict[str, Any]], old: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Conditions that have become a reason to look: (reason, message)."""
-    good = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False"}
-    before = {str(condition.get("type")): condition.get("status") for condition in old}
-    found: dict[str, str] = {}
-    for condition in new:
-        wanted = good.get(condition["type"], "True")
-        was = before.get(condition["type"])
-        starting = condition["reason"] == Rule.NO_READY_POD
-        if condition["status"] != wanted and was != condition["status"] and not starting:
-            found.setdefault(condition["reason"], condition["message"])
-    return list(found.items())
+        self._metrics.leader.set(self._may_write())
+        self._metrics.objects.labels("active").set(len(outcomes))
+        self._metrics.objects.labels("invalid").set(len(self._world.invalid))
+        self._metrics.objects.labels("conflict").set(sum(map(bool, conflicts.values())))
+        self._reporter.count(outcomes)

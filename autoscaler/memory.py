@@ -18,64 +18,91 @@ from headroom.request import RequestError, request_of
 log = get_logger(__name__)
 
 
-class _Keepsake(msgspec.Struct):
-    """What a new leader needs to go on; kept in the status."""
+_DIGITS: Final = 6
+"""Of what is kept in the status: sums of hundreds of samples are not known better."""
+_NO_STATUS: Final = b"{}"
+
+
+class _Samples(msgspec.Struct):
+    """What a new leader needs to go on; kept in the status as `learned.samples`."""
 
     learned: Learned
     lessons: Lessons
-
-
-_KEEPSAKE: Final = msgspec.json.Decoder(_Keepsake)
 
 
 @dataclass(slots=True)
 class Memory:
     """What the loop keeps of one object between ticks."""
 
+    uid: str = ""
+    """Of the object: another one of the same name is remembered anew."""
     state: TargetState = field(default_factory=TargetState)
     lessons: Lessons = field(default_factory=Lessons)
-    ready: dict[str, float] = field(default_factory=dict)
+    started: Mapping[str, float] | None = None
+    """Pods that have been ready, and when they were created; None before the first look."""
     history: list[Mapping[str, Any]] = field(default_factory=list)
     last_scale: str = ""
-    written: Mapping[str, Any] = field(default_factory=dict)
+    written: bytes = b""
+    """The status that this process wrote last (JSON), while it is the one that writes: the watch may not show it yet."""
     written_at: float = float("-inf")
     wait_until: float = float("-inf")
     """No writes before; the API server asked for patience."""
     failure: str = ""
     gpus: tuple[bytes, float] = (b"", 1.0)
 
+    def status(self, resource: InferenceAutoscaler) -> dict[str, Any]:
+        """The object's status as far as it is known here."""
+        found = msgspec.json.decode(self.written or resource.status or _NO_STATUS)
+        return found if isinstance(found, dict) else {}
+
+    def follow(self, resource: InferenceAutoscaler) -> None:
+        """Take over what another one writes to the status while this process does not act."""
+        self.written = b""
+        status = self.status(resource)
+        self.history = list(status.get("history") or ())
+        self.last_scale = status.get("lastScaleTime") or ""
+
 
 def recall(resource: InferenceAutoscaler) -> Memory:
     """Take over what an earlier leader left in the status; what cannot be read is learned again."""
-    memory = Memory()
-    memory.history = list(resource.status.get("history") or ())
-    memory.last_scale = resource.status.get("lastScaleTime") or ""
-    kept = (resource.status.get("learned") or {}).get("memory")
-    if kept:
+    memory = Memory(resource.metadata.uid)
+    memory.follow(resource)
+    samples = (memory.status(resource).get("learned") or {}).get("samples")
+    if samples is not None:
         try:
-            keepsake = _KEEPSAKE.decode(kept)
-        except (msgspec.MsgspecError, TypeError) as error:
-            log.info("keepsake_not_understood", key=resource.key, error=str(error))
+            known = msgspec.convert(samples, _Samples)
+        except msgspec.MsgspecError as error:
+            log.info("samples_not_understood", key=resource.key, error=str(error))
         else:
-            memory.state = TargetState(learned=keepsake.learned)
-            memory.lessons = keepsake.lessons
+            memory.state, memory.lessons = TargetState(learned=known.learned), known.lessons
     return memory
 
 
-def keepsake(learned: Learned, lessons: Lessons) -> str:
-    """The text that `recall` reads."""
-    return msgspec.json.encode(_Keepsake(learned, lessons)).decode()
+def samples_of(learned: Learned, lessons: Lessons) -> Any:
+    """What `recall` reads, as plain values."""
+    return _shortened(msgspec.to_builtins(_Samples(learned, lessons)))
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortened(entry) for entry in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def gpus_of(target: Target, memory: Memory, workload: Workload, own: list[PodView]) -> float:
-    """GPUs that one replica holds: what its pods were given, else what the template asks for."""
+    """GPUs that one replica holds: what its pods were given, else what the template asks for.
+
+    The pods of a group count as its leader, the only one in `own`.
+    """
     placed = [pod.share * len(pod.cards) for pod in own if pod.share and pod.cards]
     if placed:
-        return max(placed)
+        return max(placed) * workload.spec.pods_per_replica
     template = bytes(workload.spec.template)
     if memory.gpus[0] != template:
         memory.gpus = (template, _asked(target.scaled, template))
-    return memory.gpus[1]
+    return memory.gpus[1] * workload.spec.pods_per_replica
 
 
 def _asked(scaled: str, template: bytes) -> float:

@@ -1,5 +1,7 @@
 """Every metric of the autoscaler. Labels: the object's namespace and name, signal names of its spec, fixed words."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
@@ -63,10 +65,13 @@ class AutoscalerMetrics:
             registry=registry,
         )
 
-    def forget(self, namespace: str, name: str, signals: list[str]) -> None:
-        """Drop the series of a deleted object."""
+    def forget(self, namespace: str, name: str) -> None:
+        """Drop the series of an object that is gone or not acted on."""
         for gauge in (self.replicas, self.ready, self.wanted, self.unmet):
             _remove(gauge, namespace, name)
+
+    def forget_signals(self, namespace: str, name: str, signals: Iterable[str]) -> None:
+        """Drop the series of signals that an object no longer has."""
         for signal in signals:
             for gauge in (self.signal, self.signal_fresh):
                 _remove(gauge, namespace, name, signal)

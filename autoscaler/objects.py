@@ -118,10 +118,30 @@ def owner_of(meta: Meta) -> str:
     return ""
 
 
+class GroupWire(Wire):
+    """`leaderWorkerTemplate` of a LeaderWorkerSet."""
+
+    size: int = 1
+    leader_template: msgspec.Raw = msgspec.Raw(b"")
+    worker_template: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 class WorkloadSpec(Wire):
     replicas: int = 1
     paused: bool = False
     template: msgspec.Raw = msgspec.Raw(b"{}")
+    """Of a group's workers, which are most of it, where a replica is a group."""
+    leader_worker_template: GroupWire | None = None
+    pods_per_replica: int = 1
+
+    def keep_template(self) -> None:
+        """Keep the template alone. A Raw is a view of the whole answer that it came in, a page of 2,000 objects."""
+        group = self.leader_worker_template
+        if group is not None:
+            self.leader_worker_template = None
+            self.pods_per_replica = max(group.size, 1)
+            self.template = group.leader_template if group.size < 2 and group.leader_template else group.worker_template
+        self.template = self.template.copy()
 
 
 class WorkloadStatus(Wire):

@@ -9,10 +9,10 @@ from autoscaler.signals import PodFacts
 GONE: Final = ("Succeeded", "Failed")
 
 
-def facts(pods: Iterable[PodView], now: float, known_ready: Mapping[str, float]) -> PodFacts:
-    """Count the pods by state. `known_ready` maps pods that were ready at the last tick to when they became so.
+def facts(pods: Iterable[PodView], now: float, started_before: Mapping[str, float]) -> PodFacts:
+    """Count the pods by state. `started_before` is what `started` said of them at the last tick.
 
-    A pod in the list for the first time counts as just started only when it became ready within the last hour: what was
+    A pod that is ready for the first time has just started. One that was ready before and is so again has not, and what was
     ready long before this process began teaches nothing that later starts will not.
     """
     ready = failing = 0
@@ -27,7 +27,7 @@ def facts(pods: Iterable[PodView], now: float, known_ready: Mapping[str, float])
             terminating.append(max(now - pod.deleted_at, 0.0))
         elif pod.ready_at:
             ready += 1
-            is_new = known_ready.get(pod.name) != pod.ready_at
+            is_new = started_before.get(pod.name) != pod.created_at
             if is_new and now - pod.ready_at < 3600 and pod.ready_at > pod.scheduled_at > 0:
                 started.append(pod.ready_at - pod.scheduled_at)
         elif pod.failing:
@@ -39,9 +39,13 @@ def facts(pods: Iterable[PodView], now: float, known_ready: Mapping[str, float])
     return PodFacts(ready, tuple(starting), tuple(unschedulable), failing, tuple(terminating), tuple(started))
 
 
-def ready_times(pods: Iterable[PodView]) -> dict[str, float]:
-    """Ready pods and since when, for the next tick."""
-    return {pod.name: pod.ready_at for pod in pods if pod.ready_at and not pod.deleted_at}
+def started(pods: Iterable[PodView], before: Mapping[str, float]) -> dict[str, float]:
+    """Pods that are ready or have been, and when they were created (a StatefulSet gives the same name again)."""
+    return {
+        pod.name: pod.created_at
+        for pod in pods
+        if not pod.deleted_at and (pod.ready_at or before.get(pod.name) == pod.created_at)
+    }
 
 
 def cheapest_to_lose(

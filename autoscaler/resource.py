@@ -5,7 +5,7 @@ the schema grew) is checked again and named with field and value.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -91,11 +91,11 @@ class ResourceMeta(Meta):
 
 
 class InferenceAutoscaler(Wire):
-    """The object. Its status stays a plain mapping: the daemon compares and replaces it as a whole."""
+    """The object. Its status stays JSON: the daemon compares and replaces it as a whole, and holds thousands."""
 
     metadata: ResourceMeta = msgspec.field(default_factory=ResourceMeta)
     spec: SpecWire = msgspec.field(default_factory=SpecWire)
-    status: dict[str, Any] = msgspec.field(default_factory=dict)
+    status: msgspec.Raw = msgspec.Raw(b"")
 
     @property
     def key(self) -> str:
@@ -153,9 +153,7 @@ def read(resource: InferenceAutoscaler) -> Target:
     if spec.max_replicas < 1 or not 0 <= spec.min_replicas <= spec.max_replicas:
         raise fail("minReplicas", spec.min_replicas, f"is not between 0 and maxReplicas {spec.max_replicas}")
     signals = _signals(spec, engine, fail)
-    api_version = reference.api_version
-    if reference.kind == "LeaderWorkerSet" and api_version == "apps/v1":
-        api_version = "leaderworkerset.x-k8s.io/v1"
+    api_version = _api_version(reference, fail)
     return Target(
         key=resource.key,
         namespace=meta.namespace,
@@ -183,6 +181,14 @@ def read(resource: InferenceAutoscaler) -> Target:
         most_sequences=spec.work.max_sequences if spec.work else 256,
         scale_path=f"/apis/{api_version}/namespaces/{meta.namespace}/{_RESOURCE_OF[reference.kind]}/{reference.name}",
     )
+
+
+def _api_version(reference: TargetRef, fail: "_Fail") -> str:
+    known = "leaderworkerset.x-k8s.io/v1" if reference.kind == "LeaderWorkerSet" else "apps/v1"
+    # apps/v1 is what the API server fills in, whatever the kind.
+    if reference.api_version not in ("", "apps/v1", known):
+        raise fail("scaleTargetRef.apiVersion", reference.api_version, f"is not {known}, where a {reference.kind} is")
+    return known
 
 
 class _Fail:

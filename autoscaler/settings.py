@@ -40,7 +40,7 @@ class AutoscalerSettings:
         30.0, unit="s", minimum=1.0, reason="The faster of the two means of token rates."
     )
     long_mean_seconds: float = setting(
-        120.0, unit="s", minimum=1.0, reason="The slower of the two means of token rates."
+        60.0, unit="s", minimum=1.0, reason="The slower of the two means of token rates."
     )
     status_refresh_seconds: float = setting(
         60.0, unit="s", minimum=1.0,
@@ -72,7 +72,7 @@ def budgets(settings: AutoscalerSettings) -> dict[str, float]:
         try:
             result[project] = float(amount)
         except ValueError as error:
-            raise BudgetError(f"project-budgets: {entry!r} is not PROJECT=GPUS") from error
+            raise BudgetError(f"--project-budgets: {entry!r} is not PROJECT=GPUS") from error
         if not project or not result[project] >= 0:
-            raise BudgetError(f"project-budgets: {entry!r} is not PROJECT=GPUS")
+            raise BudgetError(f"--project-budgets: {entry!r} is not PROJECT=GPUS")
     return result

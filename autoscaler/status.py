@@ -1,5 +1,6 @@
 """The status of an InferenceAutoscaler: built from a decision, compared, and written only when it says something new. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +11,8 @@ from autoscaler.signals import Freshness, PodFacts
 
 HISTORY: Final = 10
 MESSAGE_BYTES: Final = 512
+NOISE_SHARE: Final = 0.05
+"""A value that moved by less is not worth a write."""
 
 READY: Final = "Ready"
 SCALING_ACTIVE: Final = "ScalingActive"
@@ -109,7 +112,7 @@ def build(
     pods: PodFacts,
     history: Sequence[Mapping[str, Any]],
     last_scale: str,
-    learned: Mapping[str, str],
+    learned: Mapping[str, Any],
     now: float,
 ) -> Status:
     """The whole status after a decision."""
@@ -140,7 +143,7 @@ def says_something_new(new: Status, old: Mapping[str, Any], seconds_since_write:
     """Whether a status is worth a write: at once when a decision, condition or state changed, readings now and then."""
     if material(new) != material(old):
         return True
-    return seconds_since_write >= refresh_seconds and readings(new) != readings(old)
+    return seconds_since_write >= refresh_seconds and (readings(new) != readings(old) or _moved(new, old))
 
 
 def material(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,20 +160,22 @@ def material(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def readings(status: Mapping[str, Any]) -> list[Any]:
-    """The part that changes with the load: written now and then."""
-    signals = [
-        (signal.get("name"), signal.get("wish"), signal.get("lowest"), _rounded(signal.get("value", "")))
-        for signal in status.get("signals", ())
-    ]
+    """The part that changes with the load, but for the values themselves: written now and then."""
+    signals = [(signal.get("name"), signal.get("wish"), signal.get("lowest")) for signal in status.get("signals", ())]
     return [signals, [limit.get("rule") for limit in status.get("limits", ())]]
 
 
-def _rounded(value: str) -> str:
-    """To two digits: less is noise."""
+def _moved(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether a value has moved by more than its noise since it was written (rounding would flip at its edges)."""
+    pairs = zip(new.get("signals", ()), old.get("signals", ()), strict=False)
+    return any(_differ(str(one.get("value", "")), str(other.get("value", ""))) for one, other in pairs)
+
+
+def _differ(one: str, other: str) -> bool:
     try:
-        return f"{float(value):.2g}"
+        return not math.isclose(float(one), float(other), rel_tol=NOISE_SHARE)
     except ValueError:
-        return value
+        return one != other
 
 
 def _stable(condition: Mapping[str, Any]) -> object:

@@ -22,6 +22,7 @@ class World:
         self._others: dict[str, dict[str, str]] = {}
         """Kind of scaler -> its key -> what it scales."""
         self._other_of: dict[str, str] = {}
+        self._by_scaled: dict[str, list[str]] = {}
 
     def on_resource(self, kind: str, key: str, resource: InferenceAutoscaler) -> None:
         """An InferenceAutoscaler event."""
@@ -29,6 +30,8 @@ class World:
             for known in (self.resources, self.targets, self.invalid):
                 known.pop(key, None)
             return
+        # A Raw is a view of the whole answer that it came in, a page of 2,000 objects: keep the part alone.
+        resource.status = resource.status.copy()
         self.resources[key] = resource
         try:
             self.targets[key] = read(resource)
@@ -47,8 +50,7 @@ class World:
         if kind == DELETED:
             self.workloads.pop(f"{workload_kind}/{key}", None)
         else:
-            # A Raw is a view of the whole answer that it came in, a page of 2,000 objects: keep the part alone.
-            workload.spec.template = workload.spec.template.copy()
+            workload.spec.keep_template()
             self.workloads[f"{workload_kind}/{key}"] = workload
 
     def on_pod(self, kind: str, key: str, pod: PodView) -> None:
@@ -102,7 +104,7 @@ class World:
 
     def index_rivals(self) -> None:
         """Prepare `conflict` for this tick."""
-        self._by_scaled: dict[str, list[str]] = {}
+        self._by_scaled = {}
         for key, target in self.targets.items():
             self._by_scaled.setdefault(target.scaled, []).append(key)
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from autoscaler.capacity import FitClient
 from autoscaler.daemon import AutoscalerDaemon
 from autoscaler.loop import Loop
 from autoscaler.settings import AutoscalerSettings
+from autoscaler.signals import Capacity
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.prometheus import FakePrometheus
@@ -47,7 +49,7 @@ class Bench:
         self.daemon = AutoscalerDaemon(self.kube, AutoscalerSettings(prometheus_url=self.prometheus.url, **flags))
         self.daemon._once = True
         self.loop: Loop = self.daemon.loop
-        self.loop._monotonic = self.loop._wall_clock = lambda: self.now
+        self.loop._monotonic = self.loop._wall_clock = self.loop._reporter._wall_clock = lambda: self.now
         self._tasks = [asyncio.create_task(reflector.run()) for reflector in self.daemon._reflectors.values()]
         for reflector in self.daemon._reflectors.values():
             await reflector.wait_synced()
@@ -193,6 +195,18 @@ class TestActing:
         await busy.tick(20)
         assert busy.writes(".") == []
 
+    async def test_a_reading_that_trembles_is_no_news(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 8.6)
+        await busy.tick(6)
+        busy.api.requests.clear()
+        for round_ in range(20):
+            busy.loads = dict.fromkeys(busy.loads, 8.65 if round_ % 2 else 8.6)  # in all 34.6 and 34.4
+            await busy.tick()
+        assert busy.writes(".") == []
+        busy.loads = dict.fromkeys(busy.loads, 9.2)
+        await busy.tick(6)
+        assert len(busy.writes("/status$")) == 1
+
     async def test_a_thousandth_object_costs_no_further_query(self, bench: Bench) -> None:
         for number in range(30):
             bench.workload(f"llm-{number}", replicas=1)
@@ -212,6 +226,16 @@ class TestActing:
         assert [r.path.rsplit("/", 1)[1] for _, r in marks] == ["llm-5d9f-1"]
         assert marks[0][0] < scale
         assert marks[0][1].body["metadata"]["annotations"] == {"controller.kubernetes.io/pod-deletion-cost": "-1000"}
+
+    async def test_what_others_say_of_the_cost_of_a_pod_stays(self, busy: Bench) -> None:
+        cost = "controller.kubernetes.io/pod-deletion-cost"
+        for number, value in enumerate(("100", "-998", "-5", "soon")):
+            busy.pod(f"llm-5d9f-{number}", load=10.0, metadata={"annotations": {cost: value}})
+        busy.loads = {f"llm-5d9f-{number}": load for number, load in enumerate((4.0, 6.0, 1.0, 5.0))}
+        await busy.tick(6)
+        assert busy.replicas() == 3
+        left = {p["metadata"]["name"][-1]: p["metadata"]["annotations"].get(cost) for p in busy.api.all(PODS)}
+        assert left == {"0": "100", "1": None, "2": "-1000", "3": "soon"}
 
     async def test_advisory_writes_its_status_and_nothing_else(self, bench: Bench) -> None:
         bench.workload(replicas=1)
@@ -510,6 +534,34 @@ class TestObjects:
         assert busy.replicas() == 4
         assert 'name="llm"' not in (await metrics_text(busy))
 
+    async def test_another_object_of_the_same_name_is_a_new_one(self, busy: Bench) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        await busy.tick()
+        assert len(busy.api.get(IA, "llm")["status"]["history"]) == 1
+        busy.api.remove(IA, "llm")
+        busy.object()  # before the next tick
+        busy.loads = {f"llm-5d9f-{number}": 10.0 for number in range(8)}
+        for number in range(8):
+            busy.pod(f"llm-5d9f-{number}", load=10.0)
+        await busy.tick()
+        status = busy.api.get(IA, "llm")["status"]
+        assert (status["currentReplicas"], status["history"]) == (8, [])
+
+    async def test_an_object_that_is_not_acted_on_shows_no_old_numbers(self, busy: Bench) -> None:
+        assert 'headroom_autoscaler_signal_fresh{name="llm"' in (await metrics_text(busy))
+        spec = {"scaleTargetRef": {"kind": "Deployment", "name": "llm"}}
+        busy.api.put(HPAS, {"metadata": {"name": "llm"}, "spec": spec})
+        await busy.tick()
+        assert 'name="llm"' not in (await metrics_text(busy)).replace("_moves_total", "")
+        assert busy.condition("Conflict")["status"] == "True"
+
+    async def test_a_signal_that_is_gone_has_no_series(self, busy: Bench) -> None:
+        busy.object(generation=2, signals=[{"name": "waiting", "type": "queue", "target": 10}])
+        await busy.tick()
+        text = await metrics_text(busy)
+        assert 'headroom_autoscaler_signal{name="llm",namespace="default",signal="waiting"} 0.0' in text
+        assert 'signal="running"' not in text
+
 
 async def metrics_text(bench: Bench) -> str:
     from prometheus_client.exposition import generate_latest
@@ -565,6 +617,57 @@ class TestApiServer:
         await busy.tick()
         assert busy.replicas() == 4
 
+    async def test_a_lease_lost_after_the_write_costs_the_event_alone(self, busy: Bench) -> None:
+        busy.workload("other", replicas=1)
+        busy.object("other")
+        await busy.tick(2)
+        failures = busy.daemon.metrics.tick_failures.labels("object")
+        busy.loads = {pod: 30.0 if pod.startswith("llm") else 5.0 for pod in busy.loads}
+        answers = iter([True, True])  # the scale is read and written
+        busy.loop._actuator._may_write = lambda: next(answers, False)
+        await busy.tick()
+        assert busy.replicas() == 8
+        assert failures._value.get() == 0
+        assert busy.loop._memories["default/llm"].history[0]["to"] == 8
+
+    async def test_a_scale_that_cannot_be_read_hurts_only_its_object(self, busy: Bench) -> None:
+        busy.workload("other", replicas=1)
+        busy.object("other")
+        await busy.tick()
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        await busy.settle()
+        busy.script()
+        busy.api.get(DEPLOYMENTS, "llm")["spec"]["replicas"] = "many"  # not seen by the watch
+        await busy.loop.tick()
+        assert busy.replicas("other") == 2
+        assert "broken scale" in busy.condition("AbleToScale")["message"]
+
+    async def test_who_leads_again_goes_on_from_what_the_other_wrote(self, busy: Bench) -> None:
+        busy.daemon._once = False
+        await busy.tick()
+        object_ = busy.api.get(IA, "llm")
+        entry = {"time": stamp(busy.now), "from": 3, "to": 4, "reason": "Raised", "message": "by the other"}
+        conditions = [c | {"reason": "ByTheOther"} for c in object_["status"]["conditions"]]
+        status = object_["status"] | {"history": [entry], "lastScaleTime": stamp(busy.now), "conditions": conditions}
+        busy.api.put(IA, object_ | {"status": status})
+        await busy.tick()
+        busy.daemon._once = True
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        await busy.tick()
+        status = busy.api.get(IA, "llm")["status"]
+        assert [h["message"] for h in status["history"]][1:] == ["by the other"]
+        assert busy.replicas() == 8
+
+    async def test_what_the_other_wrote_last_is_set_right(self, busy: Bench) -> None:
+        busy.daemon._once = False
+        await busy.tick()
+        object_ = busy.api.get(IA, "llm")
+        busy.api.put(IA, object_ | {"status": object_["status"] | {"currentReplicas": 3}})
+        await busy.tick()
+        busy.daemon._once = True
+        await busy.tick()
+        assert busy.api.get(IA, "llm")["status"]["currentReplicas"] == 4
+
     async def test_a_new_leader_takes_over_what_was_learned(self, busy: Bench) -> None:
         busy.pod("llm-5d9f-9", load=None, metadata={"creationTimestamp": stamp(START - 200)}, conditions=[
             {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(START - 190)},
@@ -612,6 +715,22 @@ class TestCapacity:
         assert asked[0]["pod"]["spec"]["containers"][0]["name"] == "server"
         assert bench.api.get(IA, "llm")["status"]["unmetReplicas"] == 2
         assert "no free time slice on 3 nodes" in bench.condition("CapacityLimited")["message"]
+        await runner.cleanup()
+
+    async def test_a_replica_that_is_a_group_needs_room_for_all_its_pods(self) -> None:
+        asked: list[dict[str, Any]] = []
+
+        def answer(question: dict[str, Any]) -> web.Response:
+            asked.append(question)
+            return web.json_response({"fits": 11, "nodes": {"n": 11}, "reasons": {"no free card": 3}})
+
+        runner, url = await self.extender(answer)
+        client = FitClient(url, 1.0)
+        template = b'{"metadata": null, "spec": {"containers": [{"name": "worker"}]}}'
+        capacity, complaint = await client.ask(template, "ns", 3, 4)
+        assert (asked[0]["limit"], asked[0]["pod"]["metadata"]) == (12, {"namespace": "ns"})
+        assert (capacity, complaint) == (Capacity(2, "no free card on 3 nodes"), "")
+        await client.close()
         await runner.cleanup()
 
     @pytest.mark.parametrize("status", [400, 503])

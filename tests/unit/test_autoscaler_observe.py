@@ -279,7 +279,7 @@ class TestPods:
             pod("going", deleted_at=NOW - 5),
             pod("done", phase="Succeeded"),
         ]
-        facts = pods.facts(own, NOW, {"ready": NOW - 1000})
+        facts = pods.facts(own, NOW, {"ready": NOW - 1100})
         assert (facts.ready, facts.starting, facts.unschedulable) == (2, (40.0,), (7.0,))
         assert (facts.crash_looping, facts.terminating, facts.started_seconds) == (1, (5.0,), (90.0,))
 
@@ -326,6 +326,10 @@ class TestSpec:
         [
             ({"minReplicas": 4, "maxReplicas": 2}, "spec.minReplicas: 4 is not between 0 and maxReplicas 2"),
             ({"minReplicas": 0}, "spec.minReplicas: 0 needs scaleToZero"),
+            (
+                {"scaleTargetRef": {"apiVersion": "extensions/v1beta1", "kind": "Deployment", "name": "llm"}},
+                "spec.scaleTargetRef.apiVersion: 'extensions/v1beta1' is not apps/v1, where a Deployment is",
+            ),
             ({"engine": "custom"}, "spec.signals: [] are needed for engine custom"),
             (
                 {"engine": "fastchat", "signals": [{"name": "kv", "type": "kvCache", "target": "0.5"}]},

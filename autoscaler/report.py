@@ -1,0 +1,162 @@
+"""What is told of each object: its status, Events about conditions that turned bad, and its metrics."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from autoscaler import status
+from autoscaler.actuator import Actuator, NotLeaderError
+from autoscaler.decide import Decision, Rule, TargetState
+from autoscaler.memory import Memory, samples_of
+from autoscaler.metrics import AutoscalerMetrics
+from autoscaler.objects import PodView, Workload
+from autoscaler.resource import InferenceAutoscaler, Target
+from autoscaler.signals import Freshness, Observation
+from headroom.kube.client import KubeError
+from headroom.logs import get_logger
+
+log = get_logger(__name__)
+
+_GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False"}
+"""Conditions whose good state is not True."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One object within one tick."""
+
+    target: Target
+    resource: InferenceAutoscaler
+    memory: Memory
+    pods: list[PodView]
+    workload: Workload
+    observation: Observation
+    before: TargetState
+    decision: Decision
+    in_flight: dict[str, float]
+    unknown_capacity: str = ""
+
+
+class Reporter:
+    """Writes statuses where they say something new, and keeps the metrics of objects."""
+
+    def __init__(
+        self,
+        actuator: Actuator,
+        metrics: AutoscalerMetrics,
+        *,
+        refresh_seconds: float,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._actuator, self._metrics = actuator, metrics
+        self._refresh_seconds, self._wall_clock = refresh_seconds, wall_clock
+        self._signals: dict[str, tuple[str, ...]] = {}
+        """Objects that have series, and the signals among them."""
+
+    async def decided(self, outcome: Outcome, now: float) -> None:
+        """Write the status of an object that was decided on, if it is due."""
+        memory, resource, decision = outcome.memory, outcome.resource, outcome.decision
+        old, wall = memory.status(resource), self._wall_clock()
+        wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity)
+        built = status.build(
+            decision,
+            conditions=_merged(wanted, old, resource, wall),
+            generation=resource.metadata.generation,
+            current=outcome.observation.replicas,
+            pods=outcome.observation.pods,
+            history=memory.history,
+            last_scale=memory.last_scale,
+            learned=_learned(outcome),
+            now=wall,
+        )
+        await self._write(resource, memory, built, old, now)
+
+    async def refused(
+        self, resource: InferenceAutoscaler, memory: Memory, wanted: list[status.Condition], now: float
+    ) -> None:
+        """Write on an object that is not acted on why it is not."""
+        old = memory.status(resource)
+        conditions = _merged(wanted, old, resource, self._wall_clock())
+        built = {"observedGeneration": resource.metadata.generation, "conditions": conditions}
+        await self._write(resource, memory, built, old, now)
+
+    async def _write(
+        self,
+        resource: InferenceAutoscaler,
+        memory: Memory,
+        built: dict[str, Any],
+        old: Mapping[str, Any],
+        now: float,
+    ) -> None:
+        since = now - memory.written_at
+        if now < memory.wait_until or not status.says_something_new(built, old, since, self._refresh_seconds):
+            return
+        try:
+            await self._actuator.status(resource, built)
+        except (KubeError, NotLeaderError) as error:
+            if isinstance(error, KubeError) and error.retry_after_seconds:
+                memory.wait_until = now + error.retry_after_seconds
+            log.warning("status_not_written", key=resource.key, error=str(error))
+            return
+        memory.written, memory.written_at = msgspec.json.encode(built), now
+        for reason, message in _turned_bad(built["conditions"], old.get("conditions", ())):
+            await self._actuator.event(resource, reason, message, warning=True)
+
+    # Metrics
+
+    def count(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Bring the metrics up to date. An object that was not decided on has none: old numbers would look alive."""
+        metrics = self._metrics
+        for key in [key for key in self._signals if key not in outcomes]:
+            namespace, _, name = key.partition("/")
+            metrics.forget(namespace, name)
+            metrics.forget_signals(namespace, name, self._signals.pop(key))
+        for key, outcome in outcomes.items():
+            of = (outcome.target.namespace, outcome.resource.metadata.name)
+            metrics.replicas.labels(*of).set(outcome.observation.replicas)
+            metrics.ready.labels(*of).set(outcome.observation.pods.ready)
+            metrics.wanted.labels(*of).set(outcome.decision.wanted)
+            metrics.unmet.labels(*of).set(outcome.decision.unmet)
+            signals = tuple(wish.name for wish in outcome.decision.wishes)
+            gone = tuple(signal for signal in self._signals.get(key, ()) if signal not in signals)
+            metrics.forget_signals(*of, gone)
+            self._signals[key] = signals
+            for wish in outcome.decision.wishes:
+                metrics.signal_fresh.labels(*of, wish.name).set(wish.state is Freshness.FRESH)
+                if wish.state is Freshness.FRESH:
+                    metrics.signal.labels(*of, wish.name).set(wish.value)
+
+
+def _merged(
+    wanted: list[status.Condition], old: Mapping[str, Any], resource: InferenceAutoscaler, wall: float
+) -> list[dict[str, Any]]:
+    return status.merge_conditions(wanted, old.get("conditions") or (), resource.metadata.generation, wall)
+
+
+def _learned(outcome: Outcome) -> dict[str, Any]:
+    decision = outcome.decision
+    learned = {
+        "startUpSeconds": f"{decision.start_seconds:.0f}",
+        "holdSeconds": f"{decision.hold_seconds:.0f}",
+        "samples": samples_of(decision.state.learned, outcome.memory.lessons),
+    }
+    work = outcome.observation.work
+    if work is not None and work.known:
+        learned["secondsPerPromptToken"] = f"{work.seconds_per_prompt_token:.3g}"
+        learned["secondsPerOutputToken"] = f"{work.seconds_per_output_token:.3g}"
+    return learned
+
+
+def _turned_bad(new: list[dict[str, Any]], old: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Conditions that have become a reason to look: (reason, message)."""
+    before = {str(condition.get("type")): condition.get("status") for condition in old}
+    found: dict[str, str] = {}
+    for condition in new:
+        wanted = _GOOD.get(condition["type"], "True")
+        was = before.get(condition["type"])
+        starting = condition["reason"] == Rule.NO_READY_POD
+        if condition["status"] != wanted and was != condition["status"] and not starting:
+            found.setdefault(condition["reason"], condition["message"])
+    return list(found.items())

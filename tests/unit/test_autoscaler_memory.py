@@ -1,0 +1,134 @@
+"""What is kept of objects, pods and statuses, and that the schema of the API server agrees with what is read."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+import yaml
+
+from autoscaler import costs, pods
+from autoscaler.memory import Memory, gpus_of, recall, samples_of
+from autoscaler.objects import WORKLOAD, PodView
+from autoscaler.observe import Lessons
+from autoscaler.resource import DECODER, SpecWire, Target, read
+from autoscaler.settings import AutoscalerSettings
+from autoscaler.spec import LawSettings, Learned
+from headroom.wire import Wire, encode
+
+NOW = 1_800_000_000.0
+
+
+def target(**spec: Any) -> Target:
+    reference = {"kind": "Deployment", "name": "llm"}
+    whole = {
+        "metadata": {"name": "llm", "namespace": "ns"},
+        "spec": {"scaleTargetRef": reference, "maxReplicas": 9, **spec},
+    }
+    return read(DECODER.decode(encode(whole)))
+
+
+def pod(name: str, *, ready_for: float = 1000.0, **more: Any) -> PodView:
+    values: dict[str, Any] = {
+        "namespace": "ns", "name": name, "owner": "Deployment/ns/llm", "node": "n", "ip": "", "phase": "Running",
+        "created_at": NOW - ready_for - 100, "scheduled_at": NOW - ready_for - 90, "ready_at": NOW - ready_for,
+        "deleted_at": 0.0, "failing": False, "cards": (), "share": 0.0, "deletion_cost": "", **more,
+    }  # fmt: skip
+    return PodView(**values)
+
+
+class TestPods:
+    def test_a_pod_that_is_ready_again_has_not_just_started(self) -> None:
+        first = pod("a", ready_for=20, scheduled_at=NOW - 80, created_at=NOW - 90)
+        known = pods.started([first], {})
+        assert pods.facts([first], NOW, {}).started_seconds == (60.0,)
+        assert pods.facts([first], NOW, known).started_seconds == ()
+        away = pod("a", ready_at=0.0, scheduled_at=NOW - 80, created_at=NOW - 90)
+        known = pods.started([away], known)
+        again = pod("a", ready_for=-400, scheduled_at=NOW - 80, created_at=NOW - 90)
+        assert pods.facts([again], NOW + 500, known).started_seconds == ()
+        successor = pod("a", ready_for=0, scheduled_at=NOW - 30, created_at=NOW - 40)
+        assert pods.facts([successor], NOW, known).started_seconds == (30.0,), "a StatefulSet uses names again"
+
+
+class TestGroups:
+    @pytest.mark.parametrize(
+        ("group", "per_replica", "container"),
+        [
+            ({"size": 4, "workerTemplate": {"spec": {"containers": [{"name": "worker"}]}}}, 4, b"worker"),
+            (
+                {"size": 1, "leaderTemplate": {"spec": {"containers": [{"name": "leader"}]}}, "workerTemplate": {}},
+                1, b"leader",
+            ),
+            ({"workerTemplate": {"spec": {"containers": [{"name": "worker"}]}}}, 1, b"worker"),
+        ],
+    )  # fmt: skip
+    def test_a_replica_of_a_leader_worker_set_is_a_group(
+        self, group: dict[str, Any], per_replica: int, container: bytes
+    ) -> None:
+        seen = WORKLOAD.decode(encode({"metadata": {"name": "g"}, "spec": {"leaderWorkerTemplate": group}}))
+        seen.spec.keep_template()
+        assert seen.spec.pods_per_replica == per_replica
+        assert container in bytes(seen.spec.template)
+
+    def test_gpus_of_a_group_are_those_of_all_its_pods(self) -> None:
+        limits = {"nvidia.com/gpu": "2"}
+        template = {"spec": {"containers": [{"name": "worker", "resources": {"limits": limits}}]}}
+        spec = {"leaderWorkerTemplate": {"size": 3, "workerTemplate": template}}
+        workload = WORKLOAD.decode(encode({"metadata": {"name": "g"}, "spec": spec}))
+        workload.spec.keep_template()
+        assert gpus_of(target(), Memory(), workload, []) == 6.0
+        placed = pod("g-0", cards=("c1", "c2"), share=0.5)
+        assert gpus_of(target(), Memory(), workload, [placed]) == 3.0
+
+
+class TestMemory:
+    def test_what_was_learned_is_kept_to_six_digits_and_read_back(self) -> None:
+        lessons = Lessons(costs.CostState(xx=(1 / 3,) * 9, found=(0.02, 1e-9 / 7, 0.00015)), 7.123456789, 5.0, 3.0)
+        learned = Learned((61.25, 1 / 3))
+        samples = samples_of(learned, lessons)
+        status = {"learned": {"samples": samples}, "history": [{"to": 3}], "lastScaleTime": "then"}
+        stored = json.dumps({"metadata": {"name": "llm", "uid": "u1"}, "status": status})
+        memory = recall(DECODER.decode(stored.encode()))
+        assert (memory.uid, memory.history, memory.last_scale) == ("u1", [{"to": 3}], "then")
+        assert memory.state.learned.start_seconds == (61.25, 0.333333)
+        assert memory.lessons.cost.found == (0.02, pytest.approx(1e-9 / 7, rel=1e-5), 0.00015)
+        assert memory.lessons.requests == 7.12346
+        assert "0.3333333" not in stored
+
+    @pytest.mark.parametrize("samples", ["text", {"learned": 5}, {"lessons": {}}, [], {}])
+    def test_what_cannot_be_read_is_learned_again(self, samples: Any) -> None:
+        stored = {"metadata": {"name": "llm"}, "status": {"learned": {"samples": samples}}}
+        memory = recall(DECODER.decode(encode(stored)))
+        assert (memory.state.learned, memory.lessons) == (Learned(), Lessons())
+
+
+CRD = Path(__file__).parents[2] / "deploy/base/crd-inferenceautoscalers.yaml"
+
+
+def schema_names(schema: dict[str, Any]) -> dict[str, Any]:
+    """Field names by nesting; lists as what they hold."""
+    inner = schema.get("items", schema)
+    return {name: schema_names(entry) for name, entry in inner.get("properties", {}).items()}
+
+
+def wire_names(kind: Any) -> dict[str, Any]:
+    structs = [part for part in (kind, *_parts(kind)) if isinstance(part, type) and issubclass(part, Wire)]
+    return {f.encode_name: wire_names(f.type) for f in msgspec.structs.fields(structs[0])} if structs else {}
+
+
+def _parts(kind: Any) -> list[Any]:
+    return [part for argument in get_args(kind) for part in (argument, *_parts(argument))]
+
+
+class TestSchema:
+    def test_the_schema_has_the_fields_that_are_read_and_no_others(self) -> None:
+        (version,) = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]["versions"]
+        spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        assert schema_names(spec) == wire_names(SpecWire)
+
+    def test_the_daemon_runs_the_law_with_its_own_defaults(self) -> None:
+        settings, law = AutoscalerSettings(), LawSettings()
+        assert settings.short_mean_seconds == law.short_mean_seconds
+        assert settings.long_mean_seconds == law.long_mean_seconds
