@@ -57,7 +57,7 @@ class CostSettings:
     """A replica counts as able to carry at least this, however tight the objective."""
     forget: float = 0.998
     """Weight of older samples, per sample: a memory of some 500."""
-    samples_needed: float = 20.0
+    samples_needed: float = 12.0
     error_allowed: float = 0.1
     """Largest standard error, relative, of the iteration that the fit foretells at twice the mean load."""
     ridge: float = 1e-3

@@ -4,10 +4,12 @@ Order of the rules: wishes of the signals; up if any fresh one asks; down if all
 and every wish of it agrees; then what stands in the way (rollout, crash loop, hung engine, drain, rates, capacity).
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
-from autoscaler import demand, window
+from autoscaler import bursts, demand, window
 from autoscaler.limits import finish, longest_period, refused_by_capacity
 from autoscaler.outcome import Decision, Reason, Rule, TargetState, capped
 from autoscaler.signals import Freshness, Observation, PodFacts, Rollout, SignalKind
@@ -39,6 +41,7 @@ def decide(
     reasons: list[Reason] = []
     replicas = observation.replicas
     low = up = replicas
+    reserve: Wish | None = None
     if fresh:
         low = max(wish.low for wish in fresh)
         up = max(wish.up for wish in fresh)
@@ -47,6 +50,10 @@ def decide(
             up += min(supply.overdue, supply.step(law))
         state = _remember(spec, state, max(low, up), usual_start, now, law)
         hold = _hold_seconds(spec, state, law)
+        state, reserve = _reserve(spec, state, observation, max(low, up), usual_start, now, law)
+    idle = not low and not up and all_fresh and pods.ready > 0
+    if reserve is not None:
+        asked, low, up = [*asked, reserve], max(low, reserve.low), max(up, reserve.up)
 
     state = _track_hung(state, observation, fresh, now, law)
     if up > replicas:
@@ -56,12 +63,13 @@ def decide(
         reasons.append(_frozen(pods))
     else:
         wanted = _down(spec, state, observation, asked, low, now, hold, law, reasons)
-    idle = not low and not up and all_fresh and pods.ready > 0
     state, wanted = _idle(spec, state, observation, wanted, idle, now, reasons)
     return finish(spec, state, observation, supply, asked, wanted, now, law, reasons, bool(fresh), hold, usual_start)
 
 
 _DEFAULT_LAW = LawSettings()
+BURSTS: Final = "bursts"
+"""Name of the wish for a reserve, beside those of the signals."""
 
 
 def _frozen(pods: PodFacts) -> Reason:
@@ -93,6 +101,46 @@ def _track_rate(
     needs = state.needs if state.priced else ()
     state = replace(state, rates=rates, needs=needs, priced=True)
     return state, demand.expected_rise(rates, usual_start + law.trend_margin_seconds, law)
+
+
+def _reserve(
+    spec: TargetSpec,
+    state: TargetState,
+    observation: Observation,
+    level: int,
+    usual_start: float,
+    now: float,
+    law: LawSettings,
+) -> tuple[TargetState, Wish | None]:
+    """Learn from work that came too suddenly for the replicas asked for; returns the wish for a reserve, if any."""
+    lead = usual_start + law.trend_margin_seconds
+    before = state.foretold[-1][0] if state.foretold else now
+    foretold = bursts.note_foretold(state.foretold, now, level, lead, law)
+    state = replace(state, foretold=foretold)
+    work = observation.work
+    if work is None or work.state is not Freshness.FRESH or not work.known:
+        return state, None
+    target = next((signal.target for signal in spec.signals if signal.kind is SignalKind.WORK), 0.0)
+    busy = max(target, law.burst_busy_share)
+    rate = max(demand.arriving_work(work))
+    early = bursts.asked_before(foretold, now, lead)
+    need = demand.replicas_for_work(rate, busy, law, work.seconds_per_request)
+    sudden = early is not None and need > early * (1 + law.burst_margin)
+    learned = bursts.note_work(state.learned.bursts, rate, now - before, sudden, law)
+    state = replace(state, learned=replace(state.learned, bursts=learned))
+    most = bursts.reserve(learned, spec.burst_factor, law)
+    if most <= 0 or _idle_for_long(spec, state, now):
+        return state, None
+    replicas = math.ceil(demand.replicas_for_work(most, busy, law, work.seconds_per_request))
+    text = f"ready for {most:.2f} GPU s/s at once; {100 * bursts.sudden_share(learned):.0f} % of the work came too suddenly"
+    wish = Wish(BURSTS, SignalKind.WORK, Freshness.FRESH, replicas, replicas, most, busy, work.age_seconds, text)
+    return state, wish
+
+
+def _idle_for_long(spec: TargetSpec, state: TargetState, now: float) -> bool:
+    """Whether the target is to go to zero: no reserve stands in the way of that."""
+    zero = spec.scale_to_zero
+    return zero is not None and state.idle_since is not None and now - state.idle_since >= zero.idle_seconds
 
 
 def _hold_seconds(spec: TargetSpec, state: TargetState, law: LawSettings) -> float:
@@ -192,7 +240,10 @@ def _down(
     """The lowest count that every rule allows; the rule that stopped a cut is named."""
     replicas = observation.replicas
     if low >= replicas:
-        reasons.append(Reason(Rule.STEADY, f"the load fits {replicas} replicas and no fewer"))
+        lead = max(asked, key=lambda wish: wish.low)
+        steady = Reason(Rule.STEADY, f"the load fits {replicas} replicas and no fewer")
+        kept = Reason(Rule.BURST_RESERVE, f"{lead.low} replicas are kept for bursts: {lead.detail}")
+        reasons.append(kept if lead.name == BURSTS else steady)
         return replicas
     blocked = _why_not_lower(spec, state, observation, asked, now, hold, law)
     if blocked is not None:

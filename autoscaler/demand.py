@@ -130,12 +130,7 @@ def hold_seconds(histogram: GapHistogram, start_seconds: float, settings: LawSet
         cost = idle + missed * start_seconds * settings.miss_weight
         if cost < best_cost:
             best, best_cost = edge, cost
-    # A gap a little longer than any seen is likelier than one much longer: some room above what was found worth it.
-    return (
-        min(best * settings.hold_margin, settings.hold_maximum_seconds)
-        if best > settings.hold_minimum_seconds
-        else best
-    )
+    return best
 
 
 def start_seconds(seen: tuple[float, ...], settings: LawSettings) -> float:

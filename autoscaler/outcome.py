@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from autoscaler import demand
+from autoscaler import bursts, demand
 from autoscaler.spec import Learned
 from autoscaler.window import Move, Needs
 from autoscaler.wishes import Wish
@@ -17,6 +17,7 @@ class Rule(StrEnum):
     LOWERED = "Lowered"
     STEADY = "Steady"
     WOKEN = "Woken"
+    BURST_RESERVE = "BurstReserve"
     WITHIN_WINDOW = "WithinWindow"
     WINDOW_NOT_FULL = "WindowNotFull"
     RISING = "LoadRising"
@@ -66,6 +67,8 @@ class TargetState:
     idle_since: float | None = None
     hung_since: float | None = None
     hold_seconds: float | None = None
+    foretold: bursts.Foretold = ()
+    """What the signals asked for lately, without a reserve for bursts."""
     rates: demand.Rates = ()
     """Arriving work of the last minutes, for its trend."""
     priced: bool = False

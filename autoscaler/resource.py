@@ -18,7 +18,8 @@ from headroom.errors import HeadroomError
 from headroom.units import UnitError, parse_duration_seconds, parse_quantity
 from headroom.wire import Decoder, Meta, Quantity, Wire
 
-SHARES: Final = frozenset({SignalKind.WORK, SignalKind.KV_CACHE, SignalKind.GPU_UTILIZATION})
+MOST: Final = {SignalKind.WORK: 2.0, SignalKind.KV_CACHE: 1.0, SignalKind.GPU_UTILIZATION: 1.0}
+"""Largest target of a signal that is a share. Above 1 `work` uses up the room that the staffing rule leaves."""
 
 
 class SpecError(HeadroomError, ValueError):
@@ -79,6 +80,7 @@ class SpecWire(Wire):
     max_replicas: int = 0
     project: str = ""
     max_gpus: Quantity | None = msgspec.field(name="maxGPUs", default=None)
+    burst_factor: Quantity | None = None
     capacity_check: str = "Enforce"
     scale_to_zero: ToZeroWire | None = None
     signals: list[SignalWire] | None = None
@@ -175,6 +177,9 @@ def read(resource: InferenceAutoscaler) -> Target:
             ),
             scale_to_zero=_to_zero(spec, fail),
             max_gpus=None if spec.max_gpus is None else _number(spec.max_gpus, "maxGPUs", fail),
+            burst_factor=0.0
+            if spec.burst_factor is None
+            else _number(spec.burst_factor, "burstFactor", fail, upto=100.0),
             enforce_capacity=spec.capacity_check != "Off",
         ),
         costs=_costs(spec.work, fail),
@@ -233,7 +238,7 @@ def _signals(spec: SpecWire, engine: Engine, fail: _Fail) -> tuple[SignalSpec, .
         result.append(
             SignalSpec(
                 kind=kind,
-                target=_number(wire.target, f"{place}.target", fail, upto=1.0 if kind in SHARES else float("inf")),
+                target=_number(wire.target, f"{place}.target", fail, upto=MOST.get(kind, float("inf"))),
                 name=wire.name or wire.type,
                 query=wire.query,
                 per_replica=wire.metric_type != "Value",

@@ -69,6 +69,8 @@ class TargetSpec:
     down: Scaling = DOWN_DEFAULT
     scale_to_zero: ScaleToZero | None = None
     max_gpus: float | None = None
+    burst_factor: float = 0.0
+    """Demand of this multiple of the usual one (mean of about an hour) is to be met without notice."""
     enforce_capacity: bool = True
     """Raise only as far as the cluster can hold the pod; off where a node autoscaler reacts to pending pods."""
 
@@ -117,14 +119,20 @@ class LawSettings:
     """Shortest hold time: a lull between two scrapes is no end of demand."""
     hold_maximum_seconds: float = 900.0
     """Longest hold time that is learned."""
-    hold_margin: float = 1.5
-    """Room above the hold time that the gaps seen ask for."""
     rising_share: float = 0.15
     """No lowering while the short mean of the arriving work is so much above the long one: the load is coming back."""
     hold_memory_seconds: float = 3600.0
     """Longest gap between bursts that is told from `never again`."""
     miss_weight: float = 40.0
     """GPU seconds that a second without any of the replicas needed is worth, per replica, in the choice of the hold time."""
+    burst_weight: float = 40.0
+    """GPU seconds that a GPU second of work which comes too suddenly is worth, in the choice of the reserve for bursts."""
+    burst_memory_seconds: float = 3600.0
+    """Bursts seen so long ago count 1/e."""
+    burst_margin: float = 0.25
+    """Demand is sudden from this share above what was asked for a start-up time ago: less is met by the room there is."""
+    burst_busy_share: float = 0.9
+    """Busy share of the replicas in a burst; a lower target is room for bursts already."""
     gap_decay: float = 0.995
     """Weight of the gaps seen before, per new gap."""
     gaps_needed: float = 3.0
@@ -162,9 +170,22 @@ class GapHistogram:
 
 
 @dataclass(frozen=True, slots=True)
+class Bursts:
+    """Work that came too suddenly for a replica to start, and all work; older work counts less (`autoscaler.bursts`)."""
+
+    sudden: tuple[tuple[int, float], ...] = ()
+    """(step of the level of demand, GPU seconds), by rising level."""
+    work: float = 0.0
+    """GPU seconds."""
+    seconds: float = 0.0
+    """Over which the work came."""
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """What a target has taught; survives a change of leader in the status."""
 
     start_seconds: tuple[float, ...] = ()
     """Latest start-up times, newest last."""
     gaps: GapHistogram = field(default_factory=GapHistogram)
+    bursts: Bursts = field(default_factory=Bursts)

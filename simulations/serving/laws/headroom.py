@@ -46,6 +46,7 @@ class HeadroomLaw:
             max_replicas=setting.max_replicas,
             signals=signals,
             fallback=VLLM.fallback,
+            burst_factor=parameters.get("burst_factor", 0.0),
             down=replace(TargetSpec().down, window_seconds=parameters.get("down_window")),
         )
         self.state = TargetState()
