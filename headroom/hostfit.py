@@ -5,12 +5,13 @@ node on its own: how many more pods fit, and naming a node ahead of the schedule
 name a wrong one, so whatever is not understood counts as a refusal.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from headroom import names, wire
 from headroom.accelerators import BY_RESOURCE
 
+_HOSTNAME: Final = "kubernetes.io/hostname"
 _REPELLING: Final = ("NoSchedule", "NoExecute")
 _CORDON: Final = wire.Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
 _COUNTED_RESOURCES: Final = frozenset(
@@ -54,27 +55,76 @@ def soft_preferences(pod: wire.Pod) -> bool:
 def wholly_judged(pod: wire.Pod) -> bool:
     """Whether `host_feasible`, CPU and memory are all that limits the pod's nodes besides its cards.
 
-    False for inter-pod affinity, hard spread constraints, claimed volumes and devices, host ports, scheduling gates and
-    further extended resources: for such pods only kube-scheduler can say which node will do.
+    For others only kube-scheduler can say which node will do.
     """
+    return not beyond_judgement(pod) and not _anti_affinity(pod)
+
+
+def beyond_judgement(pod: wire.Pod) -> list[str]:
+    """What limits the pod's nodes besides its cards, CPU, memory, `host_feasible` and `kept_apart`, in words."""
     spec = pod.spec
-    if spec.scheduling_gates or spec.resource_claims:
-        return False
-    affinity = spec.affinity
-    if affinity and any(
-        kind is not None and kind.required for kind in (affinity.pod_affinity, affinity.pod_anti_affinity)
-    ):
-        return False
-    if any(rule.when_unsatisfiable != "ScheduleAnyway" for rule in spec.topology_spread_constraints):
-        return False
-    if any(volume.persistent_volume_claim or volume.ephemeral for volume in spec.volumes):
-        return False
-    return all(_only_counted(container) for container in (*spec.containers, *spec.init_containers))
+    containers = (*spec.containers, *spec.init_containers)
+    found = {
+        "scheduling gates": bool(spec.scheduling_gates),
+        "resource claims": bool(spec.resource_claims),
+        "pod affinity": bool(spec.affinity and spec.affinity.pod_affinity and spec.affinity.pod_affinity.required),
+        "pod anti-affinity other than by host and label": len(kept_apart(pod)) < len(_anti_affinity(pod)),
+        "topology spread": any(
+            rule.when_unsatisfiable != "ScheduleAnyway" for rule in spec.topology_spread_constraints
+        ),
+        "volumes": any(volume.persistent_volume_claim or volume.ephemeral for volume in spec.volumes),
+        "host ports": any(port.host_port for container in containers for port in container.ports),
+        "further resources": not all(_only_counted(container) for container in containers),
+    }
+    return [words for words, there in found.items() if there]
+
+
+def _anti_affinity(pod: wire.Pod) -> Sequence[wire.PodAffinityTerm]:
+    affinity = pod.spec.affinity
+    return affinity.pod_anti_affinity.required if affinity and affinity.pod_anti_affinity else ()
+
+
+def kept_apart(pod: wire.Pod) -> list[wire.PodAffinityTerm]:
+    """The terms of the pod's required anti-affinity that say, by label and in named namespaces: not on one host."""
+    return [
+        term
+        for term in _anti_affinity(pod)
+        if term.topology_key == _HOSTNAME
+        and term.namespace_selector is None
+        and not term.match_label_keys
+        and not term.mismatch_label_keys
+    ]
+
+
+def keeps_itself_apart(pod: wire.Pod) -> bool:
+    """Whether two pods like this one must not share a host."""
+    labels, own = pod.metadata.labels, pod.metadata.namespace or "default"
+    return any(
+        term.label_selector is not None
+        and own in (term.namespaces or (own,))
+        and all(labels.get(key) == value for key, value in term.label_selector.match_labels.items())
+        and _all_hold(term.label_selector.match_expressions, labels)
+        for term in kept_apart(pod)
+    )
+
+
+def selector_text(selector: wire.LabelSelector) -> str:
+    """A label selector as the API server takes it in a query."""
+    parts = [f"{key}={value}" for key, value in selector.match_labels.items()]
+    for rule in selector.match_expressions:
+        match rule.operator:
+            case "Exists":
+                parts.append(rule.key)
+            case "DoesNotExist":
+                parts.append(f"!{rule.key}")
+            case _:
+                parts.append(f"{rule.key} {rule.operator.lower()} ({','.join(rule.values)})")
+    return ",".join(parts)
 
 
 def _only_counted(container: wire.Container) -> bool:
     named = (*container.resources.limits, *container.resources.requests)
-    return all(name in _COUNTED_RESOURCES for name in named) and not any(port.host_port for port in container.ports)
+    return all(name in _COUNTED_RESOURCES for name in named)
 
 
 def _tolerates(toleration: wire.Toleration, taint: wire.Taint) -> bool:

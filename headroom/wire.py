@@ -91,10 +91,30 @@ class NodeAffinity(Wire):
     preferred: Sequence[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
 
 
-class PodAffinity(Wire):
-    """Inter-pod affinity or anti-affinity; only whether there are terms matters here."""
+class LabelSelector(Wire):
+    """Empty matches every pod."""
 
-    required: Sequence[Term] = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=())
+    match_labels: dict[str, str] = {}
+    match_expressions: Sequence[SelectorTerm] = ()
+
+
+class PodAffinityTerm(Wire):
+    """Pods chosen by label (none without a selector), in the pod's own namespace unless others are named."""
+
+    topology_key: str = ""
+    label_selector: LabelSelector | None = None
+    namespaces: Sequence[str] = ()
+    namespace_selector: Term | None = None
+    match_label_keys: Sequence[str] = ()
+    mismatch_label_keys: Sequence[str] = ()
+
+
+class PodAffinity(Wire):
+    """Inter-pod affinity or anti-affinity."""
+
+    required: Sequence[PodAffinityTerm] = msgspec.field(
+        name="requiredDuringSchedulingIgnoredDuringExecution", default=()
+    )
     preferred: Sequence[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
 
 

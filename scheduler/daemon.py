@@ -27,6 +27,7 @@ from headroom.runtime import Backoff
 from headroom.settings import SettingsError
 from scheduler.binding import Binder
 from scheduler.explain import Decisions
+from scheduler.fit_page import FitPage
 from scheduler.leadership import Leadership
 from scheduler.measuring import MeasuredPoll
 from scheduler.metrics import FleetCollector, SchedulerMetrics
@@ -119,7 +120,7 @@ class SchedulerDaemon:
         extender = Extender(state, settings, self.decisions, monotonic=monotonic, on_refused=self._refused)
         binder = Binder(state, self._kube, settings, self.decisions, may_write=self._deciding, monotonic=monotonic)
         return ExtenderServer(
-            state, extender, binder, self.decisions, settings, self.metrics, self.health, self.leadership,
+            state, extender, binder, self.decisions, FitPage(state, self._kube), settings, self.metrics, self.health, self.leadership,
             head_start=self.naming.head_start, monotonic=monotonic,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Answers to people: the last decision on a pod with live figures, how many more pods fit, and a snapshot."""
+"""Answers to people: the last decision on a pod with live figures, and a snapshot."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -7,17 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from headroom import wire
 from headroom.fleet import Fleet
-from headroom.hostfit import host_feasible
 from headroom.model import GpuRequest, Placement
 from headroom.units import format_mib
-from scheduler.placement import FitCount, fit_count
 from scheduler.state import ClusterState
 
 _DECISIONS_KEPT: Final = 10_000
 _NODES_SHOWN: Final = 20
-_MOST_PODS_ASKED: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +131,6 @@ def _nodes_now(state: ClusterState, request: GpuRequest) -> list[dict[str, Any]]
         }
         for row in rows.tolist()
     ]
-
-
-def fit_answer(state: ClusterState, pod: wire.Pod, request: GpuRequest, limit: int) -> FitCount:
-    """How many more pods like this one fit by cards, CPU, memory, selectors and taints; at most `limit`."""
-    trial = state.fleet.copy()
-    closed = 0
-    for name, row in trial.row_of.items():
-        if trial.schedulable[row] and not host_feasible(pod, state.nodes[name]):
-            trial.schedulable[row] = False
-            closed += 1
-    answer = fit_count(trial, request, state.placer.policy, max(0, min(limit, _MOST_PODS_ASKED)))
-    if not closed:
-        return answer
-    reasons = dict(answer.reasons)
-    reasons["node cordoned"] = reasons.get("node cordoned", 0) - closed
-    reasons["node selector, affinity or taint"] = closed
-    return FitCount(answer.fits, answer.nodes, {reason: nodes for reason, nodes in reasons.items() if nodes > 0})
 
 
 def snapshot(state: ClusterState, now: float, *, check: bool = False) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Equal requests form a request class. For each class seen lately the placer keeps
 one maximum over an array. Which node wins depends on the fleet and the request alone, never on the order of rows.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -229,31 +229,6 @@ def evaluate(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> tup
     by_card[line, card] = keys
     best = by_card.argmax(axis=1)
     return by_card[np.arange(len(rows)), best], best
-
-
-@dataclass(frozen=True, slots=True)
-class FitCount:
-    """How many more pods of a kind fit: in total (up to the limit asked), by node, and why the other nodes take none."""
-
-    fits: int
-    nodes: dict[str, int]
-    reasons: dict[str, int]
-
-
-def fit_count(fleet: Fleet, request: GpuRequest, policy: Policy, limit: int) -> FitCount:
-    """Place copies of the request on a private copy of the fleet until `limit` are placed or nothing fits any more."""
-    trial = fleet.copy()
-    placer = Placer(trial, policy, check_host=True)
-    nodes: Counter[str] = Counter()
-    while nodes.total() < limit:
-        placement = placer.best(request)
-        if placement is None:
-            break
-        hold(trial, request, placement)
-        nodes[placement.node] += 1
-    words = filtering.refusals(trial, request, np.flatnonzero(trial.alive), check_host=True)
-    reasons = Counter(word for word in words if word is not None)
-    return FitCount(nodes.total(), dict(nodes), dict(reasons))
 
 
 def hold(fleet: Fleet, request: GpuRequest, placement: Placement, sign: int = 1) -> None:

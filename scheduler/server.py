@@ -14,10 +14,12 @@ from aiohttp import web
 from headroom import wire
 from headroom.errors import HeadroomError
 from headroom.health import Health
+from headroom.kube.client import KubeError
 from headroom.request import RequestError, request_of
-from headroom.wire import Wire, WireError
+from headroom.wire import WireError
 from scheduler.binding import Binder, BindError
-from scheduler.explain import Decisions, explanation, fit_answer, snapshot
+from scheduler.explain import Decisions, explanation, snapshot
+from scheduler.fit_page import FitPage, FitQuestion
 from scheduler.leadership import Leadership
 from scheduler.metrics import SchedulerMetrics
 from scheduler.preempt_verb import PREEMPTION_ARGS, answer_preempt
@@ -27,13 +29,6 @@ from scheduler.state import ClusterState
 
 _JSON: Final = "application/json"
 _BOUND: Final = b"{}"
-
-
-class FitQuestion(Wire):
-    """Body of `/v1/fit`: a pod, or the template of one, and how many more of it are of interest."""
-
-    pod: wire.Pod
-    limit: int = 100
 
 
 _FIT_QUESTION: Final = wire.Decoder(FitQuestion)
@@ -59,6 +54,7 @@ class ExtenderServer:
         extender: Extender,
         binder: Binder,
         decisions: Decisions,
+        fit: FitPage,
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
         health: Health,
@@ -68,6 +64,7 @@ class ExtenderServer:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state, self._extender, self._binder, self._decisions = state, extender, binder, decisions
+        self._fit_page = fit
         self._settings, self._metrics, self._health, self._leadership = settings, metrics, health, leadership
         self._head_start = head_start
         self._monotonic = monotonic
@@ -174,8 +171,10 @@ class ExtenderServer:
             return _error(400, str(error))
         if request is None:
             return _error(400, f"pod {question.pod.key} asks for no GPU")
-        answer = fit_answer(self._state, question.pod, request, question.limit)
-        return _json({"fits": answer.fits, "nodes": answer.nodes, "reasons": answer.reasons})
+        try:
+            return _json(await self._fit_page.answer(question, request))
+        except (KubeError, WireError) as error:
+            return _error(503, f"the pods that this one is kept apart from cannot be listed: {error}")
 
     async def _explain(self, http: web.Request) -> web.Response:
         pod = http.query.get("pod", "")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from headroom.fleet import Fleet
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler import filtering
-from scheduler.placement import Placer, evaluate, fit_count, hold
+from scheduler.fit import fit_count
+from scheduler.placement import Placer, evaluate, hold
 from scheduler.policies import policy_by_name
 from scheduler.profile import Profile
 

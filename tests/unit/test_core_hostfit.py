@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 
 from headroom import wire
-from headroom.hostfit import host_feasible, soft_preferences, wholly_judged
+from headroom.hostfit import (
+    beyond_judgement,
+    host_feasible,
+    keeps_itself_apart,
+    selector_text,
+    soft_preferences,
+    wholly_judged,
+)
 
 GPU_TAINT = wire.Taint(key="nvidia.com/gpu", value="present", effect="NoSchedule")
 
@@ -140,3 +147,41 @@ PREFERRED, REQUIRED = (f"{kind}DuringSchedulingIgnoredDuringExecution" for kind 
 def test_who_has_a_say(spec: dict[str, Any], soft: bool, judged: bool) -> None:
     pod = wire.POD.decode(wire.encode({"spec": spec}))
     assert (soft_preferences(pod), wholly_judged(pod)) == (soft, judged)
+
+
+HOST = "kubernetes.io/hostname"
+
+
+def apart(**term: Any) -> wire.Pod:
+    spec = {"affinity": {"podAntiAffinity": {REQUIRED: [{"topologyKey": HOST, **term}]}}}
+    return wire.POD.decode(wire.encode({"metadata": {"labels": {"app": "llm"}, "namespace": "ns"}, "spec": spec}))
+
+
+@pytest.mark.parametrize(
+    ("term", "itself", "beyond"),
+    [
+        ({"labelSelector": {"matchLabels": {"app": "llm"}}}, True, False),
+        ({"labelSelector": {"matchLabels": {"app": "db"}}}, False, False),
+        ({"labelSelector": {}}, True, False),
+        ({}, False, False),
+        ({"labelSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["llm"]}]}}, True, False),
+        ({"labelSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}}, False, False),
+        ({"labelSelector": {}, "namespaces": ["ns", "other"]}, True, False),
+        ({"labelSelector": {}, "namespaces": ["other"]}, False, False),
+        ({"labelSelector": {}, "namespaceSelector": {}}, False, True),
+        ({"labelSelector": {}, "matchLabelKeys": ["pod-template-hash"]}, False, True),
+        ({"labelSelector": {}, "topologyKey": "zone"}, False, True),
+    ],
+)
+def test_pods_that_keep_their_own_kind_off_the_host(term: dict[str, Any], itself: bool, beyond: bool) -> None:
+    pod = apart(**term)
+    assert keeps_itself_apart(pod) is itself
+    assert bool(beyond_judgement(pod)) is beyond
+    assert not wholly_judged(pod)  # naming ahead lists no pods
+
+
+def test_a_label_selector_in_a_query() -> None:
+    rules = [("a", "In", ["x", "y"]), ("b", "NotIn", ["z"]), ("c", "Exists", []), ("d", "DoesNotExist", [])]
+    terms = [wire.SelectorTerm(key=key, operator=operator, values=values) for key, operator, values in rules]
+    assert selector_text(wire.LabelSelector({"app": "llm"}, terms)) == "app=llm,a in (x,y),b notin (z),c,!d"
+    assert selector_text(wire.LabelSelector()) == ""

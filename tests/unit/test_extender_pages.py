@@ -1,5 +1,6 @@
 """The pages for people and other programs: fit, explain, metrics, snapshot."""
 
+import asyncio
 import json
 
 import pytest
@@ -47,6 +48,63 @@ async def test_fit_counts_how_many_more_pods_and_why_no_more(running, asked, lim
         taint = {} if "t" in fits else {"node selector, affinity or taint": 1}
         assert answer["reasons"] == reasons | taint
     assert running.daemon.state.ledger.dump() == before
+
+
+def apart(**labels: str) -> dict:
+    """The affinity of pods that share no host with pods of these labels."""
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+async def test_fit_puts_pods_that_keep_apart_on_a_host_each_and_off_those_that_are_taken(running):
+    running.api.put(NODES, node("c", 80, 80))
+    await running.place(await running.create(pod("first", vram="10Gi", labels={"app": "llm"})), "a")
+    await running.place(await running.create(pod("other", vram="10Gi", labels={"app": "else"})), "b")
+    template = {
+        "metadata": {"labels": {"app": "llm"}},
+        "spec": pod("p", vram="10Gi", affinity=apart(app="llm"))["spec"],
+    }
+    _, answer = await running.post("/v1/fit", {"pod": template})
+    assert answer == {
+        "fits": 2,
+        "nodes": {"b": 1, "c": 1},
+        "reasons": {"pod anti-affinity": 3, "node selector, affinity or taint": 1},
+    }
+    # Apart from others, but not from its own kind.
+    template["spec"]["affinity"] = apart(app="else")
+    _, answer = await running.post("/v1/fit", {"pod": template, "limit": 1000})
+    assert answer["nodes"].keys() == {"a", "c"}
+    assert answer["fits"] > 2
+    assert answer["reasons"]["pod anti-affinity"] == 1
+
+
+async def test_fit_names_what_only_kube_scheduler_can_judge(running):
+    rule = {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 1}
+    template = {"spec": pod("p", vram="10Gi", topologySpreadConstraints=[rule])["spec"]}
+    _, answer = await running.post("/v1/fit", {"pod": template, "limit": 1})
+    assert (answer["fits"], answer["not_judged"]) == (1, ["topology spread"])
+
+
+async def test_fit_says_when_the_pods_to_keep_apart_from_cannot_be_listed(running):
+    running.api.fail("GET", "/namespaces/default/pods$", status=500)
+    template = {"spec": pod("p", vram="10Gi", affinity=apart(app="llm"))["spec"]}
+    status, answer = await running.post("/v1/fit", {"pod": template})
+    assert status == 503
+    assert "cannot be listed" in answer["Error"]
+
+
+async def test_a_long_fit_question_does_not_hold_filter_calls_up(running):
+    for number in range(40):
+        running.api.put(NODES, node(f"many{number}", *[80] * 8))
+    await running.caught_up()
+    asked = asyncio.create_task(running.post("/v1/fit", {"pod": pod("p", vram="1Gi"), "limit": 2000}))
+    wanted = running.api.put("/api/v1/pods", pod("llm", vram="10Gi"))
+    answers = 0
+    while not asked.done():
+        await running.filter(wanted, "a")
+        answers += 1
+    assert (await asked)[1]["fits"] == 2000
+    assert answers > 5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""How many more pods of a kind fit: placed one after another on a copy of the fleet. Pure."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headroom.fleet import Fleet
+from headroom.model import GpuRequest
+from scheduler import filtering
+from scheduler.placement import Placer, hold
+from scheduler.scoring import Policy
+
+KEPT_APART: Final = "pod anti-affinity"
+_CORDONED: Final = "node cordoned"
+
+
+@dataclass(frozen=True, slots=True)
+class FitCount:
+    """How many more pods of a kind fit: in total (up to the limit asked), by node, and why the other nodes take none."""
+
+    fits: int
+    nodes: dict[str, int]
+    reasons: dict[str, int]
+
+
+class Trial:
+    """Places copies of a request on `fleet`, which is its own to change. With `one_per_node` each takes a node of its own."""
+
+    def __init__(self, fleet: Fleet, request: GpuRequest, policy: Policy, *, one_per_node: bool = False) -> None:
+        self.fleet = fleet
+        self._request, self._one_per_node = request, one_per_node
+        self._placer = Placer(fleet, policy, check_host=True)
+        self._nodes: Counter[str] = Counter()
+        self._closed: Counter[str] = Counter()
+
+    def close(self, row: int, reason: str) -> None:
+        """Take a node out of the question; a cordoned one stays cordoned."""
+        if self.fleet.schedulable[row]:
+            self.fleet.schedulable[row] = False
+            self.fleet.touch(row)
+            self._closed[reason] += 1
+
+    def step(self) -> bool:
+        """Place one more; False when none fits any more."""
+        placement = self._placer.best(self._request)
+        if placement is None:
+            return False
+        hold(self.fleet, self._request, placement)
+        self._nodes[placement.node] += 1
+        if self._one_per_node:
+            self.close(self.fleet.row_of[placement.node], KEPT_APART)
+        return True
+
+    def result(self) -> FitCount:
+        """What was placed so far, and why every other node takes no more."""
+        words = filtering.refusals(self.fleet, self._request, np.flatnonzero(self.fleet.alive), check_host=True)
+        reasons = Counter(word for word in words if word is not None)
+        # To the arrays, a node taken out of the question is a cordoned one.
+        reasons[_CORDONED] -= self._closed.total()
+        reasons.update(self._closed)
+        return FitCount(
+            self._nodes.total(), dict(self._nodes), {word: nodes for word, nodes in reasons.items() if nodes > 0}
+        )
+
+
+def fit_count(fleet: Fleet, request: GpuRequest, policy: Policy, limit: int) -> FitCount:
+    """Place copies of the request on a private copy of the fleet until `limit` are placed or nothing fits any more."""
+    trial = Trial(fleet.copy(), request, policy)
+    for _ in range(limit):
+        if not trial.step():
+            break
+    return trial.result()

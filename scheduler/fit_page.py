@@ -1,0 +1,66 @@
+"""`/v1/fit`: how many more pods like one fit, by everything that Headroom can judge; what it cannot, the answer names."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headroom import wire
+from headroom.holding import is_finished
+from headroom.hostfit import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
+from headroom.kube.client import KubeClient
+from headroom.model import GpuRequest
+from headroom.wire import Wire
+from scheduler.fit import KEPT_APART, Trial
+from scheduler.state import ClusterState
+
+_MOST_PODS_ASKED: Final = 2000
+_PODS_AT_ONCE: Final = 4  # a millisecond or two at 5,000 nodes: filter calls are answered in between
+
+
+class FitQuestion(Wire):
+    """Body of `/v1/fit`: a pod, or the template of one, and how many more of it are of interest."""
+
+    pod: wire.Pod
+    limit: int = 100
+
+
+@dataclass(slots=True)
+class FitPage:
+    """Answers fit questions from the state; pods that others must be kept apart from are listed at the API server."""
+
+    state: ClusterState
+    kube: KubeClient
+
+    async def answer(self, question: FitQuestion, request: GpuRequest) -> dict[str, Any]:
+        """How many more fit by cards, CPU, memory, selectors, taints and anti-affinity on one host. Raises KubeError, WireError."""
+        pod, state = question.pod, self.state
+        avoided = await self._hosts_to_avoid(pod)
+        trial = Trial(state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod))
+        for name, row in trial.fleet.row_of.items():
+            if not host_feasible(pod, state.nodes[name]):
+                trial.close(row, "node selector, affinity or taint")
+            elif name in avoided:
+                trial.close(row, KEPT_APART)
+        for number in range(max(0, min(question.limit, _MOST_PODS_ASKED))):
+            if not trial.step():
+                break
+            if number % _PODS_AT_ONCE == _PODS_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        found = trial.result()
+        answer = {"fits": found.fits, "nodes": found.nodes, "reasons": found.reasons}
+        not_judged = beyond_judgement(pod)
+        return answer | {"not_judged": not_judged} if not_judged else answer
+
+    async def _hosts_to_avoid(self, pod: wire.Pod) -> set[str]:
+        """Nodes with pods that this one must not share a host with."""
+        found: set[str] = set()
+        for term in kept_apart(pod):
+            if term.label_selector is None:  # no pod at all
+                continue
+            for namespace in term.namespaces or (pod.metadata.namespace or "default",):
+                query = [("labelSelector", selector_text(term.label_selector))]
+                raw = await self.kube.request("GET", f"/api/v1/namespaces/{namespace}/pods", query=query)
+                found.update(
+                    other.spec.node_name for other in wire.POD_LIST.decode(raw).items if not is_finished(other)
+                )
+        return found - {""}
