@@ -55,6 +55,8 @@ def main(config: str | None, once: bool, as_json: bool, **flags: Any) -> None:
         reading = _with_owners(_read_once(settings), ProcessTable(Path(settings.proc)))
         click.echo(msgspec.json.format(msgspec.json.encode(reading)).decode() if as_json else describe(reading))
         return
+    if as_json:
+        raise AgentError("--json: only with --once")
     if not settings.node:
         raise AgentError("--node: the name of this Node is needed (HEADROOM_AGENT_NODE)")
     run(serve(settings))

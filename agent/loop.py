@@ -235,8 +235,11 @@ class Agent:
         self._count_right(truth)
         if self._cluster is None or not self._cluster.synced:
             return
-        for correction in truth.corrections:
-            if await self._cluster.publisher.correct(correction, now):
+        publisher = self._cluster.publisher
+        # At once: an API server that stalls must not hold up the next reading once for each pod.
+        written = await asyncio.gather(*(publisher.correct(correction, now) for correction in truth.corrections))
+        for correction, done in zip(truth.corrections, written, strict=True):
+            if done:
                 self._metrics.findings.labels(correction.finding.value).inc()
                 self._settled[correction.namespace, correction.name] = correction.uid
 

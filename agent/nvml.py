@@ -53,6 +53,7 @@ _MISSING: Final = {
 _FAULT_EVENTS: Final = pynvml.nvmlEventTypeXidCriticalError | pynvml.nvmlEventTypeDoubleBitEccError
 _PATIENCE_SECONDS: Final = 2.0
 """Longer than any wait for events that the agent makes."""
+_CLOCK_SLACK_MICROSECONDS: Final = 100_000
 _HIGHEST_POWER_WATTS: Final = 100_000.0  # above it a 32-bit mark for "no value", not a card
 _PROCESS_LISTS: Final = (
     pynvml.nvmlDeviceGetComputeRunningProcesses_v3,
@@ -91,8 +92,8 @@ def _open(call: Callable[..., T], *args: Any) -> T:
 class NvmlReader:
     """Reads every card of this machine; implements `agent.reader.Reader`."""
 
-    def __init__(self, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._sleep = sleep
+    def __init__(self, *, sleep: Callable[[float], None] = time.sleep, wall: Callable[[], float] = time.time) -> None:
+        self._sleep, self._wall = sleep, wall
         self._driver = ""
         self._started = False
         self._events: Any = None
@@ -270,7 +271,11 @@ class NvmlReader:
 
     def _sm_by_pid(self, handle: Any, uuid: str) -> dict[int, float] | Missing:
         """Mean multiprocessor share per process over the driver's samples since the last reading."""
-        since = self._sampled_to.get(uuid, 0)
+        since, now = self._sampled_to.get(uuid, 0), int(self._wall() * 1e6)
+        if since > now + _CLOCK_SLACK_MICROSECONDS:
+            # The clock was set back. Until it had caught up no sample would count as new, and all would look idle.
+            self._sampled_to[uuid] = now
+            return Missing.NOT_AVAILABLE
         try:
             samples = pynvml.nvmlDeviceGetProcessUtilization(handle, since)
         except pynvml.NVMLError as error:

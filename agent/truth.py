@@ -70,7 +70,7 @@ class Truth:
     unknown_devices: list[str] = field(default_factory=list)
     """NVIDIA device ids that name no card of the node."""
     not_understood: list[str] = field(default_factory=list)
-    """Pods whose request cannot be read, with the reason."""
+    """Why requests cannot be read; their pods count with the default slice of each device."""
     holders: dict[tuple[str, str], tuple[tuple[str, str], ...]] = field(default_factory=dict)
     """(namespace, name) -> (card id, container) of each device it holds."""
 
@@ -135,7 +135,7 @@ def _judge(truth: Truth, pod: NodePod, actual: list[Card]) -> None:
         request = request_of(pod)
     except RequestError as error:
         truth.not_understood.append(str(error))
-        return
+        request = None  # the devices are taken all the same
     shares = tuple(
         share_mib(request, card.vram_mib - card.reserve_mib, card.slices)
         if request is not None

@@ -24,10 +24,19 @@ class UsageError(HeadroomError):
 
 @click.command()
 @click.option(
-    "--prometheus", "url", default="http://localhost:9090", show_default=True, envvar="HEADROOM_USAGE_PROMETHEUS"
+    "--prometheus",
+    "url",
+    default="http://localhost:9090",
+    show_default=True,
+    envvar="HEADROOM_USAGE_PROMETHEUS",
+    help="Where the agents' metrics are. (HEADROOM_USAGE_PROMETHEUS)",
 )
 @click.option(
-    "--by", type=click.Choice([grouping.value for grouping in Grouping]), default="project", show_default=True
+    "--by",
+    type=click.Choice([grouping.value for grouping in Grouping]),
+    default="project",
+    show_default=True,
+    help="What a line of the report stands for.",
 )
 @click.option(
     "--from",
@@ -41,7 +50,7 @@ class UsageError(HeadroomError):
     "--tariff",
     default=None,
     envvar="HEADROOM_USAGE_TARIFF",
-    help="File with prices, PUE and grid intensity; see docs/usage.md.",
+    help="File with prices, PUE and grid intensity; see docs/usage.md. (HEADROOM_USAGE_TARIFF)",
 )
 @click.option("--output", "-o", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @click.option(
@@ -56,23 +65,34 @@ def main(
     start, end = moment("--from", from_, now), moment("--to", to, now)
     if not start < end:
         raise UsageError(f"--from {from_} is not before --to {to}")
+    if start >= now:
+        raise UsageError(f"--from {from_} is in the future")
     factors = load_tariff(tariff)
     seconds = None if step is None else _duration("--step", step)
-    source = PrometheusSource(url, timeout_seconds=_duration("--timeout", timeout))
+    source = PrometheusSource(url, timeout_seconds=_duration("--timeout", timeout, above_zero=True))
     try:
-        usage = asyncio.run(read_usage(source, start, end, seconds))
+        usage = asyncio.run(read_usage(source, start, min(end, now), seconds))
     finally:
         source.close()
     report = build_report(usage, Grouping(by), factors)
+    if end > now:
+        report.notes.append(f"--to {to} is in the future: the report is of what has been so far")
     if not usage.cards:
         report.notes.append("no agent reported a card in this window")
-    used_step = step_for(end - start) if seconds is None else seconds
+    used_step = step_for(usage.end - usage.start) if seconds is None else seconds
     report.notes.append("every sample was read" if used_step == 0 else f"samples were read {used_step:g} s apart")
     click.echo({"table": table, "csv": as_csv, "json": as_json}[output](report), nl=False)
 
 
 def moment(option: str, text: str, now: float) -> float:
     """Unix seconds of an ISO 8601 time, or of so long before `now`. Raises UsageError."""
+    at = _moment(option, text, now)
+    if at < 0:
+        raise UsageError(f"{option}: {text!r} is before 1970")
+    return at
+
+
+def _moment(option: str, text: str, now: float) -> float:
     try:
         return now - parse_duration_seconds(text)
     except UnitError:
@@ -86,11 +106,14 @@ def moment(option: str, text: str, now: float) -> float:
     return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
 
 
-def _duration(option: str, text: str) -> float:
+def _duration(option: str, text: str, *, above_zero: bool = False) -> float:
     try:
-        return parse_duration_seconds(text)
+        seconds = parse_duration_seconds(text)
     except UnitError as error:
         raise UsageError(f"{option}: {error}") from error
+    if above_zero and seconds <= 0:
+        raise UsageError(f"{option}: {text!r} is not above 0")
+    return seconds
 
 
 def record(line: Line, report: Report) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class PrometheusSource:
         except requests.exceptions.Timeout as error:
             raise PrometheusTimeoutError(f"{self.url} did not answer within {self.timeout_seconds:g} s") from error
         except requests.exceptions.RequestException as error:
-            raise PrometheusUnreachableError(f"{self.url} cannot be reached: {error}") from error
+            raise PrometheusUnreachableError(f"{self.url} cannot be reached: {_cause(error)}") from error
         except PrometheusApiClientException as error:
             raise self._refused(promql, str(error)) from error
         except msgspec.ValidationError as error:
@@ -231,6 +231,12 @@ class PrometheusSource:
     def close(self) -> None:
         """End the threads; queries under way are given up."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _cause(error: requests.exceptions.RequestException) -> str:
+    """What went wrong on the way, without the address line, which holds the whole query."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return str(error if reason is None else reason).split(": ", 1)[-1][:_DETAIL_LENGTH]
 
 
 def _detail(body: str) -> str:

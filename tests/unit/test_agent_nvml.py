@@ -209,6 +209,21 @@ def test_the_mean_share_of_a_process_is_of_new_samples_only(stub, reader) -> Non
     assert card(reader.read(1.0)).processes[0].sm_ratio == pytest.approx(0.9)
 
 
+def test_a_clock_that_is_set_back_does_not_make_the_card_look_idle(stub) -> None:
+    from agent.nvml import NvmlReader
+    from agent.reader import Missing
+
+    wall = iter([10.0, 10.0, -10.0, -10.0, 10.0, 10.0])  # the stub's samples carry times just above 0
+    reader = NvmlReader(sleep=lambda _: None, wall=lambda: next(wall))
+    stub("card 0 process 77 1024 30")
+    assert card(reader.read(0.0)).sm_ratio == pytest.approx(0.3)
+    after = card(reader.read(1.0))
+    assert (after.sm_ratio, after.processes[0].sm_ratio) == (Missing.NOT_AVAILABLE, Missing.NOT_AVAILABLE)
+    stub("card 0 noprocesses", "card 0 process 77 1024 90")
+    assert card(reader.read(2.0)).sm_ratio == pytest.approx(0.9)
+    reader.close()
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_command_reads_once_in_a_process_of_its_own(library: Path, tmp_path: Path, as_json: bool) -> None:
     script = tmp_path / "cards.txt"

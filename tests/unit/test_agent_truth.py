@@ -5,10 +5,12 @@ import pytest
 from agent.account import Holder, Use
 from agent.attribution import holders_of, pids_of, usage_of
 from agent.cgroup import Owner
-from agent.pods import NODE_POD, PodIndex, PodKey
+from agent.pods import NODE_POD, NodePod, PodIndex, PodKey
 from agent.reader import CardReading, Missing, ProcessUse, Reading
 from agent.truth import Device, Finding, card_of, compare
-from headroom.model import Card
+from headroom.fleet import Fleet
+from headroom.ledger import Ledger
+from headroom.model import Allocation, Card, GpuNode, Sharing
 from headroom.wire import encode
 
 GIB = 2**30
@@ -24,7 +26,7 @@ def pod(name: str = "p", *, cards: str | None = None, vram: str = "8Gi", mode: s
     annotations = {} if cards is None else {
         "headroom.dev/assigned-cards": cards, "headroom.dev/assigned-vram-mib": "8192", "headroom.dev/assigned-mode": mode,
     }  # fmt: skip
-    limits = {"nvidia.com/gpu": str(count)} | ({"headroom.dev/vram": vram} if vram else {})
+    limits = {"nvidia.com/gpu": str(count)} | ({"headroom.dev/vram": vram} if vram else {}) | fields.get("limits", {})
     status = {
         "phase": fields.get("phase", "Running"),
         "startTime": fields.get("start", "2026-01-01T00:00:00Z"),
@@ -149,10 +151,32 @@ def test_other_vendors_devices_are_none_of_ours() -> None:
     assert (truth.unknown_devices, truth.holders) == ([], {})
 
 
-def test_a_pod_whose_request_cannot_be_read_is_named() -> None:
+def test_a_pod_whose_request_cannot_be_read_is_named_and_its_devices_are_reported() -> None:
     truth = judge(held("GPU-a::0"), pod(vram="lots"))
-    assert truth.corrections == []
+    (correction,) = truth.corrections
+    assert (correction.actual, correction.annotations["headroom.dev/assigned-vram-mib"]) == (("GPU-a",), "6000")
     assert "headroom.dev/vram: lots" in truth.not_understood[0]
+
+
+@pytest.mark.parametrize(
+    ("pod_", "resource", "held_mib"),
+    [
+        (pod(vram="", count=0, limits={"nvidia.com/gpu-llm": "1"}), "nvidia.com/gpu-llm", 6000),
+        (pod(vram="lots"), "nvidia.com/gpu", 6000),
+        (pod(vram="10Gi"), "nvidia.com/gpu", 10240),
+    ],
+    ids=["a renamed resource", "a request that cannot be read", "a pod of another scheduler"],
+)
+def test_what_the_agent_writes_reaches_the_ledger(pod_: NodePod, resource: str, held_mib: int) -> None:
+    (correction,) = judge(held("GPU-b::1", resource=resource), pod_).corrections
+    pod_.metadata.annotations = dict(correction.annotations)  # as the API server then shows it
+    ledger = Ledger(Fleet())
+    ledger.apply_node(GpuNode("n", CARDS, Sharing.TIME_SLICING, Allocation.DISTRIBUTED, "nvidia.com/gpu", 8000, 32000))
+    ledger.apply(pod_)
+    row = ledger.fleet.row_of["n"]
+    assert ledger.fleet.held_mib[row, :3].tolist() == [0, held_mib, 0]
+    assert ledger.fleet.plugin[row, :3].tolist() == [0, 1, 0]
+    assert ledger.check() == []
 
 
 READING = Reading(

@@ -1,16 +1,20 @@
 """The usage report: counters into sums, sums into lines, lines into tables; nothing lost, nothing guessed."""
 
+import asyncio
 import csv
 import io
 import json
 from dataclasses import dataclass
 
 import pytest
+from click.testing import CliRunner
 
+from agent import usage_cli
 from agent.tariff import Tariff, TariffError, load_tariff, parse_tariff
 from agent.usage import CardKey, CardUse, CounterSum, Grouping, PodKey, PodUse, Usage, build_report
 from agent.usage_cli import UsageError, as_csv, as_json, moment, table
 from agent.usage_source import read_usage, step_for
+from tests.fakes.prometheus import FakePrometheus
 
 HOUR, MJ = 3600.0, 1e6
 KWH = 3.6e6
@@ -302,6 +306,31 @@ async def test_a_step_is_asked_for_as_a_subquery() -> None:
 )
 def test_moments(text: str, at: float) -> None:
     assert moment("--from", text, 1_000_000.0) == at
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--from", "99999999d"], "--from: '99999999d' is before 1970"),
+        (["--from", "2026-11-02", "--to", "2026-11-01"], "--from 2026-11-02 is not before --to 2026-11-01"),
+        (["--from", "2999-01-01", "--to", "2999-02-01"], "--from 2999-01-01 is in the future"),
+        (["--timeout", "0s"], "--timeout: '0s' is not above 0"),
+        (["--step", "1x"], "--step: '1x' is not a duration"),
+    ],
+)
+def test_windows_and_durations_that_make_no_sense(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(usage_cli.main, ["--prometheus", "http://127.0.0.1:9", *arguments])
+    assert isinstance(result.exception, UsageError)
+    assert words in str(result.exception)
+
+
+async def test_a_window_that_ends_in_the_future_is_reported_up_to_now() -> None:
+    async with FakePrometheus().serve() as prometheus:
+        arguments = ["--prometheus", prometheus.url, "--from", "1h", "--to", "2999-01-01"]
+        result = await asyncio.to_thread(CliRunner().invoke, usage_cli.main, arguments)
+    assert result.exception is None
+    assert "--to 2999-01-01 is in the future" in result.output
+    assert "to 2999" not in result.output.splitlines()[0]
 
 
 def test_a_moment_that_is_none_is_named() -> None:
