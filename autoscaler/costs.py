@@ -34,6 +34,24 @@ class Iterations(NamedTuple):
     """The batch at which the KV cache would be full, reckoned from its use now."""
 
 
+def counted(
+    *,
+    seconds: float,
+    iterations: float,
+    mean_gap_seconds: float,
+    output_tokens: float,
+    prompt_tokens: float,
+    batch_room: float,
+) -> Iterations:
+    """A pod's `iterations` (above 0) of an interval of `seconds`, with the tokens done in them.
+
+    The mean gap between tokens leans to the long iterations of full batches while the load changes; the mean over iterations
+    is exact while the engine never pauses, and longer than the truth when it does: the smaller of the two counts.
+    """
+    length = min(mean_gap_seconds, seconds / iterations)
+    return Iterations(length, output_tokens / iterations, prompt_tokens / iterations, batch_room)
+
+
 class Cost(NamedTuple):
     """Seconds of what one replica can do, per token."""
 

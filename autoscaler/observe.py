@@ -386,16 +386,17 @@ def _iterations(rates: Mapping[str, float], running: float, kv_cache: float) -> 
     if rates["token_count"] <= 0 or rates["token_seconds"] <= 0:
         return None
     seconds = rates["token_seconds"] / rates["token_count"]
-    if rates["iterations"] > 0:
-        # The mean over tokens leans to the long iterations of full batches while the load changes; the mean over
-        # iterations is exact while the engine never pauses, and longer than the truth when it does.
-        seconds = min(seconds, 1 / rates["iterations"])
-        batch = rates["output_tokens"] / rates["iterations"]
-        prompt = rates["prompt_tokens"] / rates["iterations"]
-    else:
-        batch, prompt = running, rates["prompt_tokens"] * seconds
     room = running / kv_cache if kv_cache > 0.05 and running >= 1 else float("inf")
-    return Iterations(seconds, batch, prompt, room)
+    if rates["iterations"] <= 0:
+        return Iterations(seconds, running, rates["prompt_tokens"] * seconds, room)
+    return costs.counted(
+        seconds=1.0,
+        iterations=rates["iterations"],
+        mean_gap_seconds=seconds,
+        output_tokens=rates["output_tokens"],
+        prompt_tokens=rates["prompt_tokens"],
+        batch_room=room,
+    )
 
 
 def engine_costs(target: Target, lessons: Lessons, settings: CostSettings) -> costs.Cost | None:

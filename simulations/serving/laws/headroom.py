@@ -66,7 +66,7 @@ class HeadroomLaw:
         if newest is None or newest.time <= self._learned_until:
             return
         self._learned_until = newest.time
-        for sample in iterations(newest, self.setting.pair.speed.kv_tokens):
+        for sample in iterations(newest, self.setting.pair.speed.kv_tokens, self.setting.scrape_seconds):
             self.cost_state = costs.learn(self.cost_state, sample, self.cost_settings)
 
     def work(self, view: View) -> Work:
@@ -137,7 +137,7 @@ class HeadroomLaw:
         return tuple(pod.ready_at - pod.created for pod in fresh)
 
 
-def iterations(sample: Sample, kv_tokens: int) -> list[costs.Iterations]:
+def iterations(sample: Sample, kv_tokens: int, scrape_seconds: float) -> list[costs.Iterations]:
     """What one scrape teaches of the length of an iteration, one entry per warm pod that decoded."""
     found = []
     for pod in sample.pods:
@@ -147,7 +147,14 @@ def iterations(sample: Sample, kv_tokens: int) -> list[costs.Iterations]:
         batch = step.output_tokens / step.iterations
         room = batch / pod.kv_share if pod.kv_share > 0.02 else float("inf")
         found.append(
-            costs.Iterations(step.gap_seconds / step.output_tokens, batch, step.prompt_tokens / step.iterations, room)
+            costs.counted(
+                seconds=scrape_seconds,
+                iterations=step.iterations,
+                mean_gap_seconds=step.gap_seconds / step.output_tokens,
+                output_tokens=step.output_tokens,
+                prompt_tokens=step.prompt_tokens,
+                batch_room=room,
+            )
         )
     return found
 
