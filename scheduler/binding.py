@@ -24,6 +24,8 @@ from scheduler.state import ClusterState
 
 _ASSIGNED: Final = re.compile(r'already assigned to node "([^"]*)"')
 
+_TIMEOUTS_PER_BIND: Final = 3  # two calls, and time to spare
+
 
 class BindError(HeadroomError):
     """A pod that cannot be bound where it was asked to be; kube-scheduler shows the text and tries the pod again.
@@ -83,7 +85,9 @@ class Binder:
         self._log.info("pod_bound", pod=pod.key, node=args.node, cards=cards, mode=placement.mode.value)
 
     def _keep(self, pod: WaitingPod, placement: Placement) -> None:
-        """Hold the cards until a watch event tells whether the pod was bound; meanwhile it may be, or others took them."""
+        """Hold the cards until a watch event tells whether the pod was bound; it may have told already."""
+        if pod.uid not in self._state.waiting:
+            return
         try:
             self._state.reserve(pod, placement, self._monotonic() + self._settings.nomination_seconds)
         except LedgerError as error:
@@ -98,6 +102,8 @@ class Binder:
             )
             if pod.metadata.uid != args.pod_uid:
                 raise BindError(f"pod {pod.key} is another one now: its UID is {pod.metadata.uid}, not {args.pod_uid}")
+            if pod.spec.node_name not in ("", args.node):
+                raise BindError(f"pod {pod.key} is bound to node {pod.spec.node_name} already")
             request = request_of(pod)
         except (KubeError, wire.WireError, RequestError) as error:
             raise BindError(f"pod {args.pod_namespace}/{args.pod_name} cannot be bound: {error}") from error
@@ -112,7 +118,9 @@ class Binder:
         row = self._state.fleet.row_of.get(args.node)
         if row is None:
             raise BindError(f"node {args.node} is not known, or has no GPU")
-        deadline = self._monotonic() + self._settings.reservation_seconds
+        # Whatever the setting: the binding and the question whether it happened must both end first.
+        longest = max(self._settings.reservation_seconds, _TIMEOUTS_PER_BIND * self._settings.bind_timeout_seconds)
+        deadline = self._monotonic() + longest
         holding = self._state.holding(pod.uid)
         kept = holding is not None and holding.placement.node == args.node
         if holding is not None and not kept:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.fleet import Fleet, IntArray
-from headroom.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
+from headroom.model import WHOLE_MILLI, Allocation, GpuNode, GpuRequest, Mode
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -106,9 +106,10 @@ def offers_resource(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolAr
     """Whether the node's device plugin advertises the resource that the pod names."""
     if not request.resource:
         return np.ones(len(rows), np.bool_)
-    names, nodes = fleet.names, fleet.nodes
+    # The metrics page asks beside the event loop, where a node may go between two looks.
+    names, nodes, nothing = fleet.names, fleet.nodes, GpuNode("")
     return np.fromiter(
-        (bool(names[row]) and nodes[names[row]].resource == request.resource for row in rows.tolist()),
+        (nodes.get(names[row], nothing).resource == request.resource for row in rows.tolist()),
         np.bool_,
         len(rows),
     )

@@ -162,7 +162,7 @@ class FleetCollector(Collector):
 _FIGURES: Final = {
     "reservations": "Placements that wait for their binding.",
     "bound_pods": "Bound pods that are accounted for, with or without a GPU.",
-    "waiting_pods": "Unbound pods with a GPU demand that are addressed to this scheduler.",
+    "waiting_pods": "Unbound pods with a GPU demand, whichever scheduler they wait for.",
     "refused_pods": "Pods that fitted nowhere when last asked about.",
     "nodes": "Nodes whose cards are known.",
     "nodes_not_understood": "Nodes whose description of their cards cannot be used.",

@@ -64,6 +64,10 @@ class Waker:
         self._freed[change.node] = Freed(change.node, change.number, change.at, seen_by_scheduler=not hidden)
         self._signal.set()
 
+    def _again(self, freed: dict[str, Freed]) -> None:
+        for change in freed.values():
+            self.freed(change)
+
     async def run(self) -> None:
         """Wake refused pods until cancelled."""
         backoff = Backoff(initial_seconds=self._delay_seconds or 0.1, maximum_seconds=10.0)
@@ -80,11 +84,12 @@ class Waker:
                 await calls.annotate(self._kube, f"{calls.NODES}/{node}", {names.ANNOTATION_WAKE: stamp})
             except NotFound:
                 self._metrics.wakes.labels("failed").inc()
+                del freed[node]  # gone since; the others' room is still there
+                self._again(freed)
             except KubeError as error:
                 self._metrics.wakes.labels("failed").inc()
                 self._log.warning("wake_failed", node=node, error=str(error))
-                for change in freed.values():
-                    self.freed(change)
+                self._again(freed)
                 await asyncio.sleep(backoff.next_seconds())
             else:
                 backoff.reset()

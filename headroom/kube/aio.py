@@ -39,6 +39,9 @@ async def _from_kubeconfig(explicit: str | None, context: str | None) -> Any:
     from kubernetes.aio.config import config_exception, kube_config
 
     configuration = Configuration()
+    # The package would say of a missing file that it lacks a key.
+    if explicit and not any(os.path.isfile(path) for path in explicit.split(os.pathsep)):
+        raise KubeConfigError(f"kubeconfig {explicit}: no such file")
     try:
         await kube_config.load_kube_config(
             config_file=explicit or os.path.expanduser("~/.kube/config"),
@@ -46,7 +49,9 @@ async def _from_kubeconfig(explicit: str | None, context: str | None) -> Any:
             client_configuration=configuration,
             persist_config=False,
         )
-    except (config_exception.ConfigException, OSError, YAMLError, KeyError, TypeError) as error:
+    except (TypeError, AttributeError) as error:
+        raise KubeConfigError(f"kubeconfig {explicit or 'in the default location'}: not a kubeconfig") from error
+    except (config_exception.ConfigException, OSError, YAMLError, KeyError) as error:
         raise KubeConfigError(
             f"no usable Kubernetes configuration ({explicit or 'default locations'}): {error}"
         ) from error

@@ -156,6 +156,42 @@ async def test_while_it_is_unknown_whether_a_pod_was_bound_its_cards_stay_reserv
         assert await running.bind(wanted, "gpu") == {}
 
 
+async def test_a_reservation_does_not_run_out_while_its_binding_is_under_way(api, tmp_path):
+    async with extender(api, tmp_path, reservation_seconds=0.05, sweep_seconds=0.02, preemption=False) as running:
+        wanted, other = [await running.create(pod(name, vram="50Gi")) for name in ("llm", "other")]
+        await running.filter(wanted)
+        api.hold_watches()
+        release = api.stall("POST", "/binding$")
+        binding = asyncio.create_task(running.bind(wanted, "gpu"))
+        await running.until(lambda: bool(api.asked("POST", "/binding$")))
+        await asyncio.sleep(0.2)
+        assert (await running.filter(other, "gpu"))["NodeNames"] == []
+        release.set()
+        assert await binding == {}
+
+
+async def test_a_pod_that_ends_while_it_is_unknown_whether_it_was_bound_holds_nothing(api, tmp_path):
+    async with extender(api, tmp_path, bind_timeout_seconds=0.5, preemption=False) as running:
+        wanted = await running.create(pod("llm", vram="50Gi"))
+        await running.filter(wanted)
+        api.stall("POST", "/binding$")
+        api.fail("GET", "/pods/llm$", status=500)
+        binding = asyncio.create_task(running.bind(wanted, "gpu"))
+        await running.until(lambda: bool(api.asked("POST", "/binding$")))
+        api.remove(PODS, "llm")
+        await running.caught_up()
+        assert "cannot be read" in (await binding)["Error"]
+        assert held(running) == 0
+
+
+async def test_a_pod_that_was_bound_elsewhere_unseen_is_not_taken_for_a_waiting_one(running):
+    running.api.hold_watches()
+    bound = running.api.put(PODS, pod("llm", vram="50Gi", nodeName="elsewhere"))
+    assert "bound to node elsewhere already" in (await running.bind(bound, "gpu"))["Error"]
+    assert running.daemon.state.waiting == {}
+    assert held(running) == 0
+
+
 async def test_a_restart_finds_the_same_ledger(api, tmp_path):
     async with extender(api, tmp_path, preemption=False) as first:
         for name, size in (("a", "20Gi"), ("b", "30Gi")):

@@ -52,6 +52,19 @@ async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api,
         assert (await running.filter(pods[0]))["NodeNames"] == ["gpu"]
 
 
+async def test_a_node_that_went_before_it_could_be_annotated_does_not_swallow_the_room_on_others(api, tmp_path):
+    api.put(NODES, node("gpu2", 80))
+    async with extender(
+        api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
+    ) as running:
+        for name in ("gpu", "gpu2"):
+            await running.filter(await running.create(pod(f"holds-{name}", vram="60Gi")), name)
+        await refuse(running, 1)
+        api.fail("PATCH", "/nodes/", status=404)
+        await running.until(lambda: wakes(api) == 2)
+        assert len({ask.path for ask in api.asked("PATCH", "^/api/v1/nodes/")}) == 2
+
+
 async def test_a_wake_that_fails_is_tried_again(api, tmp_path):
     async with extender(
         api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False

@@ -228,8 +228,25 @@ async def test_a_silent_server_is_unreachable_after_the_timeout(tmp_path):
 
 
 async def test_a_wrong_kubeconfig_is_named(tmp_path):
-    with pytest.raises(client.KubeConfigError, match=r"absent\.yaml"):
+    with pytest.raises(client.KubeConfigError, match=r"absent\.yaml: no such file"):
         await aio.connect(str(tmp_path / "absent.yaml"))
+    for text, said in (
+        ("just words", "not a kubeconfig"), ("- a\n- b\n", "not a kubeconfig"), ("{a: [", "odd"), ("a: 1\n", "odd"),
+    ):  # fmt: skip
+        odd = tmp_path / "odd.yaml"
+        odd.write_text(text)
+        with pytest.raises(client.KubeConfigError, match=said):
+            await aio.connect(str(odd))
+
+
+async def test_a_list_asked_for_shows_what_the_watch_has_not_told(tmp_path):
+    script = Script()
+    script.lists = [page(5, thing("a", 1, 1)), page(9, thing("a", 8, 2), thing("b", 9, 3))]
+    async with following(script, tmp_path) as (reflector, seen, _):
+        await until(lambda: reflector.has_synced)
+        await reflector.relist()
+        assert seen == [(ADDED, "a", 1), (MODIFIED, "a", 2), (ADDED, "b", 3)]
+        assert reflector.relists == 2
 
 
 async def test_a_binding_carries_uid_and_annotations_and_the_token(tmp_path):
