@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from autoscaler import budget, pods, status
 from autoscaler.actuator import Actuator, ChangedError, NotLeaderError, is_ours
@@ -21,6 +21,7 @@ from autoscaler.report import Outcome, Reporter
 from autoscaler.resource import InferenceAutoscaler, Target
 from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.signals import Capacity, Observation, Rollout
+from autoscaler.snapshot import Snapshot
 from autoscaler.spec import LawSettings
 from autoscaler.world import World
 from headroom.kube.client import KubeError
@@ -83,23 +84,14 @@ class Loop:
     async def tick(self) -> dict[str, Outcome]:
         """One round over all objects; returns what was decided."""
         started = self._monotonic()
-        world, now, wall = self._world, started, self._wall_clock()
-        world.index_rivals()
+        now, wall = started, self._wall_clock()
         self._forget_deleted()
-        conflicts = {key: world.conflict(target) for key, target in world.targets.items()}
-        active = [t for key, t in world.targets.items() if not conflicts[key] and t.scaled in world.workloads]
-        asked = self._collector.queries_asked
-        snapshot = await self._collector.collect(
-            plan(
-                active,
-                max(self._settings.stale_seconds, self._settings.long_mean_seconds) + 15.0,
-                self._settings.long_mean_seconds,
-            )
-        )
-        self._metrics.queries.inc(self._collector.queries_asked - asked)
-        self._metrics.query_failures.inc(len(snapshot.errors))
+        asked_for = self._active()
+        snapshot = await self._collect(asked_for.values())
+        # An object that came, went or changed meanwhile has its turn in the next tick.
+        active = {key: target for key, target in self._active().items() if asked_for.get(key) is target}
         outcomes: dict[str, Outcome] = {}
-        for number, target in enumerate(active):
+        for number, target in enumerate(active.values()):
             if number % _BREATH == 0:
                 await asyncio.sleep(0)
             outcome = await self._guarded(target.key, self._consider(target, snapshot, now, wall))
@@ -111,16 +103,32 @@ class Loop:
             outcome.memory.state = outcome.decision.state
         if self._may_write() and not self._settings.dry_run:
             await asyncio.gather(*(self._act(outcome, now) for outcome in outcomes.values()))
-            await self._refuse_rest(conflicts, now)
+            await self._refuse_rest(now)
         else:
             self._look_on(outcomes.values())
-        self._count(outcomes, conflicts)
+        self._count(outcomes)
         self._metrics.tick_seconds.observe(self._monotonic() - started)
         return outcomes
 
+    def _active(self) -> dict[str, Target]:
+        """Objects to act on: whose target is there and nobody else's."""
+        world = self._world
+        world.index_rivals()
+        targets = world.targets.items()
+        return {key: t for key, t in targets if t.scaled in world.workloads and not world.conflict(t)}
+
+    async def _collect(self, targets: Collection[Target]) -> Snapshot:
+        settings, collector = self._settings, self._collector
+        lookback_seconds = max(settings.stale_seconds, settings.long_mean_seconds) + 15.0
+        asked = collector.queries_asked
+        snapshot = await collector.collect(plan(targets, lookback_seconds, settings.long_mean_seconds))
+        self._metrics.queries.inc(collector.queries_asked - asked)
+        self._metrics.query_failures.inc(len(snapshot.errors))
+        return snapshot
+
     # Deciding
 
-    async def _consider(self, target: Target, snapshot: Any, now: float, wall: float) -> Outcome:
+    async def _consider(self, target: Target, snapshot: Snapshot, now: float, wall: float) -> Outcome:
         world = self._world
         resource, workload = world.resources[target.key], world.workloads[target.scaled]
         memory = self._memory(target.key, resource)
@@ -236,8 +244,11 @@ class Loop:
         memory, target, decision = outcome.memory, outcome.target, outcome.decision
         current = outcome.observation.replicas
         latest, read = self._world.resources.get(target.key), outcome.resource.metadata
-        if latest is None or (latest.metadata.uid, latest.metadata.generation) != (read.uid, read.generation):
-            self._not_moved(outcome)  # edited or deleted since it was read: the next tick decides on what it says now
+        same = latest is not None and (latest.metadata.uid, latest.metadata.generation) == (read.uid, read.generation)
+        if not same or self._world.conflict(target):
+            self._not_moved(
+                outcome
+            )  # edited, deleted or disputed since it was read: the next tick decides on what is then
             return
         victims: list[PodView] = []
         spared: list[PodView] = []
@@ -266,14 +277,14 @@ class Loop:
         log.info("scaled", key=target.key, target=target.scaled, before=current, after=decision.replicas, why=text)
         await self._actuator.event(outcome.resource, "SuccessfulRescale", text)
 
-    async def _refuse_rest(self, conflicts: Mapping[str, str], now: float) -> None:
+    async def _refuse_rest(self, now: float) -> None:
         """Say on every object that is not acted on why it is not."""
         refusals: list[tuple[str, list[status.Condition]]] = []
         for key, message in self._world.invalid.items():
             refusals.append((key, status.refused("InvalidSpec", message)))
         for key, target in self._world.targets.items():
-            if conflicts[key]:
-                text = f"{target.kind} {target.name} is already scaled by {conflicts[key]}"
+            if other := self._world.conflict(target):
+                text = f"{target.kind} {target.name} is already scaled by {other}"
                 refusals.append((key, status.refused("AmbiguousOwner", text, conflict=True)))
             elif target.scaled not in self._world.workloads:
                 text = f"{target.kind} {target.name} does not exist in namespace {target.namespace}"
@@ -307,9 +318,10 @@ class Loop:
         for key in [key for key in self._memories if key not in self._world.resources]:
             del self._memories[key]
 
-    def _count(self, outcomes: Mapping[str, Outcome], conflicts: Mapping[str, str]) -> None:
+    def _count(self, outcomes: Mapping[str, Outcome]) -> None:
+        conflicts = [target for target in self._world.targets.values() if self._world.conflict(target)]
         self._metrics.leader.set(self._may_write())
         self._metrics.objects.labels("active").set(len(outcomes))
         self._metrics.objects.labels("invalid").set(len(self._world.invalid))
-        self._metrics.objects.labels("conflict").set(sum(map(bool, conflicts.values())))
-        self._reporter.count(outcomes)
+        self._metrics.objects.labels("conflict").set(len(conflicts))
+        self._reporter.count(outcomes, self._active())

@@ -1,6 +1,6 @@
 """What is told of each object: its status, Events about conditions that turned bad, and its metrics."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -106,10 +106,10 @@ class Reporter:
 
     # Metrics
 
-    def count(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Bring the metrics up to date. An object that was not decided on has none: old numbers would look alive."""
+    def count(self, outcomes: Mapping[str, Outcome], active: Container[str]) -> None:
+        """Bring the metrics up to date. An object that is not among the `active` has none: old numbers would look alive."""
         metrics = self._metrics
-        for key in [key for key in self._signals if key not in outcomes]:
+        for key in [key for key in self._signals if key not in active]:
             namespace, _, name = key.partition("/")
             metrics.forget(namespace, name)
             metrics.forget_signals(namespace, name, self._signals.pop(key))

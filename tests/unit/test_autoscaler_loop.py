@@ -527,6 +527,38 @@ class TestObjects:
         await busy.tick()
         assert busy.replicas() == 5
 
+    @pytest.mark.parametrize("change", ["edited", "deleted", "created", "an HPA", "its target deleted"])
+    async def test_what_changes_while_prometheus_is_asked_waits_for_the_next_tick(
+        self, busy: Bench, change: str
+    ) -> None:
+        busy.loads = dict.fromkeys(busy.loads, 20.0)
+        await busy.settle()
+        busy.script()
+        collect = busy.loop._collector.collect
+
+        async def change_meanwhile(*args: Any) -> Any:
+            if change == "edited":
+                busy.object(generation=2, maxReplicas=5)
+            elif change == "deleted":
+                busy.api.remove(IA, "llm")
+            elif change == "created":
+                busy.object("other")
+            elif change == "an HPA":
+                reference = {"scaleTargetRef": {"kind": "Deployment", "name": "llm"}}
+                busy.api.put(HPAS, {"metadata": {"name": "llm"}, "spec": reference})
+            else:
+                busy.api.remove(DEPLOYMENTS, "llm")
+            await busy.settle()
+            return await collect(*args)
+
+        busy.loop._collector.collect = change_meanwhile  # type: ignore[method-assign]
+        await busy.loop.tick()
+        assert busy.daemon.metrics.tick_failures.labels("object")._value.get() == 0
+        if change == "created":
+            assert busy.replicas() == 8
+        elif change != "its target deleted":
+            assert busy.replicas() == 4
+
     async def test_a_deleted_object_is_forgotten(self, busy: Bench) -> None:
         busy.api.remove(IA, "llm")
         busy.loads = dict.fromkeys(busy.loads, 30.0)
