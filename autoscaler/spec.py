@@ -97,13 +97,13 @@ class LawSettings:
     """A trend may at most add this share of the load: no doubling on a guess."""
     crowd_share: float = 1.0
     """Requests inside may fill replicas up to this share: above it more arrives than the prices foretold."""
-    drain_seconds: float = 30.0
+    drain_seconds: float = 60.0
     """Waiting prompt work is to be done within this time."""
     tolerance: float = 0.1
     """No move while wish / replicas is within 1 +- tolerance (HPA's default); both ratio signals and work."""
     work_tolerance: float = 0.02
     """The same for `work`, which has its own room."""
-    lower_margin: float = 0.05
+    lower_margin: float = 0.025
     """What-if: the load may take at most 1 - margin of the target on the replicas that remain."""
     gauge_step: float = 0.25
     """A capped gauge above its target, or a latency above its objective, adds this share of the supply (at least one)."""

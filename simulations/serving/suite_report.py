@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Final
@@ -14,28 +15,104 @@ from simulations.serving.tuning import Point
 
 LEVELS: Final = (0.90, 0.95, 0.98, 0.99, 0.995)
 TUNED_FOR: Final = 0.98
+TWO_MODELS: Final = "two-models"
 _YARDSTICKS: Final = ("headroom", "headroom-ahead", "clairvoyant")
+
+
+def file_of(folder: Path, load: str, law: str) -> Path:
+    """Where the runs of a law on a load are kept."""
+    return folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', load)}.{law}.json"
 
 
 def read_points(folder: Path, scenario: str) -> dict[str, list[Point]]:
     """Law -> measured settings of its grid, the default first; laws without a file are left out."""
     found: dict[str, list[Point]] = {}
     for law, entry in LAWS.items():
-        path = folder / f"{scenario}.{law}.json"
+        path = file_of(folder, scenario, law)
         if path.exists():
-            runs = json.loads(path.read_text("utf-8"))
-            wanted = [run for setting in tuning.settings_of(entry) for run in runs if run["parameters"] == setting]
-            found[law] = [_point(law, run["parameters"], run["outcome"]) for run in wanted]
+            runs = read_runs(path)
+            found[law] = [run for setting in tuning.settings_of(entry) for run in runs if run.parameters == setting]
     return found
 
 
-def _point(law: str, parameters: Mapping[str, float], values: Mapping[str, float | None]) -> Point:
+def read_runs(path: Path) -> list[Point]:
+    """All runs of a file."""
+    return [
+        Point(
+            run["law"],
+            run["parameters"],
+            _outcome(run["total"]),
+            {name: _outcome(values) for name, values in run["workloads"].items()},
+        )
+        for run in json.loads(path.read_text("utf-8"))
+    ]
+
+
+def _outcome(values: Mapping[str, float | None]) -> Outcome:
     numbers = {
         field.name: math.nan if values[field.name] is None else float(values[field.name] or 0)
         for field in fields(Outcome)
     }
-    total = Outcome(**numbers)
-    return Point(law, parameters, total, {})
+    return Outcome(**numbers)
+
+
+def summary(points: Mapping[str, Mapping[str, list[Point]]]) -> str:
+    """Headroom by default, and its GPU hours against the best tuned law at equal attainment, one line per scenario."""
+    head = [
+        "",
+        "default: both %, GPU h",
+        *(f"{100 * level:g} %" for level in (0.90, 0.95, 0.98, 0.99)),
+        "against itself told one cold start, 98 %",
+    ]
+    rows = []
+    for scenario, laws in points.items():
+        if "headroom" not in laws:
+            continue
+        default = laws["headroom"][0].total
+        ours, rivals = _hours_of("headroom", laws), _best_rival(laws)
+        told = _hours_of("headroom-ahead", laws) if "headroom-ahead" in laws else [None] * len(LEVELS)
+        at = LEVELS.index(TUNED_FOR)
+        rows.append(
+            [
+                scenario,
+                f"{100 * default.attainment:.2f}, {default.gpu_hours:.2f}",
+                *(_difference(ours[n], rivals[n]) for n in range(4)),
+                _difference(ours[at], told[at]),
+            ]
+        )
+    return "### Summary\n\n" + tables.markdown(head, rows)
+
+
+def held_out_text(loads: Sequence[str], folder: Path, laws: Sequence[str]) -> str:
+    """Loads that no setting was picked on: Headroom by default against the others by default and as tuned elsewhere."""
+    rows = []
+    for load in loads:
+        ours = read_runs(file_of(folder, load, "headroom"))[0].total
+        for law in laws:
+            for at, point in enumerate(read_runs(file_of(folder, load, law))):
+                entry = LAWS[law]
+                setting = "default" if at == 0 else f"carried over: {tables.setting_text(entry, point.parameters)}"
+                rows.append(
+                    [
+                        load if law == laws[0] else "",
+                        f"{entry.title}, {setting}",
+                        f"{100 * point.total.attainment:.2f}",
+                        f"{point.total.gpu_hours:.2f}",
+                        "-" if law == laws[0] else f"{100 * (ours.gpu_hours / point.total.gpu_hours - 1):+.1f} %",
+                    ]
+                )
+    head = ["load", "law", "both %", "GPU h", "Headroom's GPU hours against it"]
+    return "### Held out\n\n" + tables.markdown(head, rows)
+
+
+def two_models_text(folder: Path, laws: Sequence[str]) -> str:
+    """Two models on one fleet, all laws by default, with a line for each model."""
+    rows = []
+    for law in laws:
+        for point in read_runs(file_of(folder, TWO_MODELS, law)):
+            rows.append(tables.row(LAWS[law].title, "default", point.total, None))
+            rows += [tables.row(f"  {name}", "", outcome, None) for name, outcome in point.by_workload.items()]
+    return "### Two models\n\n" + tables.markdown(tables.HEAD, rows)
 
 
 def scenario_text(scenario: str, points: Mapping[str, list[Point]], bound_gpu_hours: float) -> str:
@@ -63,15 +140,12 @@ def scenario_text(scenario: str, points: Mapping[str, list[Point]], bound_gpu_ho
 
 def equal_attainment(points: Mapping[str, list[Point]]) -> str:
     """GPU hours at which each law's front reaches a level, and how Headroom compares."""
-    reached = {law: [tuning.hours_at(own, level) for level in LEVELS] for law, own in points.items()}
+    reached = {law: _hours_of(law, points) for law in points}
     head = ["GPU hours at an attainment of", "", *(f"{100 * level:g} %" for level in LEVELS)]
     rows = [[LAWS[law].title, "tuned", *map(_hours, own)] for law, own in reached.items()]
     if "headroom" in reached:
         ours = reached["headroom"]
-        laws = [own for law, own in reached.items() if law not in {*_YARDSTICKS, "static"}]
-        rivals = [
-            min((hours for own in laws if (hours := own[at]) is not None), default=None) for at in range(len(LEVELS))
-        ]
+        rivals = _best_rival(points)
         rows.append(["Headroom against the best tuned law", "", *map(_difference, ours, rivals)])
         for law, words in (
             ("static", "Headroom against the best fixed count"),
@@ -81,6 +155,18 @@ def equal_attainment(points: Mapping[str, list[Point]]) -> str:
             if law in reached:
                 rows.append([words, "", *map(_difference, ours, reached[law])])
     return tables.markdown(head, rows)
+
+
+def _hours_of(law: str, points: Mapping[str, list[Point]]) -> list[float | None]:
+    return [tuning.hours_at(points[law], level) for level in LEVELS]
+
+
+def _best_rival(points: Mapping[str, list[Point]]) -> list[float | None]:
+    """Fewest GPU hours of any law that does not know the trace, per level."""
+    reached = [_hours_of(law, points) for law in points if law not in {*_YARDSTICKS, "static"}]
+    return [
+        min((hours for own in reached if (hours := own[at]) is not None), default=None) for at in range(len(LEVELS))
+    ]
 
 
 def _hours(value: float | None) -> str:

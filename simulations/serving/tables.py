@@ -20,7 +20,7 @@ def setting_text(entry: Entry, parameters: Mapping[str, float]) -> str:
         entry.defaults
     ):
         return "default"
-    names = [name for name in parameters if name in entry.grid] or list(parameters)
+    names = [n for n in parameters if parameters[n] != entry.defaults.get(n)] or list(parameters)
     return ", ".join(f"{name} {parameters[name]:g}" for name in names)
 
 

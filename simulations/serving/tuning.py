@@ -23,13 +23,15 @@ class Point:
 
 
 def settings_of(entry: Entry) -> Iterator[dict[str, float]]:
-    """All combinations of the grid, the defaults first."""
+    """The defaults, all combinations of the grid, and what is tried beside it."""
     yield dict(entry.defaults)
     names = list(entry.grid)
     for values in itertools.product(*entry.grid.values()):
         setting = {**entry.defaults, **dict(zip(names, values, strict=True))}
         if setting != dict(entry.defaults):
             yield setting
+    for extra in entry.beside:
+        yield {**entry.defaults, **extra}
 
 
 def measure(

@@ -275,7 +275,7 @@ class TestWork:
         assert Run(WORK, 4, PLAIN).tick(lambda n: seen(n, work=burst)) == 6
 
     def test_waiting_prompts_are_to_be_drained(self) -> None:
-        calm, backed_up = work(2000, 500), work(2000, 500, waiting_tokens=200_000)
+        calm, backed_up = work(2000, 500), work(2000, 500, waiting_tokens=400_000)
         assert Run(WORK, 2, PLAIN).tick(lambda n: seen(n, work=calm)) == 2
         assert Run(WORK, 2, PLAIN).tick(lambda n: seen(n, work=backed_up)) == 4
 

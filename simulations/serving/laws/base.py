@@ -57,3 +57,5 @@ class Entry:
     """What tuning tries, all combinations."""
     source: str
     knows_future: bool = False
+    beside: tuple[Parameters, ...] = ()
+    """Settings that tuning tries besides the grid."""
