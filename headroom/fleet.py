@@ -43,8 +43,9 @@ class Fleet:
         """Card model by code."""
         self.model_code: dict[str, int] = {}
         self.changes: list[int] = []
-        """Rows in the order of their changes; `generation` counts the entries ever dropped from its front."""
+        """Rows in the order of their changes."""
         self.changes_dropped = 0
+        """Entries ever dropped from the front of `changes`."""
         self._free_rows: list[int] = []
         self._allocate(max(rows, 1), max(width, 1))
 

@@ -146,7 +146,6 @@ class PodSpec(Wire):
     node_name: str = ""
     scheduler_name: str = ""
     priority: int = 0
-    priority_class_name: str = ""
     preemption_policy: str = ""
     containers: Sequence[Container] = ()
     init_containers: Sequence[Container] = ()
@@ -238,33 +237,6 @@ class PodList(Wire):
     items: Sequence[Pod] = ()
 
 
-class NodeList(Wire):
-    metadata: ListMeta = msgspec.field(default_factory=ListMeta)
-    items: Sequence[Node] = ()
-
-
-class Status(Wire):
-    """The API server's answer to a call that failed, and the object of an ERROR watch event."""
-
-    code: int = 0
-    reason: str = ""
-    message: str = ""
-
-
-class WatchEvent(Wire):
-    """One line of a watch; the object is decoded by whoever knows its type."""
-
-    type: str
-    """ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
-    object: msgspec.Raw
-
-
-class Bookmark(Wire):
-    """What a BOOKMARK event's object is read for."""
-
-    metadata: ListMeta
-
-
 # Extender messages. kube-scheduler writes Go field names (`NodeNames`); readers must take any case, as Go itself does.
 
 
@@ -296,16 +268,6 @@ class BindingArgs(Wire, rename="pascal"):
     pod_namespace: str
     pod_uid: str = msgspec.field(name="PodUID")
     node: str
-
-
-class FilterResult(Wire, rename="pascal"):
-    """Answer to filter. `nodes` is the list of whole nodes, only where the request held whole nodes."""
-
-    node_names: list[str] | None = None
-    nodes: Any = None
-    failed_nodes: dict[str, str] = {}
-    failed_and_unresolvable_nodes: dict[str, str] = {}
-    error: str = ""
 
 
 class HostPriority(Wire, rename="pascal", omit_defaults=False):
@@ -388,10 +350,6 @@ _FIELDS: Final = Decoder(dict[str, msgspec.Raw])
 POD: Final = Decoder(Pod)
 POD_LIST: Final = Decoder(PodList)
 NODE: Final = Decoder(Node)
-NODE_LIST: Final = Decoder(NodeList)
-STATUS: Final = Decoder(Status)
-WATCH_EVENT: Final = Decoder(WatchEvent)
-BOOKMARK: Final = Decoder(Bookmark)
 NAMES: Final = Decoder(list[str])
 EXTENDER_ARGS: Final = ExtenderDecoder(ExtenderArgs)
 BINDING_ARGS: Final = ExtenderDecoder(BindingArgs)

@@ -28,6 +28,7 @@ from headroom.settings import SettingsError
 from scheduler.binding import Binder
 from scheduler.explain import Decisions
 from scheduler.fit_page import FitPage
+from scheduler.fragmentation import fragmentation
 from scheduler.leadership import Leadership
 from scheduler.measuring import MeasuredPoll
 from scheduler.metrics import FleetCollector, SchedulerMetrics
@@ -76,7 +77,8 @@ class SchedulerDaemon:
         self.state = ClusterState(
             policy_by_name(settings.policy), self.metrics, scheduler_names=settings.scheduler_names, monotonic=monotonic
         )
-        registry.register(FleetCollector(self.state, self.state.fragmentation))
+        placer = self.state.placer
+        registry.register(FleetCollector(self.state, lambda: fragmentation(placer.fleet, placer.profile.profile())))
         self.nodes = Reflector(kube, calls.NODES, wire.NODE, self.state.on_node)
         self.pods = Reflector(kube, calls.PODS, wire.POD, self.state.on_pod, remember=identity_of)
         self.leadership = Leadership(

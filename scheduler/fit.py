@@ -63,12 +63,3 @@ class Trial:
         return FitCount(
             self._nodes.total(), dict(self._nodes), {word: nodes for word, nodes in reasons.items() if nodes > 0}
         )
-
-
-def fit_count(fleet: Fleet, request: GpuRequest, policy: Policy, limit: int) -> FitCount:
-    """Place copies of the request on a private copy of the fleet until `limit` are placed or nothing fits any more."""
-    trial = Trial(fleet.copy(), request, policy)
-    for _ in range(limit):
-        if not trial.step():
-            break
-    return trial.result()

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from headroom import names, wire
 from headroom.fleet import Fleet
 from headroom.holding import is_finished
@@ -21,16 +19,12 @@ from headroom.logs import get_logger
 from headroom.measured import MeasuredVram
 from headroom.model import GpuNode, GpuRequest, Placement
 from headroom.request import RequestError, project_of, request_of
-from scheduler import filtering
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement import Placer
 from scheduler.pods import Attempt, Freed, Occupant, RefusedPod, WaitingPod
 from scheduler.scoring import Policy
 
 _UNSEEN_SECONDS: Final = 60.0
-_KINDS_MEASURED: Final = (
-    12  # the commonest kinds make up nearly all pods; each costs about a millisecond at 5,000 nodes
-)
 
 
 @dataclass(slots=True)
@@ -370,27 +364,6 @@ class ClusterState:
     def breaches(self) -> list[str]:
         """Cards on which more is held than there is, and disagreements within the ledger."""
         return [f"over-committed: {entry}" for entry in self.ledger.overcommitted()] + self.ledger.check()
-
-    def fragmentation(self) -> float:
-        """Part of the free GPU memory that the pods seen lately could not use, weighted by how often each kind comes.
-
-        For each kind, what is free on cards that cannot take a share of it (or on nodes that cannot run the pod) is lost
-        to it: the fragmentation measure of Weng et al., USENIX ATC 2023, in MiB. 0 while nothing is free or was seen.
-        """
-        rows = np.flatnonzero(self.fleet.alive)
-        profile = self.placer.profile.profile()
-        free_mib = self.fleet.free_mib[rows]
-        total = int(free_mib.sum())
-        kinds = [(kind, share) for kind, share in zip(profile.kinds, profile.shares, strict=True) if kind.count > 0]
-        weight = sum(share for _, share in kinds[:_KINDS_MEASURED])
-        if not total or not weight:
-            return 0.0
-        lost = 0.0
-        for kind, share in kinds[:_KINDS_MEASURED]:
-            fit = filtering.fit(self.fleet, kind, rows)
-            usable = fit.cards & (free_mib >= fit.need) & fit.fits[:, None]
-            lost += share * float(free_mib[~usable].sum())
-        return lost / weight / total
 
     def figures(self) -> dict[str, float]:
         """Counts for the metrics page."""

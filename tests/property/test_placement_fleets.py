@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headroom.fleet import Fleet
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler import filtering
-from scheduler.fit import fit_count
+from scheduler.fit import Trial
 from scheduler.placement import Placer, evaluate, hold
 from scheduler.policies import policy_by_name
 from scheduler.profile import Profile
@@ -158,12 +158,12 @@ def test_standing_scores_equal_scores_from_scratch(
 
 @settings(max_examples=30, deadline=None)
 @given(described=nodes(), request=requests(), limit=st.integers(0, 12))
-def test_fit_count_says_how_many_can_really_be_placed(
-    described: list[GpuNode], request: GpuRequest, limit: int
-) -> None:
+def test_a_trial_says_how_many_can_really_be_placed(described: list[GpuNode], request: GpuRequest, limit: int) -> None:
     fleet = build(described)
-    counted = fit_count(fleet, request, policy_by_name("headroom"), limit)
-    assert (fleet.held_mib == 0).all()
+    trial = Trial(fleet.copy(), request, policy_by_name("headroom"))
+    while trial.result().fits < limit and trial.step():
+        pass
+    counted = trial.result()
     assert counted.fits == sum(counted.nodes.values()) <= limit
     placer = Placer(fleet, policy_by_name("bestfit"), check_host=True)
     if counted.fits < limit:

@@ -35,7 +35,7 @@ def test_whole_nodes_instead_of_names() -> None:
     args = wire.EXTENDER_ARGS.decode(body(FILTER | {"NodeNames": None, "Nodes": nodes}))
     assert args.node_names_json is None
     assert args.nodes_json is not None
-    assert [node.metadata.name for node in wire.NODE_LIST.decode(args.nodes_json).items] == ["n0"]
+    assert json.loads(args.nodes_json) == nodes
 
 
 def test_names_are_left_undecoded_and_exact() -> None:
@@ -51,8 +51,6 @@ def test_bind_arguments() -> None:
 
 
 def test_answers_are_spelt_as_go_spells_them() -> None:
-    filtered = wire.FilterResult(node_names=["n0"], failed_and_unresolvable_nodes={"n1": "no card"})
-    assert json.loads(wire.encode(filtered)) == {"NodeNames": ["n0"], "FailedAndUnresolvableNodes": {"n1": "no card"}}
     assert json.loads(wire.encode([wire.HostPriority("n0", 0)])) == [{"Host": "n0", "Score": 0}]
     assert wire.encode(wire.BindingResult()) == b"{}"
 
