@@ -187,15 +187,16 @@ class Loop:
                 by_project.setdefault(outcome.target.project, []).append(outcome)
         for project, members in by_project.items():
             limit = self._budgets[project]
-            allowed = budget.share(
-                limit,
-                [
-                    budget.Ask(
-                        o.target.key, o.observation.replicas, o.decision.replicas, o.observation.gpus_per_replica
-                    )
-                    for o in members
-                ],
-            )
+            asks = [
+                budget.Ask(o.target.key, o.observation.replicas, o.decision.replicas, o.observation.gpus_per_replica)
+                for o in members
+            ]
+            advisory = {o.target.key for o in members if o.target.advisory}
+            # What is only advised takes nothing from those that act, and is told what it would get among all.
+            acting = [ask._replace(wanted=ask.current) if ask.key in advisory else ask for ask in asks]
+            allowed = budget.share(limit, acting)
+            if advisory:
+                allowed |= {key: count for key, count in budget.share(limit, asks).items() if key in advisory}
             for outcome in members:
                 outcome.decision = capped(
                     outcome.decision,
@@ -317,6 +318,7 @@ class Loop:
     def _forget_deleted(self) -> None:
         for key in [key for key in self._memories if key not in self._world.resources]:
             del self._memories[key]
+            self._metrics.forget_moves(*key.split("/"))
 
     def _count(self, outcomes: Mapping[str, Outcome]) -> None:
         conflicts = [target for target in self._world.targets.values() if self._world.conflict(target)]

@@ -70,6 +70,11 @@ class AutoscalerMetrics:
         for gauge in (self.replicas, self.ready, self.wanted, self.unmet):
             _remove(gauge, namespace, name)
 
+    def forget_moves(self, namespace: str, name: str) -> None:
+        """Drop the counters of an object that is gone."""
+        for direction in ("up", "down"):
+            _remove(self.moves, namespace, name, direction)
+
     def forget_signals(self, namespace: str, name: str, signals: Iterable[str]) -> None:
         """Drop the series of signals that an object no longer has."""
         for signal in signals:
@@ -77,8 +82,8 @@ class AutoscalerMetrics:
                 _remove(gauge, namespace, name, signal)
 
 
-def _remove(gauge: Gauge, *labels: str) -> None:
+def _remove(metric: Gauge | Counter, *labels: str) -> None:
     try:
-        gauge.remove(*labels)
+        metric.remove(*labels)
     except KeyError:
         return
