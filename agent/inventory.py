@@ -75,7 +75,8 @@ class Inventory:
         for card in reading.cards if reading is not None else ():
             if not card.allocatable or (card.parent and not instances):
                 self._known.pop(card.id, None)
-            elif isinstance(card.memory_total_bytes, int):
+            elif isinstance(card.memory_total_bytes, int) and card.memory_total_bytes >= MIB:
+                # Less is a reading gone wrong; a card without memory would make the whole annotation void.
                 self._known[card.id] = self._described(card, card.memory_total_bytes, slices)
         if reading is not None:
             # Instances that were reshaped away, as opposed to lost: their parent answers and does not have them any more.
@@ -104,7 +105,8 @@ class Inventory:
             # The driver's reserve breathes by a few MiB; following it down would rewrite the Node for nothing.
             reserve = max(reserve, before.reserve_mib)
         shared = 1 if card.parent else slices
-        return Card(card.id, card.index, card.model, total_bytes // MIB, reserve, shared)
+        vram = total_bytes // MIB
+        return Card(card.id, card.index, card.model, vram, min(reserve, vram), shared)
 
 
 _FINE = Verdict(True)

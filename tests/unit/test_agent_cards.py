@@ -110,6 +110,17 @@ def test_a_card_that_cannot_be_read_stays_in_sight_as_unhealthy() -> None:
     assert published(inventory, None, ("GPU-a", "GPU-b")) == tuple(replace(one, healthy=False) for one in first)
 
 
+@pytest.mark.parametrize("total", [0, 2**20 - 1, -1, Missing.FAILED])
+def test_a_total_that_cannot_be_voids_nothing(total: int | Missing) -> None:
+    inventory = Inventory()
+    seen = reading(0, card("GPU-a"), card("GPU-b", index=1))
+    before = published(inventory, seen)
+    assert published(inventory, reading(1, card("GPU-a", memory_total_bytes=total), card("GPU-b", index=1))) == before
+    assert published(Inventory(), reading(0, card(memory_total_bytes=total))) == ()
+    too_much = published(Inventory(), reading(0, card(memory_total_bytes=2**30, memory_reserved_bytes=2**40)))
+    assert (too_much[0].vram_mib, too_much[0].reserve_mib) == (1024, 1024)
+
+
 def test_what_a_predecessor_published_is_taken_over() -> None:
     inventory = Inventory()
     inventory.expect((Card("GPU-dead", 3, "L4", 24576, 100, 2),))
