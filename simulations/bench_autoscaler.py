@@ -28,6 +28,8 @@ SCRAPE_SECONDS: Final = 15.0
 _ENGINES: Final = (*["vllm"] * 12, *["triton"] * 4, *["sglang"] * 2, "fastchat", "custom")
 _SETTLING: Final = 25
 """Ticks until what can be learned of an unchanging load is learned."""
+_LOOK_SECONDS: Final = 2.0
+"""Between two looks at the metrics: a page of many thousand lines, which takes its time too."""
 _AGE: Final = "2026-01-01T00:00:00Z"
 
 
@@ -268,7 +270,7 @@ async def _watch(pid: int, pages: str, api: ApiServer, objects: int, pods: int, 
 
 async def _ticks(session: aiohttp.ClientSession, pages: str, count: float) -> dict[str, float]:
     """Wait until so many ticks are done; the metrics then."""
-    for _ in range(600):
+    for _ in range(300):
         async with session.get(f"{pages}/metrics") as answer:
             lines = (await answer.text()).splitlines()
         values = {
@@ -276,7 +278,7 @@ async def _ticks(session: aiohttp.ClientSession, pages: str, count: float) -> di
         }
         if values.get("headroom_autoscaler_tick_seconds_count", 0) >= count and values["headroom_autoscaler_leader"]:
             return values
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(_LOOK_SECONDS)
     raise BenchError("the autoscaler does not tick")
 
 
