@@ -1,7 +1,9 @@
 """Two pairs of kube-scheduler and extender, as a Deployment with two replicas runs them: the one that leads goes in the
 middle of a burst, the other goes on, and no card is given twice."""
 
+import ssl
 import threading
+import urllib.request
 from collections.abc import Callable
 
 import pytest
@@ -38,6 +40,18 @@ class Pair:
         self.kube_scheduler = cluster.add_scheduler(
             f"headroom-kube-scheduler-{number}", config | {"leaderElection": ELECTION}, kubeconfig=cluster.kubeconfig
         )
+        flag = next(flag for flag in self.kube_scheduler.command if flag.startswith("--secure-port="))
+        self.pages = (f"https://127.0.0.1:{flag.split('=')[1]}", f"http://127.0.0.1:{port}")
+
+    def is_ready(self) -> bool:
+        """Whether kubelet would call the pod ready."""
+        unchecked = ssl.create_default_context()
+        unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+        for page in self.pages:
+            with urllib.request.urlopen(f"{page}/readyz", timeout=10, context=unchecked) as answer:
+                if answer.status != 200:
+                    return False
+        return True
 
 
 def both_die(pair: Pair) -> None:
@@ -68,7 +82,10 @@ def test_the_second_pair_takes_over_in_the_middle_of_a_burst(
     first = Pair(cluster, 0)
     lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/headroom-scheduler"
     cluster.wait_for(lambda: cluster.exists(lease), "the first kube-scheduler to lead")
-    Pair(cluster, 1)
+    second = Pair(cluster, 1)
+    # A Deployment would wait for ever for a pod that is ready only while it leads.
+    assert first.is_ready()
+    assert second.is_ready()
     pods = [pod_asking(f"burst-{at:03d}", SIZES[at % len(SIZES)]) for at in range(BURST)]
     creator = threading.Thread(target=cluster.api.create_all, args=([(PODS, pod) for pod in pods],))
     creator.start()
