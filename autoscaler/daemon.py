@@ -176,29 +176,26 @@ class AutoscalerDaemon:
             await reflector.wait_synced()
             self.health.set_ready(name, ready=True, detail=f"{len(reflector.items())} listed at start")
         # LeaderWorkerSets and ScaledObjects exist only where somebody installed them, which may be later.
-        groups = self._leader_worker_sets()
-        if await self._serves(f"/apis/{_LWS}"):
+        path = _scoped(f"/apis/{_LWS}", self.settings.namespace, "leaderworkersets")
+        groups = Reflector(self._kube, path, objects.WORKLOAD, partial(self.world.on_workload, "LeaderWorkerSet"))
+        if await self._serves(path):
             begin("leaderworkersets", groups.run)
             await groups.wait_synced()
         else:
-            begin("leaderworkersets", partial(self._follow_when_served, groups))
+            begin("leaderworkersets", partial(self._follow_when_served, path, groups))
         if self.settings.keda:
             await self._list_scaled_objects()
             begin("scaledobjects", self._follow_keda)
         log.info("ready", objects=len(self.world.resources), targets=len(self.world.targets))
 
-    def _leader_worker_sets(self) -> Reflector[Any]:
-        path = _scoped(f"/apis/{_LWS}", self.settings.namespace, "leaderworkersets")
-        return Reflector(self._kube, path, objects.WORKLOAD, partial(self.world.on_workload, "LeaderWorkerSet"))
-
-    async def _follow_when_served(self, groups: Reflector[Any]) -> None:
-        while not await self._serves(f"/apis/{_LWS}"):
+    async def _follow_when_served(self, path: str, groups: Reflector[Any]) -> None:
+        while not await self._serves(path):
             await asyncio.sleep(_OTHER_APIS_SECONDS)
         await groups.run()
 
     async def _serves(self, path: str) -> bool:
         try:
-            await self._kube.request("GET", path)
+            await self._kube.request("GET", path, query=[("limit", "1")])
         except KubeError:
             return False
         return True

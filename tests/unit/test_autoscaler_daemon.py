@@ -1,0 +1,67 @@
+"""The autoscaler's daemon as a whole, between a scripted API server and a scripted Prometheus: how it starts and ends."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from autoscaler import daemon as module
+from autoscaler.daemon import AutoscalerDaemon, NotListedError
+from autoscaler.settings import AutoscalerSettings
+from headroom.kube.aio import connect
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.prometheus import FakePrometheus
+
+GROUPS = "/apis/leaderworkerset.x-k8s.io/v1/leaderworkersets"
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[ApiServer]:
+    async with ApiServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def daemon(api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AutoscalerDaemon]:
+    monkeypatch.setattr(module, "_OTHER_APIS_SECONDS", 0.02)
+    kubeconfig = tmp_path / "kubeconfig"
+    api.write_kubeconfig(kubeconfig)
+    async with FakePrometheus().serve() as prometheus:
+        kube = await connect(str(kubeconfig))
+        settings = AutoscalerSettings(prometheus_url=prometheus.url, extender_url="", lease_namespace="default")
+        made = AutoscalerDaemon(kube, settings)
+        yield made
+        await made.close()
+        await kube.close()
+
+
+@pytest.mark.parametrize("refused", [0, 3])
+async def test_leader_worker_sets_may_be_installed_later(
+    api: ApiServer, daemon: AutoscalerDaemon, refused: int
+) -> None:
+    api.fail("GET", "/leaderworkersets$", status=404, times=refused)
+    api.put(GROUPS, {"metadata": {"name": "g"}, "spec": {"replicas": 2, "leaderWorkerTemplate": {"size": 3}}})
+    running = asyncio.create_task(daemon.run())
+    async with asyncio.timeout(20):
+        while "LeaderWorkerSet/default/g" not in daemon.world.workloads:
+            await asyncio.sleep(0.01)
+    assert daemon.world.workloads["LeaderWorkerSet/default/g"].spec.pods_per_replica == 3
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_a_single_round_ends(daemon: AutoscalerDaemon) -> None:
+    assert await daemon.once() == {}
+
+
+async def test_a_single_round_gives_up_on_an_api_server_that_is_silent(
+    api: ApiServer, daemon: AutoscalerDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.5)
+    released = api.stall("GET", "/pods$")
+    with pytest.raises(NotListedError, match="has not listed .*pods.* within"):
+        await daemon.once()
+    released.set()
