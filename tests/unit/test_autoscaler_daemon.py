@@ -62,6 +62,6 @@ async def test_a_single_round_gives_up_on_an_api_server_that_is_silent(
 ) -> None:
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.5)
     released = api.stall("GET", "/pods$")
-    with pytest.raises(NotListedError, match="has not listed .*pods.* within"):
+    with pytest.raises(NotListedError, match=r"has not listed .*pods.* within"):
         await daemon.once()
     released.set()
