@@ -2,11 +2,11 @@
 
 What arrives now is compared with what the law, without a reserve, asked for one start-up time ago. Work above that came too
 suddenly: it would have met replicas that were not there. Such work is summed by the level of demand at which it came,
-older work counting less. A replica kept in reserve costs one GPU second per second; the work that it saves is worth `w` GPU
-seconds each. So the reserve is the highest level at and above which w x (work that came too suddenly, per second) is at
-least 1: the newsvendor's rule with the distribution taken from the target's own history (Arrow, Harris and Marschak,
-Econometrica 19(3), 1951). It weighs requests, not time: a burst counts by the work in it. A steady or slowly changing load
-has no such work and keeps no reserve; a reserve that no burst has needed goes replica by replica, the highest first.
+older work counting less. Being ready for a level costs (level - usual demand) GPU seconds per second and saves the sudden work
+that came at levels up to it, each GPU second of which is worth `miss_weight`. The reserve is the level where worth less cost
+is largest, if that is above 0: the newsvendor's choice with the distribution taken from the target's own history (Arrow,
+Harris and Marschak, Econometrica 19(3), 1951). It weighs work, not time: a burst counts by what is in it. A steady or slowly
+changing load has no such work and keeps no reserve, and one that no burst needs any more is let go.
 """
 
 import math
@@ -41,7 +41,7 @@ def note_work(bursts: Bursts, rate: float, seconds: float, too_sudden: bool, set
     """Add `seconds` of arriving work (GPU seconds per second), sudden or not; what is known from before fades."""
     seconds = min(max(seconds, 0.0), LONGEST_TICK_SECONDS)
     keep = math.exp(-seconds / settings.burst_memory_seconds)
-    sudden = {step: work * keep for step, work in bursts.sudden if work * keep * settings.burst_weight >= 1.0}
+    sudden = {step: work * keep for step, work in bursts.sudden if work * keep * settings.miss_weight >= 1.0}
     if too_sudden and rate > 0:
         step = round(STEPS_PER_OCTAVE * math.log2(rate))
         sudden[step] = sudden.get(step, 0.0) + rate * seconds
@@ -50,13 +50,15 @@ def note_work(bursts: Bursts, rate: float, seconds: float, too_sudden: bool, set
 
 def reserve(bursts: Bursts, factor: float, settings: LawSettings) -> float:
     """GPU seconds per second to be ready for at any time: what bursts taught, and at least `factor` times the mean load."""
-    usual = factor * bursts.work / bursts.seconds if bursts.seconds > 0 else 0.0
-    above = 0.0
-    for step, work in reversed(bursts.sudden):
-        above += work
-        if above * settings.burst_weight >= settings.burst_memory_seconds:
-            return max(usual, math.exp2(step / STEPS_PER_OCTAVE))
-    return usual
+    usual = bursts.work / bursts.seconds if bursts.seconds > 0 else 0.0
+    best, gain, met = 0.0, 0.0, 0.0
+    for step, work in bursts.sudden:
+        level = math.exp2(step / STEPS_PER_OCTAVE)
+        met += work
+        worth = met * settings.miss_weight / settings.burst_memory_seconds - (level - usual)
+        if worth > gain:
+            best, gain = level, worth
+    return max(best, factor * usual)
 
 
 def sudden_share(bursts: Bursts) -> float:

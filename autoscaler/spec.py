@@ -124,9 +124,7 @@ class LawSettings:
     hold_memory_seconds: float = 3600.0
     """Longest gap between bursts that is told from `never again`."""
     miss_weight: float = 40.0
-    """GPU seconds that a second without any of the replicas needed is worth, per replica, in the choice of the hold time."""
-    burst_weight: float = 40.0
-    """GPU seconds that a GPU second of work which comes too suddenly is worth, in the choice of the reserve for bursts."""
+    """GPU seconds of replicas kept that a GPU second of work which met none is worth: hold time and reserve for bursts."""
     burst_memory_seconds: float = 3600.0
     """Bursts seen so long ago count 1/e."""
     burst_margin: float = 0.25

@@ -128,13 +128,13 @@ def test_going_to_zero_is_not_held_up_by_a_reserve() -> None:
     ("sudden", "level"),
     [
         ((), 0.0),
-        (((24, 89.0),), 0.0),  # 40 x 89 GPU seconds are less than the 3,600 that a replica of the reserve takes
-        (((24, 91.0),), 8.0),
-        (((16, 91.0), (24, 89.0)), 4.0),  # the highest level alone is not worth it
-        (((16, 500.0), (24, 91.0)), 8.0),
+        (((24, 620.0),), 0.0),  # being ready for 8 costs 7 above the usual 1; 40 x 620 / 3,600 is less
+        (((24, 640.0),), 8.0),
+        (((16, 400.0), (24, 350.0)), 4.0),  # 4.4 - 3 is more than 8.3 - 7
+        (((16, 400.0), (24, 600.0)), 8.0),
     ],
 )
-def test_the_reserve_is_the_highest_level_whose_work_is_worth_it(
+def test_the_reserve_is_the_level_that_is_worth_most_above_its_cost(
     sudden: tuple[tuple[int, float], ...], level: float
 ) -> None:
     assert bursts.reserve(Bursts(sudden, 1000.0, 1000.0), 0.0, LAW) == pytest.approx(level)
