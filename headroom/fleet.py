@@ -241,6 +241,22 @@ class Fleet:
         """Undo `take` with the same arguments."""
         self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, -1)
 
+    def give_many(self, rows: IntArray, cards: IntArray, share_mib: IntArray, *, plugin: bool) -> None:
+        """Give back many shares at once, and the part of the cards' measured use that was theirs.
+
+        `rows`, `cards` and `share_mib` have an entry for each share.
+        """
+        places = (rows, cards)
+        np.subtract.at(self.held_mib, places, share_mib)
+        np.subtract.at(self.measured_mib, places, share_mib)
+        np.subtract.at(self.plugin if plugin else self.pinned, places, 1)
+        self.measured_mib[places] = np.maximum(self.measured_mib[places], 0)
+        used = np.maximum(self.held_mib[places], self.measured_mib[places])
+        self.free_mib[places] = np.maximum(self.usable_mib[places] - used, 0)
+        self.slices_free[places] = np.maximum(self.slices[places] - self.plugin[places], 0)
+        for row in np.unique(rows).tolist():
+            self.touch(row)
+
     def _hold(
         self,
         row: int,

@@ -53,6 +53,8 @@ class Ledger:
         """By pod UID; read only."""
         self.problems: dict[str, str] = {}
         """What is wrong with pods that are accounted all the same, by UID."""
+        self.priorities: Counter[int] = Counter()
+        """How many holdings there are of each priority; read only."""
         self._by_node: dict[str, dict[str, Holding]] = {}
         self._by_pod: dict[str, str] = {}
         self._reserved: dict[str, Holding] = {}
@@ -259,6 +261,7 @@ class Ledger:
 
     def _add(self, holding: Holding) -> None:
         self.holdings[holding.uid] = holding
+        self.priorities[holding.priority] += 1
         self._by_node.setdefault(holding.placement.node, {})[holding.uid] = holding
         self._by_pod[holding.pod] = holding.uid
         if holding.state is HoldingState.RESERVED:
@@ -267,6 +270,9 @@ class Ledger:
     def _drop(self, holding: Holding) -> None:
         uid, node = holding.uid, holding.placement.node
         del self.holdings[uid]
+        self.priorities[holding.priority] -= 1
+        if not self.priorities[holding.priority]:
+            del self.priorities[holding.priority]
         here = self._by_node[node]
         del here[uid]
         if not here:
@@ -389,6 +395,8 @@ class Ledger:
         for node in fleet.nodes.values():
             fresh.upsert_node(node)
         breaches = []
+        if self.priorities != Counter(holding.priority for holding in self.holdings.values()):
+            breaches.append(f"priorities are counted as {dict(self.priorities)}")
         for holding in self.holdings.values():
             row = fresh.row_of.get(holding.placement.node)
             if holding.counted != (row is not None):

@@ -1,6 +1,7 @@
 """`/v1/fit`: how many more pods like one fit, by everything that Headroom can judge; what it cannot, the answer names."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,11 +10,12 @@ from headroom.holding import is_finished
 from headroom.hostfit import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
 from headroom.kube.client import KubeClient
 from headroom.model import GpuRequest
-from headroom.wire import Wire
+from headroom.wire import Wire, WireError
 from scheduler.fit import KEPT_APART, Trial
 from scheduler.state import ClusterState
 
 _MOST_PODS_ASKED: Final = 2000
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # it becomes part of a path
 _PODS_AT_ONCE: Final = 4  # a millisecond or two at 5,000 nodes: filter calls are answered in between
 
 
@@ -58,6 +60,8 @@ class FitPage:
             if term.label_selector is None:  # no pod at all
                 continue
             for namespace in term.namespaces or (pod.metadata.namespace or "default",):
+                if not _NAMESPACE.fullmatch(namespace):
+                    raise WireError(f"{namespace[:63]!r} is not the name of a namespace")
                 query = [("labelSelector", selector_text(term.label_selector))]
                 raw = await self.kube.request("GET", f"/api/v1/namespaces/{namespace}/pods", query=query)
                 found.update(

@@ -5,7 +5,7 @@ names the node on the pod, evicts through the API (which keeps disruption budget
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +33,17 @@ class Claim:
     secured: bool = False
     """The room is there and reserved."""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+
+
+async def _in_turns(planning: Generator[None, None, Plan | None]) -> Plan | None:
+    """Work a plan out without keeping calls waiting: it takes most of a second where nodes are many."""
+    while True:
+        try:
+            next(planning)
+        except StopIteration as end:
+            chosen: Plan | None = end.value
+            return chosen
+        await asyncio.sleep(0)
 
 
 class Preemptor:
@@ -135,14 +146,14 @@ class Preemptor:
             while True:
                 pod, rows = await self._queue.get()
                 self._queued.discard(pod.uid)
-                if pod.uid in self._state.refused and pod.uid not in self.claims:
-                    self._start(pod, rows)
+                if pod.uid in self._state.refused and pod.uid not in self.claims and self._state.outranks_any(pod):
+                    await self._start(pod, rows)
         finally:
             for claim in self.claims.values():
                 if claim.task is not None:
                     claim.task.cancel()
 
-    def _start(self, pod: WaitingPod, rows: IntArray) -> None:
+    async def _start(self, pod: WaitingPod, rows: IntArray) -> None:
         taken = {claim.plan.node for claim in self.claims.values()}
         names = self._state.fleet.names
         free = [row for row in rows.tolist() if row < len(names) and names[row] and names[row] not in taken]
@@ -152,8 +163,8 @@ class Preemptor:
         def occupants(row: int) -> list[Occupant]:
             return [other for other in self._state.occupants(row) if other.uid not in self._protected]
 
-        chosen = plan(self._state.fleet, occupants, pod.request, pod.priority, free)
-        if chosen is None:
+        chosen = await _in_turns(plan(self._state.fleet, occupants, pod.request, pod.priority, free))
+        if chosen is None or pod.uid not in self._state.refused or chosen.node not in self._state.fleet.row_of:
             return
         claim = Claim(pod, chosen, now + self._settings.preemption_seconds)
         self.claims[pod.uid] = claim

@@ -173,7 +173,9 @@ class ExtenderServer:
             return _error(400, f"pod {question.pod.key} asks for no GPU")
         try:
             return _json(await self._fit_page.answer(question, request))
-        except (KubeError, WireError) as error:
+        except WireError as error:
+            return _error(400, str(error))
+        except KubeError as error:
             return _error(503, f"the pods that this one is kept apart from cannot be listed: {error}")
 
     async def _explain(self, http: web.Request) -> web.Response:

@@ -339,6 +339,10 @@ class ClusterState:
         """The node being freed for a pod by preemption."""
         return self.hooks.claimed_node(uid)
 
+    def outranks_any(self, pod: WaitingPod) -> bool:
+        """Whether some pod that holds cards must give way to this one, or is leaving anyway."""
+        return bool(self._leaving) or any(priority < pod.priority for priority in self.ledger.priorities)
+
     def occupants(self, row: int) -> list[Occupant]:
         """Bound pods that hold cards of a row."""
         found = []

@@ -3,7 +3,8 @@
 First the node whose most important victim matters least, then the fewest victims, then the least memory taken away.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ from headroom.model import GpuRequest, Mode
 from scheduler import filtering
 from scheduler.pods import Occupant
 
+_ROWS_AT_ONCE: Final = 250
 _NODES_EXAMINED: Final = 64  # kube-scheduler's own preemption examines 100 or a tenth of the nodes
 
 
@@ -31,14 +33,16 @@ def plan(
     request: GpuRequest,
     priority: int,
     rows: Iterable[int],
-) -> Plan | None:
+) -> Generator[None, None, Plan | None]:
     """The least harmful way to make room for `request` on one of `rows`; None where lower priorities do not suffice.
 
-    `occupants(row)` gives the pods that hold cards of a row.
+    `occupants(row)` gives the pods that hold cards of a row. A generator, whose value is the plan: it pauses every few
+    milliseconds, and nodes may change meanwhile.
     """
     best: tuple[tuple[int, int, int, str], Plan] | None = None
-    for row in _promising(fleet, occupants, request, priority, rows):
-        victims = _victims(fleet, row, occupants(row), request, priority)
+    for row in (yield from _promising(fleet, occupants, request, priority, rows)):
+        yield
+        victims = _victims(fleet, row, occupants(row), request, priority) if fleet.alive[row] else None
         if victims is None:
             continue
         rank = (
@@ -62,22 +66,19 @@ def _promising(
     request: GpuRequest,
     priority: int,
     rows: Iterable[int],
-) -> list[int]:
+) -> Generator[None, None, list[int]]:
     """Rows where the request fits once all lower priorities are gone, the least important occupants first."""
-    by_row = {row: removable for row in rows if (removable := _removable(occupants(row), priority))}
-    if not by_row:
-        return []
     trial = fleet.copy()
-    for row, removable in by_row.items():
-        for pod in removable:
-            _take_away(trial, row, pod)
-    given = np.array(list(by_row), np.int64)
-    fitting = given[filtering.fit(trial, request, given).fits].tolist()
-
-    def worst(row: int) -> tuple[int, str]:
-        return min(pod.priority for pod in by_row[row]), fleet.names[row]
-
-    return sorted(fitting, key=worst)[:_NODES_EXAMINED]
+    found: list[tuple[int, str, int]] = []
+    rest = iter(rows)
+    while some := list(itertools.islice(rest, _ROWS_AT_ONCE)):
+        by_row = {row: removable for row in some if (removable := _removable(occupants(row), priority))}
+        _take_all_away(trial, [(row, pod) for row, removable in by_row.items() for pod in removable])
+        given = np.array(list(by_row), np.int64)
+        fitting = given[filtering.fit(trial, request, given).fits].tolist()
+        found += [(min(pod.priority for pod in by_row[row]), fleet.names[row], row) for row in fitting]
+        yield
+    return [row for _, _, row in sorted(found)[:_NODES_EXAMINED]]
 
 
 def _victims(
@@ -110,6 +111,21 @@ def _one_row(fleet: Fleet, row: int) -> Fleet:
     for array in ("held_mib", "measured_mib", "free_mib", "pinned", "plugin", "slices_free"):
         getattr(single, array)[0] = getattr(fleet, array)[row, : single.width]
     return single
+
+
+def _take_all_away(fleet: Fleet, pods: Sequence[tuple[int, Occupant]]) -> None:
+    """`_take_away` for the pods of many rows at once: one by one, those of 5,000 nodes take a second."""
+    for mode in Mode:
+        shares = [
+            (row, at, mib)
+            for row, pod in pods
+            if pod.placement.mode is mode
+            for at, mib in zip(pod.placement.cards, pod.placement.share_mib, strict=True)
+            if at < fleet.width  # the node may have got more cards since the fleet was copied
+        ]
+        if shares:
+            row, at, mib = np.array(shares, np.int64).T
+            fleet.give_many(row, at, mib, plugin=mode is Mode.SLICE)
 
 
 def _take_away(fleet: Fleet, row: int, pod: Occupant) -> None:

@@ -85,6 +85,13 @@ async def test_fit_names_what_only_kube_scheduler_can_judge(running):
     assert (answer["fits"], answer["not_judged"]) == (1, ["topology spread"])
 
 
+async def test_fit_looks_into_no_namespace_that_cannot_be_one(running):
+    template = {"metadata": {"namespace": "../nodes"}, "spec": pod("p", vram="10Gi", affinity=apart(app="llm"))["spec"]}
+    status, answer = await running.post("/v1/fit", {"pod": template})
+    assert status == 400
+    assert "'../nodes' is not the name of a namespace" in answer["Error"]
+
+
 async def test_fit_says_when_the_pods_to_keep_apart_from_cannot_be_listed(running):
     running.api.fail("GET", "/namespaces/default/pods$", status=500)
     template = {"spec": pod("p", vram="10Gi", affinity=apart(app="llm"))["spec"]}

@@ -4,15 +4,26 @@ import asyncio
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headroom.fleet import Fleet
-from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement
+from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.pods import Occupant
-from scheduler.victims import plan
+from scheduler.victims import fits_without, plan
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, extender, node, pod
 
 GIB = 1024
+
+
+def worked_out(planning):
+    """What a plan comes to when it is worked out in one go."""
+    while True:
+        try:
+            next(planning)
+        except StopIteration as end:
+            return end.value
 
 
 class Scene:
@@ -34,7 +45,7 @@ class Scene:
     def victims(self, gib: int, priority: int, count: int = 1) -> tuple[str, list[str]] | None:
         request = GpuRequest(count, vram_mib=gib * GIB)
         rows = list(range(len(self.fleet.names)))
-        chosen = plan(self.fleet, lambda row: self.pods[self.fleet.names[row]], request, priority, rows)
+        chosen = worked_out(plan(self.fleet, lambda row: self.pods[self.fleet.names[row]], request, priority, rows))
         return None if chosen is None else (chosen.node, sorted(victim.name for victim in chosen.victims))
 
 
@@ -52,6 +63,52 @@ def test_then_the_least_memory_and_nobody_who_may_stay():
     scene = Scene({"a": 1}).hold("small", "a", 10, 0).hold("large", "a", 60, 0)
     assert scene.victims(15, priority=1) == ("a", ["small"])
     assert scene.victims(40, priority=1) == ("a", ["large"])
+
+
+def test_a_node_that_goes_while_the_plan_is_worked_out_is_passed_over():
+    scene = Scene({"a": 1, "b": 1}).hold("cheap", "a", 60, 0).hold("costly", "b", 60, 10)
+    planning = plan(
+        scene.fleet,
+        lambda row: scene.pods.get(scene.fleet.names[row], []),
+        GpuRequest(1, vram_mib=40 * GIB),
+        50,
+        [0, 1],
+    )
+    next(planning)
+    scene.fleet.remove_node("a")
+    assert worked_out(planning).node == "b"
+
+
+SHARES = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(1, 40), st.integers(0, 3), st.sampled_from(Mode)),
+    max_size=12,
+)
+
+
+@given(
+    held=SHARES,
+    measured=st.lists(st.integers(0, 80), min_size=9, max_size=9),
+    gib=st.integers(1, 80),
+    mode=st.sampled_from(Mode),
+)
+def test_many_nodes_at_once_are_judged_as_one_by_one(held, measured, gib, mode):
+    """A node has a plan exactly where its lower priorities, taken away one after another, leave enough room."""
+    fleet = Fleet()
+    for name in "abc":
+        cards = tuple(Card(f"{name}{at}", at, "A100", 80 * GIB, slices=4) for at in range(3))
+        fleet.upsert_node(GpuNode(name, cards, Sharing.TIME_SLICING, resource="nvidia.com/gpu"))
+    pods: list[list[Occupant]] = [[], [], []]
+    for number, (row, card, size, priority, share_mode) in enumerate(held):
+        placement = Placement("abc"[row], (card,), (size * GIB,), share_mode)
+        fleet.take(row, placement.cards, placement.share_mib, plugin=share_mode is Mode.SLICE)
+        pods[row].append(Occupant(f"u{number}", "default", f"p{number}", priority, placement))
+    for row in range(3):
+        fleet.set_measured(row, [mib * GIB for mib in measured[3 * row : 3 * row + 3]])
+    request = GpuRequest(1, mode, vram_mib=gib * GIB, resource="nvidia.com/gpu" if mode is Mode.SLICE else "")
+    for row in range(3):
+        lower = [pod for pod in pods[row] if pod.priority < 2]
+        chosen = worked_out(plan(fleet, lambda row: pods[row], request, 2, [row]))
+        assert (chosen is not None) == bool(lower and fits_without(fleet, row, lower, request))
 
 
 @pytest.mark.parametrize("priority", [5, 4, -1])
