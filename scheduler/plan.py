@@ -16,37 +16,38 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import csc_array
 
 from headroom.fleet import IntArray
+from scheduler.cutting import HOST_LEVELS, TOLERANCE, UNITS, FloatArray, knapsack, knapsack_by_host
 
-FloatArray = npt.NDArray[np.float64]
 Pattern = tuple[int, tuple[tuple[int, int], ...]]
 """A pool and the pieces cut from one of its cards: (piece's key, how many), sorted."""
 
-UNITS: Final = 1000
 _ROUNDS: Final = 60
-_TOLERANCE: Final = 1e-6
 _IMPROVEMENT: Final = 0.1  # units per card that a new pattern must promise
 _SEVERAL_PART: Final = (
     0.05  # worth of a place for a pod on several cards, of its size: the cards are of use to others, too
 )
+_CPU_LEVEL_MILLI: Final = 1000  # one core: what pods beside a card ask for mostly comes in whole ones
+_MEMORY_LEVEL_MIB: Final = 2048
 _HOST_POD_WORTH: Final = 0.1  # weighted units per milli-CPU of a pod without GPU: above any use of CPU beside a card
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Shares of one size: `key` names it from plan to plan, `expected` of them are to come, each with `cpu_milli`.
+    """Shares of one size: `key` names it from plan to plan, `expected` of them are to come.
 
-    `units` [pools] is what a share takes of a card of each pool; 1001 where it cannot run.
+    Each brings `cpu_milli` and, in the mean, `memory_mib` of host memory. `units` [pools] is what a share takes of a card of
+    each pool; 1001 where it cannot run.
     """
 
     key: int
     expected: float
     units: tuple[int, ...]
     cpu_milli: float
+    memory_mib: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +93,41 @@ class PlanInputs:
 class PriceTable:
     """Prices for scoring, in weighted units; `weight` is that of the inputs.
 
-    `value` [pools, 1001]: worth of a card's leftover to pods that could run anywhere. `reserve` [pools, 1001]: what it is
-    worth on top to those that can run on few pools. `cpu_price` [pools]: worth of a milli-CPU. `several`: pods on several
-    cards of a node, with the worth of a place for one. `patterns` warm-start the next plan.
+    `by_cpu`, `by_memory` [pools, 1001, HOST_LEVELS]: worth of a card's leftover to pods that could run anywhere, by CPU and by
+    memory free on its node. `reserve` [pools, 1001]: what it is worth on top to those that can run on few pools. `cpu_price`
+    [pools]: worth of a milli-CPU. `several`: pods on several cards of a node, with the worth of a place for one. `patterns`
+    warm-start the next plan.
     """
 
     weight: FloatArray
-    value: FloatArray
+    by_cpu: FloatArray
+    by_memory: FloatArray
     reserve: FloatArray
     cpu_price: FloatArray
     several: tuple[tuple[Several, float], ...]
     cpu_per_unit: float
     patterns: frozenset[Pattern] = field(default_factory=frozenset)
 
+    @property
+    def value(self) -> FloatArray:
+        """Worth of a leftover on a node with CPU and memory to spare [pools, 1001]."""
+        return self.by_cpu[:, :, -1]
+
+    def card_worth(self, pools: IntArray, units: IntArray, cpu_milli: IntArray, memory_mib: IntArray) -> FloatArray:
+        """Worth of the leftovers `units` [rows, width] of cards of `pools` [rows, width] on nodes with so much free [rows].
+
+        Each leftover for itself: where two of them would need the same CPU or memory, both count.
+        """
+        cpu = np.clip(cpu_milli // _CPU_LEVEL_MILLI, 0, HOST_LEVELS - 1)[:, None]
+        memory = np.clip(memory_mib // _MEMORY_LEVEL_MIB, 0, HOST_LEVELS - 1)[:, None]
+        return np.minimum(self.by_cpu[pools, units, cpu], self.by_memory[pools, units, memory])
+
 
 def face_value(weight: FloatArray) -> PriceTable:
     """The table before anything is known: a leftover is worth its size, nothing is scarce."""
     value = np.arange(UNITS + 1) * weight[:, None]
-    return PriceTable(weight, value, np.zeros_like(value), np.zeros(len(weight)), (), 0.0)
+    by_host = np.repeat(value[:, :, None], HOST_LEVELS, axis=2)
+    return PriceTable(weight, by_host, by_host, np.zeros_like(value), np.zeros(len(weight)), (), 0.0)
 
 
 def extended(table: PriceTable, weight: FloatArray) -> PriceTable:
@@ -122,7 +140,8 @@ def extended(table: PriceTable, weight: FloatArray) -> PriceTable:
     return replace(
         table,
         weight=np.concatenate([table.weight, fresh.weight]),
-        value=np.concatenate([table.value, fresh.value]),
+        by_cpu=np.concatenate([table.by_cpu, fresh.by_cpu]),
+        by_memory=np.concatenate([table.by_memory, fresh.by_memory]),
         reserve=np.concatenate([table.reserve, fresh.reserve]),
         cpu_price=np.concatenate([table.cpu_price, fresh.cpu_price]),
         several=several,
@@ -143,39 +162,21 @@ def solve(inputs: PlanInputs) -> PriceTable:
         if not programme.grow(value, choice):
             break
         programme.optimise()
-    several = tuple((pods, price) for pods in inputs.several if (price := place_price(pods, inputs.weight)) > 0)
+    memory_needed = np.array([piece.memory_mib for piece in inputs.pieces])
     return PriceTable(
-        inputs.weight, value, reserves(inputs), programme.cpu_dual, several, inputs.cpu_per_unit, programme.used()
+        weight=inputs.weight,
+        by_cpu=knapsack_by_host(sizes, gain, _levels(programme.cpu_needed, _CPU_LEVEL_MILLI), value),
+        by_memory=knapsack_by_host(sizes, gain, _levels(memory_needed, _MEMORY_LEVEL_MIB), value),
+        reserve=reserves(inputs),
+        cpu_price=programme.cpu_dual,
+        several=tuple((pods, price) for pods in inputs.several if (price := place_price(pods, inputs.weight)) > 0),
+        cpu_per_unit=inputs.cpu_per_unit,
+        patterns=programme.used(),
     )
 
 
-def knapsack(sizes: IntArray, gain: FloatArray) -> tuple[FloatArray, IntArray]:
-    """Best worth of every leftover [pools, 1001] cut into pieces of given `sizes` and `gain` [pieces, pools], repeats allowed.
-
-    Also the last piece put in, -1 where the last unit stays empty.
-    """
-    pools = sizes.shape[1]
-    useful = np.flatnonzero(((gain > _TOLERANCE) & (sizes <= UNITS)).any(axis=1))
-    if not len(useful):
-        return np.zeros((pools, UNITS + 1)), np.full((pools, UNITS + 1), -1, np.int64)
-    size = np.clip(sizes[useful], 1, UNITS + 1).T
-    worth = np.where(sizes[useful] <= UNITS, gain[useful], -np.inf).T
-    padded = np.full((pools, 2 * UNITS + 2), -np.inf)  # shifted by UNITS + 1, so that a piece too large reads -inf
-    padded[:, UNITS + 1] = 0.0
-    choice = np.full((pools, UNITS + 1), -1, np.int64)
-    pool = np.arange(pools)
-    flat, base = padded.ravel(), pool[:, None] * padded.shape[1] + UNITS + 1 - size
-    step = int(np.gcd.reduce(size[size <= UNITS]))
-    for units in range(step, UNITS + 1, step):
-        offer = flat[base + units] + worth
-        best = offer.argmax(axis=1)
-        top = offer[pool, best]
-        before = padded[:, UNITS + 1 + units - step]
-        better = top > before + _TOLERANCE
-        padded[:, UNITS + 1 + units] = np.where(better, top, before)
-        choice[:, units] = np.where(better, best, -1)
-    reached = np.arange(UNITS + 1) // step * step
-    return padded[:, UNITS + 1 :][:, reached], np.append(useful, -1)[choice][:, reached]
+def _levels(need: FloatArray, step: int) -> IntArray:
+    return np.ceil(need / step).astype(np.int64)
 
 
 class _Programme:
@@ -274,7 +275,7 @@ class _Programme:
     def used(self) -> frozenset[Pattern]:
         """Patterns that the plan uses."""
         return frozenset(
-            pattern for pattern, level in zip(self._columns, self._level, strict=False) if level > _TOLERANCE
+            pattern for pattern, level in zip(self._columns, self._level, strict=False) if level > TOLERANCE
         )
 
 

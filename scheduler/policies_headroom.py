@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
+from scheduler.cutting import UNITS
 from scheduler.filtering import Fit
-from scheduler.plan import UNITS, Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve
+from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
 
@@ -23,8 +24,18 @@ FloatArray = npt.NDArray[np.float64]
 
 _RESOLUTION: Final = 100  # steps of cost per thousandth of a card: costs closer than that are ties
 _TOP_COST: Final = 2**24
+_CPU_IN_REACH: Final = 0.8  # of a pool's free CPU; the rest is thought to be left in bits too small for any pod
 _CPU_USED: Final = 0.95  # most of the fleet's CPU that the pods to come are thought to take
 _HORIZON_MARGIN: Final = 1.05  # look a little past the moment at which the mean says the fleet is full
+
+
+@dataclasses.dataclass(slots=True)
+class _Shares:
+    """Shares of one size that are to come: their number, their size on each pool, their host memory in all."""
+
+    expected: float = 0.0
+    units: tuple[int, ...] = ()
+    memory_mib: float = 0.0
 
 
 class Headroom(Policy):
@@ -76,8 +87,8 @@ class Headroom(Policy):
             return PlanInputs(stock, weight, cpu, (), 0.0, (), (), 0.0)
         horizon = _HORIZON_MARGIN * free / mean
         # Were all CPU short, no card would be worth anything and no packing worth doing: only pools may be short of CPU.
-        cpu = cpu * max(1.0, horizon * mean_cpu / max(_CPU_USED * float(cpu.sum()), 1.0))
-        pieces: dict[tuple[int, int, int, int], tuple[float, tuple[int, ...]]] = {}
+        cpu = cpu * max(_CPU_IN_REACH, horizon * mean_cpu / max(_CPU_USED * float(cpu.sum()), 1.0))
+        pieces: dict[tuple[int, int, int, int], _Shares] = defaultdict(_Shares)
         bound: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
         several: dict[tuple[int, tuple[int, ...]], float] = defaultdict(float)
         for at, request in enumerate(profile.kinds):
@@ -91,8 +102,10 @@ class Headroom(Policy):
                 request.mode == "slice",
                 request.cpu_milli // max(request.count, 1),
             )
-            units = tuple(self._pools.share_units(fleet, open_to_all).tolist())
-            pieces[name] = (pieces.get(name, (0.0, ()))[0] + amount * request.count, units)
+            shares = pieces[name]
+            shares.units = tuple(self._pools.share_units(fleet, open_to_all).tolist())
+            shares.expected += amount * request.count
+            shares.memory_mib += amount * profile.memory_mib[at]
             own = tuple(sizes[at].tolist())
             if len(runs[at]) < len(weight) - 1:
                 bound[own][0] += amount * request.count
@@ -104,7 +117,11 @@ class Headroom(Policy):
             stock,
             weight,
             cpu,
-            tuple(Piece(self._piece_key(name), expected, units, name[3]) for name, (expected, units) in pieces.items()),
+            tuple(
+                Piece(self._piece_key(name), each.expected, each.units, name[3], each.memory_mib / each.expected)
+                for name, each in pieces.items()
+                if each.expected > 0
+            ),
             float(share[~gpu_pods] @ cpu_demand[~gpu_pods]) * horizon,
             tuple(Bound(shares, units, cpus / shares) for units, (shares, cpus) in sorted(bound.items()) if shares > 0),
             tuple(
@@ -138,7 +155,7 @@ class Headroom(Policy):
         return pool, self._table
 
     def _worth(self, leftovers: FloatArray, cpu_milli: IntArray, table: PriceTable) -> FloatArray:
-        """Worth of a node's leftovers, as far as its CPU lets pods use them."""
+        """Worth of a node's leftovers, as far as its CPU lets pods use them all."""
         if table.cpu_per_unit <= 0:
             return leftovers
         return np.minimum(leftovers, np.maximum(cpu_milli, 0) / table.cpu_per_unit)
@@ -149,13 +166,14 @@ class Headroom(Policy):
         nodes, node, rows = rows, line, rows[line]
         pools, table = self._prices(fleet, nodes)
         units = card_units(fleet, nodes)
-        each = table.value[pools, units]
-        leftovers, cpu = each.sum(axis=1), fleet.cpu_free_milli[nodes]
-        before = self._worth(leftovers, cpu, table)
+        cpu, memory = fleet.cpu_free_milli[nodes], fleet.memory_free_mib[nodes]
+        before = self._worth(table.card_worth(pools, units, cpu, memory).sum(axis=1), cpu, table)
         left = (fleet.free_mib[rows, cards] - need) * UNITS // fleet.usable_mib[rows, cards]
         pool = pools[node, cards]
-        remaining = leftovers[node] - each[node, cards] + table.value[pool, left]
-        after = self._worth(remaining, cpu[node] - request.cpu_milli, table)
+        cpu, memory = cpu - request.cpu_milli, memory - request.memory_mib
+        others = table.card_worth(pools, units, cpu, memory)
+        this = table.card_worth(pool[:, None], left[:, None], cpu[node], memory[node])[:, 0]
+        after = self._worth(others.sum(axis=1)[node] - others[node, cards] + this, cpu[node], table)
         taken = units[node, cards] - left
         filled = taken * table.weight[pool]
         cost = before[node] - after - filled + table.cpu_price[pool] * request.cpu_milli
@@ -172,9 +190,10 @@ class Headroom(Policy):
         pools, table = self._prices(fleet, rows)
         units = card_units(fleet, rows)
         left = (fleet.free_mib[rows] - take) * UNITS // np.maximum(fleet.usable_mib[rows], 1)
-        cpu = fleet.cpu_free_milli[rows]
-        before = self._worth(table.value[pools, units].sum(axis=1), cpu, table)
-        after = self._worth(table.value[pools, left].sum(axis=1), cpu - request.cpu_milli, table)
+        cpu, memory = fleet.cpu_free_milli[rows], fleet.memory_free_mib[rows]
+        before = self._worth(table.card_worth(pools, units, cpu, memory).sum(axis=1), cpu, table)
+        cpu, memory = cpu - request.cpu_milli, memory - request.memory_mib
+        after = self._worth(table.card_worth(pools, left, cpu, memory).sum(axis=1), cpu, table)
         filled = (units - left) * table.weight[pools]
         cpu_price = table.cpu_price[pools].max(axis=1)
         cost = before - after - filled.sum(axis=1)
@@ -189,8 +208,10 @@ class Headroom(Policy):
         pools, table = self._prices(fleet, fit.rows)
         units = card_units(fleet, fit.rows)
         left = np.maximum((fleet.free_mib[fit.rows] - fit.need) * UNITS // np.maximum(fleet.usable_mib[fit.rows], 1), 0)
-        worth = table.value + table.reserve
-        cost = worth[pools, units] - worth[pools, left] - (units - left) * table.weight[pools]
+        cpu = fleet.cpu_free_milli[fit.rows] - request.cpu_milli
+        memory = fleet.memory_free_mib[fit.rows] - request.memory_mib
+        cost = table.card_worth(pools, units, cpu, memory) - table.card_worth(pools, left, cpu, memory)
+        cost += table.reserve[pools, units] - table.reserve[pools, left] - (units - left) * table.weight[pools]
         cost = np.where(fit.cards, cost + units * 1e-6, np.inf)
         return shares_on_first(cost.argsort(axis=1, kind="stable"), fit, request.count)
 

@@ -22,7 +22,7 @@ from scipy.sparse import csc_array
 from headroom.errors import HeadroomError
 from headroom.fleet import Fleet
 from headroom.model import GpuNode, GpuRequest
-from scheduler.plan import UNITS, FloatArray, knapsack
+from scheduler.cutting import UNITS, FloatArray, knapsack
 from scheduler.scoring import CardKinds
 from simulations.openb import Pod
 

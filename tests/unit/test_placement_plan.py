@@ -1,8 +1,11 @@
 """The fluid plan on cases small enough to solve in the head."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from scheduler.cutting import HOST_LEVELS, knapsack, knapsack_by_host
 from scheduler.plan import (
     Bound,
     Piece,
@@ -11,7 +14,6 @@ from scheduler.plan import (
     Several,
     extended,
     face_value,
-    knapsack,
     place_price,
     reserves,
     solve,
@@ -102,6 +104,42 @@ def test_knapsack_against_all_combinations() -> None:
     assert last[0, 319] == -1
 
 
+def test_knapsack_by_host_against_all_combinations() -> None:
+    sizes, gain, need = np.array([[320], [470], [810]]), np.array([[300.0], [470.0], [700.0]]), np.array([4, 11, 3])
+    unlimited, _ = knapsack(sizes, gain)
+    best = knapsack_by_host(sizes, gain, need, unlimited)
+    for level in range(HOST_LEVELS - 1):
+        for room in range(0, 1001, 10):
+            combinations = [
+                a * 300 + b * 470 + c * 700
+                for a in range(4)
+                for b in range(3)
+                for c in range(2)
+                if a * 320 + b * 470 + c * 810 <= room and a * 4 + b * 11 + c * 3 <= level
+            ]
+            assert best[0, room, level] == pytest.approx(max(combinations))
+    assert np.array_equal(best[:, :, -1], unlimited)
+
+
+def test_a_leftover_is_worth_no_more_than_the_cpu_and_memory_beside_it_allow() -> None:
+    plan = inputs({1000: 10}, [(100, 500, 4_000)])
+    plan = dataclasses.replace(plan, pieces=(dataclasses.replace(plan.pieces[0], memory_mib=6 * 1024.0),))
+    table = solve(plan)
+    pools, units = np.ones((6, 2), np.int64), np.array([[1000, 500]] * 6)
+    cpu_milli = np.array([8_000, 7_999, 3_999, 8_000, 8_000, 10**9])
+    memory_mib = np.array([12 * 1024, 12 * 1024, 12 * 1024, 12 * 1024 - 1, 0, 10**9])
+    assert table.card_worth(pools, units, cpu_milli, memory_mib).tolist() == [
+        [1000.0, 500.0], [500.0, 500.0], [0.0, 0.0], [500.0, 500.0], [0.0, 0.0], [1000.0, 500.0],
+    ]  # fmt: skip
+
+
+def test_a_pod_that_needs_more_cpu_than_levels_tell_apart_fits_where_there_is_plenty() -> None:
+    table = solve(inputs({1000: 10}, [(100, 1000, 80_000)]))
+    pools, units = np.ones((2, 1), np.int64), np.full((2, 1), 1000)
+    worth = table.card_worth(pools, units, np.array([20_000, 90_000]), np.array([0, 0]))
+    assert worth.tolist() == [[0.0], [1000.0]]
+
+
 def test_confined_demand_is_poured_over_its_pools_until_they_level() -> None:
     stock = np.zeros((4, 1001))
     stock[1:, 1000] = 10.0
@@ -130,7 +168,8 @@ def test_a_place_for_several_cards_is_dearer_the_more_of_them_are_asked_for() ->
 
 def test_a_table_is_extended_by_pools_that_came_later() -> None:
     pods = Several(2, (1001, 1000), 1.0, 1.0)
-    table = PriceTable(np.array([0.0, 1.0]), np.zeros((2, 1001)), np.ones((2, 1001)), np.ones(2), ((pods, 7.0),), 3.0)
+    by_host = np.zeros((2, 1001, HOST_LEVELS))
+    table = PriceTable(np.array([0.0, 1.0]), by_host, by_host, np.ones((2, 1001)), np.ones(2), ((pods, 7.0),), 3.0)
     longer = extended(table, np.array([0.0, 0.8, 2.0]))
     assert longer.weight.tolist() == [0.0, 1.0, 2.0]  # what is known keeps its weight until the next plan
     assert longer.value[:, 1000].tolist() == [0.0, 0.0, 2000.0]

@@ -1,5 +1,6 @@
 """The policies' formulas against figures worked out by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -41,7 +42,7 @@ class TestFragmentation:
         fleet = fleet_of((2, 16))
         use(fleet, 0, c0=600)  # 400 and 1,000 idle
         policy = Fgd()
-        policy.swap(Fgd.solve(Profile((HALF, WHOLE, FOUR, NO_GPU), (0.4, 0.3, 0.2, 0.1))))
+        policy.swap(Fgd.solve(Profile.of({HALF: 0.4, WHOLE: 0.3, FOUR: 0.2, NO_GPU: 0.1})))
         # half: fits on the second card, 400 wasted; whole: the same; four cards and no card at all: all 1,400 wasted
         expected = 0.4 * 400 + 0.3 * 400 + 0.2 * 1400 + 0.1 * 1400
         assert policy.fragmentation(fleet, np.array([0]))[0] == pytest.approx(expected)
@@ -49,7 +50,7 @@ class TestFragmentation:
     def test_a_node_without_cpu_for_a_pod_is_all_fragment_to_it(self) -> None:
         fleet = fleet_of((2, 7))
         policy = Fgd()
-        policy.swap(Fgd.solve(Profile((HALF, WHOLE), (0.5, 0.5))))
+        policy.swap(Fgd.solve(Profile.of({HALF: 1.0, WHOLE: 1.0})))
         assert policy.fragmentation(fleet, np.array([0]))[0] == pytest.approx(0.5 * 2000)
 
     def test_typical_pods_are_the_most_frequent_up_to_95_percent(self) -> None:
@@ -60,7 +61,7 @@ class TestFragmentation:
     def test_the_score_is_the_sigmoid_of_the_drop_in_fragmentation(self) -> None:
         fleet = fleet_of((1, 64))
         policy = Fgd()
-        policy.swap(Fgd.solve(Profile((WHOLE,), (1.0,))))
+        policy.swap(Fgd.solve(Profile.of({WHOLE: 1.0})))
         # 500 of an idle card: before nothing is fragment, afterwards the other 500 are
         assert Placer(fleet, policy).score(HALF, 0) == int(100 / (1 + math.exp(0.5)))
 
@@ -197,6 +198,19 @@ class TestProfile:
     def test_host_memory_does_not_make_a_kind(self) -> None:
         profile = Profile.from_requests([GpuRequest(1, milli=500, memory_mib=at) for at in range(5)])
         assert profile.kinds == (GpuRequest(1, milli=500),)
+        assert profile.memory_mib == (2.0,)
+
+    def test_host_memory_of_a_kind_is_a_mean_in_which_old_arrivals_fade(self) -> None:
+        learned = LearnedProfile(half_life_arrivals=10)
+        for memory_mib in [100] * 10 + [400] * 10:
+            learned.observe(dataclasses.replace(HALF, memory_mib=memory_mib))
+        assert learned.profile().memory_mib == pytest.approx((300.0,))
+
+    def test_a_profile_starts_from_what_was_believed_before(self) -> None:
+        prior = Profile.from_requests([dataclasses.replace(HALF, memory_mib=300)])
+        learned = LearnedProfile(prior=prior, prior_arrivals=2.0, half_life_arrivals=1e9)
+        learned.observe(HALF)
+        assert learned.profile().memory_mib == pytest.approx((200.0,))
 
     def test_weights_stay_finite_over_a_long_life(self) -> None:
         learned = LearnedProfile(half_life_arrivals=1)
@@ -236,3 +250,22 @@ def test_cards_keep_their_worth_where_cpu_would_run_out_first() -> None:
     table = policy.solve(inputs)
     assert table.value[1, 1000] > 0
     assert inputs.cpu_milli.sum() > 3 * 16_000
+
+
+@pytest.mark.parametrize(("short", "ample"), [((4, 64), (16, 64)), ((16, 16), (16, 64))])
+def test_a_pod_leaves_cpu_and_memory_to_the_leftovers_that_still_need_them(
+    short: tuple[int, int], ample: tuple[int, int]
+) -> None:
+    """Each node has one card with room for a last half, which takes 4 cores and 16 GiB; a pod without a GPU takes as much."""
+    half = dataclasses.replace(HALF, memory_mib=16 * 1024)
+    fleet = Fleet()
+    for name, (cores, gib) in {"a": short, "b": ample}.items():
+        card = Card("0", 0, "T4", 1000)
+        fleet.upsert_node(GpuNode(name, (card,), cpu_milli=cores * 1000, memory_mib=gib * 1024))
+        use(fleet, fleet.row_of[name], c0=500)
+    placer = Placer(fleet, policy_by_name("headroom"), check_host=True)
+    placer.replan(Profile.from_requests([half]))
+    beside = GpuRequest(0, cpu_milli=4_000, memory_mib=16 * 1024)
+    placement = placer.best(beside)
+    assert placement is not None
+    assert placement.node == "b"
