@@ -1,6 +1,8 @@
 """Asks the scheduler how many more of a pod the cluster can hold. An answer that cannot be had is not a zero."""
 
-from typing import Final
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
 
 import aiohttp
 import msgspec
@@ -19,11 +21,18 @@ class _Fit(msgspec.Struct):
 _FIT: Final = msgspec.json.Decoder(_Fit)
 
 
+_AT_ONCE: Final = 8
+"""Questions under way: hundreds at once would each wait for all the others, beyond their time."""
+_TOO_SLOW: Final = "the scheduler does not answer in time"
+
+
 class FitClient:
-    """`/v1/fit` of the scheduler's extender."""
+    """`/v1/fit` of the scheduler's extender. One that was too slow is not asked again for as long as it was given."""
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._url = f"{url.rstrip('/')}/v1/fit"
+        self._url, self._timeout_seconds = f"{url.rstrip('/')}/v1/fit", timeout_seconds
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._silent_until = float("-inf")
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_seconds))
 
     async def ask(
@@ -32,21 +41,31 @@ class FitClient:
         """(answer, complaint): how many more replicas fit, up to `limit`; None and why where it is not known."""
         pod = msgspec.json.decode(template)
         pod["metadata"] = (pod.get("metadata") or {}) | {"namespace": namespace}
-        try:
-            question = {"pod": pod, "limit": limit * pods_per_replica}
-            async with self._session.post(self._url, json=question) as response:
-                body = await response.read()
-                if response.status >= 400:
-                    return None, f"the scheduler answers {response.status}: {body[:200].decode(errors='replace')}"
-                fit = _FIT.decode(body)
-        except TimeoutError:
-            return None, "the scheduler does not answer in time"
-        except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
-            return None, f"the scheduler cannot be asked: {error}"
+        question = {"pod": pod, "limit": limit * pods_per_replica}
+        async with self._slots:
+            fit = await self._answer(question)
+        if isinstance(fit, str):
+            return None, fit
         top = sorted(fit.reasons.items(), key=lambda item: (-item[1], item[0]))[:2]
         detail = "; ".join(f"{reason} on {nodes} nodes" for reason, nodes in top)
         fits = fit.fits // pods_per_replica
         return Capacity(fits, detail if fits < limit else ""), ""
+
+    async def _answer(self, question: Mapping[str, Any]) -> _Fit | str:
+        clock = asyncio.get_running_loop().time
+        if clock() < self._silent_until:
+            return _TOO_SLOW
+        try:
+            async with self._session.post(self._url, json=question) as response:
+                body = await response.read()
+                if response.status >= 400:
+                    return f"the scheduler answers {response.status}: {body[:200].decode(errors='replace')}"
+                return _FIT.decode(body)
+        except TimeoutError:
+            self._silent_until = clock() + self._timeout_seconds
+            return _TOO_SLOW
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
+            return f"the scheduler cannot be asked: {error}"
 
     async def close(self) -> None:
         """Release the connections."""

@@ -5,7 +5,7 @@ import contextlib
 import datetime
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -728,6 +728,17 @@ class TestApiServer:
         assert busy.api.get(IA, "llm")["status"]["learned"]["startUpSeconds"] == "170"
 
 
+@contextlib.asynccontextmanager
+async def serving_fit(handler: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_post("/v1/fit", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
 class TestCapacity:
     async def extender(self, answer: Callable[[dict[str, Any]], web.Response]) -> tuple[web.AppRunner, str]:
         app = web.Application()
@@ -776,6 +787,40 @@ class TestCapacity:
         assert (capacity, complaint) == (Capacity(2, "no free card on 3 nodes"), "")
         await client.close()
         await runner.cleanup()
+
+    async def test_a_crowd_of_questions_is_asked_a_few_at_a_time(self) -> None:
+        under_way, most = 0, 0
+
+        async def fit(_: web.Request) -> web.Response:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+            return web.json_response({"fits": 1})
+
+        async with serving_fit(fit) as url:
+            client = FitClient(url, 5.0)
+            answers = await asyncio.gather(*(client.ask(b"{}", "ns", 1) for _ in range(100)))
+            await client.close()
+        assert {capacity.fits if capacity else None for capacity, _ in answers} == {1}
+        assert most <= 8
+
+    async def test_a_scheduler_that_hangs_costs_its_time_once(self) -> None:
+        asked = 0
+
+        async def fit(_: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(60)
+            return web.json_response({"fits": 1})
+
+        async with serving_fit(fit) as url:
+            client = FitClient(url, 1.0)
+            answers = await asyncio.gather(*(client.ask(b"{}", "ns", 1) for _ in range(100)))
+            await client.close()
+        assert set(answers) == {(None, "the scheduler does not answer in time")}
+        assert asked < 50
 
     @pytest.mark.parametrize("status", [400, 503])
     async def test_an_extender_that_does_not_know_limits_nothing(self, bench: Bench, status: int) -> None:
