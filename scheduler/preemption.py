@@ -60,7 +60,7 @@ class Preemptor:
     ) -> None:
         self._state, self._kube, self._settings, self._metrics = state, kube, settings, metrics
         self._monotonic = monotonic
-        self._queue: asyncio.Queue[tuple[WaitingPod, IntArray]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[WaitingPod, list[str]]] = asyncio.Queue()
         self._queued: set[str] = set()
         self._protected: dict[str, float] = {}
         self._tidying: set[asyncio.Task[None]] = set()
@@ -74,10 +74,15 @@ class Preemptor:
 
     def consider(self, pod: WaitingPod, rows: IntArray) -> None:
         """Have a refused pod looked at; `rows` are the nodes that kube-scheduler would let it run on."""
-        if not self._settings.preemption or not pod.may_preempt or pod.uid in self.claims or pod.uid in self._queued:
+        if not self._settings.preemption or not pod.may_preempt or not self._state.outranks_any(pod):
             return
-        self._queued.add(pod.uid)
-        self._queue.put_nowait((pod, rows))
+        names = self._state.fleet.names
+        self._consider(pod, [names[row] for row in rows.tolist()])
+
+    def _consider(self, pod: WaitingPod, nodes: list[str]) -> None:
+        if pod.uid not in self.claims and pod.uid not in self._queued:
+            self._queued.add(pod.uid)
+            self._queue.put_nowait((pod, nodes))
 
     def room_freed(self, node: str) -> None:
         """Reserve for the pods that this node is being freed for, before anyone else can be given the room."""
@@ -144,19 +149,19 @@ class Preemptor:
         """Work through refused pods until cancelled, in the order in which they were refused."""
         try:
             while True:
-                pod, rows = await self._queue.get()
+                pod, nodes = await self._queue.get()
                 self._queued.discard(pod.uid)
-                if pod.uid in self._state.refused and pod.uid not in self.claims and self._state.outranks_any(pod):
-                    await self._start(pod, rows)
+                if pod.uid in self._state.refused and pod.uid not in self.claims:
+                    await self._start(pod, nodes)
         finally:
             for claim in self.claims.values():
                 if claim.task is not None:
                     claim.task.cancel()
 
-    async def _start(self, pod: WaitingPod, rows: IntArray) -> None:
+    async def _start(self, pod: WaitingPod, nodes: list[str]) -> None:
         taken = {claim.plan.node for claim in self.claims.values()}
-        names = self._state.fleet.names
-        free = [row for row in rows.tolist() if row < len(names) and names[row] and names[row] not in taken]
+        row_of = self._state.fleet.row_of
+        free = [row_of[node] for node in nodes if node in row_of and node not in taken]
         now = self._monotonic()
         self._protected = {uid: until for uid, until in self._protected.items() if until > now}
 
@@ -164,20 +169,26 @@ class Preemptor:
             return [other for other in self._state.occupants(row) if other.uid not in self._protected]
 
         chosen = await _in_turns(plan(self._state.fleet, occupants, pod.request, pod.priority, free))
-        if chosen is None or pod.uid not in self._state.refused or chosen.node not in self._state.fleet.row_of:
+        # Meanwhile nodes may have gone, and others come in their rows.
+        if (
+            chosen is None
+            or pod.uid not in self._state.refused
+            or chosen.node not in row_of
+            or chosen.node not in nodes
+        ):
             return
         claim = Claim(pod, chosen, now + self._settings.preemption_seconds)
         self.claims[pod.uid] = claim
         victims = [f"{victim.namespace}/{victim.name}" for victim in chosen.victims]
         self._log.info("preemption_started", pod=pod.key, node=chosen.node, victims=victims)
-        claim.task = asyncio.get_running_loop().create_task(self._carry_out(claim, rows))
+        claim.task = asyncio.get_running_loop().create_task(self._carry_out(claim, nodes))
 
-    async def _carry_out(self, claim: Claim, rows: IntArray) -> None:
+    async def _carry_out(self, claim: Claim, nodes: list[str]) -> None:
         pod = claim.pod
         try:
             if not await self._all_evictable(claim.plan):
                 self._give_up(pod.uid, "refused")
-                self.consider(pod, rows)
+                self._consider(pod, nodes)
                 return
             await calls.nominate(self._kube, pod.namespace, pod.name, claim.plan.node)
             for victim in claim.plan.victims:

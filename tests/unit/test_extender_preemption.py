@@ -2,14 +2,21 @@
 
 import asyncio
 import json
+import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headroom import wire
 from headroom.fleet import Fleet
+from headroom.kube.aio import connect
+from headroom.kube.reflector import ADDED, DELETED
 from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.pods import Occupant
+from scheduler.preemption import Preemptor
+from scheduler.settings import SchedulerSettings
 from scheduler.victims import fits_without, plan
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, extender, node, pod
@@ -209,6 +216,28 @@ async def test_a_disruption_budget_is_kept_and_another_victim_looked_for(api, tm
         assert "kept" in evictions(api, dry_run=True)
         assert api.get(PODS, "kept")["spec"]["nodeName"]
         assert await running.metric("headroom_preemptions_total", result="refused") == 1
+
+
+async def test_no_room_is_made_on_a_node_that_was_not_offered_but_came_in_the_place_of_one(api, tmp_path):
+    async with extender(api, tmp_path, preemption=False) as running:
+        state = running.daemon.state
+        high = await running.create(pod("high", vram="90Gi", priority=1000))
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        await running.filter(high)
+        kube = await connect(str(tmp_path / "kubeconfig"))
+        preemptor = Preemptor(state, kube, SchedulerSettings(), running.daemon.metrics, monotonic=time.monotonic)
+        preemptor.consider(state.waiting[high["metadata"]["uid"]], np.array([state.fleet.row_of["gpu"]]))
+        state.on_node(DELETED, "gpu", wire.NODE.decode(json.dumps(node("gpu", 80)).encode()))
+        state.on_node(ADDED, "other", wire.NODE.decode(json.dumps(node("other", 100)).encode()))
+        there = pod("there", vram="60Gi", nodeName="other")
+        there["metadata"]["uid"] = "there"
+        state.on_pod(ADDED, "default/there", wire.POD.decode(json.dumps(there).encode()))
+        assert state.fleet.row_of.keys() == {"other"}
+        task = asyncio.create_task(preemptor.run())
+        await asyncio.sleep(0.05)
+        assert preemptor.claims == {}
+        task.cancel()
+        await kube.close()
 
 
 async def test_a_preemption_that_takes_too_long_is_given_up(api, tmp_path):
