@@ -83,6 +83,8 @@ class Leadership:
             return f"decides, by lease {self._lease}"
         if self._elector.is_leader:
             return f"taking over lease {self._lease}: reading what was bound before"
+        if self._elector.problem:
+            return f"stands by: lease {self._lease} cannot be had: {self._elector.problem}"
         return f"stands by: lease {self._lease} is held by {self._elector.holder or 'nobody yet'}"
 
     def _asked_lately(self) -> bool:

@@ -95,6 +95,8 @@ class Elector:
         self._renewed_at: float | None = None
         self._hurry = asyncio.Event()
         self._challenged = ""
+        self.problem = ""
+        """Why the last look at the lease failed; empty when it did not."""
         self.holds = False
         """Whether this process holds the lease as far as it knows; it leads only while it also renews in time."""
         self.terms = 0
@@ -121,7 +123,9 @@ class Elector:
             was = self.is_leader
             try:
                 await self.attempt()
+                self.problem = ""
             except KubeError as error:
+                self.problem = str(error)
                 self._log.warning("lease_failed", error=str(error))
             if was != self.is_leader:
                 self._log.info("leadership_changed", leader=self.is_leader, holder=self._seen.holder)

@@ -150,7 +150,8 @@ async def test_while_the_lease_cannot_be_renewed_calls_wait_and_then_fail_with_t
         await running.until(lambda: not running.daemon.leadership.deciding)
         status, answer = await running.post("/filter", {"Pod": wanted, "NodeNames": ["gpu"]})
         assert status == 503
-        assert "headroom-system/headroom-extender" in answer["Error"]
+        assert "lease headroom-system/headroom-extender cannot be had" in answer["Error"]
+        assert "500 scripted" in answer["Error"]
         assert await running.metric("headroom_extender_requests_total", verb="filter", result="standby") == 1
 
 
