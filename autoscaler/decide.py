@@ -115,11 +115,13 @@ def _reserve(
     """Learn from work that came too suddenly for the replicas asked for; returns the wish for a reserve, if any."""
     lead = usual_start + law.trend_margin_seconds
     before = state.foretold[-1][0] if state.foretold else now
-    foretold = bursts.note_foretold(state.foretold, now, level, lead, law)
-    state = replace(state, foretold=foretold)
     work = observation.work
     if work is None or work.state is not Freshness.FRESH or not work.known:
-        return state, None
+        # Without a price nothing is foretold: the replicas that are there stand for it.
+        level = max(level, observation.replicas)
+        return replace(state, foretold=bursts.note_foretold(state.foretold, now, level, lead, law)), None
+    foretold = bursts.note_foretold(state.foretold, now, level, lead, law)
+    state = replace(state, foretold=foretold)
     target = next((signal.target for signal in spec.signals if signal.kind is SignalKind.WORK), 0.0)
     busy = max(target, law.burst_busy_share)
     rate = max(demand.arriving_work(work))
