@@ -8,10 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoscaler.budget import Ask, share
+from autoscaler.bursts import reserve
 from autoscaler.decide import Decision, TargetState, decide
 from autoscaler.series import rate
 from autoscaler.signals import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.spec import Scaling, SignalSpec, TargetSpec
+from autoscaler.spec import Bursts, LawSettings, Scaling, SignalSpec, TargetSpec
 from autoscaler.window import needed_within, record_need
 
 UNTIMED = settings(deadline=None)
@@ -146,6 +147,34 @@ def test_more_work_never_asks_for_fewer(prompt: float, output: float, factor: fl
         state, now = warm(spec, seen)
         wanted.append(decide(spec, state, seen, now).replicas)
     assert wanted[1] >= wanted[0]
+
+
+@UNTIMED
+@given(st.floats(0.1, 30.0), st.integers(1, 40))
+def test_a_constant_load_comes_to_rest_and_keeps_no_reserve(gpu_seconds: float, replicas: int) -> None:
+    spec = TargetSpec(1, 100, (SignalSpec(SignalKind.WORK, 0.9, "work"),))
+    rate = gpu_seconds * 1000
+    work = Work(
+        Freshness.FRESH, (rate, rate), seconds_per_prompt_token=0.001, seconds_per_output_token=0.001, running=1.0
+    )
+    state, now, counts = TargetState(), 0.0, []
+    for _ in range(240):
+        decision = decide(spec, state, Observation(replicas, PodFacts(ready=replicas), work=work), now)
+        state, replicas, now = decision.state, decision.replicas, now + 15.0
+        counts.append(replicas)
+    assert len(set(counts[-120:])) == 1
+    assert not state.learned.bursts.sudden
+
+
+@UNTIMED
+@given(
+    st.dictionaries(st.integers(-20, 60), st.floats(0.1, 1e4), max_size=8), st.integers(-20, 60), st.floats(0.1, 1e4)
+)
+def test_more_sudden_work_never_means_a_smaller_reserve(sudden: dict[int, float], step: int, more: float) -> None:
+    law = LawSettings()
+    before = Bursts(tuple(sorted(sudden.items())), 5000.0, 3600.0)
+    after = Bursts(tuple(sorted({**sudden, step: sudden.get(step, 0.0) + more}.items())), 5000.0, 3600.0)
+    assert reserve(after, 0.0, law) >= reserve(before, 0.0, law)
 
 
 @UNTIMED
