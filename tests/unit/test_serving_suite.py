@@ -42,13 +42,16 @@ def test_settings_beside_the_grid_are_tried_too() -> None:
     assert {"target": 0.9, "burst_factor": 3.0} in tried
 
 
-def test_held_out_loads_show_what_headroom_takes_against_each_setting(tmp_path: Path) -> None:
+def test_held_out_loads_show_default_and_carried_settings(tmp_path: Path) -> None:
     leave(tmp_path, "a, b", "headroom", point("headroom", 0.99, 9.0))
     leave(tmp_path, "a, b", "kpa", point("kpa", 0.5, 10.0), point("kpa", 0.98, 12.0, target=30.0))
-    text = suite_report.held_out_text(["a, b"], tmp_path, ["headroom", "kpa"])
-    assert "carried over: target 30" in text
-    assert "-10.0 %" in text
-    assert "-25.0 %" in text
+    rows = suite_report.held_out_text(["a, b"], tmp_path, ["headroom", "kpa"]).splitlines()[4:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert cells == [
+        ["a, b", "Headroom, default", "99.00", "9.00", "0"],
+        ["", "Knative KPA, default", "50.00", "10.00", "0"],
+        ["", "Knative KPA, tuned elsewhere: target 30", "98.00", "12.00", "0"],
+    ]
 
 
 def test_each_held_out_load_differs_from_all_that_laws_are_tuned_on() -> None:
