@@ -11,6 +11,7 @@ size and lends no worth to a leftover, a size that will not find enough room has
 price where it would run out before the cards do.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final
@@ -145,6 +146,29 @@ def extended(table: PriceTable, weight: FloatArray) -> PriceTable:
         reserve=np.concatenate([table.reserve, fresh.reserve]),
         cpu_price=np.concatenate([table.cpu_price, fresh.cpu_price]),
         several=several,
+    )
+
+
+def solve_for_chance(inputs: PlanInputs) -> PriceTable:
+    """Mean prices of plans for the pods expected and for draws around them.
+
+    The number of pods of a kind that will come scatters by its square root. One plan takes it for certain: a size that is
+    short by a single pod has its full worth, one that is not has none. The draws are a standard deviation up for every
+    second kind and down for the others, and the other way round.
+    """
+    expected = solve(inputs)
+    tables = [expected]
+    for sign in (1.0, -1.0):
+        pieces = tuple(
+            replace(piece, expected=max(piece.expected + sign * (-1) ** at * math.sqrt(piece.expected), 0.0))
+            for at, piece in enumerate(inputs.pieces)
+        )
+        tables.append(solve(replace(inputs, pieces=pieces, warm=expected.patterns)))
+    return replace(
+        expected,
+        by_cpu=np.mean([table.by_cpu for table in tables], axis=0),
+        by_memory=np.mean([table.by_memory for table in tables], axis=0),
+        cpu_price=np.mean([table.cpu_price for table in tables], axis=0),
     )
 
 

@@ -16,7 +16,7 @@ from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
 from scheduler.cutting import UNITS
 from scheduler.filtering import Fit
-from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve
+from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve_for_chance
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
 
@@ -142,7 +142,7 @@ class Headroom(Policy):
 
     @staticmethod
     def solve(inputs: PlanInputs) -> PriceTable:
-        return solve(inputs)
+        return solve_for_chance(inputs)
 
     def swap(self, table: PriceTable) -> None:
         self._table = table

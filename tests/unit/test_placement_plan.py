@@ -17,6 +17,7 @@ from scheduler.plan import (
     place_price,
     reserves,
     solve,
+    solve_for_chance,
 )
 
 
@@ -68,6 +69,20 @@ def test_a_rare_small_size_lends_no_worth_to_many_small_leftovers() -> None:
     # 190s are left in plenty by 810s; a single 190 is to come.
     table = solve(inputs({1000: 50, 190: 30}, [(200, 810, 0), (1, 190, 0)]))
     assert value(table, 190, 810, 1000) == [0.0, 810.0, 810.0]
+
+
+def test_a_size_that_just_finds_room_lends_a_part_of_its_worth() -> None:
+    # Nine 400s for ten leftovers: as expected each finds one, a standard deviation more and one does not.
+    plan = inputs({400: 10}, [(9, 400, 0)])
+    assert value(solve(plan), 400) == [0.0]
+    assert value(solve_for_chance(plan), 400) == [round(400 / 3, 3)]
+
+
+def test_chance_changes_nothing_where_a_size_is_short_or_in_plenty_anyway() -> None:
+    for pods in (2, 100):
+        plan = inputs({400: 10}, [(pods, 400, 0)])
+        assert np.array_equal(solve_for_chance(plan).value, solve(plan).value)
+    assert np.array_equal(solve_for_chance(inputs({400: 10}, [])).value, solve(inputs({400: 10}, [])).value)
 
 
 def test_cpu_has_a_price_where_it_runs_out_before_the_cards() -> None:
