@@ -75,6 +75,7 @@ class Foresight(HeadroomLaw):
 
     def __init__(self, setting: Setting, parameters: Parameters) -> None:
         super().__init__(setting, parameters)
+        self.law = replace(self.law, burst_margin=math.inf)  # nothing is sudden to who is told: no reserve
         self.ahead_seconds = parameters["ahead"]
 
     def work(self, view: View) -> Work:
