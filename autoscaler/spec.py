@@ -11,7 +11,7 @@ from autoscaler.window import RatePolicy
 class SignalSpec:
     """One signal and its target.
 
-    Targets: `work` share of a GPU that may be busy (0-1); `queue` and `running` requests per replica; `kvCache` and
+    Targets: `work` busy share of a replica (up to 2); `queue` and `running` requests per replica; `kvCache` and
     `gpuUtilization` share (0-1); latencies the objective in seconds; `query` the number itself, per replica when
     `per_replica`.
     """

@@ -344,6 +344,8 @@ class TestSpec:
                 "spec.signals[0].target: '1x' is not a number",
             ),
             ({"maxGPUs": 0}, "spec.maxGPUs: 0 is not above 0"),
+            ({"burstFactor": "three"}, "spec.burstFactor: 'three' is not a number"),
+            ({"burstFactor": 101}, "spec.burstFactor: 101 is not above 0 and at most 100"),
             ({"scaleToZero": {"activationQuery": "sum(x"}}, "quotes or brackets that do not match"),
         ],
     )
