@@ -84,27 +84,26 @@ def test_the_second_pair_takes_over_in_the_middle_of_a_burst(
     cluster.wait_for(lambda: cluster.exists(lease), "the first kube-scheduler to lead")
     second = Pair(cluster, 1)
     # A Deployment would wait for ever for a pod that is ready only while it leads.
-    assert first.is_ready()
-    assert second.is_ready()
+    cluster.wait_for(first.is_ready, "the first pair to be ready")
+    cluster.wait_for(second.is_ready, "the second pair to be ready while the first one leads")
     pods = [pod_asking(f"burst-{at:03d}", SIZES[at % len(SIZES)]) for at in range(BURST)]
-    creator = threading.Thread(target=cluster.api.create_all, args=([(PODS, pod) for pod in pods],))
+    creator = threading.Thread(target=cluster.api.create_all, args=([(PODS, pod) for pod in pods[: BURST // 2]],))
     creator.start()
 
     def bound() -> int:
         return sum(bool(pod["spec"].get("nodeName")) for pod in cluster.pods("default"))
 
     cluster.wait_for(lambda: bound() > 20, "the burst to be under way")
-    before = bound()
     end(first)
     creator.join()
+    cluster.api.create_all([(PODS, pod) for pod in pods[BURST // 2 :]])
 
     def decided() -> bool:
         """Every pod is bound, or was told why not."""
         left = [pod for pod in cluster.pods("default") if not pod["spec"].get("nodeName")]
         return len(cluster.pods("default")) == BURST and all("no card with" in message(pod) for pod in left)
 
-    cluster.wait_for(decided, "every pod to be bound or refused with a reason", 120)
-    assert before < BURST * 2 // 3, "the burst was over before anything happened"
+    cluster.wait_for(decided, "every pod to be bound or refused with a reason", 180)
     held: dict[str, int] = {}
     for pod in cluster.pods("default"):
         if pod["spec"].get("nodeName"):
