@@ -171,7 +171,8 @@ class SchedulerDaemon:
             tasks.create_task(self._keep("preempt", self.preemptor.run))
             tasks.create_task(self._keep("name_ahead", self.naming.run))
             tasks.create_task(self._keep("events", self.reporter.run))
-            tasks.create_task(self._keep("plan", self._replan))
+            if not self.settings.plan_every_pods:
+                tasks.create_task(self._keep("plan", self._replan))
             if self._measured is not None:
                 tasks.create_task(self._keep("measure", self._measured.run))
 

@@ -52,6 +52,7 @@ class Placer:
         self._rank = np.zeros(0, np.int64)
         self._ranked_names: list[str] = []
         self._ranked_clock = -1
+        self._planned_at = 0
 
     def best(
         self, request: GpuRequest, offered: Callable[[int], bool] | None = None, excluded: Container[int] = ()
@@ -141,9 +142,15 @@ class Placer:
 
         A daemon runs the three steps itself, the middle one elsewhere.
         """
+        self._planned_at = self.profile.seen
         inputs = self.policy.inputs(self.fleet, self.profile.profile() if profile is None else profile)
         if inputs is not None:
             self.policy.swap(self.policy.solve(inputs))
+
+    def replan_after(self, pods: int) -> None:
+        """Replan when so many pods have been seen since the last time."""
+        if self.profile.seen - self._planned_at >= pods:
+            self.replan()
 
     def _top(self, keys: IntArray) -> int | None:
         if not len(keys):

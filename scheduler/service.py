@@ -80,6 +80,8 @@ class Extender:
                 return self._without_gpu(pod, offer)
         if (held := self._still_good(waiting, offer)) is not None:
             return self._placed(waiting, held, offer)
+        if self._settings.plan_every_pods:
+            self._state.placer.replan_after(self._settings.plan_every_pods)
         if self._settings.answer == SCORED or soft_preferences(pod):
             return self._all_that_fit(waiting, offer)
         return self._decide(waiting, offer)

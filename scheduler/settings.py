@@ -86,6 +86,13 @@ class SchedulerSettings:
         minimum=1.0,
         reason="How often a policy that plans for the pods to come renews its plan; it does so sooner when the pods seen have doubled.",
     )
+    plan_every_pods: int = setting(
+        0,
+        unit="pods",
+        minimum=0,
+        reason="Above 0, the plan is renewed by so many new pods, before the next decision, and not by the clock: equal pods in equal"
+        " order then get equal places. For simulations in virtual time; decisions wait for the plan.",
+    )
     measured_every_seconds: float = setting(15.0, unit="s", minimum=1.0, reason="How often measured VRAM is read.")
     measured_max_age_seconds: float = setting(
         60.0, unit="s", minimum=1.0, reason="A measurement older than this does not count; four scrapes of 15 s."

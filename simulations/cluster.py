@@ -210,6 +210,11 @@ class Cluster:
                 self.moves += 1
         return started
 
+    async def introduce(self) -> None:
+        """Wait until the extender has seen every pod without a node: what it learns of the workload is then no race."""
+        assert self._scheduler is not None, "use_scheduler comes first"
+        await self._scheduler.extender.until_waiting({f"{NAMESPACE}/{name}" for name in self.pending()})
+
     def _set_phase(self, key: Key, phase: str) -> None:
         def change(pod: Object) -> None:
             pod["status"]["phase"] = phase

@@ -91,10 +91,21 @@ class Extender:
         answer = await self._call("v1/fit", {"pod": template, "limit": limit})
         return int(answer["fits"])
 
+    async def _snapshot(self) -> Any:
+        async with self._session.get(f"{self._url}/debug/snapshot") as response:
+            return await response.json(content_type=None)
+
+    async def until_waiting(self, pods: set[str]) -> None:
+        """Wait until the extender has seen these pods (namespace/name). Raises DaemonError when it does not in time."""
+
+        async def seen() -> bool:
+            return pods <= set((await self._snapshot())["waiting"])
+
+        await until(seen, what="the extender to see the pods that wait")
+
     async def held_mib(self) -> dict[CardRef, int]:
         """MiB by card that the extender's ledger holds, cards with nothing left out."""
-        async with self._session.get(f"{self._url}/debug/snapshot") as response:
-            snapshot = await response.json(content_type=None)
+        snapshot = await self._snapshot()
         return {
             (node["name"], index): card["held_mib"]
             for node in snapshot["fleet"]["nodes"]

@@ -24,6 +24,7 @@ from simulations.demo_workload import draw_stream
 from simulations.serving.laws.catalogue import LAWS
 
 FACTS: Final = "Simulated fleet, simulated load; the scheduler extender and the scaling law are Headroom's own, as they run in a cluster."
+_PLAN_EVERY_PODS: Final = 20
 _SIDES: Final = ("Headroom", "Whole cards + HPA", "Whole cards + KEDA")
 
 
@@ -36,9 +37,10 @@ async def _cluster(
     await cluster.api.start()
     kubeconfig, port = out / f"{name}.kubeconfig", free_port()
     cluster.api.write_kubeconfig(kubeconfig)
-    # In virtual time a backlog takes no time, so there is nothing to name ahead of, and no burst of endings to wait for.
+    # In virtual time a backlog takes no time, so there is nothing to name ahead of, and no burst of endings to wait for;
+    # a plan renewed by the clock would come after more or fewer pods, by the speed of the machine.
     command: list[Any] = ["scheduler", "--kubeconfig", kubeconfig, "--host", "127.0.0.1", "--port", port]
-    command += ["--naming-ahead", "false", "--wake-delay-seconds", "0"]
+    command += ["--naming-ahead", "false", "--wake-delay-seconds", "0", "--plan-every-pods", _PLAN_EVERY_PODS]
     try:
         async with (
             daemon([str(word) for word in command], port=port, log=out / f"{name}-scheduler.log") as url,

@@ -82,6 +82,7 @@ async def run_placement(
     for index, deployment in enumerate(stream):
         cluster.engine.run(deployment.arrival_seconds)
         cluster.apply(deployment.name, pod_template(deployment), deployment.replicas, deployment.vram_mib)
+        await cluster.introduce()
         for name in await cluster.settle():
             bound_at[name] = cluster.engine.now
         for name in cluster.pods_of(deployment.name):

@@ -102,6 +102,7 @@ class SharedCards:
     async def _settle(self) -> None:
         """One round of kube-scheduler; every pod that started is taken to its own service's door."""
         await self._catch_up()
+        await self._cluster.introduce()
         for pod in await self._cluster.settle():
             lane = self._lanes[self._cluster.owner(pod)]
             refs = self._cluster.kubelets.cards[pod]

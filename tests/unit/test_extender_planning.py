@@ -39,3 +39,14 @@ async def test_pods_bound_before_the_start_are_learned_from_and_others_counted_o
         await running.caught_up()
         assert profile.seen == 4
         assert sorted(kind.vram_mib for kind in profile.profile().kinds) == [20480, 30720]
+
+
+async def test_a_plan_by_pods_comes_before_the_decision_on_the_last_of_them_and_never_by_the_clock(api, tmp_path):
+    async with extender(api, tmp_path, naming_ahead=False, plan_every_pods=3, plan_every_seconds=1.0) as running:
+        policy = running.daemon.state.placer.policy
+        versions = []
+        for at in range(7):
+            await running.place(await running.create(pod(f"llm-{at}", vram="5Gi")))
+            versions.append(policy.version)
+        first = versions[0]
+        assert [version - first for version in versions] == [0, 0, 1, 1, 1, 2, 2]
