@@ -22,7 +22,9 @@ from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_ti
 
 FloatArray = npt.NDArray[np.float64]
 
-_RESOLUTION: Final = 100  # steps of cost per thousandth of a card: costs closer than that are ties
+_STEP: Final = 20.0
+"""Thousandths of a card: costs that round to the same step are ties, and ties pack. Exact costs open 15 % more cards while the
+fleet is half empty, for 0.02 points of allocation when it is full."""
 _TOP_COST: Final = 2**24
 _CPU_IN_REACH: Final = 0.8  # of a pool's free CPU; the rest is thought to be left in bits too small for any pod
 _CPU_USED: Final = 0.95  # most of the fleet's CPU that the pods to come are thought to take
@@ -218,7 +220,7 @@ class Headroom(Policy):
     def _keys(
         self, fleet: Fleet, request: GpuRequest, rows: IntArray, cost: FloatArray, taken_units: IntArray
     ) -> IntArray:
-        score = np.clip(_TOP_COST - np.rint(cost * _RESOLUTION), 0, 2 * _TOP_COST).astype(np.int64)
+        score = np.clip(_TOP_COST - np.rint(cost / _STEP), 0, 2 * _TOP_COST).astype(np.int64)
         return compose(score, packing_tie(fleet, request, rows, taken_units))
 
 
