@@ -84,7 +84,7 @@ bench-kwok: $(VENV)/.dev prerequisites control-plane ## kube-scheduler throughpu
 	$(BIN)/headroom bench throughput
 
 .PHONY: results-placement
-results-placement: $(VENV)/.dev ## The published placement experiment: 15 lists, 10 seeds (under two hours on two idle cores; PUBLISHED=csv to compare, RESUME=results.json of runs to keep)
+results-placement: $(VENV)/.dev ## The published placement experiment: 15 lists, 10 seeds (about half an hour on two idle cores; PUBLISHED=csv to compare, RESUME=results.json of runs to keep)
 	$(BIN)/headroom simulate placement --nodes $(TRACES)/openb/openb_node_list_gpu_node.csv.gz \
 		$(foreach list,$(wildcard $(TRACES)/openb/openb_pod_list_*.csv.gz),--pods $(list)) \
 		--policies random,dotprod,gpuclustering,gpupacking,bestfit,fgd,headroom,headroom-learned \
