@@ -257,8 +257,9 @@ def test_usage_of_what_prometheus_scraped_from_a_running_agent_adds_up(
     assert cluster.prometheus is not None
     ask(cluster, namespace, "server", VRAM_MIB // 2)
     given(1, pod="server")
+    cluster.wait_for(lambda: f'namespace="{namespace}"' in node.metrics(), "the agent to know of the pod")
     cluster.prometheus.scrape("agent", f"127.0.0.1:{node.port}")
-    cluster.wait_for(lambda: _energy(cluster) > 300, "300 J in Prometheus")
+    cluster.wait_for(lambda: _energy(cluster) > 400, "400 J in Prometheus")
     command = [
         sys.executable,
         "-m",
@@ -279,8 +280,8 @@ def test_usage_of_what_prometheus_scraped_from_a_running_agent_adds_up(
     assert set(lines) == {namespace, "(idle)", "(unattributed)"}
     assert total["kwh"] * 3.6e6 >= 250
     assert sum(line["kwh"] for line in lines.values()) == pytest.approx(total["kwh"], rel=0.001)
-    # Nothing ran: of two idle cards, the pod kept half of one.
-    assert lines[namespace]["kwh"] == pytest.approx(total["kwh"] / 4, rel=0.02)
+    # Nothing ran: of two idle cards, the pod kept half of one. Each series begins and ends at a scrape of its own.
+    assert lines[namespace]["kwh"] == pytest.approx(total["kwh"] / 4, rel=0.1)
 
 
 def _energy(cluster: Cluster) -> float:
