@@ -17,6 +17,8 @@ WAIT_SECONDS = 90.0
 """Far beyond what is needed: a slow machine is no failure."""
 SETTLE_SECONDS = 12.0
 """Longer than the autoscaler of these tests remembers: its stabilisation window, and its mean of 8 s after that."""
+FAILOVER_SECONDS = 15.0
+"""The budget, from the death of a leader to the first act of the next; a quiet machine keeps it."""
 CRD = Path(__file__).resolve().parents[2] / "deploy" / "base" / "crd-inferenceautoscalers.yaml"
 GROUP = "/apis/headroom.dev/v1alpha1"
 
@@ -301,8 +303,12 @@ class TestFaults:
         try:
             time.sleep(3)
             autoscaler.kill()
+            died = time.monotonic()
             workload.emulator.change(workload.key, requests_per_second=14.0)
             workload.wait(lambda: workload.replicas > 1, "the standby to act")
+            took_seconds = time.monotonic() - died
+            print(f"the standby acted {took_seconds:.1f} s after the leader's death")
+            assert took_seconds < 3 * FAILOVER_SECONDS, "beyond all slack that a slow machine is given"
         finally:
             autoscaler.restart()
             standby.stop()
