@@ -116,12 +116,13 @@ def _reserve(
     lead = usual_start + law.trend_margin_seconds
     before = state.foretold[-1][0] if state.foretold else now
     work = observation.work
-    if work is None or work.state is not Freshness.FRESH or not work.known:
-        # Without a price nothing is foretold: the replicas that are there stand for it.
-        level = max(level, observation.replicas)
-        return replace(state, foretold=bursts.note_foretold(state.foretold, now, level, lead, law)), None
+    priced = work is not None and work.state is Freshness.FRESH and work.known
+    # Without a price nothing is foretold: the replicas that are there stand for it.
+    level = level if priced else max(level, observation.replicas)
     foretold = bursts.note_foretold(state.foretold, now, level, lead, law)
     state = replace(state, foretold=foretold)
+    if work is None or not priced:
+        return state, None
     target = next((signal.target for signal in spec.signals if signal.kind is SignalKind.WORK), 0.0)
     busy = max(target, law.burst_busy_share)
     rate = max(demand.arriving_work(work))

@@ -247,9 +247,8 @@ class Loop:
         latest, read = self._world.resources.get(target.key), outcome.resource.metadata
         same = latest is not None and (latest.metadata.uid, latest.metadata.generation) == (read.uid, read.generation)
         if not same or self._world.conflict(target):
-            self._not_moved(
-                outcome
-            )  # edited, deleted or disputed since it was read: the next tick decides on what is then
+            # Edited, deleted or disputed since it was read: the next tick decides on what is then.
+            self._not_moved(outcome)
             return
         victims: list[PodView] = []
         spared: list[PodView] = []

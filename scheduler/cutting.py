@@ -3,6 +3,7 @@
 Pure. Sizes are thousandths of a card; a size of 1001 says that the piece cannot be cut there.
 """
 
+from collections import Counter
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,19 @@ def knapsack(sizes: IntArray, gain: FloatArray) -> tuple[FloatArray, IntArray]:
         choice[:, units] = np.where(better, best, -1)
     reached = np.arange(UNITS + 1) // step * step
     return padded[:, UNITS + 1 :][:, reached], np.append(useful, -1)[choice][:, reached]
+
+
+def cut(choice: IntArray, sizes: IntArray, room: int) -> Counter[int]:
+    """The pieces that `knapsack` cut from a leftover of `room`, and how many: `choice` [1001] and `sizes` [pieces] of one pool."""
+    pieces: Counter[int] = Counter()
+    while room > 0:
+        piece = int(choice[room])
+        if piece < 0:
+            room -= 1
+        else:
+            pieces[piece] += 1
+            room -= int(sizes[piece])
+    return pieces
 
 
 def knapsack_by_host(sizes: IntArray, gain: FloatArray, need: IntArray, unlimited: FloatArray) -> FloatArray:

@@ -50,9 +50,8 @@ _FIRST_PLAN_ARRIVALS: Final = 20
 _PLAN_POLL_SECONDS: Final = 0.1
 _NO_SPEC: Final = wire.PodSpec()
 _NO_STATUS: Final = wire.PodStatus()
-_BINDS_PER_LEASE: Final = (
-    3  # a lease is given up a third of its duration before others may take it: a bind must end in that
-)
+_BINDS_PER_LEASE: Final = 3
+"""A lease is given up a third of its duration before others may take it: a bind must end in that."""
 
 
 def identity_of(pod: wire.Pod) -> wire.Pod:

@@ -21,7 +21,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csc_array
 
 from headroom.fleet import IntArray
-from scheduler.cutting import HOST_LEVELS, TOLERANCE, UNITS, FloatArray, knapsack, knapsack_by_host
+from scheduler.cutting import HOST_LEVELS, TOLERANCE, UNITS, FloatArray, cut, knapsack, knapsack_by_host
 
 Pattern = tuple[int, tuple[tuple[int, int], ...]]
 """A pool and the pieces cut from one of its cards: (piece's key, how many), sorted."""
@@ -253,16 +253,8 @@ class _Programme:
         return len(self._columns) > before
 
     def _cuts(self, choice: IntArray, pool: int, room: int) -> tuple[tuple[int, int], ...]:
-        counts: dict[int, int] = {}
-        while room > 0:
-            piece = int(choice[pool, room])
-            if piece < 0:
-                room -= 1
-                continue
-            key = self._inputs.pieces[piece].key
-            counts[key] = counts.get(key, 0) + 1
-            room -= int(self._sizes[piece, pool])
-        return tuple(sorted(counts.items()))
+        pieces = cut(choice[pool], self._sizes[:, pool], room)
+        return tuple(sorted((self._inputs.pieces[piece].key, times) for piece, times in pieces.items()))
 
     def optimise(self) -> None:
         """Solve the programme over the present columns and keep its duals."""

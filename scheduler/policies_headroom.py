@@ -10,17 +10,14 @@ from collections import defaultdict
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
-from scheduler.cutting import UNITS
+from scheduler.cutting import UNITS, FloatArray
 from scheduler.filtering import Fit
 from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve_for_chance
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
-
-FloatArray = npt.NDArray[np.float64]
 
 _STEP: Final = 20.0
 """Thousandths of a card: costs that round to the same step are ties, and ties pack. Exact costs open some 2 % more cards while

@@ -12,7 +12,6 @@ memory holds no pod back; fragmenting on purpose, so that a kind stops early, co
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -22,7 +21,7 @@ from scipy.sparse import csc_array
 from headroom.errors import HeadroomError
 from headroom.fleet import Fleet
 from headroom.model import GpuNode, GpuRequest
-from scheduler.cutting import UNITS, FloatArray, knapsack
+from scheduler.cutting import UNITS, FloatArray, cut, knapsack
 from scheduler.scoring import CardKinds
 from simulations.openb import Pod
 
@@ -142,17 +141,9 @@ class _Programme:
             return False
         known = len(self._patterns)
         for pool in np.flatnonzero((over > 0) & (self._cards > 0)).tolist():
-            self._patterns[pool, self._cuts(choice[pool].tolist(), pool)] = None
+            cuts = cut(choice[pool], self._sizes[:, pool], UNITS)
+            self._patterns[pool, tuple(sorted(cuts.items()))] = None
         return len(self._patterns) > known
-
-    def _cuts(self, choice: list[int], pool: int) -> Cuts:
-        cut: list[int] = []
-        room = UNITS
-        while room > 0:
-            if choice[room] >= 0:
-                cut.append(choice[room])
-            room -= int(self._sizes[choice[room], pool]) if choice[room] >= 0 else 1
-        return tuple((piece, len(list(times))) for piece, times in groupby(sorted(cut)))
 
 
 def _direct_order(kinds: Sequence[GpuRequest]) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """The published comparison: every law, default and tuned, on both Azure traces and the generated patterns.
 
 `python -m simulations.serving.suite --traces DIR --out DIR` runs what is not in DIR yet, one file per load and law, prints
-the tables of docs/results.md and leaves them in DIR/tables.md. One process, about a quarter of an hour of one core from nothing.
+the tables of docs/results.md and leaves them in DIR/tables.md. One process, about nine minutes of one core from nothing.
 
 Three parts. Scenarios: each law on its whole grid. Held out: loads that no setting was picked on, with the settings that were
 best on a scenario of the same kind. Two models on one small fleet.

@@ -1,6 +1,7 @@
 """The fluid plan on cases small enough to solve in the head."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -104,18 +105,22 @@ def test_without_demand_leftovers_are_worth_their_size() -> None:
     assert np.array_equal(solve(inputs({1000: 3}, [])).value, face_value(np.array([0.0, 1.0])).value)
 
 
+def best_by_hand(room: int, level: float = math.inf) -> int:
+    """Of all ways to cut 320s, 470s and 810s worth 300, 470 and 700, which need 4, 11 and 3 levels of the host."""
+    return max(
+        a * 300 + b * 470 + c * 700
+        for a in range(4)
+        for b in range(3)
+        for c in range(2)
+        if a * 320 + b * 470 + c * 810 <= room and a * 4 + b * 11 + c * 3 <= level
+    )
+
+
 def test_knapsack_against_all_combinations() -> None:
     sizes, gain = np.array([[320], [470], [810]]), np.array([[300.0], [470.0], [700.0]])
     best, last = knapsack(sizes, gain)
     for room in range(0, 1001, 10):
-        combinations = [
-            a * 300 + b * 470 + c * 700
-            for a in range(4)
-            for b in range(3)
-            for c in range(2)
-            if a * 320 + b * 470 + c * 810 <= room
-        ]
-        assert best[0, room] == pytest.approx(max(combinations))
+        assert best[0, room] == pytest.approx(best_by_hand(room))
     assert last[0, 319] == -1
 
 
@@ -125,14 +130,7 @@ def test_knapsack_by_host_against_all_combinations() -> None:
     best = knapsack_by_host(sizes, gain, need, unlimited)
     for level in range(HOST_LEVELS - 1):
         for room in range(0, 1001, 10):
-            combinations = [
-                a * 300 + b * 470 + c * 700
-                for a in range(4)
-                for b in range(3)
-                for c in range(2)
-                if a * 320 + b * 470 + c * 810 <= room and a * 4 + b * 11 + c * 3 <= level
-            ]
-            assert best[0, room, level] == pytest.approx(max(combinations))
+            assert best[0, room, level] == pytest.approx(best_by_hand(room, level))
     assert np.array_equal(best[:, :, -1], unlimited)
 
 
