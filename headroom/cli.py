@@ -47,8 +47,8 @@ class LazyGroup(click.Group):
         "agent": ("agent.__main__:main", "Report what this node's cards really do."),
         "usage": ("agent.usage_cli:main", "GPU hours, energy, carbon and cost by project."),
         "simulate": ("simulations.cli:main", "Replay traces through the same decision code."),
-        "demo": ("simulations.demo_cli:main", "Show the whole product without a GPU."),
-        "bench": ("simulations.bench_cli:main", "Measure latency, throughput and memory."),
+        "demo": ("simulations.demo.cli:main", "Show the whole product without a GPU."),
+        "bench": ("simulations.bench.cli:main", "Measure latency, throughput and memory."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )

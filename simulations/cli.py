@@ -8,10 +8,10 @@ from headroom.cli import LazyGroup
 @click.group(
     cls=LazyGroup,
     lazy={
-        "placement": ("simulations.placement_cli:main", "Replay pod lists against placement policies."),
-        "serving": ("simulations.serving_cli:main", "Replay request traces against scaling laws."),
+        "placement": ("simulations.placement.cli:main", "Replay pod lists against placement policies."),
+        "serving": ("simulations.serving.cli:main", "Replay request traces against scaling laws."),
         "usage": (
-            "simulations.usage_hour:main",
+            "simulations.usage.hour:main",
             "Report an hour of scripted cards, and hold it against what they drew.",
         ),
     },

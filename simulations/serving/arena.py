@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from headroom.errors import HeadroomError
 from headroom.model import GpuNode, Placement
-from simulations.engine import Engine
 from simulations.serving.deployment import Deployment
 from simulations.serving.hardware import Pair, marginal_work_seconds
 from simulations.serving.laws.base import Entry, Law, Objective, Parameters, Setting
@@ -21,6 +20,7 @@ from simulations.serving.observe import Monitor
 from simulations.serving.placing import PairCards, SharedFleet
 from simulations.serving.replica import Request
 from simulations.serving.traces import Trace
+from simulations.virtual_time import Engine
 
 
 class ArenaError(HeadroomError):

@@ -12,8 +12,8 @@ from operator import attrgetter
 from typing import Protocol
 
 from headroom.model import Placement
-from simulations.engine import Engine
 from simulations.serving.replica import Counters, Replica, Request, Speed
+from simulations.virtual_time import Engine
 
 
 class Phase(IntEnum):

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from simulations.kwok.cluster import Cluster
+from simulations.kwok.emulator import Load, ServingEmulator
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import free_port
-from simulations.serving_emulator import Load, ServingEmulator
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 ACCOUNT = "system:serviceaccount:headroom-system:headroom-autoscaler"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from simulations.kwok.cluster import Cluster, ClusterError
+from simulations.kwok.emulator import Load, ServingEmulator
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import Component, free_port
-from simulations.serving_emulator import Load, ServingEmulator
 
 WAIT_SECONDS = 90.0
 """Far beyond what is needed: a slow machine is no failure."""

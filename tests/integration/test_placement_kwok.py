@@ -5,9 +5,9 @@ import random
 import pytest
 
 from headroom.model import Card, GpuNode, GpuRequest
-from simulations.openb import CARD_UNITS, Pod
-from simulations.placement_kwok import run_on_kwok
-from simulations.placement_replay import Record, run_published
+from simulations.placement.on_kwok import run_on_kwok
+from simulations.placement.replay import Record, run_published
+from simulations.placement.traces import CARD_UNITS, Pod
 
 MODELS = ("A", "B")
 

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from headroom import names
 from headroom.model import Card, GpuNode, Sharing
-from simulations.cluster import NAMESPACE, Cluster
-from simulations.cluster_scheduler import Extender
+from simulations.embedded.cluster import NAMESPACE, Cluster
+from simulations.embedded.kube_scheduler import Extender
 
 A_CARD_MIB = 1000
 

@@ -4,8 +4,8 @@ import pytest
 
 from headroom import names
 from headroom.wire import Condition, Container, Meta, Pod, PodSpec, PodStatus
-from simulations.demo_kwok_record import SERVICES, SHARED, WHOLE, Recorder, SideRun, fleet, side_nodes
-from simulations.demo_kwok_story import HpaLaw
+from simulations.demo.on_kwok.recorder import SERVICES, SHARED, WHOLE, Recorder, SideRun, fleet, side_nodes
+from simulations.demo.on_kwok.services import HpaLaw
 
 
 def pod(side: str, name: str, *, node: str = "", card: str = "", ready: bool = False, app: str = "chat") -> Pod:

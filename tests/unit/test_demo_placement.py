@@ -5,10 +5,10 @@ import random
 import pytest
 
 from headroom.model import Card, GpuNode
-from simulations.demo_baselines import Pod, slicing_risk, time_slicing, whole_cards
-from simulations.demo_fleet import CARD_TYPES, PLACEMENT_FLEET, build_fleet
-from simulations.demo_models import FP16, INT4, MODELS, replica_vram_mib
-from simulations.demo_workload import Dialect, InferenceDeployment, Offer, draw_stream, pod_template
+from simulations.demo.fleet import CARD_TYPES, PLACEMENT_FLEET, build_fleet
+from simulations.demo.models import FP16, INT4, MODELS, replica_vram_mib
+from simulations.demo.placement.baselines import Pod, slicing_risk, time_slicing, whole_cards
+from simulations.demo.placement.workload import Dialect, InferenceDeployment, Offer, draw_stream, pod_template
 
 A10, L40S = CARD_TYPES["A10"], CARD_TYPES["L40S"]
 

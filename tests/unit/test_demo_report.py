@@ -7,15 +7,15 @@ import random
 import pytest
 from jinja2 import UndefinedError
 
-from simulations.demo_accounts import GRAMS_CO2_PER_KWH, PUE, account_of, card_watts
-from simulations.demo_fleet import CARD_TYPES, build_fleet
-from simulations.demo_report import change
-from simulations.demo_serving import Side, attainment, slowdown
-from simulations.demo_story import SERVICES, STORY_FLEET, pair_of, share_vram_mib, trace_of
-from simulations.demo_story_report import percent
-from simulations.demo_supply import WholeCards
-from simulations.demo_view import FleetState, fleet_lines, legend_lines
-from simulations.report.render import render
+from simulations.demo.fleet import CARD_TYPES, build_fleet
+from simulations.demo.html.render import render
+from simulations.demo.report import change
+from simulations.demo.services.accounts import GRAMS_CO2_PER_KWH, PUE, account_of, card_watts
+from simulations.demo.services.report import percent
+from simulations.demo.services.scenario import SERVICES, STORY_FLEET, pair_of, share_vram_mib, trace_of
+from simulations.demo.services.side import Side, attainment, slowdown
+from simulations.demo.services.supply import WholeCards
+from simulations.demo.view import FleetState, fleet_lines, legend_lines
 from simulations.serving.laws.catalogue import LAWS
 
 

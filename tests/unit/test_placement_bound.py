@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from headroom.model import Card, GpuNode, GpuRequest
-from simulations.openb import Pod
-from simulations.placement_bound import asks_at_least, bound_percent
+from simulations.placement.bound import asks_at_least, bound_percent
+from simulations.placement.traces import Pod
 
 
 def cluster(nodes: int, cards: int = 1, cores: int = 1000, model: str = "T4") -> list[GpuNode]:

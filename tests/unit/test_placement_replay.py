@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from headroom.errors import HeadroomError
 from headroom.model import Card, GpuNode, GpuRequest
 from scheduler.profile import Profile
-from simulations.openb import Pod, TraceError, read_nodes, read_pods
-from simulations.placement_cli import main, parse_seeds, trace_name
-from simulations.placement_experiment import Progress
-from simulations.placement_replay import Meter, Record, build_fleet, replay, run_published, shuffled, tuned
-from simulations.placement_vram import asked_mib, make_mix, nodes, replica_request, run_vram
+from simulations.placement.cli import main, parse_seeds, trace_name
+from simulations.placement.experiment import Progress
+from simulations.placement.replay import Meter, Record, build_fleet, replay, run_published, shuffled, tuned
+from simulations.placement.traces import Pod, TraceError, read_nodes, read_pods
+from simulations.placement.vram import asked_mib, make_mix, nodes, replica_request, run_vram
 
 NODE_HEAD = "sn,cpu_milli,memory_mib,gpu,model"
 POD_HEAD = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,creation_time,deletion_time"

@@ -1,7 +1,7 @@
 """The tables of placement studies: what stands in which column, and over which lists a mean goes."""
 
-from simulations.placement_replay import Record
-from simulations.placement_tables import Figures, matrix_table, published_table
+from simulations.placement.replay import Record
+from simulations.placement.tables import Figures, matrix_table, published_table
 
 PUBLISHED: Figures = {
     ("one", "FGD", 100): (89.0, 0.2),

@@ -3,7 +3,6 @@
 import pytest
 
 from headroom.model import Placement
-from simulations.engine import Engine
 from simulations.serving import tuning
 from simulations.serving.arena import ArenaError, Conditions, Workload, check, initial_replicas, run
 from simulations.serving.deployment import Deployment, Phase
@@ -18,6 +17,7 @@ from simulations.serving.replica import Request, Speed
 from simulations.serving.results import Outcome, met, outcome, work_bound_gpu_hours
 from simulations.serving.traces import Trace
 from simulations.serving.tuning import Point
+from simulations.virtual_time import Engine
 
 SPEED = Speed(0.01, 0.001, 0.0001, 0.0, 8, 10_000, 1000)
 PAIR = find_pair(bundled_pairs(), "llama-3.1-8b", "L40S")

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from headroom.errors import HeadroomError
+from simulations.serving.cli import ServingUsageError, main, parse_objective, parse_seeds, parse_settings
 from simulations.serving.laws.base import Objective
-from simulations.serving_cli import ServingUsageError, main, parse_objective, parse_seeds, parse_settings
 
 STEADY = "pattern:steady,rate=2,hours=0.1"
 

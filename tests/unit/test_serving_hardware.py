@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from simulations.engine import Engine
 from simulations.serving.arena import Conditions, Workload, run
 from simulations.serving.hardware import (
     HardwareError,
@@ -24,6 +23,7 @@ from simulations.serving.placing import uniform_fleet
 from simulations.serving.replica import Replica, Request
 from simulations.serving.results import outcome
 from simulations.serving.traces import Trace
+from simulations.virtual_time import Engine
 
 TEXT = resources.files("simulations.serving").joinpath("data/pairs.yaml").read_text("utf-8")
 CHECKS = [(pair, check) for pair in bundled_pairs() for check in pair.checks]

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from simulations.engine import Engine
 from simulations.serving.replica import Replica, Request, Speed
+from simulations.virtual_time import Engine
 
 SPEED = Speed(
     base_seconds=0.01,

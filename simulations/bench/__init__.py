@@ -1,0 +1,1 @@
+"""Benchmarks that print: latency, throughput, memory and the time of one round."""

@@ -1,0 +1,1 @@
+"""The demo on a real control plane with KWOK nodes."""

@@ -1,0 +1,1 @@
+"""The demo's second chapter: services under load, scaled by Headroom and by its rivals."""

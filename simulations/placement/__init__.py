@@ -1,0 +1,1 @@
+"""The published placement experiment and its variants: pod lists replayed against placement policies."""

@@ -1,0 +1,1 @@
+"""An hour of usage made up, to check the account against a known answer."""
