@@ -13,11 +13,11 @@ from headroom.assignment import annotations_of
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, ServerError, Unreachable
-from headroom.ledger import LedgerError
 from headroom.logs import get_logger
 from headroom.model import Placement
 from headroom.request import RequestError, project_of, request_of
 from scheduler.explain import Decision, Decisions
+from scheduler.ledger.ledger import LedgerError
 from scheduler.pods import WaitingPod
 from scheduler.settings import SchedulerSettings
 from scheduler.state import ClusterState

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from headroom import wire
 from headroom.errors import HeadroomError
-from headroom.fleet import IntArray
 from headroom.health import Health, serving
 from headroom.kube import calls
 from headroom.kube.aio import connect
@@ -30,6 +29,7 @@ from scheduler.explain import Decisions
 from scheduler.fit_page import FitPage
 from scheduler.fragmentation import fragmentation
 from scheduler.leadership import Leadership
+from scheduler.ledger.fleet import IntArray
 from scheduler.measuring import MeasuredPoll
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.naming_ahead import NamingAhead

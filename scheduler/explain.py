@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from headroom.fleet import Fleet
 from headroom.model import GpuRequest, Placement
 from headroom.units import format_mib
+from scheduler.ledger.fleet import Fleet
 from scheduler.state import ClusterState
 
 _DECISIONS_KEPT: Final = 10_000

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from headroom.fleet import Fleet, IntArray
 from headroom.model import WHOLE_MILLI, Allocation, GpuNode, GpuRequest, Mode
+from scheduler.ledger.fleet import Fleet, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from headroom.fleet import Fleet
 from headroom.model import GpuRequest
 from scheduler import filtering
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import Placer, hold
 from scheduler.scoring import Policy
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headroom import wire
-from headroom.holding import is_finished
-from headroom.hostfit import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
 from headroom.kube.client import KubeClient
 from headroom.model import GpuRequest
 from headroom.wire import Wire, WireError
+from scheduler.cluster.host_rules import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
 from scheduler.fit import KEPT_APART, Trial
+from scheduler.ledger.holding import is_finished
 from scheduler.state import ClusterState
 
 _MOST_PODS_ASKED: Final = 2000

@@ -4,8 +4,8 @@ from typing import Final
 
 import numpy as np
 
-from headroom.fleet import Fleet
 from scheduler import filtering
+from scheduler.ledger.fleet import Fleet
 from scheduler.profile import Profile
 
 _KINDS_MEASURED: Final = 12  # the commonest make up nearly all pods; each costs about a millisecond at 5,000 nodes

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Final
 
 from headroom.logs import get_logger
-from headroom.measured import MeasuredSource, MeasuredVram, measured_vram
 from headroom.prometheus import PrometheusError
+from scheduler.cluster.measured import MeasuredSource, MeasuredVram, measured_vram
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
 from scheduler.state import ClusterState

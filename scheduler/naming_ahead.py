@@ -17,8 +17,8 @@ from typing import Final
 
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound, Unprocessable
-from headroom.ledger import LedgerError
 from headroom.logs import get_logger
+from scheduler.ledger.ledger import LedgerError
 from scheduler.metrics import SchedulerMetrics
 from scheduler.nodes import OpenRows
 from scheduler.placement import Placer

@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 
 from headroom import wire
-from headroom.fleet import IntArray
-from headroom.hostfit import host_feasible
+from scheduler.cluster.host_rules import host_feasible
+from scheduler.ledger.fleet import IntArray
 from scheduler.state import ClusterState
 
 _KINDS_KEPT: Final = 256

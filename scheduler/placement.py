@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest, Mode, Placement
 from scheduler import filtering
 from scheduler.filtering import Fit
+from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.profile import LearnedProfile, Profile
 from scheduler.scoring import Policy, first_of_equals, score_of
 

@@ -20,8 +20,8 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csc_array
 
-from headroom.fleet import IntArray
 from scheduler.cutting import HOST_LEVELS, TOLERANCE, UNITS, FloatArray, cut, knapsack, knapsack_by_host
+from scheduler.ledger.fleet import IntArray
 
 Pattern = tuple[int, tuple[tuple[int, int], ...]]
 """A pool and the pieces cut from one of its cards: (piece's key, how many), sorted."""

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from headroom.errors import HeadroomError
-from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
 from scheduler.filtering import Fit
+from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.policies_fgd import Fgd
 from scheduler.policies_headroom import Headroom
 from scheduler.scoring import Policy, card_units, compose, shares_on_first

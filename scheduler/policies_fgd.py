@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
+from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie
 

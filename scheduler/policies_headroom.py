@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
 from scheduler.cutting import UNITS, FloatArray
 from scheduler.filtering import Fit
+from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve_for_chance
 from scheduler.profile import Profile
 from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first

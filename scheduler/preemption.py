@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Final
 
-from headroom.fleet import IntArray
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, TooManyRequests
 from headroom.logs import get_logger
 from headroom.runtime import Backoff
+from scheduler.ledger.fleet import IntArray
 from scheduler.metrics import SchedulerMetrics
 from scheduler.pods import Occupant, WaitingPod
 from scheduler.settings import SchedulerSettings

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from headroom.fleet import Fleet, IntArray
 from headroom.model import GpuRequest
 from scheduler.filtering import BoolArray, Fit
+from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.profile import Profile
 
 TIE_BITS: Final = 32

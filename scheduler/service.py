@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from headroom import wire
-from headroom.fleet import IntArray
-from headroom.hostfit import soft_preferences
 from headroom.logs import get_logger
 from headroom.model import GpuRequest, Placement
 from headroom.request import RequestError, demand_of, project_of, request_of
 from headroom.wire import WireError
+from scheduler.cluster.host_rules import soft_preferences
 from scheduler.explain import Decision, Decisions
+from scheduler.ledger.fleet import IntArray
 from scheduler.offers import Offer, offer_of
 from scheduler.pods import WaitingPod
 from scheduler.reasons import Reasons

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headroom import names, wire
-from headroom.fleet import Fleet
-from headroom.holding import is_finished
-from headroom.hostfit import soft_preferences, wholly_judged
 from headroom.inventory import InventoryError, node_of, without_cards
 from headroom.kube.reflector import DELETED
-from headroom.ledger import Holding, HoldingState, Ledger
 from headroom.logs import get_logger
-from headroom.measured import MeasuredVram
 from headroom.model import GpuNode, GpuRequest, Placement
 from headroom.request import RequestError, project_of, request_of
+from scheduler.cluster.host_rules import soft_preferences, wholly_judged
+from scheduler.cluster.measured import MeasuredVram
+from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.holding import is_finished
+from scheduler.ledger.ledger import Holding, HoldingState, Ledger
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement import Placer
 from scheduler.pods import Attempt, Freed, Occupant, RefusedPod, WaitingPod

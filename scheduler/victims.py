@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from headroom.fleet import Fleet
 from headroom.model import GpuRequest, Mode
 from scheduler import filtering
+from scheduler.ledger.fleet import Fleet
 from scheduler.pods import Occupant
 
 _ROWS_AT_ONCE: Final = 250

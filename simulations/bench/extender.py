@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from scheduler.bench import measure_latency
-from scheduler.bench_memory import measure_memory
+from simulations.bench.extender_latency import measure_latency
+from simulations.bench.extender_memory import measure_memory
 
 
 def _write(path: Path | None, rows: list[dict[str, object]]) -> None:

@@ -19,9 +19,9 @@ from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csc_array
 
 from headroom.errors import HeadroomError
-from headroom.fleet import Fleet
 from headroom.model import GpuNode, GpuRequest
 from scheduler.cutting import UNITS, FloatArray, cut, knapsack
+from scheduler.ledger.fleet import Fleet
 from scheduler.scoring import CardKinds
 from simulations.placement.traces import Pod
 

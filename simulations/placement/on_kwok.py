@@ -19,9 +19,9 @@ import msgspec
 from headroom import names
 from headroom.assignment import assignment_of
 from headroom.errors import HeadroomError
-from headroom.fleet import Fleet
 from headroom.kube.client import Gone, KubeClient, Unreachable
 from headroom.model import GpuNode, GpuRequest, Mode, Placement
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import hold
 from scheduler.profile import Profile
 from simulations.kwok.cluster import Cluster, scheduler_config

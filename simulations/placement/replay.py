@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from headroom.fleet import Fleet
 from headroom.model import GpuNode, GpuRequest, Placement
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import Placer, hold
 from scheduler.policies import GpuClustering, policy_by_name
 from scheduler.policies_fgd import Fgd

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headroom.errors import HeadroomError
-from headroom.fleet import Fleet
 from headroom.model import Card, GpuNode, GpuRequest, Placement
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import Placer
 from scheduler.policies import policy_by_name
 from simulations.serving.hardware import Pair

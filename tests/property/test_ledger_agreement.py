@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headroom.cards import share_mib
-from headroom.fleet import Fleet
-from headroom.ledger import Ledger
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
+from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.ledger import Ledger
 from scheduler.placement import Placer
 from scheduler.policies import policy_by_name
 

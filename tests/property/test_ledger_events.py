@@ -14,10 +14,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from headroom import wire
 from headroom.assignment import annotations_of
 from headroom.cards import share_mib
-from headroom.fleet import Fleet
-from headroom.ledger import HoldingState, Ledger, LedgerError
 from headroom.model import Allocation, Card, GpuNode, Mode, Placement, Sharing
 from headroom.request import demand_of
+from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.ledger import HoldingState, Ledger, LedgerError
 
 L4, T4 = "NVIDIA-L4", "Tesla-T4"
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headroom.fleet import Fleet
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler import filtering
 from scheduler.fit import Trial
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import Placer, evaluate, hold
 from scheduler.policies import policy_by_name
 from scheduler.profile import Profile

@@ -8,10 +8,10 @@ from agent.cgroup import Owner
 from agent.pods import NODE_POD, NodePod, PodIndex, PodKey
 from agent.reader import CardReading, Missing, ProcessUse, Reading
 from agent.truth import Device, Finding, card_of, compare
-from headroom.fleet import Fleet
-from headroom.ledger import Ledger
 from headroom.model import Allocation, Card, GpuNode, Sharing
 from headroom.wire import encode
+from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.ledger import Ledger
 
 GIB = 2**30
 CARDS = (

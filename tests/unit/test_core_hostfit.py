@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headroom import wire
-from headroom.hostfit import (
+from scheduler.cluster.host_rules import (
     beyond_judgement,
     host_feasible,
     keeps_itself_apart,

@@ -6,9 +6,9 @@ import pytest
 
 from headroom import wire
 from headroom.assignment import annotations_of
-from headroom.fleet import Fleet
-from headroom.ledger import ChangeKind, HoldingState, Ledger, LedgerError, OverCommitError
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
+from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.ledger import ChangeKind, HoldingState, Ledger, LedgerError, OverCommitError
 
 L4_MIB = 22000
 

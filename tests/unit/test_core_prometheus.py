@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from headroom.measured import measured_of, measured_vram
 from headroom.model import Card, GpuNode
 from headroom.prometheus import (
     PrometheusAnswerError,
@@ -19,6 +18,7 @@ from headroom.prometheus import (
     PrometheusUnreachableError,
     Series,
 )
+from scheduler.cluster.measured import measured_of, measured_vram
 from tests.fakes.prometheus import FakePrometheus, series
 
 NOW = 1_700_000_000.0

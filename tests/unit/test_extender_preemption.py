@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headroom import wire
-from headroom.fleet import Fleet
 from headroom.kube.aio import connect
 from headroom.kube.reflector import ADDED, DELETED
 from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
+from scheduler.ledger.fleet import Fleet
 from scheduler.pods import Occupant
 from scheduler.preemption import Preemptor
 from scheduler.settings import SchedulerSettings

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from headroom.fleet import Fleet
 from headroom.model import Card, GpuNode, GpuRequest
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import Placer, hold
 from scheduler.policies import POLICIES, GpuClustering, PolicyError, policy_by_name
 from scheduler.policies_fgd import Fgd

@@ -20,7 +20,7 @@ import msgspec
 from headroom import logs, runtime, wire
 from headroom.health import serving
 from headroom.request import request_of
-from scheduler.bench_cluster import SIZES_GIB, filled_daemon, pod_object
+from simulations.bench.extender_cluster import SIZES_GIB, filled_daemon, pod_object
 
 _WARM_UP: Final = 300
 

@@ -19,8 +19,9 @@ import numpy as np
 from headroom import wire
 from headroom.assignment import Assignment
 from headroom.cards import greedy_cards, share_mib
-from headroom.fleet import Fleet
-from headroom.holding import (
+from headroom.model import GpuNode, GpuRequest, Mode, Placement
+from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.holding import (
     NO_CHANGE,
     Change,
     ChangeKind,
@@ -33,7 +34,6 @@ from headroom.holding import (
     is_before,
     is_finished,
 )
-from headroom.model import GpuNode, GpuRequest, Mode, Placement
 
 __all__ = ["Change", "ChangeKind", "Holding", "HoldingState", "Ledger", "LedgerError", "OverCommitError"]
 

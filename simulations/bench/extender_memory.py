@@ -15,7 +15,7 @@ from aiohttp import web
 
 from headroom.health import serving
 from headroom.kube.client import JSON
-from scheduler.bench_cluster import SIZES_GIB, node_object, pod_object
+from simulations.bench.extender_cluster import SIZES_GIB, node_object, pod_object
 
 
 @dataclass(frozen=True, slots=True)
