@@ -15,7 +15,7 @@ def share_mib(request: GpuRequest, usable_mib: int, slices: int) -> int:
     """MiB that one share of the request takes on a card of `usable_mib` that is advertised as `slices` devices.
 
     Thousandths are rounded down, so that thousandths adding up to 1000 always fit on one card, but never to nothing.
-    `scheduler.filtering` has the same rule for many cards at once.
+    `scheduler.placement.filtering` has the same rule for many cards at once.
     """
     if request.vram_mib:
         return request.vram_mib
@@ -31,8 +31,8 @@ def greedy_cards(
 ) -> tuple[int, ...] | None:
     """Card positions that the plugin picks for `count` devices, one per device; None when too few are free.
 
-    `given_out` and `slices` are devices in use and devices in all, by card position. `scheduler.filtering` has the same rule
-    for many nodes at once.
+    `given_out` and `slices` are devices in use and devices in all, by card position. `scheduler.placement.filtering`
+    has the same rule for many nodes at once.
     """
     used = list(given_out)
     picked = [0] * len(used)

@@ -24,24 +24,24 @@ from headroom.logs import get_logger
 from headroom.prometheus import PrometheusSource
 from headroom.runtime import Backoff
 from headroom.settings import SettingsError
-from scheduler.binding import Binder
-from scheduler.explain import Decisions
-from scheduler.fit_page import FitPage
-from scheduler.fragmentation import fragmentation
+from scheduler.background.events import Reporter
+from scheduler.background.measuring import MeasuredPoll
+from scheduler.background.nominating import NamingAhead
+from scheduler.background.preemption import Preemptor
+from scheduler.background.waking import Waker
+from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.state import ClusterState
 from scheduler.leadership import Leadership
 from scheduler.ledger.fleet import IntArray
-from scheduler.measuring import MeasuredPoll
 from scheduler.metrics import FleetCollector, SchedulerMetrics
-from scheduler.naming_ahead import NamingAhead
-from scheduler.pods import WaitingPod
-from scheduler.policies import policy_by_name
-from scheduler.preemption import Preemptor
-from scheduler.reporting import Reporter
-from scheduler.server import ExtenderServer
-from scheduler.service import Extender
+from scheduler.placement.fragmentation import fragmentation
+from scheduler.placement.policies.simple import policy_by_name
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState
-from scheduler.waking import Waker
+from scheduler.verbs.bind import Binder
+from scheduler.verbs.explain import Decisions
+from scheduler.verbs.filter import Extender
+from scheduler.verbs.fit import FitPage
+from scheduler.verbs.server import ExtenderServer
 
 log = get_logger(__name__)
 

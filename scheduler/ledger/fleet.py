@@ -1,7 +1,7 @@
 """The fleet as a structure of arrays, so that all nodes are filtered and scored at once.
 
 Rows are nodes, columns are card positions (padded with cards of size 0). Every change of a row is appended to a change log:
-a consumer that keeps a score per row (see `scheduler.placement`) recomputes only the rows that changed since it last looked.
+a consumer that keeps a score per row (see `scheduler.placement.placer`) recomputes only the rows that changed since it last looked.
 A row index stays with its node for the node's life; the row of a removed node is reused.
 
 Free memory follows one rule: free = usable - max(held, measured), per card, never below 0; `usable` is total less driver

@@ -20,9 +20,9 @@ from scipy.sparse import csc_array
 
 from headroom.errors import HeadroomError
 from headroom.model import GpuNode, GpuRequest
-from scheduler.cutting import UNITS, FloatArray, cut, knapsack
 from scheduler.ledger.fleet import Fleet
-from scheduler.scoring import CardKinds
+from scheduler.placement.policies.knapsack import UNITS, FloatArray, cut, knapsack
+from scheduler.placement.scoring import CardKinds
 from simulations.placement.traces import Pod
 
 _SLACK: Final = 1e-5  # part of the cluster by which the bound may be too low: when to stop looking for patterns

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.plan import Piece, PlanInputs, PriceTable, solve
+from scheduler.placement.policies.plan import Piece, PlanInputs, PriceTable, solve
 from simulations.placement.tables import table
 
 # Free thousandths of a card -> cards that have them, and size -> pods out of the published default list's one-card pods.

@@ -22,8 +22,8 @@ from headroom.errors import HeadroomError
 from headroom.kube.client import Gone, KubeClient, Unreachable
 from headroom.model import GpuNode, GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import hold
-from scheduler.profile import Profile
+from scheduler.placement.placer import hold
+from scheduler.placement.profile import Profile
 from simulations.kwok.cluster import Cluster, scheduler_config
 from simulations.kwok.process import free_port
 from simulations.placement.replay import Meter, Record, build_fleet, shuffled, tuned

@@ -12,11 +12,11 @@ import numpy as np
 
 from headroom.model import GpuNode, GpuRequest, Placement
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import Placer, hold
-from scheduler.policies import GpuClustering, policy_by_name
-from scheduler.policies_fgd import Fgd
-from scheduler.profile import LearnedProfile, Profile
-from scheduler.scoring import Policy, card_units
+from scheduler.placement.placer import Placer, hold
+from scheduler.placement.policies.fgd import Fgd
+from scheduler.placement.policies.simple import GpuClustering, policy_by_name
+from scheduler.placement.profile import LearnedProfile, Profile
+from scheduler.placement.scoring import Policy, card_units
 from simulations.placement.traces import Pod
 
 Place = Callable[[Pod], Placement | None]

@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 
 from headroom.model import Card, GpuNode, GpuRequest, Placement
-from scheduler.policies import policy_by_name
-from scheduler.profile import Profile
+from scheduler.placement.policies.simple import policy_by_name
+from scheduler.placement.profile import Profile
 from simulations.placement.replay import Meter, Record, Scheduler, build_fleet, replay
 from simulations.placement.traces import Pod
 

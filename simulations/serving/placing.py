@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from headroom.errors import HeadroomError
 from headroom.model import Card, GpuNode, GpuRequest, Placement
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import Placer
-from scheduler.policies import policy_by_name
+from scheduler.placement.placer import Placer
+from scheduler.placement.policies.simple import policy_by_name
 from simulations.serving.hardware import Pair
 
 

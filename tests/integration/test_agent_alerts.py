@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from agent.account import Account
 from agent.metrics import AgentMetrics
 from agent.tariff import Tariff
+from scheduler.cluster.state import ClusterState
 from scheduler.metrics import FleetCollector, SchedulerMetrics
-from scheduler.policies import policy_by_name
-from scheduler.state import ClusterState
+from scheduler.placement.policies.simple import policy_by_name
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "base" / "alerts.yaml"

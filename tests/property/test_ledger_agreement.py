@@ -7,8 +7,8 @@ from headroom.cards import share_mib
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger
-from scheduler.placement import Placer
-from scheduler.policies import policy_by_name
+from scheduler.placement.placer import Placer
+from scheduler.placement.policies.simple import policy_by_name
 
 RESOURCE = "nvidia.com/gpu"
 

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
-from scheduler import filtering
-from scheduler.fit import Trial
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import Placer, evaluate, hold
-from scheduler.policies import policy_by_name
-from scheduler.profile import Profile
+from scheduler.placement import filtering
+from scheduler.placement.placer import Placer, evaluate, hold
+from scheduler.placement.policies.simple import policy_by_name
+from scheduler.placement.profile import Profile
+from scheduler.placement.trial import Trial
 
 PLUGIN = "nvidia.com/gpu"
 MODELS = ("L4", "A100")

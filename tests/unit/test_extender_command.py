@@ -7,7 +7,7 @@ import pytest
 from headroom.errors import HeadroomError
 from headroom.settings import SettingsError, load
 from scheduler.daemon import serve
-from scheduler.policies import POLICIES
+from scheduler.placement.policies.simple import POLICIES
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer
 

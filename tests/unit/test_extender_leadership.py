@@ -8,9 +8,9 @@ import pytest
 from headroom import wire
 from headroom.kube.aio import connect
 from headroom.settings import SettingsError
-from scheduler.binding import Binder, BindError
 from scheduler.daemon import SchedulerDaemon
 from scheduler.settings import SchedulerSettings
+from scheduler.verbs.bind import Binder, BindError
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 

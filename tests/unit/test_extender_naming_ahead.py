@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scheduler import naming_ahead
+from scheduler.background import nominating as naming_ahead
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 

@@ -13,11 +13,11 @@ from headroom import wire
 from headroom.kube.aio import connect
 from headroom.kube.reflector import ADDED, DELETED
 from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
+from scheduler.background.preemption import Preemptor
+from scheduler.cluster.records import Occupant
 from scheduler.ledger.fleet import Fleet
-from scheduler.pods import Occupant
-from scheduler.preemption import Preemptor
+from scheduler.placement.victims import fits_without, plan
 from scheduler.settings import SchedulerSettings
-from scheduler.victims import fits_without, plan
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, extender, node, pod
 

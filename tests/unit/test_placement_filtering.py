@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from headroom.cards import greedy_cards, share_mib
 from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
-from scheduler.filtering import fit, refusal
 from scheduler.ledger.fleet import Fleet
+from scheduler.placement.filtering import fit, refusal
 
 A100 = "NVIDIA-A100-SXM4-80GB"
 PLUGIN = "nvidia.com/gpu"

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from scheduler.cutting import HOST_LEVELS, knapsack, knapsack_by_host
-from scheduler.plan import (
+from scheduler.placement.policies.knapsack import HOST_LEVELS, knapsack, knapsack_by_host
+from scheduler.placement.policies.plan import (
     Bound,
     Piece,
     PlanInputs,

@@ -8,10 +8,10 @@ import pytest
 
 from headroom.model import Card, GpuNode, GpuRequest
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import Placer, hold
-from scheduler.policies import POLICIES, GpuClustering, PolicyError, policy_by_name
-from scheduler.policies_fgd import Fgd
-from scheduler.profile import LearnedProfile, Profile
+from scheduler.placement.placer import Placer, hold
+from scheduler.placement.policies.fgd import Fgd
+from scheduler.placement.policies.simple import POLICIES, GpuClustering, PolicyError, policy_by_name
+from scheduler.placement.profile import LearnedProfile, Profile
 
 HALF = GpuRequest(1, milli=500, cpu_milli=4_000)
 WHOLE = GpuRequest(1, milli=1000, cpu_milli=8_000)

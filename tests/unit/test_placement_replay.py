@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from headroom.errors import HeadroomError
 from headroom.model import Card, GpuNode, GpuRequest
-from scheduler.profile import Profile
+from scheduler.placement.profile import Profile
 from simulations.placement.cli import main, parse_seeds, trace_name
 from simulations.placement.experiment import Progress
 from simulations.placement.replay import Meter, Record, build_fleet, replay, run_published, shuffled, tuned

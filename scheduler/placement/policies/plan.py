@@ -20,8 +20,16 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csc_array
 
-from scheduler.cutting import HOST_LEVELS, TOLERANCE, UNITS, FloatArray, cut, knapsack, knapsack_by_host
 from scheduler.ledger.fleet import IntArray
+from scheduler.placement.policies.knapsack import (
+    HOST_LEVELS,
+    TOLERANCE,
+    UNITS,
+    FloatArray,
+    cut,
+    knapsack,
+    knapsack_by_host,
+)
 
 Pattern = tuple[int, tuple[tuple[int, int], ...]]
 """A pool and the pieces cut from one of its cards: (piece's key, how many), sorted."""

@@ -1,8 +1,8 @@
 """Headroom's own policy: bid prices from a fluid plan of what the free cards can still hold.
 
 The cost of a placement is what it takes from the future: the drop in the worth of the node's leftovers (see
-`scheduler.plan`) beyond the GPU that the pod itself fills, the CPU it takes where CPU is short, and the use of cards that
-other pods cannot do without. Lowest cost wins; equal costs go to the node with the least left over.
+`scheduler.placement.policies.plan`) beyond the GPU that the pod itself fills, the CPU it takes where CPU is short, and
+the use of cards that other pods cannot do without. Lowest cost wins; equal costs go to the node with the least left over.
 """
 
 import dataclasses
@@ -12,12 +12,21 @@ from typing import Final
 import numpy as np
 
 from headroom.model import GpuRequest
-from scheduler.cutting import UNITS, FloatArray
-from scheduler.filtering import Fit
 from scheduler.ledger.fleet import Fleet, IntArray
-from scheduler.plan import Bound, Piece, PlanInputs, PriceTable, Several, extended, face_value, solve_for_chance
-from scheduler.profile import Profile
-from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
+from scheduler.placement.filtering import Fit
+from scheduler.placement.policies.knapsack import UNITS, FloatArray
+from scheduler.placement.policies.plan import (
+    Bound,
+    Piece,
+    PlanInputs,
+    PriceTable,
+    Several,
+    extended,
+    face_value,
+    solve_for_chance,
+)
+from scheduler.placement.profile import Profile
+from scheduler.placement.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
 
 _STEP: Final = 20.0
 """Thousandths of a card: costs that round to the same step are ties, and ties pack. Exact costs open some 2 % more cards while

@@ -1,6 +1,6 @@
 """Makes room for a pod of higher priority that fits nowhere, by evicting pods of lower priority.
 
-kube-scheduler's own preemption does not see GPU memory. `scheduler.victims` chooses the node and the victims; the Preemptor
+kube-scheduler's own preemption does not see GPU memory. `scheduler.placement.victims` chooses the node and the victims; the Preemptor
 names the node on the pod, evicts through the API (which keeps disruption budgets), and holds what comes free for the pod.
 """
 
@@ -13,12 +13,12 @@ from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, TooManyRequests
 from headroom.logs import get_logger
 from headroom.runtime import Backoff
+from scheduler.cluster.records import Occupant, WaitingPod
+from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
 from scheduler.metrics import SchedulerMetrics
-from scheduler.pods import Occupant, WaitingPod
+from scheduler.placement.victims import Plan, plan
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState
-from scheduler.victims import Plan, plan
 
 _PROTECTED_SECONDS: Final = 60.0  # how long a pod whose disruption budget forbade its eviction is left alone
 

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from headroom.model import GpuRequest
-from scheduler import filtering
-from scheduler.placement import Placer
+from scheduler.placement import filtering
+from scheduler.placement.placer import Placer
 
 _CLASSES_KEPT: Final = 64
 

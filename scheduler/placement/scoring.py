@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from headroom.model import GpuRequest
-from scheduler.filtering import BoolArray, Fit
 from scheduler.ledger.fleet import Fleet, IntArray
-from scheduler.profile import Profile
+from scheduler.placement.filtering import BoolArray, Fit
+from scheduler.placement.profile import Profile
 
 TIE_BITS: Final = 32
 _TIE_TOP: Final = 2**31

@@ -10,9 +10,9 @@ from headroom.kube.client import KubeClient
 from headroom.model import GpuRequest
 from headroom.wire import Wire, WireError
 from scheduler.cluster.host_rules import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
-from scheduler.fit import KEPT_APART, Trial
+from scheduler.cluster.state import ClusterState
 from scheduler.ledger.holding import is_finished
-from scheduler.state import ClusterState
+from scheduler.placement.trial import KEPT_APART, Trial
 
 _MOST_PODS_ASKED: Final = 2000
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # it becomes part of a path

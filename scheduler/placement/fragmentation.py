@@ -4,9 +4,9 @@ from typing import Final
 
 import numpy as np
 
-from scheduler import filtering
 from scheduler.ledger.fleet import Fleet
-from scheduler.profile import Profile
+from scheduler.placement import filtering
+from scheduler.placement.profile import Profile
 
 _KINDS_MEASURED: Final = 12  # the commonest make up nearly all pods; each costs about a millisecond at 5,000 nodes
 

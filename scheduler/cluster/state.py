@@ -16,13 +16,13 @@ from headroom.model import GpuNode, GpuRequest, Placement
 from headroom.request import RequestError, project_of, request_of
 from scheduler.cluster.host_rules import soft_preferences, wholly_judged
 from scheduler.cluster.measured import MeasuredVram
+from scheduler.cluster.records import Attempt, Freed, Occupant, RefusedPod, WaitingPod
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import is_finished
 from scheduler.ledger.ledger import Holding, HoldingState, Ledger
 from scheduler.metrics import SchedulerMetrics
-from scheduler.placement import Placer
-from scheduler.pods import Attempt, Freed, Occupant, RefusedPod, WaitingPod
-from scheduler.scoring import Policy
+from scheduler.placement.placer import Placer
+from scheduler.placement.scoring import Policy
 
 _UNSEEN_SECONDS: Final = 60.0
 

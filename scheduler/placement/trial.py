@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from headroom.model import GpuRequest
-from scheduler import filtering
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import Placer, hold
-from scheduler.scoring import Policy
+from scheduler.placement import filtering
+from scheduler.placement.placer import Placer, hold
+from scheduler.placement.scoring import Policy
 
 KEPT_APART: Final = "pod anti-affinity"
 _CORDONED: Final = "node cordoned"

@@ -11,11 +11,11 @@ import numpy as np
 
 from headroom.errors import HeadroomError
 from headroom.model import GpuRequest
-from scheduler.filtering import Fit
 from scheduler.ledger.fleet import Fleet, IntArray
-from scheduler.policies_fgd import Fgd
-from scheduler.policies_headroom import Headroom
-from scheduler.scoring import Policy, card_units, compose, shares_on_first
+from scheduler.placement.filtering import Fit
+from scheduler.placement.policies.fgd import Fgd
+from scheduler.placement.policies.headroom import Headroom
+from scheduler.placement.scoring import Policy, card_units, compose, shares_on_first
 
 _CPU_SCALE_MILLI: Final = 128_000
 _GPU_SCALE_UNITS: Final = 8_000  # thousandths of a card

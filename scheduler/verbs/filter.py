@@ -16,13 +16,13 @@ from headroom.model import GpuRequest, Placement
 from headroom.request import RequestError, demand_of, project_of, request_of
 from headroom.wire import WireError
 from scheduler.cluster.host_rules import soft_preferences
-from scheduler.explain import Decision, Decisions
+from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
-from scheduler.offers import Offer, offer_of
-from scheduler.pods import WaitingPod
-from scheduler.reasons import Reasons
+from scheduler.placement.refusals import Reasons
 from scheduler.settings import SCORED, SchedulerSettings
-from scheduler.state import ClusterState
+from scheduler.verbs.explain import Decision, Decisions
+from scheduler.verbs.offers import Offer, offer_of
 
 TRIED = "given to this pod before and turned down by kube-scheduler"
 UNKNOWN_NODE = "no GPU known to Headroom"

@@ -15,9 +15,9 @@ from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound
 from headroom.logs import get_logger
 from headroom.runtime import Backoff
+from scheduler.cluster.records import Freed
+from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
-from scheduler.pods import Freed
-from scheduler.state import ClusterState
 
 # kube-scheduler wakes refused pods by itself when a pod ends. It may then ask about them before our own watch has shown us
 # the end; a refusal no older than this at the time we learn of it needs our wake-up, an older one does not.

@@ -7,9 +7,9 @@ from typing import Final
 from headroom.logs import get_logger
 from headroom.prometheus import PrometheusError
 from scheduler.cluster.measured import MeasuredSource, MeasuredVram, measured_vram
+from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState
 
 _NODES_AT_ONCE: Final = 200  # so that filter calls are answered in between
 

@@ -17,15 +17,15 @@ from headroom.health import Health
 from headroom.kube.client import KubeError
 from headroom.request import RequestError, request_of
 from headroom.wire import WireError
-from scheduler.binding import Binder, BindError
-from scheduler.explain import Decisions, explanation, snapshot
-from scheduler.fit_page import FitPage, FitQuestion
+from scheduler.cluster.state import ClusterState
 from scheduler.leadership import Leadership
 from scheduler.metrics import SchedulerMetrics
-from scheduler.preempt_verb import PREEMPTION_ARGS, answer_preempt
-from scheduler.service import Answer, Extender
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState
+from scheduler.verbs.bind import Binder, BindError
+from scheduler.verbs.explain import Decisions, explanation, snapshot
+from scheduler.verbs.filter import Answer, Extender
+from scheduler.verbs.fit import FitPage, FitQuestion
+from scheduler.verbs.preempt import PREEMPTION_ARGS, answer_preempt
 
 _JSON: Final = "application/json"
 _BOUND: Final = b"{}"
@@ -45,7 +45,7 @@ class _RefusedError(HeadroomError):
 class ExtenderServer:
     """Routes of the extender; `health` and `leadership` decide whether verbs are answered.
 
-    `head_start(uid)` may hold a pod's filter call back for a moment (see `scheduler.naming_ahead`).
+    `head_start(uid)` may hold a pod's filter call back for a moment (see `scheduler.background.nominating`).
     """
 
     def __init__(

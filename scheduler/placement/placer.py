@@ -1,7 +1,7 @@
 """Chooses the node and the cards for a pod: one code for the extender, for fit questions and for every simulation.
 
 Equal requests form a request class. For each class seen lately the placer keeps a key for every row (see
-`scheduler.scoring`) and, before each choice, recomputes only the rows that changed since it last looked. A choice is then
+`scheduler.placement.scoring`) and, before each choice, recomputes only the rows that changed since it last looked. A choice is then
 one maximum over an array. Which node wins depends on the fleet and the request alone, never on the order of rows.
 """
 
@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 
 from headroom.model import GpuRequest, Mode, Placement
-from scheduler import filtering
-from scheduler.filtering import Fit
 from scheduler.ledger.fleet import Fleet, IntArray
-from scheduler.profile import LearnedProfile, Profile
-from scheduler.scoring import Policy, first_of_equals, score_of
+from scheduler.placement import filtering
+from scheduler.placement.filtering import Fit
+from scheduler.placement.profile import LearnedProfile, Profile
+from scheduler.placement.scoring import Policy, first_of_equals, score_of
 
 _NEVER: Final = np.int64(np.iinfo(np.int64).min)  # key of a row that cannot run the request
 _CLASSES_KEPT: Final = 512  # 40 kB each at 5,000 nodes

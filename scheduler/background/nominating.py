@@ -18,13 +18,13 @@ from typing import Final
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound, Unprocessable
 from headroom.logs import get_logger
+from scheduler.cluster.open_rows import OpenRows
+from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.state import ClusterState
 from scheduler.ledger.ledger import LedgerError
 from scheduler.metrics import SchedulerMetrics
-from scheduler.nodes import OpenRows
-from scheduler.placement import Placer
-from scheduler.pods import WaitingPod
+from scheduler.placement.placer import Placer
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState
 
 _BATCH: Final = 64  # pods placed in one go, so that filter calls are answered in between
 _HEAD_START: Final = 128  # names to be ahead by before an unnamed pod's answer goes out

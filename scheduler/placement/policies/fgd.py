@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from headroom.model import GpuRequest
 from scheduler.ledger.fleet import Fleet, IntArray
-from scheduler.profile import Profile
-from scheduler.scoring import CardKinds, Policy, card_units, compose, packing_tie
+from scheduler.placement.profile import Profile
+from scheduler.placement.scoring import CardKinds, Policy, card_units, compose, packing_tie
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -11,8 +11,8 @@ import msgspec
 from headroom import wire
 from headroom.request import request_of
 from headroom.wire import Wire
-from scheduler.state import ClusterState
-from scheduler.victims import fits_without
+from scheduler.cluster.state import ClusterState
+from scheduler.placement.victims import fits_without
 
 
 class _MetaVictim(Wire):

@@ -9,8 +9,8 @@ import numpy as np
 
 from headroom.model import GpuRequest, Placement
 from headroom.units import format_mib
+from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
-from scheduler.state import ClusterState
 
 _DECISIONS_KEPT: Final = 10_000
 _NODES_SHOWN: Final = 20

@@ -8,8 +8,8 @@ import numpy as np
 
 from headroom import wire
 from scheduler.cluster.host_rules import host_feasible
+from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
-from scheduler.state import ClusterState
 
 _KINDS_KEPT: Final = 256
 

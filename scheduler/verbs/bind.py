@@ -16,11 +16,11 @@ from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Serv
 from headroom.logs import get_logger
 from headroom.model import Placement
 from headroom.request import RequestError, project_of, request_of
-from scheduler.explain import Decision, Decisions
+from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.state import ClusterState
 from scheduler.ledger.ledger import LedgerError
-from scheduler.pods import WaitingPod
 from scheduler.settings import SchedulerSettings
-from scheduler.state import ClusterState
+from scheduler.verbs.explain import Decision, Decisions
 
 _ASSIGNED: Final = re.compile(r'already assigned to node "([^"]*)"')
 

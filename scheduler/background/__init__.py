@@ -1,0 +1,1 @@
+"""What the extender does without being asked: each part has a `run`."""
