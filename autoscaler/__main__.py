@@ -49,13 +49,13 @@ def _unmet(count: int) -> str:
 @click.pass_obj
 def explain(settings: AutoscalerSettings, name: str, namespace: str) -> None:
     """Say what was decided for the InferenceAutoscaler NAME, and why."""
-    from autoscaler.explain import explain as in_words
+    from autoscaler.tick.explain import explain as in_words
 
     click.echo(in_words(asyncio.run(_read(settings, namespace, name))))
 
 
 async def _read(settings: AutoscalerSettings, namespace: str, name: str) -> Any:
-    from autoscaler.resource import DECODER
+    from autoscaler.api.resource import DECODER
     from headroom.kube.aio import connect
     from headroom.kube.client import NotFound
     from headroom.names import API_VERSION, PLURAL_AUTOSCALER
@@ -84,7 +84,7 @@ async def _read(settings: AutoscalerSettings, namespace: str, name: str) -> Any:
 @click.pass_obj
 def fastchat_exporter(settings: AutoscalerSettings, worker: str, listen: int, every_seconds: float) -> None:
     """Export the queue length of the FastChat worker beside it."""
-    from autoscaler import fastchat
+    from autoscaler.adapters import fastchat_exporter as fastchat
 
     logs.setup(level=settings.log_level)
     runtime.run(fastchat.serve(worker, settings.host, listen, every_seconds))

@@ -13,16 +13,17 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from autoscaler import objects, resource
-from autoscaler.actuator import Actuator
-from autoscaler.capacity import FitClient
-from autoscaler.collector import Collector
-from autoscaler.guard import guarded
-from autoscaler.loop import Loop
+from autoscaler.adapters.actuator import Actuator
+from autoscaler.adapters.collector import Collector
+from autoscaler.adapters.fit_client import FitClient
+from autoscaler.api import resource
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.report import Outcome
+from autoscaler.observation import objects
+from autoscaler.observation.world import World
 from autoscaler.settings import AutoscalerSettings
-from autoscaler.world import World
+from autoscaler.tick.guard import guarded
+from autoscaler.tick.reporter import Outcome
+from autoscaler.tick.tick import Loop
 from headroom.errors import HeadroomError
 from headroom.health import Health, serving
 from headroom.kube.aio import connect

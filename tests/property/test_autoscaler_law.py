@@ -7,13 +7,13 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from autoscaler.budget import Ask, share
-from autoscaler.bursts import reserve
-from autoscaler.decide import Decision, TargetState, decide
-from autoscaler.series import rate
-from autoscaler.signals import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.spec import Bursts, LawSettings, Scaling, SignalSpec, TargetSpec
-from autoscaler.window import needed_within, record_need
+from autoscaler.law.budget import Ask, share
+from autoscaler.law.bursts import reserve
+from autoscaler.law.decide import Decision, TargetState, decide
+from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
+from autoscaler.law.spec import Bursts, LawSettings, Scaling, SignalSpec, TargetSpec
+from autoscaler.law.window import needed_within, record_need
+from autoscaler.observation.series import rate
 
 UNTIMED = settings(deadline=None)
 STATES = st.sampled_from(list(Freshness))

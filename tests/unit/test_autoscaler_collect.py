@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from autoscaler.collector import Collector
-from autoscaler.queries import CLOCK, GAUGES, Custom, Plan, combine
+from autoscaler.adapters.collector import Collector
+from autoscaler.observation.queries import CLOCK, GAUGES, Custom, Plan, combine
 from headroom.prometheus import PrometheusSource
 from tests.fakes.prometheus import FakePrometheus, series
 

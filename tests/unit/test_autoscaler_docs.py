@@ -4,11 +4,11 @@ import ast
 import dataclasses
 from pathlib import Path
 
-from autoscaler import spec as spec_module
-from autoscaler.engines import ENGINES
-from autoscaler.outcome import Rule
-from autoscaler.signals import SignalKind
-from autoscaler.spec import LawSettings
+from autoscaler.api.engines import ENGINES
+from autoscaler.law import spec as spec_module
+from autoscaler.law.decision import Rule
+from autoscaler.law.inputs import SignalKind
+from autoscaler.law.spec import LawSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "autoscaling.md"
 HEAD = "| setting | default | what for |\n|---|---|---|\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler.engines import ENGINES, Engine, Metric
-from autoscaler.resource import exports
+from autoscaler.api.engines import ENGINES, Engine, Metric
+from autoscaler.api.resource import exports
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "engines"
 HISTOGRAMS = {"time_to_first_token", "inter_token", "request"}

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from autoscaler.capacity import FitClient
+from autoscaler.adapters.fit_client import FitClient
 from autoscaler.daemon import AutoscalerDaemon
-from autoscaler.loop import Loop
+from autoscaler.law.inputs import Capacity
 from autoscaler.settings import AutoscalerSettings
-from autoscaler.signals import Capacity
+from autoscaler.tick.tick import Loop
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.prometheus import FakePrometheus

@@ -8,13 +8,14 @@ import msgspec
 import pytest
 import yaml
 
-from autoscaler import costs, pods
-from autoscaler.memory import Memory, gpus_of, recall, samples_of
-from autoscaler.objects import WORKLOAD, PodView
-from autoscaler.observe import Lessons
-from autoscaler.resource import DECODER, SpecWire, Target, read
+from autoscaler.api.resource import DECODER, SpecWire, Target, read
+from autoscaler.law import costs
+from autoscaler.law.spec import LawSettings, Learned
+from autoscaler.observation import pods
+from autoscaler.observation.objects import WORKLOAD, PodView
+from autoscaler.observation.observer import Lessons
 from autoscaler.settings import AutoscalerSettings
-from autoscaler.spec import LawSettings, Learned
+from autoscaler.tick.memory import Memory, gpus_of, recall, samples_of
 from headroom.wire import Wire, encode
 
 NOW = 1_800_000_000.0

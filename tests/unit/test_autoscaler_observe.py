@@ -11,18 +11,19 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from autoscaler import costs, pods
-from autoscaler.costs import CostSettings
-from autoscaler.explain import explain
-from autoscaler.fastchat import FastchatPoller
-from autoscaler.objects import POD_VIEW, PodView, Workload, WorkloadSpec, WorkloadStatus
-from autoscaler.observe import Lessons, Observer, ObserveSettings
-from autoscaler.promql import is_closed
-from autoscaler.queries import plan
-from autoscaler.resource import DECODER, SpecError, Target, read
-from autoscaler.series import change, quantile, rate
-from autoscaler.signals import Freshness
-from autoscaler.snapshot import Snapshot, add_buckets, add_counters, add_gauges
+from autoscaler.adapters.fastchat_exporter import FastchatPoller
+from autoscaler.api.query_guard import is_closed
+from autoscaler.api.resource import DECODER, SpecError, Target, read
+from autoscaler.law import costs
+from autoscaler.law.costs import CostSettings
+from autoscaler.law.inputs import Freshness
+from autoscaler.observation import pods
+from autoscaler.observation.answers import Snapshot, add_buckets, add_counters, add_gauges
+from autoscaler.observation.objects import POD_VIEW, PodView, Workload, WorkloadSpec, WorkloadStatus
+from autoscaler.observation.observer import Lessons, Observer, ObserveSettings
+from autoscaler.observation.queries import plan
+from autoscaler.observation.series import change, quantile, rate
+from autoscaler.tick.explain import explain
 from headroom.prometheus import Series
 from headroom.settings import load
 from headroom.wire import encode

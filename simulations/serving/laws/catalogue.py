@@ -59,12 +59,12 @@ LAWS: Final[Mapping[str, Entry]] = {
         Entry(
             "headroom", "Headroom", headroom.make, {"target": 0.9},
             {"target": (0.85, 0.95, 1.0, 1.05, 1.1)},
-            "autoscaler.decide", beside=tuple({"burst_factor": factor} for factor in (2.0, 3.0, 4.0, 5.0, 6.0)),
+            "autoscaler.law.decide", beside=tuple({"burst_factor": factor} for factor in (2.0, 3.0, 4.0, 5.0, 6.0)),
         ),
         Entry(
             "headroom-ahead", "Headroom, told one cold start", knowing.make_foresight, {"target": 0.9, "ahead": 120.0},
             {"target": (0.9, 1.0, 1.1)},
-            "autoscaler.decide with the arrivals of the next two minutes", knows_future=True,
+            "autoscaler.law.decide with the arrivals of the next two minutes", knows_future=True,
         ),
         Entry(
             "clairvoyant", "Clairvoyant", knowing.make_clairvoyant, {"rho": 0.9, "ahead": 120.0},

@@ -1,4 +1,4 @@
-"""Headroom's own law: the very `autoscaler.decide.decide` that the daemon runs, fed from the arena's samples.
+"""Headroom's own law: the very `autoscaler.law.decide.decide` that the daemon runs, fed from the arena's samples.
 
 The adapter does what the daemon's collector does on Prometheus: token rates over a short and a long window, costs of a token
 learned from the engine's counters, pods by state, the scheduler's fit answer. Nothing of the pair's true speed is passed in.
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from autoscaler import costs
-from autoscaler.decide import TargetState, decide
-from autoscaler.engines import VLLM
-from autoscaler.signals import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.spec import LawSettings, TargetSpec
+from autoscaler.api.engines import VLLM
+from autoscaler.law import costs
+from autoscaler.law.decide import TargetState, decide
+from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
+from autoscaler.law.spec import LawSettings, TargetSpec
 from simulations.serving.deployment import Phase
 from simulations.serving.laws.base import Law, Parameters, Setting
 from simulations.serving.observe import Sample, View

@@ -6,14 +6,14 @@ from typing import Any, Final
 
 import msgspec
 
-from autoscaler import status
-from autoscaler.actuator import Actuator, NotLeaderError
-from autoscaler.decide import Decision, Rule, TargetState
-from autoscaler.memory import Memory, samples_of
+from autoscaler.adapters.actuator import Actuator, NotLeaderError
+from autoscaler.api.resource import InferenceAutoscaler, Target
+from autoscaler.law.decide import Decision, Rule, TargetState
+from autoscaler.law.inputs import Freshness, Observation
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.objects import PodView, Workload
-from autoscaler.resource import InferenceAutoscaler, Target
-from autoscaler.signals import Freshness, Observation
+from autoscaler.observation.objects import PodView, Workload
+from autoscaler.tick import status
+from autoscaler.tick.memory import Memory, samples_of
 from headroom.kube.client import KubeError
 from headroom.logs import get_logger
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from autoscaler.signals import Capacity
+from autoscaler.law.inputs import Capacity
 from headroom.logs import get_logger
 
 log = get_logger(__name__)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
-from autoscaler import snapshot as snap
-from autoscaler.queries import CLOCK, COUNTERS, GAUGES, Custom, Plan, combine
-from autoscaler.series import newest
-from autoscaler.snapshot import Series, Snapshot
+from autoscaler.observation import answers as snap
+from autoscaler.observation.answers import Series, Snapshot
+from autoscaler.observation.queries import CLOCK, COUNTERS, GAUGES, Custom, Plan, combine
+from autoscaler.observation.series import newest
 from headroom.errors import HeadroomError
 from headroom.logs import get_logger
 from headroom.prometheus import PrometheusQueryError

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from autoscaler.resource import InferenceAutoscaler
+from autoscaler.api.resource import InferenceAutoscaler
 
 
 def explain(resource: InferenceAutoscaler) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from autoscaler.engines import DEVICE_UTILISATION, ENGINES
-from autoscaler.queries import TAG
-from autoscaler.series import PodKey, Point, Rate, Sample, change, identity, newest, pod_of, rate
+from autoscaler.api.engines import DEVICE_UTILISATION, ENGINES
+from autoscaler.observation.queries import TAG
+from autoscaler.observation.series import PodKey, Point, Rate, Sample, change, identity, newest, pod_of, rate
 
 AVERAGED: Final = frozenset(
     name for engine in ENGINES.values() for metric in (engine.kv_cache, engine.gpu_utilisation) for name in metric.names

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from autoscaler.decide import Decision, Reason, Rule
-from autoscaler.objects import stamp
-from autoscaler.signals import Freshness, PodFacts
+from autoscaler.law.decide import Decision, Reason, Rule
+from autoscaler.law.inputs import Freshness, PodFacts
+from autoscaler.observation.objects import stamp
 
 HISTORY: Final = 10
 MESSAGE_BYTES: Final = 512

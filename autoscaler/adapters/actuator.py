@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
+from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.objects import PodView
-from autoscaler.resource import InferenceAutoscaler, Target
+from autoscaler.observation.objects import PodView
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound

@@ -6,24 +6,26 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
-from autoscaler import budget, pods, status
-from autoscaler.actuator import Actuator, ChangedError, NotLeaderError, is_ours
-from autoscaler.collector import Collector
-from autoscaler.costs import CostSettings
-from autoscaler.decide import Rule, capped, decide
-from autoscaler.guard import guarded
-from autoscaler.memory import Memory, gpus_of, recall
+from autoscaler.adapters.actuator import Actuator, ChangedError, NotLeaderError, is_ours
+from autoscaler.adapters.collector import Collector
+from autoscaler.api.resource import InferenceAutoscaler, Target
+from autoscaler.law import budget
+from autoscaler.law.costs import CostSettings
+from autoscaler.law.decide import Rule, capped, decide
+from autoscaler.law.inputs import Capacity, Observation, Rollout
+from autoscaler.law.spec import LawSettings
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.objects import PodView, Workload, stamp
-from autoscaler.observe import Observer, ObserveSettings, engine_costs
-from autoscaler.queries import plan
-from autoscaler.report import Outcome, Reporter
-from autoscaler.resource import InferenceAutoscaler, Target
+from autoscaler.observation import pods
+from autoscaler.observation.answers import Snapshot
+from autoscaler.observation.objects import PodView, Workload, stamp
+from autoscaler.observation.observer import Observer, ObserveSettings, engine_costs
+from autoscaler.observation.queries import plan
+from autoscaler.observation.world import World
 from autoscaler.settings import AutoscalerSettings, budgets
-from autoscaler.signals import Capacity, Observation, Rollout
-from autoscaler.snapshot import Snapshot
-from autoscaler.spec import LawSettings
-from autoscaler.world import World
+from autoscaler.tick import status
+from autoscaler.tick.guard import guarded
+from autoscaler.tick.memory import Memory, gpus_of, recall
+from autoscaler.tick.reporter import Outcome, Reporter
 from headroom.kube.client import KubeError
 from headroom.logs import get_logger
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from autoscaler.objects import OtherScaler, PodView, Workload
-from autoscaler.resource import InferenceAutoscaler, SpecError, Target, read
+from autoscaler.api.resource import InferenceAutoscaler, SpecError, Target, read
+from autoscaler.observation.objects import OtherScaler, PodView, Workload
 from headroom.kube.reflector import DELETED
 
 

@@ -7,8 +7,8 @@ versions. Where a metric was renamed all names are listed, newest first: the fir
 from dataclasses import dataclass
 from typing import Final
 
-from autoscaler.signals import SignalKind
-from autoscaler.spec import SignalSpec
+from autoscaler.law.inputs import SignalKind
+from autoscaler.law.spec import SignalSpec
 
 MICROSECONDS: Final = 1e-6
 

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
-from autoscaler.objects import PodView, Workload
-from autoscaler.observe import Lessons
-from autoscaler.outcome import TargetState
-from autoscaler.resource import InferenceAutoscaler, Target
-from autoscaler.spec import Learned
+from autoscaler.api.resource import InferenceAutoscaler, Target
+from autoscaler.law.decision import TargetState
+from autoscaler.law.spec import Learned
+from autoscaler.observation.objects import PodView, Workload
+from autoscaler.observation.observer import Lessons
 from headroom import wire
 from headroom.logs import get_logger
 from headroom.request import RequestError, request_of

@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Final
 
-from autoscaler.signals import Work
-from autoscaler.spec import GapHistogram, LawSettings
-from autoscaler.window import Gap
+from autoscaler.law.inputs import Work
+from autoscaler.law.spec import GapHistogram, LawSettings
+from autoscaler.law.window import Gap
 
 Rates = tuple[tuple[float, float], ...]
 """(time, GPU seconds per second), oldest first."""

@@ -8,9 +8,9 @@ raise, all must agree to lower.
 import math
 from dataclasses import dataclass, replace
 
-from autoscaler import demand
-from autoscaler.signals import LATENCIES, Freshness, Observation, Reading, SignalKind, Work
-from autoscaler.spec import LawSettings, SignalSpec, TargetSpec
+from autoscaler.law import demand
+from autoscaler.law.inputs import LATENCIES, Freshness, Observation, Reading, SignalKind, Work
+from autoscaler.law.spec import LawSettings, SignalSpec, TargetSpec
 
 NO_READING = "no such reading was collected"
 

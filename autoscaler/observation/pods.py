@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from autoscaler.objects import PodView
-from autoscaler.signals import PodFacts
+from autoscaler.law.inputs import PodFacts
+from autoscaler.observation.objects import PodView
 
 GONE: Final = ("Succeeded", "Failed")
 

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from autoscaler import window
-from autoscaler.outcome import Decision, Reason, Rule, TargetState
-from autoscaler.signals import Freshness, Observation, Rollout
-from autoscaler.spec import LawSettings, TargetSpec
-from autoscaler.wishes import Supply, Wish
+from autoscaler.law import window
+from autoscaler.law.decision import Decision, Reason, Rule, TargetState
+from autoscaler.law.inputs import Freshness, Observation, Rollout
+from autoscaler.law.spec import LawSettings, TargetSpec
+from autoscaler.law.wishes import Supply, Wish
 
 
 def finish(

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from autoscaler import bursts, demand, window
-from autoscaler.limits import finish, longest_period, refused_by_capacity
-from autoscaler.outcome import Decision, Reason, Rule, TargetState, capped
-from autoscaler.signals import Freshness, Observation, PodFacts, Rollout, SignalKind
-from autoscaler.spec import LawSettings, TargetSpec
-from autoscaler.wishes import Supply, Wish, wishes
+from autoscaler.law import bursts, demand, window
+from autoscaler.law.decision import Decision, Reason, Rule, TargetState, capped
+from autoscaler.law.inputs import Freshness, Observation, PodFacts, Rollout, SignalKind
+from autoscaler.law.limits import finish, longest_period, refused_by_capacity
+from autoscaler.law.spec import LawSettings, TargetSpec
+from autoscaler.law.wishes import Supply, Wish, wishes
 
 __all__ = ["Decision", "Reason", "Rule", "TargetState", "capped", "decide"]
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from autoscaler.engines import ENGINES, Engine
-from autoscaler.promql import is_closed
-from autoscaler.signals import SignalKind
-from autoscaler.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
-from autoscaler.window import RatePolicy
+from autoscaler.api.engines import ENGINES, Engine
+from autoscaler.api.query_guard import is_closed
+from autoscaler.law.inputs import SignalKind
+from autoscaler.law.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
+from autoscaler.law.window import RatePolicy
 from headroom.errors import HeadroomError
 from headroom.units import UnitError, parse_duration_seconds, parse_quantity
 from headroom.wire import Decoder, Meta, Quantity, Wire

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from autoscaler import bursts, demand
-from autoscaler.spec import Learned
-from autoscaler.window import Move, Needs
-from autoscaler.wishes import Wish
+from autoscaler.law import bursts, demand
+from autoscaler.law.spec import Learned
+from autoscaler.law.window import Move, Needs
+from autoscaler.law.wishes import Wish
 
 
 class Rule(StrEnum):

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeVar
 
-from autoscaler import costs
-from autoscaler.costs import CostSettings, CostState, Iterations
-from autoscaler.engines import Metric
-from autoscaler.objects import PodView
-from autoscaler.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
-from autoscaler.resource import Target
-from autoscaler.series import PodKey, Sample, merge_buckets, quantile
-from autoscaler.signals import LATENCIES, Freshness, Reading, SignalKind, Work
-from autoscaler.snapshot import BY_ADDRESS, Snapshot
-from autoscaler.spec import SignalSpec
+from autoscaler.api.engines import Metric
+from autoscaler.api.resource import Target
+from autoscaler.law import costs
+from autoscaler.law.costs import CostSettings, CostState, Iterations
+from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
+from autoscaler.law.spec import SignalSpec
+from autoscaler.observation.answers import BY_ADDRESS, Snapshot
+from autoscaler.observation.objects import PodView
+from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
+from autoscaler.observation.series import PodKey, Sample, merge_buckets, quantile
 
 T = TypeVar("T")
 

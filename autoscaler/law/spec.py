@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from autoscaler.signals import SignalKind
-from autoscaler.window import RatePolicy
+from autoscaler.law.inputs import SignalKind
+from autoscaler.law.window import RatePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class GapHistogram:
 
 @dataclass(frozen=True, slots=True)
 class Bursts:
-    """Work that came too suddenly for a replica to start, and all work; older work counts less (`autoscaler.bursts`)."""
+    """Work that came too suddenly for a replica to start, and all work; older work counts less (`autoscaler.law.bursts`)."""
 
     sudden: tuple[tuple[int, float], ...] = ()
     """(step of the level of demand, GPU seconds), by rising level."""

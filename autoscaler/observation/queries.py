@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from autoscaler.engines import DEVICE_UTILISATION, Engine, Metric
-from autoscaler.resource import Target
-from autoscaler.signals import SignalKind
+from autoscaler.api.engines import DEVICE_UTILISATION, Engine, Metric
+from autoscaler.api.resource import Target
+from autoscaler.law.inputs import SignalKind
 
 ACTIVATION: Final = "activation"
 """Under this name the activation query of a target is answered; signal names cannot clash with it (it holds a dot there)."""

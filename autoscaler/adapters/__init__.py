@@ -1,0 +1,1 @@
+"""Where the autoscaler reads and writes: Prometheus, the scale subresource, the extender, FastChat."""

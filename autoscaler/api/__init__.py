@@ -1,0 +1,1 @@
+"""What users write: the InferenceAutoscaler resource, engines and PromQL, checked; pure."""

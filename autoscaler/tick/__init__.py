@@ -1,0 +1,1 @@
+"""One round over all objects: look, decide, act, report."""
