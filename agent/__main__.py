@@ -14,14 +14,14 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from agent.account import Account
-from agent.loop import Agent, Cluster, follow
+from agent.cards.reader import CardReading, Missing, Reader, Reading
+from agent.cycle import Agent, Cluster, follow
+from agent.energy.books import Account
+from agent.energy.tariff import load_tariff
 from agent.metrics import AgentMetrics
-from agent.podresources import PodResources
-from agent.processes import ProcessTable
-from agent.reader import CardReading, Missing, Reader, Reading
+from agent.pods.podresources import PodResources
+from agent.pods.processes import ProcessTable
 from agent.settings import AgentSettings
-from agent.tariff import load_tariff
 from headroom import logs
 from headroom.errors import HeadroomError
 from headroom.health import Health, serving
@@ -65,10 +65,10 @@ def main(config: str | None, once: bool, as_json: bool, **flags: Any) -> None:
 def reader_of(settings: AgentSettings) -> Reader:
     """The reader that the settings name. Raises ScriptError."""
     if settings.script:
-        from agent.scripted import ScriptedReader
+        from agent.cards.scripted import ScriptedReader
 
         return ScriptedReader.from_file(Path(settings.script))
-    from agent.nvml import NvmlReader
+    from agent.cards.nvml import NvmlReader
 
     return NvmlReader()
 

@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent.account import ESTIMATED, MEASURED, UNKNOWN, Account, CardBook, PodBook
-from agent.attribution import PodMemory
-from agent.reader import CardReading, Missing, Reading
-from agent.tariff import Tariff
+from agent.cards.reader import CardReading, Missing, Reading
+from agent.energy.attribution import PodMemory
+from agent.energy.books import ESTIMATED, MEASURED, UNKNOWN, Account, CardBook, PodBook
+from agent.energy.tariff import Tariff
 from headroom.model import Card
 
 _CARD: Final = ("node", "card", "model")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.truth import Correction, Finding
+from agent.pods.reconcile import Correction, Finding
 from headroom import wire
 from headroom.inventory import encode_cards
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path, record_event

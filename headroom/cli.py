@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
         "scheduler": ("scheduler.__main__:main", "Serve the kube-scheduler extender."),
         "autoscaler": ("autoscaler.__main__:main", "Scale inference workloads, or explain what would be done."),
         "agent": ("agent.__main__:main", "Report what this node's cards really do."),
-        "usage": ("agent.usage_cli:main", "GPU hours, energy, carbon and cost by project."),
+        "usage": ("agent.usage.cli:main", "GPU hours, energy, carbon and cost by project."),
         "simulate": ("simulations.cli:main", "Replay traces through the same decision code."),
         "demo": ("simulations.demo.cli:main", "Show the whole product without a GPU."),
         "bench": ("simulations.bench.cli:main", "Measure latency, throughput and memory."),

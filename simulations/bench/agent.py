@@ -22,8 +22,8 @@ import click
 import grpc
 import grpc.aio
 
-from agent.podresources import encode_devices
-from agent.truth import Device
+from agent.pods.podresources import encode_devices
+from agent.pods.reconcile import Device
 from headroom.errors import HeadroomError
 from headroom.names import ANNOTATION_ASSIGNED_CARDS, ANNOTATION_ASSIGNED_MODE, ANNOTATION_ASSIGNED_VRAM_MIB
 from simulations.embedded.api import ApiServer
@@ -136,7 +136,7 @@ def _fake_proc(proc: Path) -> None:
 
 def _reading_time(library: Path) -> Figure:
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    from agent.nvml import NvmlReader
+    from agent.cards.nvml import NvmlReader
 
     reader = NvmlReader()
     reader.read(0.0)

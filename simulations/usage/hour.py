@@ -23,16 +23,16 @@ from typing import IO, Final
 import click
 from prometheus_client import CollectorRegistry
 
-from agent.account import Account
-from agent.attribution import holders_of, usage_of
-from agent.inventory import Inventory
+from agent.cards.inventory import Inventory
+from agent.cards.reader import CardReading, Missing, ProcessUse, Reading
+from agent.energy.attribution import holders_of, usage_of
+from agent.energy.books import Account
+from agent.energy.tariff import Tariff, load_tariff
 from agent.metrics import AgentMetrics, Snapshot
-from agent.pods import NODE_POD, NodePod, PodIndex
-from agent.reader import CardReading, Missing, ProcessUse, Reading
-from agent.tariff import Tariff, load_tariff
-from agent.usage import Grouping, Report, build_report
-from agent.usage_cli import table
-from agent.usage_source import read_usage
+from agent.pods.index import NODE_POD, NodePod, PodIndex
+from agent.usage.cli import table
+from agent.usage.report import Grouping, Report, build_report
+from agent.usage.source import read_usage
 from headroom.errors import HeadroomError
 from headroom.prometheus import PrometheusSource
 from headroom.wire import encode

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from agent.truth import Device
+from agent.pods.reconcile import Device
 
 
 def _varint(value: int) -> bytes:

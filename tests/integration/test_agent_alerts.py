@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 from prometheus_client import CollectorRegistry
 
-from agent.account import Account
+from agent.energy.books import Account
+from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
-from agent.tariff import Tariff
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.policies.simple import policy_by_name

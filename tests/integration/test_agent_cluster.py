@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.truth import Device
+from agent.pods.reconcile import Device
 from headroom.kube.aio import connect
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path
 from headroom.kube.client import Forbidden, Unprocessable

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.tariff import Tariff
-from agent.usage import Grouping
+from agent.energy.tariff import Tariff
+from agent.usage.report import Grouping
 from simulations.usage.hour import HOUR, START, Outcome, prometheus_of, run_hour, write_metrics
 
 PRICES = Tariff(currency="EUR", card_hour_prices={"NVIDIA-A100-SXM4-80GB": 2.5, "*": 0.5})

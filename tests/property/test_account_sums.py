@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.account import ESTIMATED, MEASURED, Account, Holder, Use, apportion
-from agent.pods import PodKey
-from agent.reader import CardReading, Missing, Reading
+from agent.cards.reader import CardReading, Missing, Reading
+from agent.energy.books import ESTIMATED, MEASURED, Account, Holder, Use, apportion
+from agent.pods.index import PodKey
 
 PODS = [PodKey("ns", f"pod-{at}", f"project-{at % 2}") for at in range(4)]
 CARDS = ["GPU-a", "GPU-b"]

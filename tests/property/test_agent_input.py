@@ -4,13 +4,13 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cgroup import owner_of
-from agent.inventory import cards_of_annotation, slices_of
-from agent.podresources import MESSAGES, devices_in, encode_devices
-from agent.reader import ReaderError, ScriptError
-from agent.scripted import ScriptedReader, parse_script
-from agent.tariff import TariffError, parse_tariff
-from agent.truth import Device, card_of
+from agent.cards.inventory import cards_of_annotation, slices_of
+from agent.cards.reader import ReaderError, ScriptError
+from agent.cards.scripted import ScriptedReader, parse_script
+from agent.energy.tariff import TariffError, parse_tariff
+from agent.pods.cgroup import owner_of
+from agent.pods.podresources import MESSAGES, devices_in, encode_devices
+from agent.pods.reconcile import Device, card_of
 from headroom import wire
 from headroom.model import Card
 

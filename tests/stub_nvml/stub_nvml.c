@@ -1,4 +1,4 @@
-/* A libnvidia-ml.so.1 without a driver: answers the calls that agent/nvml.py makes from a state that tests script.
+/* A libnvidia-ml.so.1 without a driver: answers the calls that agent/cards/nvml.py makes from a state that tests script.
  *
  * stub_apply() takes one line of the script; a process that cannot call it names a file of such lines in STUB_NVML_SCRIPT,
  * read at every nvmlInit. Lines:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from agent.account import ESTIMATED, MEASURED, UNKNOWN, Account, Holder, Use, apportion
-from agent.pods import PodKey
-from agent.reader import CardReading, Missing, Reading
+from agent.cards.reader import CardReading, Missing, Reading
+from agent.energy.books import ESTIMATED, MEASURED, UNKNOWN, Account, Holder, Use, apportion
+from agent.pods.index import PodKey
 
 A, B = PodKey("chat", "a", "search"), PodKey("chat", "b", "mail")
 CARD = "GPU-a"

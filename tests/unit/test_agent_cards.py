@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from agent.health import HealthTracker, Verdict
-from agent.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
-from agent.reader import BrokenCard, CardReading, Fault, Missing, Reading
+from agent.cards.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
+from agent.cards.reader import BrokenCard, CardReading, Fault, Missing, Reading
+from agent.cards.verdicts import HealthTracker, Verdict
 from headroom import wire
 from headroom.inventory import encode_cards
 from headroom.model import Card

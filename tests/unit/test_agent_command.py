@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from agent.__main__ import main
-from agent.scripted import parse_script
+from agent.cards.scripted import parse_script
 from tests.fakes.apiserver import ApiServer
 
 SCRIPT = "cards: [{id: GPU-a, index: 0, model: L4, memory_total_bytes: 24Gi, power_watts: 50}]\n"

@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent.account import Account
-from agent.loop import Agent, follow
+from agent.cards.reader import BrokenCard, CardReading, Fault, Missing, ProcessUse
+from agent.cards.scripted import Frame, ScriptedReader
+from agent.cycle import Agent, follow
+from agent.energy.books import Account
+from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
-from agent.podresources import PodResources
-from agent.processes import ProcessTable
-from agent.reader import BrokenCard, CardReading, Fault, Missing, ProcessUse
-from agent.scripted import Frame, ScriptedReader
+from agent.pods.podresources import PodResources
+from agent.pods.processes import ProcessTable
+from agent.pods.reconcile import Device
 from agent.settings import AgentSettings
-from agent.tariff import Tariff
-from agent.truth import Device
 from headroom.health import Health
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
@@ -402,7 +402,7 @@ async def test_capacity_is_published_where_wanted_and_follows_health(tmp_path: P
 
 
 async def test_a_driver_that_hangs_is_reported_and_its_answer_waited_for_only_once(world: World, monkeypatch) -> None:
-    monkeypatch.setattr("agent.loop._LONGEST_READING_SECONDS", 0.05)
+    monkeypatch.setattr("agent.cycle._LONGEST_READING_SECONDS", 0.05)
     calls = []
     release = asyncio.Event()
     loop = asyncio.get_running_loop()

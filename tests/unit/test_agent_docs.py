@@ -7,11 +7,11 @@ from pathlib import Path
 import yaml
 from prometheus_client import CollectorRegistry
 
-from agent.account import Account
-from agent.health import APPLICATION_XIDS
+from agent.cards.verdicts import APPLICATION_XIDS
+from agent.energy.books import Account
+from agent.energy.tariff import Tariff, parse_tariff
 from agent.metrics import AgentMetrics
 from agent.settings import AgentSettings
-from agent.tariff import Tariff, parse_tariff
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "agent.md").read_text()

@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.reader import Missing
-from agent.scripted import ScriptedReader, load_script
+from agent.cards.reader import Missing
+from agent.cards.scripted import ScriptedReader, load_script
 
 pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
 def reading():
-    from agent.nvml import NvmlReader
+    from agent.cards.nvml import NvmlReader
 
     reader = NvmlReader()
     yield reader.read(0.0)

@@ -31,7 +31,7 @@ def stub(library: Path):
 
 @pytest.fixture
 def reader(stub) -> Iterator:
-    from agent.nvml import NvmlReader
+    from agent.cards.nvml import NvmlReader
 
     one = NvmlReader(sleep=lambda _: None)
     yield one
@@ -151,7 +151,7 @@ def test_a_card_without_an_identity_is_broken(stub, reader) -> None:
 
 @pytest.mark.parametrize("code", [UNINITIALIZED, DRIVER_NOT_LOADED, 18])
 def test_a_lost_driver_is_said_and_found_again(stub, reader, code: int) -> None:
-    from agent.reader import ReaderError
+    from agent.cards.reader import ReaderError
 
     reader.read(0.0)
     stub(f"driver {code}")
@@ -210,8 +210,8 @@ def test_the_mean_share_of_a_process_is_of_new_samples_only(stub, reader) -> Non
 
 
 def test_a_clock_that_is_set_back_does_not_make_the_card_look_idle(stub) -> None:
-    from agent.nvml import NvmlReader
-    from agent.reader import Missing
+    from agent.cards.nvml import NvmlReader
+    from agent.cards.reader import Missing
 
     wall = iter([10.0, 10.0, -10.0, -10.0, 10.0, 10.0])  # the stub's samples carry times just above 0
     reader = NvmlReader(sleep=lambda _: None, wall=lambda: next(wall))
@@ -269,7 +269,7 @@ def test_an_identity_that_is_no_text_is_none(stub, reader) -> None:
 
 
 def test_closing_while_a_call_hangs_leaves_the_library_alone(stub, reader, monkeypatch) -> None:
-    monkeypatch.setattr("agent.nvml._PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("agent.cards.nvml._PATIENCE_SECONDS", 0.01)
     reader.read(0.0)
     with reader._in_driver:
         reader.close()

@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.podresources import MESSAGES, PodResources, PodResourcesError, devices_in, encode_devices
-from agent.truth import Device
+from agent.pods.podresources import MESSAGES, PodResources, PodResourcesError, devices_in, encode_devices
+from agent.pods.reconcile import Device
 from tests.fakes.kubelet import Kubelet, list_answer
 
 DEVICES = [

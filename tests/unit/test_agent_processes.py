@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.cgroup import Owner, owner_of
-from agent.processes import ProcessTable
+from agent.pods.cgroup import Owner, owner_of
+from agent.pods.processes import ProcessTable
 
 UID = "0f3c2d1e-1111-4222-8333-abcdefabcdef"
 SLICE_UID = UID.replace("-", "_")

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.reader import Missing, ReaderError, ScriptError
-from agent.scripted import ScriptedReader, load_script, parse_script
+from agent.cards.reader import Missing, ReaderError, ScriptError
+from agent.cards.scripted import ScriptedReader, load_script, parse_script
 
 GIB = 2**30
 CARD = {"id": "GPU-a", "index": 0, "model": "L4", "memory_total_bytes": "24Gi"}

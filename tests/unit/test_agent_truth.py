@@ -2,12 +2,12 @@
 
 import pytest
 
-from agent.account import Holder, Use
-from agent.attribution import holders_of, pids_of, usage_of
-from agent.cgroup import Owner
-from agent.pods import NODE_POD, NodePod, PodIndex, PodKey
-from agent.reader import CardReading, Missing, ProcessUse, Reading
-from agent.truth import Device, Finding, card_of, compare
+from agent.cards.reader import CardReading, Missing, ProcessUse, Reading
+from agent.energy.attribution import holders_of, pids_of, usage_of
+from agent.energy.books import Holder, Use
+from agent.pods.cgroup import Owner
+from agent.pods.index import NODE_POD, NodePod, PodIndex, PodKey
+from agent.pods.reconcile import Device, Finding, card_of, compare
 from headroom.model import Allocation, Card, GpuNode, Sharing
 from headroom.wire import encode
 from scheduler.ledger.fleet import Fleet

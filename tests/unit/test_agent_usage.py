@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 from click.testing import CliRunner
 
-from agent import usage_cli
-from agent.tariff import Tariff, TariffError, load_tariff, parse_tariff
-from agent.usage import CardKey, CardUse, CounterSum, Grouping, PodKey, PodUse, Usage, build_report
-from agent.usage_cli import UsageError, as_csv, as_json, moment, table
-from agent.usage_source import read_usage, step_for
+from agent.energy.tariff import Tariff, TariffError, load_tariff, parse_tariff
+from agent.usage import cli as usage_cli
+from agent.usage.cli import UsageError, as_csv, as_json, moment, table
+from agent.usage.report import CardKey, CardUse, CounterSum, Grouping, PodKey, PodUse, Usage, build_report
+from agent.usage.source import read_usage, step_for
 from tests.fakes.prometheus import FakePrometheus
 
 HOUR, MJ = 3600.0, 1e6

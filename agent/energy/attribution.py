@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.account import Holder, Use
-from agent.cgroup import Owner
-from agent.pods import NodePod, PodIndex, PodKey, is_finished, key_of
-from agent.reader import CardReading, Missing, ProcessUse, Reading
+from agent.cards.reader import CardReading, Missing, ProcessUse, Reading
+from agent.energy.books import Holder, Use
+from agent.pods.cgroup import Owner
+from agent.pods.index import NodePod, PodIndex, PodKey, is_finished, key_of
 from headroom.assignment import Assignment, AssignmentError, assignment_of
 from headroom.cards import share_mib
 from headroom.model import Card

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import pynvml
 
-from agent.reader import (
+from agent.cards.reader import (
     BrokenCard,
     CardReading,
     Fault,
@@ -90,7 +90,7 @@ def _open(call: Callable[..., T], *args: Any) -> T:
 
 
 class NvmlReader:
-    """Reads every card of this machine; implements `agent.reader.Reader`."""
+    """Reads every card of this machine; implements `agent.cards.reader.Reader`."""
 
     def __init__(self, *, sleep: Callable[[float], None] = time.sleep, wall: Callable[[], float] = time.time) -> None:
         self._sleep, self._wall = sleep, wall

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.health import Verdict
-from agent.reader import CardReading, Missing, Reading
+from agent.cards.reader import CardReading, Missing, Reading
+from agent.cards.verdicts import Verdict
 from headroom import wire
 from headroom.inventory import InventoryError, node_of
 from headroom.model import Card

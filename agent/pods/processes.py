@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from agent.cgroup import Owner, owner_of
+from agent.pods.cgroup import Owner, owner_of
 
 _START_TIME_FIELD: Final = 19  # field 22 of proc(5), counted from the state field that follows the command's ")"
 

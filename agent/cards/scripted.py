@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from agent.reader import (
+from agent.cards.reader import (
     BrokenCard,
     CardReading,
     Fault,
@@ -59,7 +59,7 @@ class _Meter:
 
 @dataclass(slots=True)
 class ScriptedReader:
-    """Implements `agent.reader.Reader` over frames; `file` is watched when given."""
+    """Implements `agent.cards.reader.Reader` over frames; `file` is watched when given."""
 
     frames: tuple[Frame, ...]
     file: Path | None = None

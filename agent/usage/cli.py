@@ -10,9 +10,9 @@ from typing import Any
 import click
 import msgspec
 
-from agent.tariff import load_tariff
-from agent.usage import Grouping, Line, Report, build_report
-from agent.usage_source import read_usage, step_for
+from agent.energy.tariff import load_tariff
+from agent.usage.report import Grouping, Line, Report, build_report
+from agent.usage.source import read_usage, step_for
 from headroom.errors import HeadroomError
 from headroom.prometheus import PrometheusSource
 from headroom.units import UnitError, parse_duration_seconds

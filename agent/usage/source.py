@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
-from agent.usage import CardKey, CardUse, CounterSum, PodKey, PodUse, Usage
+from agent.usage.report import CardKey, CardUse, CounterSum, PodKey, PodUse, Usage
 
 _LOOKBACK_SECONDS: Final = 300.0
 """How far before the window its first value is looked for: Prometheus' own lookback."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from agent.pods import PodKey
-from agent.reader import CardReading, Missing, Number, Reading, known
+from agent.cards.reader import CardReading, Missing, Number, Reading, known
+from agent.pods.index import PodKey
 
 MEASURED: Final = "measured"
 ESTIMATED: Final = "estimated"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.reader import CardReading, Missing, Reading
+from agent.cards.reader import CardReading, Missing, Reading
 
 APPLICATION_XIDS: Final = frozenset({13, 31, 43, 45, 68, 109})
 """Errors of the program on the card, not of the card (NVIDIA's Xid catalogue; its device plugin passes over the same ones)."""

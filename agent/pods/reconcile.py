@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from agent.pods import NodePod, PodIndex, is_finished
+from agent.pods.index import NodePod, PodIndex, is_finished
 from headroom.assignment import AssignmentError, annotations_of, assignment_of
 from headroom.cards import share_mib
 from headroom.model import Card, GpuNode, Mode, Placement

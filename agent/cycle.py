@@ -10,18 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from agent.account import Account
-from agent.attribution import Usage, holders_of, pids_of, usage_of
-from agent.health import HealthTracker, Verdict
-from agent.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
+from agent.cards.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
+from agent.cards.reader import Reader, ReaderError, Reading
+from agent.cards.verdicts import HealthTracker, Verdict
+from agent.energy.attribution import Usage, holders_of, pids_of, usage_of
+from agent.energy.books import Account
 from agent.metrics import AgentMetrics, Snapshot
-from agent.podresources import PodResources, PodResourcesError
-from agent.pods import NODE_POD, NodePod, PodIndex
-from agent.processes import ProcessTable
+from agent.pods.index import NODE_POD, NodePod, PodIndex
+from agent.pods.podresources import PodResources, PodResourcesError
+from agent.pods.processes import ProcessTable
+from agent.pods.reconcile import Truth, compare
 from agent.publisher import Publisher
-from agent.reader import Reader, ReaderError, Reading
 from agent.settings import AgentSettings
-from agent.truth import Truth, compare
 from headroom import wire
 from headroom.health import Health
 from headroom.kube.calls import NODES, PODS

@@ -12,7 +12,7 @@ import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from agent.truth import Device
+from agent.pods.reconcile import Device
 from headroom.errors import HeadroomError
 
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto

@@ -1,0 +1,1 @@
+"""From the driver to what is published of each card."""

@@ -1,0 +1,1 @@
+"""The account: GPU time, energy, carbon and money booked on pods and projects."""

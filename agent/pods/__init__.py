@@ -1,0 +1,1 @@
+"""Whose process, whose device: pods, cgroups, and what kubelet handed out."""

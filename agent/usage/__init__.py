@@ -1,0 +1,1 @@
+"""`headroom usage`: a report over Prometheus; it runs on no node."""
