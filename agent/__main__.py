@@ -22,13 +22,13 @@ from agent.metrics import AgentMetrics
 from agent.pods.podresources import PodResources
 from agent.pods.processes import ProcessTable
 from agent.settings import AgentSettings
-from headroom import logs
+from headroom.daemon import logs
+from headroom.daemon.pages import Health, serving
+from headroom.daemon.settings import load, options
+from headroom.daemon.tasks import run
 from headroom.errors import HeadroomError
-from headroom.health import Health, serving
 from headroom.kube import aio
 from headroom.kube.client import KubeClient
-from headroom.runtime import run
-from headroom.settings import load, options
 from headroom.units import MIB, format_mib
 
 _LOCK_RETRY_SECONDS: Final = 2.0

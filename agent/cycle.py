@@ -23,14 +23,14 @@ from agent.pods.reconcile import Truth, compare
 from agent.publisher import Publisher
 from agent.settings import AgentSettings
 from headroom import wire
-from headroom.health import Health
+from headroom.daemon.logs import get_logger
+from headroom.daemon.pages import Health
+from headroom.daemon.tasks import Backoff
+from headroom.domain.model import Card
 from headroom.kube.calls import NODES, PODS
 from headroom.kube.client import KubeClient
 from headroom.kube.reflector import DELETED, Reflector
-from headroom.logs import get_logger
-from headroom.model import Card
 from headroom.names import ANNOTATION_NODE_CARDS
-from headroom.runtime import Backoff
 
 _WAIT_SLICE_SECONDS: Final = 1.0
 """A thread that waits in the driver cannot be cancelled: this bounds how long a shutdown takes."""

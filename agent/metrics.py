@@ -16,7 +16,7 @@ from agent.cards.reader import CardReading, Missing, Reading
 from agent.energy.attribution import PodMemory
 from agent.energy.books import ESTIMATED, MEASURED, UNKNOWN, Account, CardBook, PodBook
 from agent.energy.tariff import Tariff
-from headroom.model import Card
+from headroom.domain.model import Card
 
 _CARD: Final = ("node", "card", "model")
 _POD: Final = (*_CARD, "namespace", "pod", "project")

@@ -10,13 +10,13 @@ from typing import Final
 
 from agent.pods.reconcile import Correction, Finding
 from headroom import wire
-from headroom.inventory import encode_cards
+from headroom.daemon.logs import get_logger
+from headroom.daemon.tasks import Backoff
+from headroom.domain.model import Card
+from headroom.domain.node_cards import encode_cards
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path, record_event
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
-from headroom.logs import get_logger
-from headroom.model import Card
 from headroom.names import ANNOTATION_NODE_CARDS, RESOURCE_VRAM
-from headroom.runtime import Backoff
 from headroom.units import MIB, UnitError, parse_quantity
 
 CONTROLLER: Final = "headroom.dev/agent"

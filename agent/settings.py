@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from headroom.settings import setting
+from headroom.daemon.settings import setting
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from autoscaler.settings import AutoscalerSettings
-from headroom import logs, runtime
+from headroom.daemon import logs, tasks
+from headroom.daemon.settings import load, options
 from headroom.errors import HeadroomError
-from headroom.settings import load, options
 
 
 @click.group(invoke_without_command=True)
@@ -30,7 +30,7 @@ def main(context: click.Context, /, config: str | None, once: bool, **flags: str
 
     logs.setup(level=settings.log_level)
     if not once:
-        runtime.run(daemon.serve(settings))
+        tasks.run(daemon.serve(settings))
         return
     for key, outcome in sorted(asyncio.run(daemon.single_round(settings)).items()):
         decision = outcome.decision
@@ -84,10 +84,10 @@ async def _read(settings: AutoscalerSettings, namespace: str, name: str) -> Any:
 @click.pass_obj
 def fastchat_exporter(settings: AutoscalerSettings, worker: str, listen: int, every_seconds: float) -> None:
     """Export the queue length of the FastChat worker beside it."""
-    from autoscaler.adapters import fastchat_exporter as fastchat
+    from autoscaler.adapters import fastchat_exporter
 
     logs.setup(level=settings.log_level)
-    runtime.run(fastchat.serve(worker, settings.host, listen, every_seconds))
+    tasks.run(fastchat_exporter.serve(worker, settings.host, listen, every_seconds))
 
 
 if __name__ == "__main__":

@@ -24,16 +24,16 @@ from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.guard import guarded
 from autoscaler.tick.reporter import Outcome
 from autoscaler.tick.tick import Loop
+from headroom.daemon.logs import get_logger
+from headroom.daemon.pages import Health, serving
+from headroom.daemon.tasks import Backoff
 from headroom.errors import HeadroomError
-from headroom.health import Health, serving
 from headroom.kube.aio import connect
 from headroom.kube.client import KubeClient, KubeError, NotFound
 from headroom.kube.lease import Elector, wall_clock
 from headroom.kube.reflector import Reflector
-from headroom.logs import get_logger
 from headroom.names import API_VERSION, PLURAL_AUTOSCALER
-from headroom.prometheus import PrometheusSource
-from headroom.runtime import Backoff
+from headroom.prometheus.client import PrometheusSource
 
 log = get_logger(__name__)
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from headroom.daemon.settings import setting
 from headroom.errors import HeadroomError
-from headroom.settings import setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import os
 
 import click
 
-from headroom import logs, runtime
-from headroom.settings import load, options
+from headroom.daemon import logs, tasks
+from headroom.daemon.settings import load, options
 from scheduler.daemon import serve
 from scheduler.settings import SchedulerSettings
 
@@ -20,7 +20,7 @@ def main(config: str | None, **flags: str | None) -> None:
     """
     settings = load(SchedulerSettings, flags, os.environ, config or os.environ.get("HEADROOM_SCHEDULER_CONFIG"))
     logs.setup(level=settings.log_level)
-    runtime.run(serve(settings))
+    tasks.run(serve(settings))
 
 
 if __name__ == "__main__":

@@ -13,17 +13,17 @@ from typing import Final
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from headroom import wire
+from headroom.daemon.logs import get_logger
+from headroom.daemon.pages import Health, serving
+from headroom.daemon.settings import SettingsError
+from headroom.daemon.tasks import Backoff
 from headroom.errors import HeadroomError
-from headroom.health import Health, serving
 from headroom.kube import calls
 from headroom.kube.aio import connect
 from headroom.kube.client import KubeClient
 from headroom.kube.lease import wall_clock
 from headroom.kube.reflector import Reflector
-from headroom.logs import get_logger
-from headroom.prometheus import PrometheusSource
-from headroom.runtime import Backoff
-from headroom.settings import SettingsError
+from headroom.prometheus.client import PrometheusSource
 from scheduler.background.events import Reporter
 from scheduler.background.measuring import MeasuredPoll
 from scheduler.background.nominating import NamingAhead

@@ -12,9 +12,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeClient
 from headroom.kube.lease import Elector
-from headroom.logs import get_logger
 from scheduler.settings import SchedulerSettings
 
 PATIENCE_SECONDS: Final = 4.0  # how long a call waits for leadership; below kube-scheduler's httpTimeout of 5 s

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from headroom import names
-from headroom.settings import setting
+from headroom.daemon.settings import setting
 
 DECISIVE = "decisive"
 SCORED = "scored"

@@ -7,8 +7,8 @@ from typing import Final
 from agent.cards.reader import CardReading, Missing, Reading
 from agent.cards.verdicts import Verdict
 from headroom import wire
-from headroom.inventory import InventoryError, node_of
-from headroom.model import Card
+from headroom.domain.model import Card
+from headroom.domain.node_cards import InventoryError, node_of
 from headroom.names import (
     ANNOTATION_NODE_CARDS,
     LABEL_GPU_REPLICAS,

@@ -7,10 +7,10 @@ from agent.cards.reader import CardReading, Missing, ProcessUse, Reading
 from agent.energy.books import Holder, Use
 from agent.pods.cgroup import Owner
 from agent.pods.index import NodePod, PodIndex, PodKey, is_finished, key_of
-from headroom.assignment import Assignment, AssignmentError, assignment_of
-from headroom.cards import share_mib
-from headroom.model import Card
-from headroom.request import RequestError, request_of
+from headroom.domain.assignment import Assignment, AssignmentError, assignment_of
+from headroom.domain.device_plugin import share_mib
+from headroom.domain.model import Card
+from headroom.domain.request import RequestError, request_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from headroom import wire
-from headroom.request import project_of
+from headroom.domain.request import project_of
 
 _FINISHED: Final = frozenset({"Succeeded", "Failed"})
 _STATIC_POD: Final = "kubernetes.io/config.hash"

@@ -14,10 +14,10 @@ from enum import StrEnum
 from typing import Final
 
 from agent.pods.index import NodePod, PodIndex, is_finished
-from headroom.assignment import AssignmentError, annotations_of, assignment_of
-from headroom.cards import share_mib
-from headroom.model import Card, GpuNode, Mode, Placement
-from headroom.request import RequestError, request_of
+from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of
+from headroom.domain.device_plugin import share_mib
+from headroom.domain.model import Card, GpuNode, Mode, Placement
+from headroom.domain.request import RequestError, request_of
 
 _SLICE: Final = re.compile(r"(?P<card>.+?)::\d+")
 _GKE: Final = re.compile(r"nvidia(?P<index>\d+)(?:/vgpu\d+)?")

@@ -14,7 +14,7 @@ from agent.energy.tariff import load_tariff
 from agent.usage.report import Grouping, Line, Report, build_report
 from agent.usage.source import read_usage, step_for
 from headroom.errors import HeadroomError
-from headroom.prometheus import PrometheusSource
+from headroom.prometheus.client import PrometheusSource
 from headroom.units import UnitError, parse_duration_seconds
 
 

@@ -38,7 +38,7 @@ class Series(Protocol):
 
 
 class Source(Protocol):
-    """`headroom.prometheus.PrometheusSource`, as far as it is used here."""
+    """`headroom.prometheus.client.PrometheusSource`, as far as it is used here."""
 
     async def query(self, promql: str) -> Sequence[Series]:
         """Series of a PromQL expression. Raises PrometheusError."""

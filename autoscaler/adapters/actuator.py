@@ -10,10 +10,10 @@ import msgspec
 from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation.objects import PodView
+from headroom.daemon.logs import get_logger
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound
-from headroom.logs import get_logger
 from headroom.names import ANNOTATION_DELETION_COST, API_VERSION, KIND_AUTOSCALER, PLURAL_AUTOSCALER
 
 CONTROLLER: Final = "headroom-autoscaler"

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
-from autoscaler.observation import answers as snap
+from autoscaler.observation import answers
 from autoscaler.observation.answers import Series, Snapshot
 from autoscaler.observation.queries import CLOCK, COUNTERS, GAUGES, Custom, Plan, combine
 from autoscaler.observation.series import newest
+from headroom.daemon.logs import get_logger
 from headroom.errors import HeadroomError
-from headroom.logs import get_logger
-from headroom.prometheus import PrometheusQueryError
+from headroom.prometheus.client import PrometheusQueryError
 
 _RETRY_SECONDS: Final = 300.0
 _LARGE: Final = (GAUGES, COUNTERS)
@@ -74,7 +74,7 @@ class Collector:
         now = self._wall_clock()
         asked = [pair for pair in pairs if not self._is_put_off(pair[1], now)]
         series = await self._ask_custom(snapshot, asked, now)
-        snap.add_custom(snapshot, {tag: (custom.target, custom.signal) for tag, custom in asked}, series)
+        answers.add_custom(snapshot, {tag: (custom.target, custom.signal) for tag, custom in asked}, series)
         for _, custom in pairs:
             if custom in self._refused:
                 snapshot.custom[custom.target, custom.signal] = self._refused[custom][1]
@@ -112,8 +112,8 @@ class Collector:
                 sample = newest(one.points)
                 snapshot.clock_seconds = sample.value if sample else snapshot.clock_seconds
         elif group == GAUGES:
-            snap.add_gauges(snapshot, series, self._short, self._long)
+            answers.add_gauges(snapshot, series, self._short, self._long)
         elif group == COUNTERS:
-            snap.add_counters(snapshot, series, self._short, self._long)
+            answers.add_counters(snapshot, series, self._short, self._long)
         else:
-            snap.add_buckets(snapshot, group, series)
+            answers.add_buckets(snapshot, group, series)

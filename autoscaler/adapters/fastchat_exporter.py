@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from headroom.health import Health, serving
-from headroom.logs import get_logger
+from headroom.daemon.logs import get_logger
+from headroom.daemon.pages import Health, serving
 
 log = get_logger(__name__)
 

@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 
 from autoscaler.law.inputs import Capacity
-from headroom.logs import get_logger
+from headroom.daemon.logs import get_logger
 
 log = get_logger(__name__)
 

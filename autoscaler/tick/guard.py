@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from prometheus_client import Counter
 
-from headroom.logs import get_logger
+from headroom.daemon.logs import get_logger
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from autoscaler.law.spec import Learned
 from autoscaler.observation.objects import PodView, Workload
 from autoscaler.observation.observer import Lessons
 from headroom import wire
-from headroom.logs import get_logger
-from headroom.request import RequestError, request_of
+from headroom.daemon.logs import get_logger
+from headroom.domain.request import RequestError, request_of
 
 log = get_logger(__name__)
 

@@ -14,8 +14,8 @@ from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation.objects import PodView, Workload
 from autoscaler.tick import status
 from autoscaler.tick.memory import Memory, samples_of
+from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeError
-from headroom.logs import get_logger
 
 log = get_logger(__name__)
 

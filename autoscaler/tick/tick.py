@@ -26,8 +26,8 @@ from autoscaler.tick import status
 from autoscaler.tick.guard import guarded
 from autoscaler.tick.memory import Memory, gpus_of, recall
 from autoscaler.tick.reporter import Outcome, Reporter
+from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeError
-from headroom.logs import get_logger
 
 T = TypeVar("T")
 

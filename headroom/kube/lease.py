@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import msgspec
 
+from headroom.daemon.logs import get_logger
 from headroom.kube.calls import micro_time
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound
-from headroom.logs import get_logger
 from headroom.names import ANNOTATION_CHALLENGER
 
 _HURRY_SECONDS: Final = 0.2  # between two looks at the lease while leadership is wanted

@@ -12,9 +12,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from headroom.daemon.logs import get_logger
+from headroom.daemon.tasks import Backoff
 from headroom.kube.client import Gone, KubeClient, KubeError, Query
-from headroom.logs import get_logger
-from headroom.runtime import Backoff
 from headroom.wire import WireError
 
 T = TypeVar("T")

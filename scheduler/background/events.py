@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from headroom import names
+from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError
-from headroom.logs import get_logger
 from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.settings import SchedulerSettings

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from headroom.logs import get_logger
-from headroom.prometheus import PrometheusError
+from headroom.daemon.logs import get_logger
+from headroom.prometheus.client import PrometheusError
 from scheduler.cluster.measured import MeasuredSource, MeasuredVram, measured_vram
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics

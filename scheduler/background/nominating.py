@@ -15,9 +15,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
+from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound, Unprocessable
-from headroom.logs import get_logger
 from scheduler.cluster.open_rows import OpenRows
 from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Final
 
+from headroom.daemon.logs import get_logger
+from headroom.daemon.tasks import Backoff
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, TooManyRequests
-from headroom.logs import get_logger
-from headroom.runtime import Backoff
 from scheduler.cluster.records import Occupant, WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray

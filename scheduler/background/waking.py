@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from headroom import names
+from headroom.daemon.logs import get_logger
+from headroom.daemon.tasks import Backoff
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound
-from headroom.logs import get_logger
-from headroom.runtime import Backoff
 from scheduler.cluster.records import Freed
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics

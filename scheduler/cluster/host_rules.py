@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from headroom import names, wire
-from headroom.accelerators import BY_RESOURCE
+from headroom.domain.accelerators import BY_RESOURCE
 
 _HOSTNAME: Final = "kubernetes.io/hostname"
 _REPELLING: Final = ("NoSchedule", "NoExecute")

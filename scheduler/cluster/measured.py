@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from headroom.units import MIB
 
 AGENT_METRIC: Final = "headroom_card_memory_used_bytes"
@@ -22,7 +22,7 @@ _LARGEST_MIB: Final = 2**24  # 16 TiB: beyond it lie the values that stand for "
 
 
 class MeasuredSeries(Protocol):
-    """A series of `headroom.prometheus`, as far as it is read here."""
+    """A series of `headroom.prometheus.client`, as far as it is read here."""
 
     @property
     def labels(self) -> Mapping[str, str]:

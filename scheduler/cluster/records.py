@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from headroom import wire
-from headroom.model import GpuRequest, Placement
+from headroom.domain.model import GpuRequest, Placement
 
 
 @dataclass(slots=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headroom import names, wire
-from headroom.inventory import InventoryError, node_of, without_cards
+from headroom.daemon.logs import get_logger
+from headroom.domain.model import GpuNode, GpuRequest, Placement
+from headroom.domain.node_cards import InventoryError, node_of, without_cards
+from headroom.domain.request import RequestError, project_of, request_of
 from headroom.kube.reflector import DELETED
-from headroom.logs import get_logger
-from headroom.model import GpuNode, GpuRequest, Placement
-from headroom.request import RequestError, project_of, request_of
 from scheduler.cluster.host_rules import soft_preferences, wholly_judged
 from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.records import Attempt, Freed, Occupant, RefusedPod, WaitingPod

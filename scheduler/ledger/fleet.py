@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from headroom.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.model import Allocation, Card, GpuNode, Sharing
 
 IntArray = npt.NDArray[np.int64]
 

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from headroom import wire
-from headroom.assignment import Assignment, AssignmentError, assignment_of
+from headroom.domain.assignment import Assignment, AssignmentError, assignment_of
+from headroom.domain.model import GpuRequest, Mode, Placement
+from headroom.domain.request import RequestError, demand_of, project_of
 from headroom.errors import HeadroomError
-from headroom.model import GpuRequest, Mode, Placement
-from headroom.request import RequestError, demand_of, project_of
 
 FINISHED_PHASES: Final = ("Succeeded", "Failed")
 _NOT_STARTED: Final = "~"  # after every timestamp

@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 
 from headroom import wire
-from headroom.assignment import Assignment
-from headroom.cards import greedy_cards, share_mib
-from headroom.model import GpuNode, GpuRequest, Mode, Placement
+from headroom.domain.assignment import Assignment
+from headroom.domain.device_plugin import greedy_cards, share_mib
+from headroom.domain.model import GpuNode, GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import (
     NO_CHANGE,

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from headroom.model import WHOLE_MILLI, Allocation, GpuNode, GpuRequest, Mode
+from headroom.domain.model import WHOLE_MILLI, Allocation, GpuNode, GpuRequest, Mode
 from scheduler.ledger.fleet import Fleet, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -39,7 +39,7 @@ class Fit:
 def need_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:
     """MiB that one share of the request holds on each card of each row: [rows, width].
 
-    The rule of `headroom.cards.share_mib`, for many cards at once.
+    The rule of `headroom.domain.device_plugin.share_mib`, for many cards at once.
     """
     usable = fleet.usable_mib[rows]
     if request.vram_mib > 0:
@@ -118,7 +118,7 @@ def offers_resource(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolAr
 def _predict(fleet: Fleet, rows: IntArray, count: int, free: IntArray, need: IntArray) -> tuple[IntArray, BoolArray]:
     """How many of `count` devices the plugin will hand out on each card, and whether there is room wherever it may go.
 
-    [rows, width] and [rows]. The rule of `headroom.cards.greedy_cards`, for many nodes at once; fewer than `count` where the
+    [rows, width] and [rows]. The rule of `headroom.domain.device_plugin.greedy_cards`, for many nodes at once; fewer than `count` where the
     plugin has no more.
     Between cards that are alike to it the plugin goes by the order of a hash table, so that any of them may be taken: each
     must have room in `free` for what it would then hold of `need`. The shares are told of the lowest index among them.

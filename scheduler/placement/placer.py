@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from headroom.model import GpuRequest, Mode, Placement
+from headroom.domain.model import GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement import filtering
 from scheduler.placement.filtering import Fit

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from headroom.model import GpuRequest
+from headroom.domain.model import GpuRequest
 
 
 def kind_of(request: GpuRequest) -> GpuRequest:

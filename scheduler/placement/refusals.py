@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from headroom.model import GpuRequest
+from headroom.domain.model import GpuRequest
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer
 

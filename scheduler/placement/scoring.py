@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headroom.model import GpuRequest
+from headroom.domain.model import GpuRequest
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement.filtering import BoolArray, Fit
 from scheduler.placement.profile import Profile

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from headroom.model import GpuRequest, Mode
+from headroom.domain.model import GpuRequest, Mode
 from scheduler.cluster.records import Occupant
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering

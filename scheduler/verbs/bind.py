@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Final
 
 from headroom import wire
-from headroom.assignment import annotations_of
+from headroom.daemon.logs import get_logger
+from headroom.domain.assignment import annotations_of
+from headroom.domain.model import Placement
+from headroom.domain.request import RequestError, project_of, request_of
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, ServerError, Unreachable
-from headroom.logs import get_logger
-from headroom.model import Placement
-from headroom.request import RequestError, project_of, request_of
 from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.ledger import LedgerError

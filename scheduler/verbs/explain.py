@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headroom.model import GpuRequest, Placement
+from headroom.domain.model import GpuRequest, Placement
 from headroom.units import format_mib
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from headroom import wire
-from headroom.logs import get_logger
-from headroom.model import GpuRequest, Placement
-from headroom.request import RequestError, demand_of, project_of, request_of
+from headroom.daemon.logs import get_logger
+from headroom.domain.model import GpuRequest, Placement
+from headroom.domain.request import RequestError, demand_of, project_of, request_of
 from headroom.wire import WireError
 from scheduler.cluster.host_rules import soft_preferences
 from scheduler.cluster.records import WaitingPod

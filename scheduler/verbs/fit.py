@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headroom import wire
+from headroom.domain.model import GpuRequest
 from headroom.kube.client import KubeClient
-from headroom.model import GpuRequest
 from headroom.wire import Wire, WireError
 from scheduler.cluster.host_rules import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
 from scheduler.cluster.state import ClusterState

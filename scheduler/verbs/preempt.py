@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from headroom import wire
-from headroom.request import request_of
+from headroom.domain.request import request_of
 from headroom.wire import Wire
 from scheduler.cluster.state import ClusterState
 from scheduler.placement.victims import fits_without

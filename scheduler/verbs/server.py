@@ -12,10 +12,10 @@ import msgspec
 from aiohttp import web
 
 from headroom import wire
+from headroom.daemon.pages import Health
+from headroom.domain.request import RequestError, request_of
 from headroom.errors import HeadroomError
-from headroom.health import Health
 from headroom.kube.client import KubeError
-from headroom.request import RequestError, request_of
 from headroom.wire import WireError
 from scheduler.cluster.state import ClusterState
 from scheduler.leadership import Leadership

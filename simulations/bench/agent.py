@@ -41,10 +41,10 @@ import sys
 from types import SimpleNamespace
 from agent.__main__ import serve
 from agent.settings import AgentSettings
-from headroom import logs
+from headroom.daemon import logs
 from headroom.kube.aio import AioKubeClient
-from headroom.runtime import run
-from headroom.settings import load
+from headroom.daemon.tasks import run
+from headroom.daemon.settings import load
 
 async def token(_):
     return "Bearer bench"

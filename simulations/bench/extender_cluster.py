@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 
 from headroom import names, wire
+from headroom.domain.model import Mode
 from headroom.kube.client import JSON, Query, WatchEvent
 from headroom.kube.reflector import ADDED, DELETED, MODIFIED
-from headroom.model import Mode
 from scheduler.daemon import SchedulerDaemon
 from scheduler.settings import SchedulerSettings
 

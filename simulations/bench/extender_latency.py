@@ -17,9 +17,10 @@ from typing import Final
 
 import msgspec
 
-from headroom import logs, runtime, wire
-from headroom.health import serving
-from headroom.request import request_of
+from headroom import wire
+from headroom.daemon import logs, tasks
+from headroom.daemon.pages import serving
+from headroom.domain.request import request_of
 from simulations.bench.extender_cluster import SIZES_GIB, filled_daemon, pod_object
 
 _WARM_UP: Final = 300
@@ -51,7 +52,7 @@ def _serve(connection: multiprocessing.connection.Connection, node_count: int, p
             await asyncio.to_thread(connection.recv)
 
     logs.setup(level="WARNING")
-    runtime.run(work())
+    tasks.run(work())
 
 
 class _Caller:

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from headroom.health import serving
+from headroom.daemon.pages import serving
 from headroom.kube.client import JSON
 from simulations.bench.extender_cluster import SIZES_GIB, node_object, pod_object
 
@@ -33,8 +33,9 @@ class Footprint:
 _MEASURED_START: Final = """
 import asyncio, sys
 from types import SimpleNamespace
-from headroom import logs, runtime
-from headroom.health import serving
+from headroom.daemon import logs
+from headroom.daemon import tasks
+from headroom.daemon.pages import serving
 from headroom.kube.aio import AioKubeClient
 from scheduler.daemon import SchedulerDaemon
 from scheduler.settings import SchedulerSettings
@@ -49,7 +50,7 @@ async def main():
         await daemon.run()
 
 logs.setup(level="WARNING")
-runtime.run(main())
+tasks.run(main())
 """
 """The daemon as in a pod: access to the API server without a kubeconfig, hence without the `kubernetes` package."""
 

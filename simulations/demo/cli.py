@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from simulations.demo import on_embedded as demo_embedded
+from simulations.demo import on_embedded
 from simulations.demo.html.render import write
 from simulations.demo.page import page_of
 from simulations.demo.placement.chapter import PlacementChapter
@@ -55,12 +55,12 @@ def main(on: str, seed: int, deployments: int, hours: float, seconds: int, out: 
     began = time.perf_counter()
     view = View()
     if on == "kwok":
-        from simulations.demo.on_kwok import run as demo_kwok
+        from simulations.demo.on_kwok import run
 
-        facts = demo_kwok.FACTS
-        placement, story = asyncio.run(demo_kwok.run(seed, deployments, seconds, out, view))
+        facts = run.FACTS
+        placement, story = asyncio.run(run.run(seed, deployments, seconds, out, view))
     else:
-        facts = demo_embedded.FACTS
+        facts = on_embedded.FACTS
         placement, story = asyncio.run(_embedded(seed, deployments, hours, out, view))
     for line in story_lines(story):
         view.say(line)
@@ -73,5 +73,5 @@ def main(on: str, seed: int, deployments: int, hours: float, seconds: int, out: 
 async def _embedded(
     seed: int, deployments: int, hours: float, out: Path, view: View
 ) -> tuple[PlacementChapter, StoryChapter]:
-    placement = await demo_embedded.placement_chapter(seed, deployments, out, view)
-    return placement, await demo_embedded.story_chapter(seed, hours, out, view)
+    placement = await on_embedded.placement_chapter(seed, deployments, out, view)
+    return placement, await on_embedded.story_chapter(seed, hours, out, view)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headroom import names
-from headroom.model import Card, GpuNode, Sharing
+from headroom.domain.model import Card, GpuNode, Sharing
 
 
 @dataclass(frozen=True, slots=True)

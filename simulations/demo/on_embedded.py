@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.demo.fleet import PLACEMENT_FLEET, build_fleet, total_usable_mib
 from simulations.demo.placement.chapter import PlacementChapter, run_placement
 from simulations.demo.placement.workload import draw_stream

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headroom import __version__
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.demo.fleet import BY_PRODUCT, sorted_nodes
 from simulations.demo.placement.baselines import Risk
 from simulations.demo.placement.chapter import SLICES, Method, PlacementChapter

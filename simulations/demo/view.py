@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.demo.fleet import sorted_nodes
 
 _COLOURS: Final = (33, 208, 37, 170, 71, 220, 99, 203, 45, 142, 177, 109)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from headroom import names
-from headroom.model import Allocation, GpuNode
+from headroom.domain.model import Allocation, GpuNode
 from simulations.embedded.api import ApiServer
 from simulations.embedded.kube_scheduler import Extender, KubeScheduler
 from simulations.embedded.store import CardRef, Key, Object, Store

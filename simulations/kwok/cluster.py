@@ -36,9 +36,9 @@ from typing import Any, Final, Self
 
 import yaml
 
+from headroom.domain.model import GpuNode
 from headroom.errors import HeadroomError
 from headroom.kube.aio import AioKubeClient, connect
-from headroom.model import GpuNode
 from simulations.kwok import control_plane
 from simulations.kwok.api import Api, ApiError
 from simulations.kwok.build import find_binaries

@@ -24,8 +24,8 @@ from typing import Any, Final, Self
 
 from aiohttp import web
 
+from headroom.daemon.pages import serving
 from headroom.errors import HeadroomError
-from headroom.health import serving
 from headroom.kube import calls
 from headroom.kube.aio import connect
 from headroom.kube.reflector import DELETED, Reflector

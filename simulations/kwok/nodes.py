@@ -5,8 +5,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from headroom import names
-from headroom.inventory import encode_cards
-from headroom.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.node_cards import encode_cards
 
 _PODS_PER_NODE: Final = 250
 # Ready from the first moment: thousands of nodes need not each be seen and patched by kwok and the controller manager.

@@ -18,8 +18,8 @@ import numpy as np
 from scipy.optimize import OptimizeResult, linprog
 from scipy.sparse import csc_array
 
+from headroom.domain.model import GpuNode, GpuRequest
 from headroom.errors import HeadroomError
-from headroom.model import GpuNode, GpuRequest
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.policies.knapsack import UNITS, FloatArray, cut, knapsack
 from scheduler.placement.scoring import CardKinds

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Final, TextIO
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.placement.replay import Record, run_published
 from simulations.placement.traces import Pod
 from simulations.placement.vram import run_vram

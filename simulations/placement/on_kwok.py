@@ -17,10 +17,10 @@ from typing import Any, Final
 import msgspec
 
 from headroom import names
-from headroom.assignment import assignment_of
+from headroom.domain.assignment import assignment_of
+from headroom.domain.model import GpuNode, GpuRequest, Mode, Placement
 from headroom.errors import HeadroomError
 from headroom.kube.client import Gone, KubeClient, Unreachable
-from headroom.model import GpuNode, GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.placer import hold
 from scheduler.placement.profile import Profile

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from headroom.model import GpuNode, GpuRequest, Placement
+from headroom.domain.model import GpuNode, GpuRequest, Placement
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.policies.fgd import Fgd

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from headroom.domain.model import Card, GpuNode, GpuRequest
 from headroom.errors import HeadroomError
-from headroom.model import Card, GpuNode, GpuRequest
 
 CARD_UNITS: Final = 1000
 _NODE_COLUMNS: Final = ("sn", "cpu_milli", "memory_mib", "gpu", "model")

@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from headroom.domain.model import GpuNode, Placement
 from headroom.errors import HeadroomError
-from headroom.model import GpuNode, Placement
 from simulations.serving.deployment import Deployment
 from simulations.serving.hardware import Pair, marginal_work_seconds
 from simulations.serving.laws.base import Entry, Law, Objective, Parameters, Setting

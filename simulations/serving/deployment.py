@@ -11,7 +11,7 @@ from enum import IntEnum
 from operator import attrgetter
 from typing import Protocol
 
-from headroom.model import Placement
+from headroom.domain.model import Placement
 from simulations.serving.replica import Counters, Replica, Request, Speed
 from simulations.virtual_time import Engine
 

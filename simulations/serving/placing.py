@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from headroom.domain.model import Card, GpuNode, GpuRequest, Placement
 from headroom.errors import HeadroomError
-from headroom.model import Card, GpuNode, GpuRequest, Placement
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.placer import Placer
 from scheduler.placement.policies.simple import policy_by_name

@@ -34,7 +34,7 @@ from agent.usage.cli import table
 from agent.usage.report import Grouping, Report, build_report
 from agent.usage.source import read_usage
 from headroom.errors import HeadroomError
-from headroom.prometheus import PrometheusSource
+from headroom.prometheus.client import PrometheusSource
 from headroom.wire import encode
 from simulations.kwok.process import free_port
 from simulations.kwok.prometheus import PrometheusServer

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from headroom.health import serving
+from headroom.daemon.pages import serving
 from headroom.kube.aio import connect
 from scheduler.daemon import SchedulerDaemon
 from scheduler.settings import SchedulerSettings

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from headroom import names
-from headroom.assignment import assignment_of
-from headroom.model import GpuNode, Mode
+from headroom.domain.assignment import assignment_of
+from headroom.domain.model import GpuNode, Mode
 from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.nodes import Description, node_manifest
 from simulations.kwok.process import Component, free_port

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from agent.pods.reconcile import Device
+from headroom.domain.model import GpuNode
 from headroom.kube.aio import connect
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path
 from headroom.kube.client import Forbidden, Unprocessable
-from headroom.model import GpuNode
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import Description, uniform_nodes
 from simulations.kwok.process import Component, free_port

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headroom.model import Mode
+from headroom.domain.model import Mode
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import uniform_nodes
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headroom.model import GpuNode, Mode, Sharing
+from headroom.domain.model import GpuNode, Mode, Sharing
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import Description, node_manifest, uniform_nodes
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headroom.prometheus import PrometheusSource
+from headroom.prometheus.client import PrometheusSource
 from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import ComponentError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import node_manifest
 from simulations.kwok.process import Component, free_port

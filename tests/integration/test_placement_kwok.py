@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headroom.model import Card, GpuNode, GpuRequest
+from headroom.domain.model import Card, GpuNode, GpuRequest
 from simulations.placement.on_kwok import run_on_kwok
 from simulations.placement.replay import Record, run_published
 from simulations.placement.traces import CARD_UNITS, Pod

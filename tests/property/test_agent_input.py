@@ -12,7 +12,7 @@ from agent.pods.cgroup import owner_of
 from agent.pods.podresources import MESSAGES, devices_in, encode_devices
 from agent.pods.reconcile import Device, card_of
 from headroom import wire
-from headroom.model import Card
+from headroom.domain.model import Card
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=12))
 plain = st.recursive(

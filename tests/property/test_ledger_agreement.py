@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headroom.cards import share_mib
-from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
+from headroom.domain.device_plugin import share_mib
+from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger
 from scheduler.placement.placer import Placer

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from headroom import wire
-from headroom.assignment import annotations_of
-from headroom.cards import share_mib
-from headroom.model import Allocation, Card, GpuNode, Mode, Placement, Sharing
-from headroom.request import demand_of
+from headroom.domain.assignment import annotations_of
+from headroom.domain.device_plugin import share_mib
+from headroom.domain.model import Allocation, Card, GpuNode, Mode, Placement, Sharing
+from headroom.domain.request import demand_of
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import HoldingState, Ledger, LedgerError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
+from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer, evaluate, hold

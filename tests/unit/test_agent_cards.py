@@ -8,8 +8,8 @@ from agent.cards.inventory import Inventory, cards_of_annotation, plugin_owns_in
 from agent.cards.reader import BrokenCard, CardReading, Fault, Missing, Reading
 from agent.cards.verdicts import HealthTracker, Verdict
 from headroom import wire
-from headroom.inventory import encode_cards
-from headroom.model import Card
+from headroom.domain.model import Card
+from headroom.domain.node_cards import encode_cards
 from headroom.names import ANNOTATION_NODE_CARDS
 
 GIB = 2**30

@@ -21,7 +21,7 @@ from agent.pods.podresources import PodResources
 from agent.pods.processes import ProcessTable
 from agent.pods.reconcile import Device
 from agent.settings import AgentSettings
-from headroom.health import Health
+from headroom.daemon.pages import Health
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.kubelet import Kubelet

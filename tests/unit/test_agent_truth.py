@@ -8,7 +8,7 @@ from agent.energy.books import Holder, Use
 from agent.pods.cgroup import Owner
 from agent.pods.index import NODE_POD, NodePod, PodIndex, PodKey
 from agent.pods.reconcile import Device, Finding, card_of, compare
-from headroom.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.model import Allocation, Card, GpuNode, Sharing
 from headroom.wire import encode
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger

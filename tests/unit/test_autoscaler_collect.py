@@ -6,7 +6,7 @@ import pytest
 
 from autoscaler.adapters.collector import Collector
 from autoscaler.observation.queries import CLOCK, GAUGES, Custom, Plan, combine
-from headroom.prometheus import PrometheusSource
+from headroom.prometheus.client import PrometheusSource
 from tests.fakes.prometheus import FakePrometheus, series
 
 NOW = 1_800_000_000.0

@@ -24,8 +24,8 @@ from autoscaler.observation.observer import Lessons, Observer, ObserveSettings
 from autoscaler.observation.queries import plan
 from autoscaler.observation.series import change, quantile, rate
 from autoscaler.tick.explain import explain
-from headroom.prometheus import Series
-from headroom.settings import load
+from headroom.daemon.settings import load
+from headroom.prometheus.client import Series
 from headroom.wire import encode
 
 NOW = 1_800_000_000.0

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headroom.assignment import Assignment, AssignmentError, annotations_of, assignment_of
-from headroom.cards import greedy_cards, share_mib
-from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement
+from headroom.domain.assignment import Assignment, AssignmentError, annotations_of, assignment_of
+from headroom.domain.device_plugin import greedy_cards, share_mib
+from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement
 
 SPREAD, PACK = Allocation.DISTRIBUTED, Allocation.PACKED
 

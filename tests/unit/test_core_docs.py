@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from headroom import wire
-from headroom.accelerators import ACCELERATORS, NVIDIA
-from headroom.inventory import InventoryError, node_of
-from headroom.request import RequestError, request_of
+from headroom.domain.accelerators import ACCELERATORS, NVIDIA
+from headroom.domain.node_cards import InventoryError, node_of
+from headroom.domain.request import RequestError, request_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 

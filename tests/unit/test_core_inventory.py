@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from headroom import wire
-from headroom.inventory import InventoryError, encode_cards, node_of, without_cards
-from headroom.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.node_cards import InventoryError, encode_cards, node_of, without_cards
 
 PRODUCT, MEMORY, COUNT = "nvidia.com/gpu.product", "nvidia.com/gpu.memory", "nvidia.com/gpu.count"
 REPLICAS, STRATEGY = "nvidia.com/gpu.replicas", "nvidia.com/gpu.sharing-strategy"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from headroom import wire
-from headroom.assignment import annotations_of
-from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
+from headroom.domain.assignment import annotations_of
+from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import ChangeKind, HoldingState, Ledger, LedgerError, OverCommitError
 

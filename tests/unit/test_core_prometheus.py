@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from headroom.model import Card, GpuNode
-from headroom.prometheus import (
+from headroom.domain.model import Card, GpuNode
+from headroom.prometheus.client import (
     PrometheusAnswerError,
     PrometheusError,
     PrometheusQueryError,

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from headroom import wire
-from headroom.model import GpuRequest, Mode
-from headroom.request import RequestError, demand_of, host_demand, project_of, request_of
+from headroom.domain.model import GpuRequest, Mode
+from headroom.domain.request import RequestError, demand_of, host_demand, project_of, request_of
 
 VRAM = "headroom.dev/vram"
 MILLI = "headroom.dev/gpu-milli"

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from headroom import names
-from headroom.model import Card, GpuNode, Sharing
+from headroom.domain.model import Card, GpuNode, Sharing
 from simulations.embedded.cluster import NAMESPACE, Cluster
 from simulations.embedded.kube_scheduler import Extender
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headroom.model import Card, GpuNode
+from headroom.domain.model import Card, GpuNode
 from simulations.demo.fleet import CARD_TYPES, PLACEMENT_FLEET, build_fleet
 from simulations.demo.models import FP16, INT4, MODELS, replica_vram_mib
 from simulations.demo.placement.baselines import Pod, slicing_risk, time_slicing, whole_cards

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from headroom.daemon.settings import SettingsError, load
 from headroom.errors import HeadroomError
-from headroom.settings import SettingsError, load
 from scheduler.daemon import serve
 from scheduler.placement.policies.simple import POLICIES
 from scheduler.settings import SchedulerSettings

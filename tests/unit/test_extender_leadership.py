@@ -6,8 +6,8 @@ import time
 import pytest
 
 from headroom import wire
+from headroom.daemon.settings import SettingsError
 from headroom.kube.aio import connect
-from headroom.settings import SettingsError
 from scheduler.daemon import SchedulerDaemon
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs.bind import Binder, BindError

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from scheduler.background import nominating as naming_ahead
+from scheduler.background import nominating
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 
@@ -203,9 +203,7 @@ async def test_a_patch_that_fails_leaves_the_reservation_to_the_ordinary_path(ru
 
 
 async def test_the_answer_about_an_unnamed_pod_waits_until_names_have_a_head_start(api, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        naming_ahead, "_LONGEST_WAIT_SECONDS", 30.0
-    )  # a slow machine must not answer for the head start
+    monkeypatch.setattr(nominating, "_LONGEST_WAIT_SECONDS", 30.0)  # a slow machine must not answer for the head start
     for at in range(40):
         api.put(NODES, node(f"more-{at:02d}", *[80] * 8))
     async with extender(api, tmp_path, naming_ahead_parallel=2, preemption=False) as running:

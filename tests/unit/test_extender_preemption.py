@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headroom import wire
+from headroom.domain.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from headroom.kube.aio import connect
 from headroom.kube.reflector import ADDED, DELETED
-from headroom.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.background.preemption import Preemptor
 from scheduler.cluster.records import Occupant
 from scheduler.ledger.fleet import Fleet

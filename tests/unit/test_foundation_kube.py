@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from headroom.health import serving
+from headroom.daemon.pages import serving
+from headroom.daemon.tasks import Backoff
 from headroom.kube import aio, calls, client, lease
 from headroom.kube.reflector import ADDED, DELETED, MODIFIED, Reflector
-from headroom.runtime import Backoff
 
 
 class Thing(msgspec.Struct):

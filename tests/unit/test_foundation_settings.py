@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from headroom.settings import SettingsError, load, options, setting
+from headroom.daemon.settings import SettingsError, load, options, setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from headroom.model import Card, GpuNode, GpuRequest
+from headroom.domain.model import Card, GpuNode, GpuRequest
 from simulations.placement.bound import asks_at_least, bound_percent
 from simulations.placement.traces import Pod
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headroom.cards import greedy_cards, share_mib
-from headroom.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
+from headroom.domain.device_plugin import greedy_cards, share_mib
+from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.filtering import fit, refusal
 

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from headroom import wire
-from headroom.model import GpuRequest, Mode, Placement
-from headroom.request import request_of
+from headroom.domain.model import GpuRequest, Mode, Placement
+from headroom.domain.request import request_of
 from simulations.placement.on_kwok import placement_of, pod_manifest
 
 SHARED = GpuRequest(1, milli=470, cpu_milli=4_000, memory_mib=1024, models=frozenset({"T4", "P100"}))

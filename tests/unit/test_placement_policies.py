@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from headroom.model import Card, GpuNode, GpuRequest
+from headroom.domain.model import Card, GpuNode, GpuRequest
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.policies.fgd import Fgd

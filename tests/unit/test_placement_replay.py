@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from headroom.domain.model import Card, GpuNode, GpuRequest
 from headroom.errors import HeadroomError
-from headroom.model import Card, GpuNode, GpuRequest
 from scheduler.placement.profile import Profile
 from simulations.placement.cli import main, parse_seeds, trace_name
 from simulations.placement.experiment import Progress
@@ -79,7 +79,7 @@ class TestProtocol:
         refused = iter([False, True, False])
 
         def place(each: Pod):  # type: ignore[no-untyped-def]
-            from headroom.model import Placement
+            from headroom.domain.model import Placement
 
             return None if next(refused) else Placement("n", (0,), (each.request.milli,))
 

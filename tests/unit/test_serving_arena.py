@@ -2,7 +2,7 @@
 
 import pytest
 
-from headroom.model import Placement
+from headroom.domain.model import Placement
 from simulations.serving import tuning
 from simulations.serving.arena import ArenaError, Conditions, Workload, check, initial_replicas, run
 from simulations.serving.deployment import Deployment, Phase

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from headroom.model import GpuRequest
+from headroom.domain.model import GpuRequest
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement.profile import Profile
 from scheduler.placement.scoring import CardKinds, Policy, card_units, compose, packing_tie

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from headroom.model import GpuRequest
+from headroom.domain.model import GpuRequest
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement.filtering import Fit
 from scheduler.placement.policies.knapsack import UNITS, FloatArray

@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from headroom.domain.model import GpuRequest
 from headroom.errors import HeadroomError
-from headroom.model import GpuRequest
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement.filtering import Fit
 from scheduler.placement.policies.fgd import Fgd

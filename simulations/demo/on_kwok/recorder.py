@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headroom import names
-from headroom.assignment import assignment_of
+from headroom.domain.assignment import assignment_of
+from headroom.domain.model import GpuNode
 from headroom.kube.reflector import DELETED
-from headroom.model import GpuNode
 from headroom.wire import Pod
 from simulations.demo.fleet import NodeGroup, build_fleet_of
 from simulations.demo.services.record import ServiceRecord, Share, SideRecord, Track

@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgspec
 
 from headroom import names
+from headroom.domain.model import GpuNode
 from headroom.kube import calls
 from headroom.kube.reflector import DELETED, Reflector
-from headroom.model import GpuNode
 from headroom.wire import POD, Pod
 from simulations.demo.fleet import PLACEMENT_FLEET, build_fleet, total_usable_mib
 from simulations.demo.on_kwok.recorder import SHARED, WHOLE, Recorder, side_nodes

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.demo.placement.workload import InferenceDeployment
 from simulations.embedded.store import CardRef
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.demo.placement.baselines import (
     Outcome,
     Risk,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.embedded.store import CardRef
 
 

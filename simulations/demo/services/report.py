@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headroom.model import GpuNode
+from headroom.domain.model import GpuNode
 from simulations.demo.fleet import BY_PRODUCT, CARD_TYPES, sorted_nodes
 from simulations.demo.report import Block, Kpi, change, node_rows
 from simulations.demo.services.accounts import GRAMS_CO2_PER_KWH, PUE, Account, account_of

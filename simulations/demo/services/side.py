@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from headroom.model import GpuNode, Placement
+from headroom.domain.model import GpuNode, Placement
 from simulations.demo.services.record import ServiceRecord, Share, SideRecord, Track
 from simulations.demo.services.scenario import SERVICES, Service, pair_of, promise_of, start_rng, trace_of, what_of
 from simulations.embedded.store import CardRef

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from headroom.model import GpuNode, Mode, Placement
+from headroom.domain.model import GpuNode, Mode, Placement
 from simulations.demo.fleet import CARD_TYPES
 from simulations.demo.services.scenario import share_vram_mib, template_of
 from simulations.demo.services.side import Lane

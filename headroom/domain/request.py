@@ -16,9 +16,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from headroom import names, units, wire
-from headroom.accelerators import BY_RESOURCE, NVIDIA, plain_model
+from headroom.domain.accelerators import BY_RESOURCE, NVIDIA, plain_model
+from headroom.domain.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, WHOLE_MILLI, GpuRequest, Mode
 from headroom.errors import HeadroomError
-from headroom.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, WHOLE_MILLI, GpuRequest, Mode
 
 _SIZES: Final = (
     names.RESOURCE_VRAM,

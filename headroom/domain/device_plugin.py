@@ -8,7 +8,7 @@ well-connected ones, which nothing in the API tells: there the lowest free indic
 
 from collections.abc import Sequence
 
-from headroom.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
+from headroom.domain.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
 
 
 def share_mib(request: GpuRequest, usable_mib: int, slices: int) -> int:

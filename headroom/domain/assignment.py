@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headroom import names
+from headroom.domain.model import WHOLE_MILLI, GpuNode, Mode, Placement
 from headroom.errors import HeadroomError
-from headroom.model import WHOLE_MILLI, GpuNode, Mode, Placement
 
 
 class AssignmentError(HeadroomError, ValueError):

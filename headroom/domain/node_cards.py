@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 
 from headroom import names, units, wire
-from headroom.accelerators import ACCELERATORS, GIB, NVIDIA, Accelerator, plain_model
+from headroom.domain.accelerators import ACCELERATORS, GIB, NVIDIA, Accelerator, plain_model
+from headroom.domain.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, Allocation, Card, GpuNode, Sharing
 from headroom.errors import HeadroomError
-from headroom.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, Allocation, Card, GpuNode, Sharing
 
 # What the driver keeps of a card, where labels give the total only: about 450 MiB on a T4 to 870 MiB on an A100 with
 # 80 GB (nvidia-smi -q, "Reserved"). Known models say it exactly; for others this is on the safe side of most.

@@ -1,0 +1,1 @@
+"""The skeleton of a daemon: settings, logs, pages, tasks."""

@@ -1,0 +1,1 @@
+"""Queries to Prometheus: the one importer of its client."""
