@@ -17,6 +17,7 @@ from headroom import names
 from headroom.domain.assignment import assignment_of
 from headroom.domain.model import GpuNode, Mode
 from simulations.kwok.cluster import Cluster, ClusterError
+from simulations.kwok.emulator import ServingEmulator
 from simulations.kwok.nodes import Description, node_manifest
 from simulations.kwok.process import Component, free_port
 
@@ -186,3 +187,40 @@ def extender(cluster: Cluster, extender_port: int) -> Iterator[Component]:
     )
     yield component
     assert component.stop() == 0, component.tail()
+
+
+@pytest.fixture(scope="module")
+def emulator(cluster: Cluster) -> Iterator[ServingEmulator]:
+    """Plays the inference servers of the shared cluster's pods, scraped by its Prometheus."""
+    with ServingEmulator(cluster.kubeconfig) as running:
+        assert cluster.prometheus is not None
+        cluster.prometheus.scrape("engines", running.address)
+        yield running
+        cluster.prometheus.scrape("engines")
+
+
+@pytest.fixture(scope="module")
+def start_autoscaler(
+    cluster: Cluster, extender: Component, extender_port: int, emulator: ServingEmulator
+) -> Iterator[Callable[..., Component]]:
+    """`start_autoscaler(*flags, name=...)` runs `headroom autoscaler` on the shared cluster with the haste of a test."""
+    assert cluster.prometheus is not None
+    prometheus = cluster.prometheus
+    cluster.install_crd(DEPLOY / "base" / "crd-inferenceautoscalers.yaml")
+    started: list[Component] = []
+
+    def start(*flags: str, name: str = "autoscaler") -> Component:
+        port = free_port()
+        component = cluster.daemon(
+            "autoscaler",
+            "--port", str(port), "--prometheus-url", prometheus.url,
+            "--extender-url", f"http://127.0.0.1:{extender_port}", "--lease-namespace", "default",
+            "--tick-seconds", "1", "--stale-seconds", "6", "--short-mean-seconds", "4", "--long-mean-seconds", "8",
+            *flags, name=name, ready_url=f"http://127.0.0.1:{port}/readyz",
+        )  # fmt: skip
+        started.append(component)
+        return component
+
+    yield start
+    for component in started:
+        component.stop()

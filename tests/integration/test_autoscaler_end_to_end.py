@@ -1,9 +1,8 @@
 """The autoscaler as a process on a real control plane: kwok pods, emulated engines, a real Prometheus, the real extender."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -11,64 +10,26 @@ import pytest
 from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.emulator import Load, ServingEmulator
 from simulations.kwok.nodes import uniform_nodes
-from simulations.kwok.process import Component, free_port
+from simulations.kwok.process import Component
+from tests.fakes.autoscaled import Autoscaled
 
-WAIT_SECONDS = 90.0
-"""Far beyond what is needed: a slow machine is no failure."""
 SETTLE_SECONDS = 12.0
 """Longer than the autoscaler of these tests remembers: its stabilisation window, and its mean of 8 s after that."""
 FAILOVER_SECONDS = 15.0
 """The budget, from the death of a leader to the first act of the next; a quiet machine keeps it."""
-CRD = Path(__file__).resolve().parents[2] / "deploy" / "base" / "crd-inferenceautoscalers.yaml"
-GROUP = "/apis/headroom.dev/v1alpha1"
-
-
-def autoscaler_arguments(cluster: Cluster, extender_port: int, port: int) -> list[str]:
-    assert cluster.prometheus is not None
-    return [
-        "--port", str(port), "--prometheus-url", cluster.prometheus.url,
-        "--extender-url", f"http://127.0.0.1:{extender_port}", "--lease-namespace", "default",
-        "--tick-seconds", "1", "--stale-seconds", "6", "--short-mean-seconds", "4", "--long-mean-seconds", "8",
-        "--prometheus-timeout-seconds", "2",
-    ]  # fmt: skip
+IMPATIENT = ("--prometheus-timeout-seconds", "2")
 
 
 @pytest.fixture(scope="module")
-def emulator(cluster: Cluster) -> Iterator[ServingEmulator]:
-    with ServingEmulator(cluster.kubeconfig) as running:
-        assert cluster.prometheus is not None
-        cluster.prometheus.scrape("engines", running.address)
-        yield running
-        cluster.prometheus.scrape("engines")
-
-
-@pytest.fixture(scope="module")
-def autoscaler(
-    cluster: Cluster, extender: Component, extender_port: int, emulator: ServingEmulator
-) -> Iterator[Component]:
-    cluster.install_crd(CRD)
-    port = free_port()
-    component = cluster.daemon(
-        "autoscaler",
-        *autoscaler_arguments(cluster, extender_port, port),
-        ready_url=f"http://127.0.0.1:{port}/readyz",
-    )
-    yield component
-    component.stop()
+def autoscaler(start_autoscaler: Callable[..., Component]) -> Component:
+    return start_autoscaler(*IMPATIENT)
 
 
 @dataclass
-class Workload:
+class Workload(Autoscaled):
     """A Deployment of emulated servers and its InferenceAutoscaler."""
 
-    cluster: Cluster
-    emulator: ServingEmulator
-    namespace: str
-    name: str = "llm"
-
-    @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
+    emulator: ServingEmulator = field(kw_only=True)
 
     def deploy(
         self, replicas: int = 1, *, start_seconds: float = 2, vram: str = "20Gi", drain_seconds: float = 0.5
@@ -100,48 +61,11 @@ class Workload:
             ]
         )
 
-    def autoscale(self, **spec: Any) -> None:
-        whole = {
-            "scaleTargetRef": {"kind": "Deployment", "name": self.name},
-            "engine": "vllm",
-            "maxReplicas": 8,
-            "signals": [{"name": "running", "type": "running", "target": 10}],
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 6, "policies": []}},
-            **spec,
-        }
-        manifest = {
-            "apiVersion": "headroom.dev/v1alpha1",
-            "kind": "InferenceAutoscaler",
-            "metadata": {"name": self.name, "namespace": self.namespace},
-            "spec": {key: value for key, value in whole.items() if value is not None},
-        }
-        self.cluster.apply([manifest])
-
-    @property
-    def replicas(self) -> int:
-        path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{self.name}"
-        return int(self.cluster.api.get(path)["spec"]["replicas"])
-
-    @property
-    def status(self) -> dict[str, Any]:
-        path = f"{GROUP}/namespaces/{self.namespace}/inferenceautoscalers/{self.name}"
-        return self.cluster.api.get(path).get("status", {})  # type: ignore[no-any-return]
-
     def condition(self, kind: str) -> dict[str, Any]:
         return next((c for c in self.status.get("conditions", ()) if c["type"] == kind), {})
 
-    def wait_replicas(self, count: int, timeout_seconds: float = WAIT_SECONDS) -> None:
-        self.wait(lambda: self.replicas == count, f"{count} replicas", timeout_seconds)
-
-    def wait_ready(self, count: int, timeout_seconds: float = WAIT_SECONDS) -> None:
-        self.wait(lambda: self.status.get("readyReplicas") == count, f"{count} ready replicas", timeout_seconds)
-
-    def wait(self, condition: Callable[[], object], what: str, timeout_seconds: float = WAIT_SECONDS) -> None:
-        try:
-            self.cluster.wait_for(condition, what, timeout_seconds)
-        except ClusterError as error:
-            tail = self.cluster.component("autoscaler").tail()
-            raise AssertionError(f"{error}; status {self.status}; log {tail}") from None
+    def wait_replicas(self, count: int) -> None:
+        self.wait(lambda: self.replicas == count, f"{count} replicas")
 
     def settle(self) -> int:
         """Waits until the count has stayed the same for so long that only news can change it."""
@@ -162,7 +86,7 @@ def workload(
     cluster: Cluster, emulator: ServingEmulator, autoscaler: Component, namespace: str, gpu_nodes: Callable[..., None]
 ) -> Workload:
     gpu_nodes(uniform_nodes(2, cards=4, vram_mib=40960, resource=""))
-    return Workload(cluster, emulator, namespace)
+    return Workload(cluster, namespace, emulator=emulator)
 
 
 class TestTracking:
@@ -229,7 +153,7 @@ class TestCapacity:
     def test_growth_stops_at_what_fits_and_goes_on_when_another_tenant_leaves(
         self, workload: Workload, cluster: Cluster
     ) -> None:
-        tenant = Workload(cluster, workload.emulator, workload.namespace, "tenant")
+        tenant = Workload(cluster, workload.namespace, "tenant", emulator=workload.emulator)
         tenant.deploy(5, vram="40Gi")
         workload.emulator.serve(workload.key, Load(2.0))
         workload.deploy(1, vram="40Gi")
@@ -287,19 +211,13 @@ class TestFaults:
         workload.wait(lambda: workload.condition("Ready").get("status") == "True", "the target to be found")
 
     def test_a_leader_that_dies_is_replaced(
-        self, workload: Workload, cluster: Cluster, extender_port: int, autoscaler: Component
+        self, workload: Workload, start_autoscaler: Callable[..., Component], autoscaler: Component
     ) -> None:
         workload.emulator.serve(workload.key, Load(2.0))
         workload.deploy(1)
         workload.autoscale()
         workload.wait_ready(1)
-        port = free_port()
-        standby = cluster.daemon(
-            "autoscaler",
-            *autoscaler_arguments(cluster, extender_port, port),
-            name="standby",
-            ready_url=f"http://127.0.0.1:{port}/readyz",
-        )
+        standby = start_autoscaler(*IMPATIENT, name="standby")
         try:
             time.sleep(3)
             autoscaler.kill()
