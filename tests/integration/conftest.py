@@ -20,8 +20,8 @@ from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.emulator import ServingEmulator
 from simulations.kwok.nodes import Description, node_manifest
 from simulations.kwok.process import Component, free_port
+from tests.paths import DEPLOY
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TIMEOUT_SECONDS = 240
 
 

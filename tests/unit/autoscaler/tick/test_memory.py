@@ -1,7 +1,6 @@
 """What is kept of objects, pods and statuses, and that the schema of the API server agrees with what is read."""
 
 import json
-from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -17,6 +16,7 @@ from autoscaler.observation.observer import Lessons
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.memory import Memory, gpus_of, recall, samples_of
 from headroom.wire import Wire, encode
+from tests.paths import CRD
 
 NOW = 1_800_000_000.0
 
@@ -103,9 +103,6 @@ class TestMemory:
         stored = {"metadata": {"name": "llm"}, "status": {"learned": {"samples": samples}}}
         memory = recall(DECODER.decode(encode(stored)))
         assert (memory.state.learned, memory.lessons) == (Learned(), Lessons())
-
-
-CRD = Path(__file__).parents[2] / "deploy/base/crd-inferenceautoscalers.yaml"
 
 
 def schema_names(schema: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import yaml
 
 from headroom import names
 from simulations.kwok.cluster import Cluster
+from tests.paths import DEPLOY
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BASE = DEPLOY / "base"
 EXISTING = DEPLOY / "overlays" / "existing-scheduler"
 

@@ -2,19 +2,19 @@
 
 import json
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
 from autoscaler.api.engines import ENGINES, Engine, Metric
 from autoscaler.api.resource import exports
+from tests.paths import FIXTURES
 
-FIXTURES = Path(__file__).parent.parent / "fixtures" / "engines"
+RECORDED = FIXTURES / "engines"
 HISTOGRAMS = {"time_to_first_token", "inter_token", "request"}
 
 
 def fixtures_of(engine: str) -> list[dict[str, object]]:
-    loaded = [json.loads(path.read_text()) for path in sorted(FIXTURES.glob("*.json"))]
+    loaded = [json.loads(path.read_text()) for path in sorted(RECORDED.glob("*.json"))]
     return [fixture for fixture in loaded if fixture["engine"] == engine]
 
 
@@ -34,7 +34,7 @@ def test_every_name_is_exported_by_a_version_on_record(name: str) -> None:
 
 @pytest.mark.parametrize("version", ["vllm-0.33.0", "vllm-0.6.3"])
 def test_each_recorded_vllm_has_every_fact_that_work_needs(version: str) -> None:
-    exported = json.loads((FIXTURES / f"{version}.json").read_text())["metrics"]
+    exported = json.loads((RECORDED / f"{version}.json").read_text())["metrics"]
     engine = ENGINES["vllm"]
     for fact in ("waiting", "running", "kv_cache", "prompt_tokens", "output_tokens", "token_seconds", "token_count"):
         assert any(name in exported for name in getattr(engine, fact).names), fact

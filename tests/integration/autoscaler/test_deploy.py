@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from simulations.kwok.cluster import Cluster
 from simulations.kwok.emulator import Load, ServingEmulator
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import free_port
+from tests.paths import DEPLOY
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 ACCOUNT = "system:serviceaccount:headroom-system:headroom-autoscaler"
 CRD = DEPLOY / "base" / "crd-inferenceautoscalers.yaml"
 OPTIONAL = {"leaderworkersets", "leaderworkersets/scale", "statefulsets/scale"}

@@ -26,8 +26,9 @@ from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import Description, uniform_nodes
 from simulations.kwok.process import Component, free_port
 from tests.fakes.kubelet import Kubelet
+from tests.paths import DEPLOY
 
-BASE = Path(__file__).resolve().parents[2] / "deploy" / "base"
+BASE = DEPLOY / "base"
 MODEL = "NVIDIA-L4"
 VRAM_MIB = 24576
 GIB = 2**30

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from pathlib import Path
 
 import yaml
 from prometheus_client import CollectorRegistry
@@ -12,8 +11,8 @@ from agent.energy.books import Account
 from agent.energy.tariff import Tariff, parse_tariff
 from agent.metrics import AgentMetrics
 from agent.settings import AgentSettings
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "agent.md").read_text()
 
 

@@ -1,15 +1,15 @@
 """deploy/overlays/existing-scheduler: the extender added to a cluster's own kube-scheduler, pods keeping its name."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import yaml
 
 from simulations.kwok.cluster import Cluster, scheduler_config
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import free_port
+from tests.paths import DEPLOY
 
-OVERLAY = Path(__file__).resolve().parents[2] / "deploy" / "overlays" / "existing-scheduler"
+OVERLAY = DEPLOY / "overlays" / "existing-scheduler"
 SYSTEM = "headroom-system"
 
 

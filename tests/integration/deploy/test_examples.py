@@ -1,7 +1,6 @@
 """The examples of deploy/examples on a real scheduler: each goes where its words say, past nodes that would be wrong."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +8,8 @@ import pytest
 from headroom.domain.model import Mode
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import uniform_nodes
+from tests.paths import DEPLOY
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 NVIDIA_RUNTIME = {
     "apiVersion": "node.k8s.io/v1",
     "kind": "RuntimeClass",

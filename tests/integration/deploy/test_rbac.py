@@ -9,7 +9,6 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,9 @@ from headroom.kube.client import Unprocessable
 from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import free_port
+from tests.paths import DEPLOY
 
-BASE = Path(__file__).resolve().parents[2] / "deploy" / "base"
+BASE = DEPLOY / "base"
 SYSTEM = "headroom-system"
 ALONE = f"system:serviceaccount:{SYSTEM}:extender-alone"
 TOGETHER = f"system:serviceaccount:{SYSTEM}:headroom-scheduler"

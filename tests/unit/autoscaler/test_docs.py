@@ -1,4 +1,4 @@
-"""The tables of docs/autoscaling.md say what the code does. `python tests/unit/test_autoscaler_docs.py` writes the law's anew."""
+"""The tables of docs/autoscaling.md say what the code does. `python tests/unit/autoscaler/test_docs.py` writes the law's anew."""
 
 import ast
 import dataclasses
@@ -9,8 +9,9 @@ from autoscaler.law import spec as spec_module
 from autoscaler.law.decision import Rule
 from autoscaler.law.inputs import SignalKind
 from autoscaler.law.spec import LawSettings
+from tests.paths import DOCS
 
-PAGE = Path(__file__).parents[2] / "docs" / "autoscaling.md"
+PAGE = DOCS / "autoscaling.md"
 HEAD = "| setting | default | what for |\n|---|---|---|\n"
 
 

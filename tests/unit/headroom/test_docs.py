@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from headroom import wire
 from headroom.domain.accelerators import ACCELERATORS, NVIDIA
 from headroom.domain.node_cards import InventoryError, node_of
 from headroom.domain.request import RequestError, request_of
-
-DOCS = Path(__file__).parents[2] / "docs"
+from tests.paths import DOCS
 
 
 def table(page: str, first_column: str) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,6 +26,7 @@ from autoscaler.tick.explain import explain
 from headroom.daemon.settings import load
 from headroom.prometheus.client import Series
 from headroom.wire import encode
+from tests.paths import FIXTURES
 
 NOW = 1_800_000_000.0
 
@@ -384,9 +384,7 @@ class TestFastchat:
     async def test_the_workers_real_answer_becomes_a_metric(self) -> None:
         import json
 
-        fixture = json.loads(
-            (Path(__file__).parent.parent / "fixtures" / "engines" / "fastchat-0.2.36.json").read_text()
-        )
+        fixture = json.loads((FIXTURES / "engines" / "fastchat-0.2.36.json").read_text())
         answers = [web.json_response(fixture["worker_get_status"]), web.Response(status=500)]
 
         async def status(_: web.Request) -> web.Response:

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from pathlib import Path
 
 import yaml
 from prometheus_client import CollectorRegistry
@@ -13,8 +12,8 @@ from agent.metrics import AgentMetrics
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.policies.simple import policy_by_name
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "base" / "alerts.yaml"
 
 

@@ -1,15 +1,15 @@
 """The MutatingAdmissionPolicy: who is sent to the Headroom scheduler, and which environment a container gets."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headroom import names
 from simulations.kwok.cluster import Cluster
+from tests.paths import DEPLOY
 
-POLICY = Path(__file__).resolve().parents[2] / "deploy" / "base" / "admission-policy.yaml"
+POLICY = DEPLOY / "base" / "admission-policy.yaml"
 CARDS, MIB, SHARE = "NVIDIA_VISIBLE_DEVICES", "HEADROOM_VRAM_MIB", "HEADROOM_VRAM_SHARE"
 PINNED = {
     CARDS: names.ANNOTATION_ASSIGNED_CARDS,
