@@ -93,7 +93,7 @@ results-placement: $(VENV)/.dev ## The published placement experiment: 15 lists,
 
 .PHONY: results-serving
 results-serving: $(VENV)/.dev ## Scaling laws on the traces and patterns, each tuned (goes on where it stopped)
-	$(BIN)/python -m simulations.serving.suite --traces $(TRACES) --out $(OUT)/serving
+	$(BIN)/python -m simulations.serving.suite.run --traces $(TRACES) --out $(OUT)/serving
 
 .PHONY: clean
 clean: ## Remove the virtual environment and outputs

@@ -1,43 +1,17 @@
 """The `headroom agent` command."""
 
-import asyncio
-import contextlib
-import fcntl
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import IO, Any, Final, TypeAlias
+from typing import Any
 
 import click
 import msgspec
-from aiohttp import web
-from prometheus_client import CollectorRegistry
 
-from agent.cards.reader import CardReading, Missing, Reader, Reading
-from agent.cycle import Agent, Cluster, follow
-from agent.energy.books import Account
-from agent.energy.tariff import load_tariff
-from agent.metrics import AgentMetrics
-from agent.pods.podresources import PodResources
-from agent.pods.processes import ProcessTable
+from agent.daemon import AgentError, serve
+from agent.once import describe, read_once
 from agent.settings import AgentSettings
 from headroom.daemon import logs
-from headroom.daemon.pages import Health, serving
 from headroom.daemon.settings import load, options
 from headroom.daemon.tasks import run
-from headroom.errors import HeadroomError
-from headroom.kube import aio
-from headroom.kube.client import KubeClient
-from headroom.units import MIB, format_mib
-
-_LOCK_RETRY_SECONDS: Final = 2.0
-
-Connect: TypeAlias = Callable[[], Awaitable[KubeClient]]
-
-
-class AgentError(HeadroomError):
-    """The agent cannot start; the text says why."""
 
 
 @click.command()
@@ -52,7 +26,7 @@ def main(config: str | None, once: bool, as_json: bool, **flags: Any) -> None:
     settings = load(AgentSettings, flags, os.environ, config or os.environ.get("HEADROOM_AGENT_CONFIG"))
     logs.setup(level=settings.log_level)
     if once:
-        reading = _with_owners(_read_once(settings), ProcessTable(Path(settings.proc)))
+        reading = read_once(settings)
         click.echo(msgspec.json.format(msgspec.json.encode(reading)).decode() if as_json else describe(reading))
         return
     if as_json:
@@ -60,195 +34,6 @@ def main(config: str | None, once: bool, as_json: bool, **flags: Any) -> None:
     if not settings.node:
         raise AgentError("--node: the name of this Node is needed (HEADROOM_AGENT_NODE)")
     run(serve(settings))
-
-
-def reader_of(settings: AgentSettings) -> Reader:
-    """The reader that the settings name. Raises ScriptError."""
-    if settings.script:
-        from agent.cards.scripted import ScriptedReader
-
-        return ScriptedReader.from_file(Path(settings.script))
-    from agent.cards.nvml import NvmlReader
-
-    return NvmlReader()
-
-
-def _read_once(settings: AgentSettings) -> Reading:
-    reader = reader_of(settings)
-    try:
-        return reader.read(0.0)
-    finally:
-        reader.close()
-
-
-def _with_owners(reading: Reading, processes: ProcessTable) -> Reading:
-    """The reading with the pod and container of each process filled in."""
-    cards = []
-    for card in reading.cards:
-        if isinstance(card.processes, Missing):
-            cards.append(card)
-            continue
-        owners = processes.owners(process.pid for process in card.processes)
-        named = tuple(
-            replace(process, pod_uid=owner.pod_uid, container_id=owner.container_id)
-            if (owner := owners.get(process.pid)) is not None
-            else process
-            for process in card.processes
-        )
-        cards.append(replace(card, processes=named))
-    return replace(reading, cards=tuple(cards))
-
-
-def describe(reading: Reading) -> str:
-    """A reading for people: a line per card, what could not be read, and the processes."""
-    lines = [f"driver {reading.driver or 'unknown'}, {len(reading.cards)} cards, {len(reading.broken)} not readable"]
-    for card in reading.cards:
-        lines.append(
-            f"{card.index}  {card.id}  {card.model}  used {_mib(card.memory_used_bytes)} of {_mib(card.memory_total_bytes)}"
-            f"  busy {_show(card.utilization_ratio)}  {_show(card.power_watts)} W  {_show(card.temperature_celsius)} C"
-        )
-        lines += [f"     {name}: {why.value}" for name, why in _missing(card)]
-        for process in () if isinstance(card.processes, Missing) else card.processes:
-            owner = f"pod {process.pod_uid}" if process.pod_uid else "no pod"
-            lines.append(f"     process {process.pid}  {_mib(process.memory_used_bytes)}  {owner}")
-    lines += [f"{card.index}  {card.id or 'unknown card'}  {card.reason}" for card in reading.broken]
-    return "\n".join(lines)
-
-
-def _missing(card: CardReading) -> list[tuple[str, Missing]]:
-    return [(name, value) for name in CardReading.__slots__ if isinstance(value := getattr(card, name), Missing)]
-
-
-def _mib(value: int | Missing) -> str:
-    return value.value if isinstance(value, Missing) else format_mib(value // MIB)
-
-
-def _show(value: float | Missing) -> str:
-    return value.value if isinstance(value, Missing) else f"{value:g}"
-
-
-async def serve(settings: AgentSettings, connect: Connect | None = None) -> None:
-    """The daemon: pages first, then the lock, then the cycle. `connect` opens the API connection, by default as the settings say."""
-    tariff = load_tariff(settings.tariff)
-    registry = CollectorRegistry()
-    health = Health(registry)
-    account = Account(
-        longest_gap_seconds=max(3 * settings.interval_seconds, 30.0),
-        keep_finished_seconds=settings.keep_finished_seconds,
-        idle_watts=tariff.idle_watts,
-    )
-    metrics = AgentMetrics(registry, node=settings.node, account=account, tariff=tariff)
-
-    async def last_reading(_: web.Request) -> web.Response:
-        return _shown(metrics.snapshot.reading)
-
-    app = health.app([web.get("/debug/reading", last_reading)])
-    async with serving(app, settings.host, settings.port):
-        with _Lock(settings.lock_file) as lock:
-            await _until_alone(lock, health, metrics)
-            await _work(
-                settings, health, metrics, account, connect or (lambda: aio.connect(settings.kubeconfig or None))
-            )
-
-
-def _shown(reading: Reading | None) -> web.Response:
-    """A reading as `--once --json` prints it, on one line: a script, for reports of what went wrong."""
-    if reading is None:
-        return web.json_response({"error": "the cards cannot be read"}, status=503)
-    return web.Response(body=msgspec.json.encode(reading) + b"\n", content_type="application/json")
-
-
-async def _work(
-    settings: AgentSettings, health: Health, metrics: AgentMetrics, account: Account, connect: Connect
-) -> None:
-    reader = reader_of(settings)
-    podresources = _podresources(settings)
-    kube = await connect()
-    try:
-        agent = Agent(
-            settings,
-            reader,
-            account=account,
-            metrics=metrics,
-            health=health,
-            podresources=podresources,
-            processes=ProcessTable(Path(settings.proc)),
-        )
-        cluster = follow(kube, settings, metrics, agent.pod_event)
-        agent.attach(cluster)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(cluster.node.run())
-            tasks.create_task(cluster.pods.run())
-            tasks.create_task(_until_synced(cluster, health))
-            tasks.create_task(_begin(agent, cluster, settings.interval_seconds))
-    finally:
-        if podresources is not None:
-            await podresources.close()
-        await kube.close()
-        reader.close()
-
-
-def _podresources(settings: AgentSettings) -> PodResources | None:
-    if settings.podresources_socket in ("", "off"):
-        return None
-    return PodResources(settings.podresources_socket, timeout_seconds=settings.podresources_timeout_seconds)
-
-
-async def _begin(agent: Agent, cluster: Cluster, patience_seconds: float) -> None:
-    """The cycle, from when pods and node are known, or soon after if the API server takes its time."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience_seconds):
-            await cluster.node.wait_synced()
-            await cluster.pods.wait_synced()
-    await agent.run()
-
-
-async def _until_synced(cluster: Cluster, health: Health) -> None:
-    health.set_ready("api", False, "pods and node not listed yet")
-    await cluster.node.wait_synced()
-    await cluster.pods.wait_synced()
-    health.set_ready("api", True)
-
-
-class _Lock:
-    """An advisory lock on a file of the node: two agents would publish and count everything twice."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> "_Lock":
-        if self._path:
-            try:
-                self._file = open(self._path, "a", encoding="utf-8")
-            except OSError as error:
-                raise AgentError(f"--lock-file: {self._path}: cannot be opened: {error.strerror}") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def taken(self) -> bool:
-        """Try to take it."""
-        if self._file is None:
-            return True
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        return False
-
-
-async def _until_alone(lock: _Lock, health: Health, metrics: AgentMetrics) -> None:
-    metrics.standby.set(0)
-    if not lock.taken():
-        logs.get_logger(__name__).warning("another_agent_on_this_node")
-        metrics.standby.set(1)
-        health.set_ready("lock", False, "another agent on this node is at work")
-        while not lock.taken():
-            await asyncio.sleep(_LOCK_RETRY_SECONDS)
-        metrics.standby.set(0)
-    health.set_ready("lock", True)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from headroom.daemon.tasks import Backoff
 from headroom.domain.model import Card
 from headroom.kube.calls import NODES, PODS
 from headroom.kube.client import KubeClient
-from headroom.kube.reflector import DELETED, Reflector
+from headroom.kube.reflector import Reflector
 from headroom.names import ANNOTATION_NODE_CARDS
+from headroom.wire import DELETED
 
 _WAIT_SLICE_SECONDS: Final = 1.0
 """A thread that waits in the driver cannot be cancelled: this bounds how long a shutdown takes."""

@@ -22,7 +22,7 @@ from autoscaler.observation import objects
 from autoscaler.observation.world import World
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.guard import guarded
-from autoscaler.tick.reporter import Outcome
+from autoscaler.tick.outcome import Outcome
 from autoscaler.tick.tick import Loop
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health, serving

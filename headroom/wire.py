@@ -1,4 +1,4 @@
-"""The few fields of Kubernetes objects and extender messages that Headroom reads, as msgspec structs.
+"""The few fields of Kubernetes objects that Headroom reads, as msgspec structs.
 
 Everything else in an object is skipped while decoding, which is what keeps 40,000 pods cheap. Decode through the
 `Decoder`s at the end of this module: they read Go's `null` for an empty list or map as empty, and turn a wrong-typed
@@ -13,6 +13,11 @@ import msgspec
 from headroom.errors import HeadroomError
 
 T = TypeVar("T")
+
+ADDED: Final = "ADDED"
+MODIFIED: Final = "MODIFIED"
+DELETED: Final = "DELETED"
+"""Types of watch events: the last ends an object, the others show it as it is now."""
 
 Quantity: TypeAlias = str | int | float
 """The API server sends quantities as text; hand-written JSON and YAML also holds plain numbers."""
@@ -237,52 +242,6 @@ class PodList(Wire):
     items: Sequence[Pod] = ()
 
 
-# Extender messages. kube-scheduler writes Go field names (`NodeNames`); readers must take any case, as Go itself does.
-
-
-class ExtenderArgs(Wire, rename="pascal"):
-    """Body of filter and prioritize. kube-scheduler fills one of the two lists and sends null for the other."""
-
-    pod: Pod
-    nodes: msgspec.Raw = msgspec.Raw(b"null")
-    node_names: msgspec.Raw = msgspec.Raw(b"null")
-
-    @property
-    def node_names_json(self) -> bytes | None:
-        """The JSON list of node names as it came, None where there is none.
-
-        Left undecoded: at 5,000 nodes, decoding the list costs more than the decision itself. `NAMES` decodes it.
-        """
-        return _unless_null(self.node_names)
-
-    @property
-    def nodes_json(self) -> bytes | None:
-        """The JSON NodeList of whole nodes as it came (without nodeCacheCapable), None where there is none."""
-        return _unless_null(self.nodes)
-
-
-class BindingArgs(Wire, rename="pascal"):
-    """Body of bind."""
-
-    pod_name: str
-    pod_namespace: str
-    pod_uid: str = msgspec.field(name="PodUID")
-    node: str
-
-
-class HostPriority(Wire, rename="pascal", omit_defaults=False):
-    """One entry of the answer to prioritize; 0 to 10 before kube-scheduler multiplies by the extender's weight."""
-
-    host: str
-    score: int
-
-
-class BindingResult(Wire, rename="pascal"):
-    """Answer to bind; no error means bound."""
-
-    error: str = ""
-
-
 class Decoder(Generic[T]):
     """Decodes one type from JSON bytes. Raises WireError naming the type, the field's path and the fault.
 
@@ -312,32 +271,6 @@ class Decoder(Generic[T]):
         return WireError(f"{self._kind.__name__}: {error}")
 
 
-class ExtenderDecoder(Decoder[T]):
-    """A decoder that takes the top level's keys in any case, as Go's JSON decoder does."""
-
-    def __init__(self, kind: type[T]) -> None:
-        super().__init__(kind)
-        self._spelling = {name.lower(): name for name in kind.__struct_encode_fields__}  # type: ignore[attr-defined]
-
-    def decode(self, data: bytes | bytearray | msgspec.Raw) -> T:
-        """One message; a body in kube-scheduler's own spelling is decoded once, any other a second time."""
-        try:
-            return super().decode(data)
-        except WireError as error:
-            if "missing required field" not in str(error):
-                raise
-            fields = _FIELDS.decode(data)
-            respelled = {self._spelling.get(key.lower(), key): value for key, value in fields.items()}
-            if respelled.keys() == fields.keys():
-                raise
-        return super().decode(msgspec.json.encode(respelled))
-
-
-def _unless_null(raw: msgspec.Raw) -> bytes | None:
-    data = bytes(raw)
-    return None if data == b"null" else data
-
-
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
@@ -346,13 +279,9 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
-_FIELDS: Final = Decoder(dict[str, msgspec.Raw])
 POD: Final = Decoder(Pod)
 POD_LIST: Final = Decoder(PodList)
 NODE: Final = Decoder(Node)
-NAMES: Final = Decoder(list[str])
-EXTENDER_ARGS: Final = ExtenderDecoder(ExtenderArgs)
-BINDING_ARGS: Final = ExtenderDecoder(BindingArgs)
 
 encode: Final = msgspec.json.encode
 """Any struct above to JSON bytes; fields at their default are left out."""

@@ -27,18 +27,19 @@ from headroom.prometheus.client import PrometheusSource
 from scheduler.background.events import Reporter
 from scheduler.background.measuring import MeasuredPoll
 from scheduler.background.nominating import NamingAhead
+from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
 from scheduler.background.waking import Waker
+from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.leadership import Leadership
 from scheduler.ledger.fleet import IntArray
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.fragmentation import fragmentation
-from scheduler.placement.policies.simple import policy_by_name
+from scheduler.placement.policies.registry import policy_by_name
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs.bind import Binder
-from scheduler.verbs.explain import Decisions
 from scheduler.verbs.filter import Extender
 from scheduler.verbs.fit import FitPage
 from scheduler.verbs.server import ExtenderServer
@@ -46,8 +47,6 @@ from scheduler.verbs.server import ExtenderServer
 log = get_logger(__name__)
 
 
-_FIRST_PLAN_ARRIVALS: Final = 20
-_PLAN_POLL_SECONDS: Final = 0.1
 _NO_SPEC: Final = wire.PodSpec()
 _NO_STATUS: Final = wire.PodStatus()
 _BINDS_PER_LEASE: Final = 3
@@ -101,6 +100,7 @@ class SchedulerDaemon:
     def _make_background_parts(self) -> None:
         """What acts without being asked, and who tells it when."""
         state, kube, settings, metrics, monotonic = self.state, self._kube, self.settings, self.metrics, self._monotonic
+        self.planner = Planner(state.placer, every_seconds=settings.plan_every_seconds, monotonic=monotonic)
         self.preemptor = Preemptor(state, kube, settings, metrics, monotonic=monotonic)
         self.waker = Waker(state, kube, metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock)
         self.naming = NamingAhead(state, kube, settings, metrics, may_write=self._deciding, monotonic=monotonic)
@@ -171,7 +171,7 @@ class SchedulerDaemon:
             tasks.create_task(self._keep("name_ahead", self.naming.run))
             tasks.create_task(self._keep("events", self.reporter.run))
             if not self.settings.plan_every_pods:
-                tasks.create_task(self._keep("plan", self._replan))
+                tasks.create_task(self._keep("plan", self.planner.run))
             if self._measured is not None:
                 tasks.create_task(self._keep("measure", self._measured.run))
 
@@ -192,21 +192,6 @@ class SchedulerDaemon:
             now = self._monotonic()
             self.preemptor.sweep(now)
             self.state.sweep(now)
-
-    async def _replan(self) -> None:
-        policy, placer = self.state.placer.policy, self.state.placer
-        while True:
-            seen, began = placer.profile.seen, self._monotonic()
-            inputs = policy.inputs(self.state.fleet, placer.profile.profile())
-            if inputs is not None:
-                policy.swap(await asyncio.to_thread(policy.solve, inputs))
-            await self._plan_has_aged(began + self.settings.plan_every_seconds, seen)
-
-    async def _plan_has_aged(self, deadline: float, seen: int) -> None:
-        """Wait for the deadline, or until twice the pods have been seen: a plan from few pods misleads the next ones."""
-        enough = max(2 * seen, _FIRST_PLAN_ARRIVALS)
-        while self._monotonic() < deadline and self.state.placer.profile.seen < enough:
-            await asyncio.sleep(_PLAN_POLL_SECONDS)
 
 
 def _check_lease(settings: SchedulerSettings) -> None:

@@ -12,8 +12,8 @@ import msgspec
 from autoscaler.api.engines import ENGINES, Engine
 from autoscaler.api.query_guard import is_closed
 from autoscaler.law.inputs import SignalKind
+from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
-from autoscaler.law.window import RatePolicy
 from headroom.errors import HeadroomError
 from headroom.units import UnitError, parse_duration_seconds, parse_quantity
 from headroom.wire import Decoder, Meta, Quantity, Wire

@@ -12,7 +12,8 @@ changing load has no such work and keeps no reserve, and one that no burst needs
 import math
 from typing import Final
 
-from autoscaler.law.spec import Bursts, LawSettings
+from autoscaler.law.learned import Bursts
+from autoscaler.law.spec import LawSettings
 
 STEPS_PER_OCTAVE: Final = 8
 """Levels of demand are told apart by factors of 2^(1/8), 9 %."""

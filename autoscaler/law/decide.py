@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from autoscaler.law import bursts, demand, window
+from autoscaler.law import bursts, demand, rates, window
 from autoscaler.law.decision import Decision, Reason, Rule, TargetState, capped
 from autoscaler.law.inputs import Freshness, Observation, PodFacts, Rollout, SignalKind
 from autoscaler.law.limits import finish, longest_period, refused_by_capacity
@@ -322,7 +322,7 @@ def _asleep(
         reason = Reason(Rule.WOKEN, f"activation signal is {activation.value:g}")
     limits: list[Reason] = [reason]
     replicas, refused = refused_by_capacity(spec, observation, 0, wanted, limits)
-    moves = window.remember_move(state.moves, now, replicas, longest_period(spec))
+    moves = rates.remember_move(state.moves, now, replicas, longest_period(spec))
     state = replace(state, moves=moves, idle_since=None, fresh_since=None, fresh_at=None, hung_since=None, ups=())
     if replicas:
         state = replace(state, needs=window.record_need((), now, replicas, hold)[0])

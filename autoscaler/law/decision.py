@@ -5,8 +5,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from autoscaler.law import bursts, demand
-from autoscaler.law.spec import Learned
-from autoscaler.law.window import Move, Needs
+from autoscaler.law.learned import Learned
+from autoscaler.law.rates import Move
+from autoscaler.law.window import Needs
 from autoscaler.law.wishes import Wish
 
 

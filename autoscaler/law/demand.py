@@ -18,7 +18,8 @@ from statistics import median
 from typing import Final
 
 from autoscaler.law.inputs import Work
-from autoscaler.law.spec import GapHistogram, LawSettings
+from autoscaler.law.learned import GapHistogram
+from autoscaler.law.spec import LawSettings
 from autoscaler.law.window import Gap
 
 Rates = tuple[tuple[float, float], ...]

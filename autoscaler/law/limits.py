@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from autoscaler.law import window
+from autoscaler.law import rates, window
 from autoscaler.law.decision import Decision, Reason, Rule, TargetState
 from autoscaler.law.inputs import Freshness, Observation, Rollout
 from autoscaler.law.spec import LawSettings, TargetSpec
@@ -49,7 +49,7 @@ def finish(
     elif not reasons:
         reasons.append(Reason(Rule.STEADY, f"the load fits {replicas} replicas"))
     ups = window.record_wish(state.ups, now, bounded, spec.up.window_seconds) if spec.up.window_seconds else ()
-    moves = window.remember_move(state.moves, now, replicas - before, longest_period(spec))
+    moves = rates.remember_move(state.moves, now, replicas - before, longest_period(spec))
     if moves != state.moves or ups != state.ups:
         state = replace(state, moves=moves, ups=ups)
     return Decision(replicas, state, bounded, refused, tuple(asked), tuple(reasons), active, hold, usual_start)
@@ -115,12 +115,12 @@ def _give_back(
 
 def _rates(spec: TargetSpec, state: TargetState, before: int, wanted: int, now: float, reasons: list[Reason]) -> int:
     if wanted > before:
-        allowed = window.limit_up(before, wanted, state.moves, spec.up.policies, spec.up.largest, now)
+        allowed = rates.limit_up(before, wanted, state.moves, spec.up.policies, spec.up.largest, now)
         if allowed < wanted:
             reasons.append(Reason(Rule.UP_RATE, f"behavior.scaleUp allows {allowed} of {wanted} now"))
         return allowed
     if wanted < before:
-        allowed = window.limit_down(before, wanted, state.moves, spec.down.policies, spec.down.largest, now)
+        allowed = rates.limit_down(before, wanted, state.moves, spec.down.policies, spec.down.largest, now)
         if allowed > wanted:
             reasons.append(Reason(Rule.DOWN_RATE, f"behavior.scaleDown allows {allowed} on the way to {wanted} now"))
         return allowed

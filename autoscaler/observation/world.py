@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from autoscaler.api.resource import InferenceAutoscaler, SpecError, Target, read
 from autoscaler.observation.objects import OtherScaler, PodView, Workload
-from headroom.kube.reflector import DELETED
+from headroom.wire import DELETED
 
 
 class World:

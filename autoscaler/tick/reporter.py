@@ -1,19 +1,18 @@
 """What is told of each object: its status, Events about conditions that turned bad, and its metrics."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from autoscaler.adapters.actuator import Actuator, NotLeaderError
-from autoscaler.api.resource import InferenceAutoscaler, Target
-from autoscaler.law.decide import Decision, Rule, TargetState
-from autoscaler.law.inputs import Freshness, Observation
+from autoscaler.api.resource import InferenceAutoscaler
+from autoscaler.law.decide import Rule
+from autoscaler.law.inputs import Freshness
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.observation.objects import PodView, Workload
 from autoscaler.tick import status
 from autoscaler.tick.memory import Memory, samples_of
+from autoscaler.tick.outcome import Outcome
 from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeError
 
@@ -21,22 +20,6 @@ log = get_logger(__name__)
 
 _GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False"}
 """Conditions whose good state is not True."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """One object within one tick."""
-
-    target: Target
-    resource: InferenceAutoscaler
-    memory: Memory
-    pods: list[PodView]
-    workload: Workload
-    observation: Observation
-    before: TargetState
-    decision: Decision
-    in_flight: dict[str, float]
-    unknown_capacity: str = ""
 
 
 class Reporter:

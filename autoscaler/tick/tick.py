@@ -25,7 +25,8 @@ from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.tick import status
 from autoscaler.tick.guard import guarded
 from autoscaler.tick.memory import Memory, gpus_of, recall
-from autoscaler.tick.reporter import Outcome, Reporter
+from autoscaler.tick.outcome import Outcome
+from autoscaler.tick.reporter import Reporter
 from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeError
 

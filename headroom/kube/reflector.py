@@ -15,14 +15,11 @@ import msgspec
 from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.kube.client import Gone, KubeClient, KubeError, Query
-from headroom.wire import WireError
+from headroom.wire import ADDED, DELETED, MODIFIED, WireError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-ADDED: Final = "ADDED"
-MODIFIED: Final = "MODIFIED"
-DELETED: Final = "DELETED"
 
 _PAGE: Final = 2000
 

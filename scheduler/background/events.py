@@ -14,10 +14,10 @@ from headroom import names
 from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError
+from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.settings import SchedulerSettings
-from scheduler.verbs.explain import Decisions, live_figures
 
 _SPACING_SECONDS: Final = 0.2  # at most five Events a second in all
 _QUEUE_PODS: Final = 1000

@@ -13,10 +13,11 @@ from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, TooManyRequests
-from scheduler.cluster.records import Occupant, WaitingPod
+from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
 from scheduler.metrics import SchedulerMetrics
+from scheduler.placement.occupant import Occupant
 from scheduler.placement.victims import Plan, plan
 from scheduler.settings import SchedulerSettings
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from headroom import wire
-from headroom.domain.model import GpuRequest, Placement
+from headroom.domain.model import GpuRequest
 
 
 @dataclass(slots=True)
@@ -39,24 +39,6 @@ class RefusedPod:
     request: GpuRequest
     refused_at: float
     refused_at_change: int
-
-
-@dataclass(frozen=True, slots=True)
-class Occupant:
-    """A pod that holds cards of a node."""
-
-    uid: str
-    namespace: str
-    name: str
-    priority: int
-    placement: Placement
-    leaving: bool = False
-    """Being deleted already."""
-
-    @property
-    def held_mib(self) -> int:
-        """Memory that it gives back when it ends."""
-        return sum(self.placement.share_mib)
 
 
 @dataclass(frozen=True, slots=True)

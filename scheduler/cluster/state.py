@@ -13,14 +13,15 @@ from headroom.daemon.logs import get_logger
 from headroom.domain.model import GpuNode, GpuRequest, Placement
 from headroom.domain.node_cards import InventoryError, node_of, without_cards
 from headroom.domain.request import RequestError, project_of, request_of
-from headroom.kube.reflector import DELETED
+from headroom.wire import DELETED
 from scheduler.cluster.host_rules import soft_preferences, wholly_judged
 from scheduler.cluster.measured import MeasuredVram
-from scheduler.cluster.records import Attempt, Freed, Occupant, RefusedPod, WaitingPod
+from scheduler.cluster.records import Attempt, Freed, RefusedPod, WaitingPod
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import is_finished
 from scheduler.ledger.ledger import Holding, HoldingState, Ledger
 from scheduler.metrics import SchedulerMetrics
+from scheduler.placement.occupant import Occupant
 from scheduler.placement.placer import Placer
 from scheduler.placement.scoring import Policy
 

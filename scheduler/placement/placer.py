@@ -8,7 +8,7 @@ one maximum over an array. Which node wins depends on the fleet and the request 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -140,12 +140,16 @@ class Placer:
     def replan(self, profile: Profile | None = None) -> None:
         """Rebuild the policy's table here and now, from the learned profile unless another is given.
 
-        A daemon runs the three steps itself, the middle one elsewhere.
+        A daemon solves in a thread instead, between `plan_inputs` and the policy's `swap`.
         """
-        self._planned_at = self.profile.seen
-        inputs = self.policy.inputs(self.fleet, self.profile.profile() if profile is None else profile)
+        inputs = self.plan_inputs(profile)
         if inputs is not None:
             self.policy.swap(self.policy.solve(inputs))
+
+    def plan_inputs(self, profile: Profile | None = None) -> Any:
+        """What the policy's `solve` needs, taken from the fleet as it is now; None for a policy without a plan."""
+        self._planned_at = self.profile.seen
+        return self.policy.inputs(self.fleet, self.profile.profile() if profile is None else profile)
 
     def replan_after(self, pods: int) -> None:
         """Replan when so many pods have been seen since the last time."""

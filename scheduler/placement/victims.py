@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import GpuRequest, Mode
-from scheduler.cluster.records import Occupant
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
+from scheduler.placement.occupant import Occupant
 
 _ROWS_AT_ONCE: Final = 250
 _NODES_EXAMINED: Final = 64  # kube-scheduler's own preemption examines 100 or a tenth of the nodes

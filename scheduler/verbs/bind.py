@@ -16,11 +16,12 @@ from headroom.domain.request import RequestError, project_of, request_of
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, ServerError, Unreachable
+from scheduler.cluster.decisions import Decision, Decisions
 from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.ledger import LedgerError
 from scheduler.settings import SchedulerSettings
-from scheduler.verbs.explain import Decision, Decisions
+from scheduler.verbs import protocol
 
 _ASSIGNED: Final = re.compile(r'already assigned to node "([^"]*)"')
 
@@ -55,7 +56,7 @@ class Binder:
         self._may_write, self._monotonic = may_write, monotonic
         self._log = get_logger(__name__)
 
-    async def bind(self, args: wire.BindingArgs) -> None:
+    async def bind(self, args: protocol.BindingArgs) -> None:
         """Bind as asked; returns once the pod is bound to that node. Raises BindError."""
         if not (args.pod_uid and args.pod_name and args.pod_namespace and args.node):
             raise BindError("PodName, PodNamespace, PodUID and Node must all be given")
@@ -93,7 +94,7 @@ class Binder:
         except LedgerError as error:
             self._log.info("reservation_not_prolonged", pod=pod.key, error=str(error))
 
-    async def _look_up(self, args: wire.BindingArgs) -> WaitingPod | None:
+    async def _look_up(self, args: protocol.BindingArgs) -> WaitingPod | None:
         """A pod that no filter call and no watch event has shown yet; None for one that asks for no GPU."""
         path = calls.pod_path(args.pod_namespace, args.pod_name)
         try:
@@ -111,7 +112,7 @@ class Binder:
             return None
         return self._state.note_waiting(pod, request, project_of(pod))
 
-    def _reserve(self, pod: WaitingPod, args: wire.BindingArgs) -> Placement:
+    def _reserve(self, pod: WaitingPod, args: protocol.BindingArgs) -> Placement:
         """The reservation for the asked node: the one that filter made, or a new one where kube-scheduler chose otherwise."""
         if pod.key != f"{args.pod_namespace}/{args.pod_name}":
             raise BindError(f"UID {args.pod_uid} belongs to pod {pod.key}, not to {args.pod_namespace}/{args.pod_name}")
@@ -137,7 +138,7 @@ class Binder:
             raise BindError(f"node {args.node} cannot take pod {pod.key}: {error}") from error
         return placement
 
-    async def _post(self, args: wire.BindingArgs, annotations: dict[str, str]) -> None:
+    async def _post(self, args: protocol.BindingArgs, annotations: dict[str, str]) -> None:
         if not self._may_write():
             raise BindError("another extender decides by now")
         try:
@@ -156,7 +157,7 @@ class Binder:
         except KubeError as error:
             raise BindError(str(error)) from error
 
-    async def _is_bound(self, args: wire.BindingArgs, cause: KubeError) -> bool:
+    async def _is_bound(self, args: protocol.BindingArgs, cause: KubeError) -> bool:
         """Whether the pod is bound to the asked node. Raises BindError, unsure, when that cannot be learned."""
         path = calls.pod_path(args.pod_namespace, args.pod_name)
         try:

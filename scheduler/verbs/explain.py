@@ -1,63 +1,15 @@
 """Answers to people: the last decision on a pod with live figures, and a snapshot."""
 
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
 from headroom.domain.model import GpuRequest, Placement
-from headroom.units import format_mib
+from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 
-_DECISIONS_KEPT: Final = 10_000
 _NODES_SHOWN: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What was last decided on a pod. `at` is in seconds of the daemon's steady clock."""
-
-    pod: str
-    at: float
-    outcome: str
-    """placed, scored, refused, bound or bind_failed."""
-    placement: Placement | None = None
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    """Reason -> how many nodes gave it."""
-
-
-class Decisions:
-    """The last decision on each pod, for the pods of late."""
-
-    def __init__(self) -> None:
-        self._by_pod: OrderedDict[str, Decision] = OrderedDict()
-
-    def add(self, decision: Decision) -> None:
-        """Remember a decision in place of the pod's previous one."""
-        self._by_pod[decision.pod] = decision
-        self._by_pod.move_to_end(decision.pod)
-        if len(self._by_pod) > _DECISIONS_KEPT:
-            self._by_pod.popitem(last=False)
-
-    def get(self, pod: str) -> Decision | None:
-        """The last decision on `namespace/name`."""
-        return self._by_pod.get(pod)
-
-
-def live_figures(fleet: Fleet, row: int) -> str:
-    """What a node has left, in figures: for people and Events, never for a pod's condition."""
-    node = fleet.nodes[fleet.names[row]]
-    width = len(node.cards)
-    if not width:
-        return "no card"
-    best = format_mib(int(fleet.free_mib[row, :width].max()))
-    total, left = int(fleet.slices[row, :width].sum()), int(fleet.slices_free[row, :width].sum())
-    measured = fleet.measured_mib[row, :width] > fleet.held_mib[row, :width]
-    text = f"best of {width} cards has {best} free, {total - left} of {total} devices handed out"
-    return f"{text}, measured use exceeds what pods declare on {int(measured.sum())}" if measured.any() else text
 
 
 def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float) -> dict[str, Any] | None:

@@ -15,13 +15,14 @@ from headroom.daemon.logs import get_logger
 from headroom.domain.model import GpuRequest, Placement
 from headroom.domain.request import RequestError, demand_of, project_of, request_of
 from headroom.wire import WireError
+from scheduler.cluster.decisions import Decision, Decisions
 from scheduler.cluster.host_rules import soft_preferences
 from scheduler.cluster.records import WaitingPod
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
 from scheduler.placement.refusals import Reasons
 from scheduler.settings import SCORED, SchedulerSettings
-from scheduler.verbs.explain import Decision, Decisions
+from scheduler.verbs import protocol
 from scheduler.verbs.offers import Offer, offer_of
 
 TRIED = "given to this pod before and turned down by kube-scheduler"
@@ -57,7 +58,7 @@ class Extender:
         self._reasons = Reasons(state.placer)
         self._log = get_logger(__name__)
 
-    def filter(self, args: wire.ExtenderArgs) -> Answer:
+    def filter(self, args: protocol.ExtenderArgs) -> Answer:
         """The node for a pod, or why there is none. Raises WireError for a message that cannot be understood."""
         offer = offer_of(args)
         pod = args.pod
@@ -212,7 +213,7 @@ class Extender:
         self._decisions.add(Decision(pod.key, now, "scored", placement))
         return Answer(offer.answer(list(scores), refused), "scored")
 
-    def prioritize(self, args: wire.ExtenderArgs) -> Answer:
+    def prioritize(self, args: protocol.ExtenderArgs) -> Answer:
         """0..10 for each node offered. Raises WireError and RequestError."""
         offer = offer_of(args)
         request = request_of(args.pod)
@@ -221,7 +222,7 @@ class Extender:
         else:
             # The scores of the filter call just before: computed again, the pod's own reservation would spoil them.
             scores = self._state.attempt_scores(args.pod.metadata.uid) or self._fresh_scores(request, offer)
-        ranking = [wire.HostPriority(host=name, score=scores.get(name, 0)) for name in offer.names]
+        ranking = [protocol.HostPriority(host=name, score=scores.get(name, 0)) for name in offer.names]
         return Answer(wire.encode(ranking), "scored")
 
     def _fresh_scores(self, request: GpuRequest, offer: Offer) -> dict[str, int]:

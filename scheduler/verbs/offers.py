@@ -12,6 +12,7 @@ import msgspec
 
 from headroom import wire
 from headroom.wire import Wire, WireError
+from scheduler.verbs import protocol
 
 _SHORT: Final = 2048  # bytes; below this, decoding the list costs less than looking names up in it
 
@@ -48,7 +49,7 @@ class Offer:
     @cached_property
     def names(self) -> list[str]:
         """Every name, in the order sent."""
-        return wire.NAMES.decode(self._json)
+        return protocol.NAMES.decode(self._json)
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -97,7 +98,7 @@ class WholeOffer(Offer):
         return wire.encode(body | {"FailedAndUnresolvableNodes": refused})
 
 
-def offer_of(args: wire.ExtenderArgs) -> Offer:
+def offer_of(args: protocol.ExtenderArgs) -> Offer:
     """The offer in a request. Raises WireError when it names nodes in neither way."""
     names_json = args.node_names_json
     if names_json is not None:

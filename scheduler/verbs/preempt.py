@@ -13,6 +13,7 @@ from headroom.domain.request import request_of
 from headroom.wire import Wire
 from scheduler.cluster.state import ClusterState
 from scheduler.placement.victims import fits_without
+from scheduler.verbs import protocol
 
 
 class _MetaVictim(Wire):
@@ -37,7 +38,7 @@ class PreemptionArgs(Wire, rename="pascal"):
     node_name_to_victims: dict[str, _Victims] | None = None
 
 
-PREEMPTION_ARGS: Final = wire.ExtenderDecoder(PreemptionArgs)
+PREEMPTION_ARGS: Final = protocol.ExtenderDecoder(PreemptionArgs)
 
 
 def answer_preempt(state: ClusterState, args: PreemptionArgs) -> bytes:

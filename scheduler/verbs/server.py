@@ -17,12 +17,14 @@ from headroom.domain.request import RequestError, request_of
 from headroom.errors import HeadroomError
 from headroom.kube.client import KubeError
 from headroom.wire import WireError
+from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.state import ClusterState
 from scheduler.leadership import Leadership
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
+from scheduler.verbs import protocol
 from scheduler.verbs.bind import Binder, BindError
-from scheduler.verbs.explain import Decisions, explanation, snapshot
+from scheduler.verbs.explain import explanation, snapshot
 from scheduler.verbs.filter import Answer, Extender
 from scheduler.verbs.fit import FitPage, FitQuestion
 from scheduler.verbs.preempt import PREEMPTION_ARGS, answer_preempt
@@ -98,18 +100,18 @@ class ExtenderServer:
         return Answer(answer_preempt(self._state, PREEMPTION_ARGS.decode(body)), "answered")
 
     async def _answer_filter(self, body: bytes) -> Answer:
-        args = wire.EXTENDER_ARGS.decode(body)
+        args = protocol.EXTENDER_ARGS.decode(body)
         await self._head_start(args.pod.metadata.uid)
         return self._extender.filter(args)
 
     async def _answer_prioritize(self, body: bytes) -> Answer:
-        return self._extender.prioritize(wire.EXTENDER_ARGS.decode(body))
+        return self._extender.prioritize(protocol.EXTENDER_ARGS.decode(body))
 
     async def _answer_bind(self, body: bytes) -> Answer:
         try:
-            await self._binder.bind(wire.BINDING_ARGS.decode(body))
+            await self._binder.bind(protocol.BINDING_ARGS.decode(body))
         except BindError as error:
-            return Answer(wire.encode(wire.BindingResult(error=str(error))), "error")
+            return Answer(wire.encode(protocol.BindingResult(error=str(error))), "error")
         return Answer(_BOUND, "bound")
 
     async def _verb(

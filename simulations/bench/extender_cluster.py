@@ -10,7 +10,7 @@ import msgspec
 from headroom import names, wire
 from headroom.domain.model import Mode
 from headroom.kube.client import JSON, Query, WatchEvent
-from headroom.kube.reflector import ADDED, DELETED, MODIFIED
+from headroom.wire import ADDED, DELETED, MODIFIED
 from scheduler.daemon import SchedulerDaemon
 from scheduler.settings import SchedulerSettings
 

@@ -28,8 +28,8 @@ from headroom.daemon.pages import serving
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.aio import connect
-from headroom.kube.reflector import DELETED, Reflector
-from headroom.wire import POD, Pod
+from headroom.kube.reflector import Reflector
+from headroom.wire import DELETED, POD, Pod
 
 STEP_SECONDS: Final = 0.1
 _TTFT_EDGES: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)

@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from headroom.errors import HeadroomError
-from scheduler.placement.policies.simple import POLICIES
+from scheduler.placement.policies.registry import POLICIES
 from simulations.placement.bound import bound_percent
 from simulations.placement.experiment import Job, Progress, Study, Trace, run_jobs
 from simulations.placement.replay import Record

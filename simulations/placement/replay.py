@@ -14,7 +14,8 @@ from headroom.domain.model import GpuNode, GpuRequest, Placement
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.policies.fgd import Fgd
-from scheduler.placement.policies.simple import GpuClustering, policy_by_name
+from scheduler.placement.policies.registry import policy_by_name
+from scheduler.placement.policies.simple import GpuClustering
 from scheduler.placement.profile import LearnedProfile, Profile
 from scheduler.placement.scoring import Policy, card_units
 from simulations.placement.traces import Pod

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import Card, GpuNode, GpuRequest, Placement
-from scheduler.placement.policies.simple import policy_by_name
+from scheduler.placement.policies.registry import policy_by_name
 from scheduler.placement.profile import Profile
 from simulations.placement.replay import Meter, Record, Scheduler, build_fleet, replay
 from simulations.placement.traces import Pod

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from headroom.domain.model import GpuNode, Placement
 from headroom.errors import HeadroomError
-from simulations.serving.deployment import Deployment
-from simulations.serving.hardware import Pair, marginal_work_seconds
+from simulations.serving.engine.hardware import Pair, marginal_work_seconds
+from simulations.serving.engine.replica import Request
+from simulations.serving.fleet.deployment import Deployment
+from simulations.serving.fleet.observe import Monitor
+from simulations.serving.fleet.placing import PairCards, SharedFleet
 from simulations.serving.laws.base import Entry, Law, Objective, Parameters, Setting
 from simulations.serving.laws.others import Static
-from simulations.serving.observe import Monitor
-from simulations.serving.placing import PairCards, SharedFleet
-from simulations.serving.replica import Request
-from simulations.serving.traces import Trace
+from simulations.serving.loads.traces import Trace
 from simulations.virtual_time import Engine
 
 

@@ -11,16 +11,16 @@ import click
 
 from headroom.errors import HeadroomError
 from headroom.units import UnitError, parse_duration_seconds
-from simulations.serving import plots, tables, tuning
 from simulations.serving.arena import Conditions, Workload, check, initial_replicas
-from simulations.serving.hardware import bundled_pairs, find_pair, read_pairs
+from simulations.serving.engine.hardware import bundled_pairs, find_pair, read_pairs
+from simulations.serving.fleet.placing import SharedFleet, uniform_fleet
 from simulations.serving.laws.base import Entry, Objective
 from simulations.serving.laws.catalogue import LAWS, law_by_name
-from simulations.serving.patterns import PATTERNS, parse_pattern
-from simulations.serving.placing import SharedFleet, uniform_fleet
-from simulations.serving.results import work_bound_gpu_hours
-from simulations.serving.traces import FORMATS, Trace, read_trace
-from simulations.serving.tuning import Point
+from simulations.serving.loads.patterns import PATTERNS, parse_pattern
+from simulations.serving.loads.traces import FORMATS, Trace, read_trace
+from simulations.serving.suite import plots, tables, tuning
+from simulations.serving.suite.results import work_bound_gpu_hours
+from simulations.serving.suite.tuning import Point
 
 _DEFAULT_LAWS = (
     "hpa-cpu,hpa-gpu,keda-queue,keda-running,kpa,apa-kv,wva,llmd-slo,static,headroom,headroom-ahead,clairvoyant"

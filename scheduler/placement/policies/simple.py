@@ -1,28 +1,20 @@
-"""The policies by name, and the simple ones among them.
+"""The simple policies: random, spread, and the published baselines.
 
 Sources: dot product, clustering, packing and best fit are the baselines of Weng et al., "Beware of Fragmentation"
 (USENIX ATC 2023), with the scales of their simulator: 128 cores and 8 cards.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from headroom.domain.model import GpuRequest
-from headroom.errors import HeadroomError
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement.filtering import Fit
-from scheduler.placement.policies.fgd import Fgd
-from scheduler.placement.policies.headroom import Headroom
 from scheduler.placement.scoring import Policy, card_units, compose, shares_on_first
 
 _CPU_SCALE_MILLI: Final = 128_000
 _GPU_SCALE_UNITS: Final = 8_000  # thousandths of a card
-
-
-class PolicyError(HeadroomError, ValueError):
-    """An unknown policy name."""
 
 
 class NodePolicy(Policy):
@@ -188,28 +180,3 @@ class Spread(NodePolicy):
     def choose_cards(self, fleet: Fleet, request: GpuRequest, fit: Fit) -> IntArray:
         order = np.where(fit.cards, self._sign * -fleet.free_mib[fit.rows], np.iinfo(np.int64).max)
         return shares_on_first(order.argsort(axis=1, kind="stable"), fit, request.count)
-
-
-def _maker(policy: Callable[..., Policy], *arguments: str) -> Callable[[np.random.Generator], Policy]:
-    """A maker that needs no random generator."""
-    return lambda _: policy(*arguments)
-
-
-POLICIES: Final[dict[str, Callable[[np.random.Generator], Policy]]] = {
-    "headroom": _maker(Headroom),
-    "fgd": _maker(Fgd),
-    "bestfit": _maker(BestFit),
-    "gpupacking": _maker(GpuPacking),
-    "gpuclustering": _maker(GpuClustering),
-    "dotprod": _maker(DotProduct),
-    "random": Random,
-    **{name: _maker(Spread, name) for name in ("binpack-vram", "spread-vram", "binpack-slices", "spread-slices")},
-}
-
-
-def policy_by_name(name: str, rng: np.random.Generator | None = None) -> Policy:
-    """A fresh policy. `rng` is used by `random` only. Raises PolicyError for an unknown name."""
-    make = POLICIES.get(name)
-    if make is None:
-        raise PolicyError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
-    return make(rng if rng is not None else np.random.default_rng(0))

@@ -11,8 +11,7 @@ from typing import Final
 from headroom import names
 from headroom.domain.assignment import assignment_of
 from headroom.domain.model import GpuNode
-from headroom.kube.reflector import DELETED
-from headroom.wire import Pod
+from headroom.wire import DELETED, Pod
 from simulations.demo.fleet import NodeGroup, build_fleet_of
 from simulations.demo.services.record import ServiceRecord, Share, SideRecord, Track
 from simulations.embedded.store import CardRef

@@ -19,8 +19,8 @@ import msgspec
 from headroom import names
 from headroom.domain.model import GpuNode
 from headroom.kube import calls
-from headroom.kube.reflector import DELETED, Reflector
-from headroom.wire import POD, Pod
+from headroom.kube.reflector import Reflector
+from headroom.wire import DELETED, POD, Pod
 from simulations.demo.fleet import PLACEMENT_FLEET, build_fleet, total_usable_mib
 from simulations.demo.on_kwok.recorder import SHARED, WHOLE, Recorder, side_nodes
 from simulations.demo.on_kwok.services import story

@@ -1,4 +1,4 @@
-"""What the same pods need without Headroom: whole cards, and plain time-slicing. Pure functions over cards and pods.
+"""What the same pods need without Headroom: whole cards, and plain time-slicing.
 
 Both baselines get more than their due: a pod's author knows how much memory it needs and pins it to card models that have it;
 whole cards are chosen best-fit (the smallest card that holds the pod), which kube-scheduler by itself does not do; and both may

@@ -1,4 +1,4 @@
-"""What a run of the second chapter cost: card hours, money, energy, carbon. Pure functions of the recorded run."""
+"""What a run of the second chapter cost: card hours, money, energy, carbon."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The scenario of the demo's second chapter: models, engines, loads and a fleet, all from one seed.
 
-Speeds are not measured on these pairs; they follow from data sheets by the rules of `simulations/serving/data/pairs.yaml`:
+Speeds are not measured on these pairs; they follow from data sheets by the rules of `simulations/serving/engine/pairs.yaml`:
 
     seconds per iteration     weights on the card / (80 % of its memory bandwidth)
     seconds per prompt token  2 x parameters / (52.7 % of the card's dense 16-bit peak)
@@ -16,11 +16,11 @@ from headroom import names
 from simulations.demo.fleet import CARD_TYPES, LABEL_POOL, SHARED_POOL, SLICED_POOL, WHOLE_POOL, NodeGroup
 from simulations.demo.models import ENGINE_MIB, FP8, FP16, INT4, MODELS, SERVER_MIB, Quantisation
 from simulations.embedded.store import Object
-from simulations.serving.hardware import Pair, StartPhase
+from simulations.serving.engine.hardware import Pair, StartPhase
+from simulations.serving.engine.replica import Speed
 from simulations.serving.laws.base import Objective
-from simulations.serving.patterns import generate
-from simulations.serving.replica import Speed
-from simulations.serving.traces import Trace
+from simulations.serving.loads.patterns import generate
+from simulations.serving.loads.traces import Trace
 
 STORY_HOURS: Final = 1.5
 STORY_FLEET: Final = (
@@ -65,7 +65,7 @@ class Service:
     project: str
     cards: int = 1
     prompt_scale: float = 1.0
-    """Prompt lengths relative to the chat lengths of `simulations.serving.patterns`."""
+    """Prompt lengths relative to the chat lengths of `simulations.serving.loads.patterns`."""
     output_scale: float = 1.0
     sliced: bool = False
     """Asks for time slices, where the device plugin deals the card."""

@@ -15,11 +15,11 @@ from simulations.demo.services.record import ServiceRecord, Share, SideRecord, T
 from simulations.demo.services.scenario import SERVICES, Service, pair_of, promise_of, start_rng, trace_of, what_of
 from simulations.embedded.store import CardRef
 from simulations.serving.arena import Workload, initial_replicas
-from simulations.serving.deployment import Deployment, Phase, Pod
-from simulations.serving.hardware import Pair
+from simulations.serving.engine.hardware import Pair
+from simulations.serving.engine.replica import Request, Speed
+from simulations.serving.fleet.deployment import Deployment, Phase, Pod
+from simulations.serving.fleet.observe import Monitor
 from simulations.serving.laws.base import Entry, Law, Parameters, Setting
-from simulations.serving.observe import Monitor
-from simulations.serving.replica import Request, Speed
 from simulations.virtual_time import Engine
 
 TICK_SECONDS: Final = 15.0

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from simulations.serving.hardware import Pair
-from simulations.serving.observe import View
-from simulations.serving.traces import Trace
+from simulations.serving.engine.hardware import Pair
+from simulations.serving.fleet.observe import View
+from simulations.serving.loads.traces import Trace
 
 Parameters = Mapping[str, float]
 

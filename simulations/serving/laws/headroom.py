@@ -13,9 +13,9 @@ from autoscaler.law import costs
 from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
 from autoscaler.law.spec import LawSettings, TargetSpec
-from simulations.serving.deployment import Phase
+from simulations.serving.fleet.deployment import Phase
+from simulations.serving.fleet.observe import Sample, View
 from simulations.serving.laws.base import Law, Parameters, Setting
-from simulations.serving.observe import Sample, View
 
 WARM_SECONDS: Final = 30.0
 """A pod younger than this teaches nothing of costs."""

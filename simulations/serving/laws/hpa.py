@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from simulations.serving.fleet.observe import PodSample, Sample, View
 from simulations.serving.laws.base import Law, Parameters, Setting
-from simulations.serving.observe import PodSample, Sample, View
 
 TOLERANCE: Final = 0.1
 _CPU_BUSY_CORES, _CPU_IDLE_CORES, _CPU_REQUEST_CORES = 1.1, 0.1, 4.0  # an engine's scheduling loop fills about one core

@@ -15,12 +15,12 @@ from itertools import accumulate
 from typing import Final
 
 from autoscaler.law.inputs import Work
-from simulations.serving.hardware import Pair
+from simulations.serving.engine.hardware import Pair
+from simulations.serving.fleet.observe import View
 from simulations.serving.laws.base import Law, Objective, Parameters, Setting
 from simulations.serving.laws.headroom import HeadroomLaw
 from simulations.serving.laws.others import Static
-from simulations.serving.observe import View
-from simulations.serving.traces import Trace
+from simulations.serving.loads.traces import Trace
 
 _BIN_SECONDS: Final = 5.0
 _STRETCHES: Final = (1, 2, 4, 8, 12)

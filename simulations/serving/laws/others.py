@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from simulations.serving.fleet.observe import Sample, View
 from simulations.serving.laws.base import Law, Parameters, Setting
 from simulations.serving.laws.hpa import Behaviour
-from simulations.serving.observe import Sample, View
 
 _CEIL_SLACK: Final = 1e-9
 

@@ -11,7 +11,7 @@ from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import FleetCollector, SchedulerMetrics
-from scheduler.placement.policies.simple import policy_by_name
+from scheduler.placement.policies.registry import policy_by_name
 from tests.paths import ROOT
 
 RULES = ROOT / "deploy" / "base" / "alerts.yaml"

@@ -11,7 +11,8 @@ from autoscaler.law.budget import Ask, share
 from autoscaler.law.bursts import reserve
 from autoscaler.law.decide import Decision, TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.law.spec import Bursts, LawSettings, Scaling, SignalSpec, TargetSpec
+from autoscaler.law.learned import Bursts
+from autoscaler.law.spec import LawSettings, Scaling, SignalSpec, TargetSpec
 from autoscaler.law.window import needed_within, record_need
 from autoscaler.observation.series import rate
 

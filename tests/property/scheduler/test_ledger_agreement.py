@@ -8,7 +8,7 @@ from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, S
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger
 from scheduler.placement.placer import Placer
-from scheduler.placement.policies.simple import policy_by_name
+from scheduler.placement.policies.registry import policy_by_name
 
 RESOURCE = "nvidia.com/gpu"
 

@@ -11,7 +11,7 @@ from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, S
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer, evaluate, hold
-from scheduler.placement.policies.simple import policy_by_name
+from scheduler.placement.policies.registry import policy_by_name
 from scheduler.placement.profile import Profile
 from scheduler.placement.trial import Trial
 

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulations.serving.arena import Conditions, Lane, Workload, run
-from simulations.serving.hardware import bundled_pairs, find_pair
+from simulations.serving.engine.hardware import bundled_pairs, find_pair
+from simulations.serving.fleet.placing import uniform_fleet
 from simulations.serving.laws.base import Objective
 from simulations.serving.laws.catalogue import LAWS
-from simulations.serving.patterns import generate
-from simulations.serving.placing import uniform_fleet
-from simulations.serving.results import Outcome, outcome
-from simulations.serving.traces import Trace
+from simulations.serving.loads.patterns import generate
+from simulations.serving.loads.traces import Trace
+from simulations.serving.suite.results import Outcome, outcome
 
 LLAMA = find_pair(bundled_pairs(), "llama-3.1-8b", "L40S")
 QWEN = find_pair(bundled_pairs(), "qwen3-32b", "H100-80GB")
@@ -69,7 +69,7 @@ def test_gpu_seconds_are_the_integral_of_the_cards_held(one, law, seed) -> None:
 
 def watched(workload: Workload, law: str, seed: int) -> tuple[Lane, float]:
     """A run whose cards are counted from outside, at each change."""
-    from simulations.serving.deployment import Deployment
+    from simulations.serving.fleet.deployment import Deployment
 
     changes: list[tuple[float, int]] = []
     place, remove = Deployment._place, Deployment._remove

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.serving.replica import Replica, Request, Speed
+from simulations.serving.engine.replica import Replica, Request, Speed
 
 SPEED = Speed(
     base_seconds=0.02,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from headroom import wire
+from scheduler.verbs import protocol
 
 FILTER = {
     "Pod": {
@@ -23,36 +24,36 @@ def body(value: object) -> bytes:
 
 @pytest.mark.parametrize("spelling", [str, str.lower, str.upper, lambda key: key[0].lower() + key[1:]])
 def test_extender_messages_come_in_any_case(spelling: object) -> None:
-    args = wire.EXTENDER_ARGS.decode(body({spelling(key): value for key, value in FILTER.items()}))  # type: ignore[operator]
+    args = protocol.EXTENDER_ARGS.decode(body({spelling(key): value for key, value in FILTER.items()}))  # type: ignore[operator]
     assert args.pod.key == "ns/a"
     assert args.node_names_json is not None
-    assert wire.NAMES.decode(args.node_names_json) == ["n0", "n1"]
+    assert protocol.NAMES.decode(args.node_names_json) == ["n0", "n1"]
     assert args.nodes_json is None
 
 
 def test_whole_nodes_instead_of_names() -> None:
     nodes = {"items": [{"metadata": {"name": "n0", "labels": None}}]}
-    args = wire.EXTENDER_ARGS.decode(body(FILTER | {"NodeNames": None, "Nodes": nodes}))
+    args = protocol.EXTENDER_ARGS.decode(body(FILTER | {"NodeNames": None, "Nodes": nodes}))
     assert args.node_names_json is None
     assert args.nodes_json is not None
     assert json.loads(args.nodes_json) == nodes
 
 
 def test_names_are_left_undecoded_and_exact() -> None:
-    args = wire.EXTENDER_ARGS.decode(b'{"Pod":{},"NodeNames":["n0", "n1"],"Extra":[1,{"x":null}]}')
+    args = protocol.EXTENDER_ARGS.decode(b'{"Pod":{},"NodeNames":["n0", "n1"],"Extra":[1,{"x":null}]}')
     assert args.node_names_json == b'["n0", "n1"]'
 
 
 def test_bind_arguments() -> None:
     said = {"podname": "a", "PodNamespace": "ns", "podUID": "u", "Node": "n"}
-    assert wire.BINDING_ARGS.decode(body(said)) == wire.BindingArgs(
+    assert protocol.BINDING_ARGS.decode(body(said)) == protocol.BindingArgs(
         pod_name="a", pod_namespace="ns", pod_uid="u", node="n"
     )
 
 
 def test_answers_are_spelt_as_go_spells_them() -> None:
-    assert json.loads(wire.encode([wire.HostPriority("n0", 0)])) == [{"Host": "n0", "Score": 0}]
-    assert wire.encode(wire.BindingResult()) == b"{}"
+    assert json.loads(wire.encode([protocol.HostPriority("n0", 0)])) == [{"Host": "n0", "Score": 0}]
+    assert wire.encode(protocol.BindingResult()) == b"{}"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_answers_are_spelt_as_go_spells_them() -> None:
 )
 def test_bad_messages_say_what_is_wrong(data: bytes, words: str) -> None:
     with pytest.raises(wire.WireError) as caught:
-        wire.EXTENDER_ARGS.decode(data)
+        protocol.EXTENDER_ARGS.decode(data)
     assert str(caught.value).startswith("ExtenderArgs: ")
     assert words in str(caught.value)
 

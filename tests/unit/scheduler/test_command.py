@@ -7,7 +7,7 @@ import pytest
 from headroom.daemon.settings import SettingsError, load
 from headroom.errors import HeadroomError
 from scheduler.daemon import serve
-from scheduler.placement.policies.simple import POLICIES
+from scheduler.placement.policies.registry import POLICIES
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer
 

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from headroom import wire
 from headroom.daemon.settings import SettingsError
 from headroom.kube.aio import connect
 from scheduler.daemon import SchedulerDaemon
 from scheduler.settings import SchedulerSettings
+from scheduler.verbs import protocol
 from scheduler.verbs.bind import Binder, BindError
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
@@ -166,7 +166,7 @@ async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_f
         )
         with pytest.raises(BindError, match="another extender decides"):
             await binder.bind(
-                wire.BindingArgs(pod_name="llm", pod_namespace="default", pod_uid=meta["uid"], node="gpu")
+                protocol.BindingArgs(pod_name="llm", pod_namespace="default", pod_uid=meta["uid"], node="gpu")
             )
         await kube.close()
         assert api.asked("POST", "/binding$") == []

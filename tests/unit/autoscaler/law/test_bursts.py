@@ -7,7 +7,8 @@ import pytest
 from autoscaler.law import bursts
 from autoscaler.law.decide import Decision, Rule, TargetState, decide
 from autoscaler.law.inputs import Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.law.spec import Bursts, LawSettings, ScaleToZero, Scaling, SignalSpec, TargetSpec
+from autoscaler.law.learned import Bursts
+from autoscaler.law.spec import LawSettings, ScaleToZero, Scaling, SignalSpec, TargetSpec
 
 LAW = LawSettings()
 SPEC = TargetSpec(1, 100, (SignalSpec(SignalKind.WORK, 0.9, "work"),), down=Scaling(window_seconds=60.0))

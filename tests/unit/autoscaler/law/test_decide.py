@@ -7,8 +7,8 @@ import pytest
 
 from autoscaler.law.decide import Decision, Rule, TargetState, capped, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, Rollout, SignalKind, Work
+from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import LawSettings, ScaleToZero, Scaling, SignalSpec, TargetSpec
-from autoscaler.law.window import RatePolicy
 
 TICK = 15.0
 FAST_DOWN = Scaling(window_seconds=60.0)

@@ -9,7 +9,8 @@ import yaml
 
 from autoscaler.api.resource import DECODER, SpecWire, Target, read
 from autoscaler.law import costs
-from autoscaler.law.spec import LawSettings, Learned
+from autoscaler.law.learned import Learned
+from autoscaler.law.spec import LawSettings
 from autoscaler.observation import pods
 from autoscaler.observation.objects import WORKLOAD, PodView
 from autoscaler.observation.observer import Lessons

@@ -13,7 +13,8 @@ from aiohttp import web
 from headroom.daemon.pages import serving
 from headroom.daemon.tasks import Backoff
 from headroom.kube import aio, calls, client, lease
-from headroom.kube.reflector import ADDED, DELETED, MODIFIED, Reflector
+from headroom.kube.reflector import Reflector
+from headroom.wire import ADDED, DELETED, MODIFIED
 
 
 class Thing(msgspec.Struct):

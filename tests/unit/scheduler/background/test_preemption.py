@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from headroom import wire
 from headroom.domain.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from headroom.kube.aio import connect
-from headroom.kube.reflector import ADDED, DELETED
+from headroom.wire import ADDED, DELETED
 from scheduler.background.preemption import Preemptor
-from scheduler.cluster.records import Occupant
 from scheduler.ledger.fleet import Fleet
+from scheduler.placement.occupant import Occupant
 from scheduler.placement.victims import fits_without, plan
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer

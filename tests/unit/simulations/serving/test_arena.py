@@ -3,20 +3,20 @@
 import pytest
 
 from headroom.domain.model import Placement
-from simulations.serving import tuning
 from simulations.serving.arena import ArenaError, Conditions, Workload, check, initial_replicas, run
-from simulations.serving.deployment import Deployment, Phase
-from simulations.serving.hardware import bundled_pairs, find_pair
+from simulations.serving.engine.hardware import bundled_pairs, find_pair
+from simulations.serving.engine.replica import Request, Speed
+from simulations.serving.fleet.deployment import Deployment, Phase
+from simulations.serving.fleet.observe import Monitor
+from simulations.serving.fleet.placing import FleetError, SharedFleet, uniform_fleet
 from simulations.serving.laws.base import Objective
 from simulations.serving.laws.catalogue import LAWS
 from simulations.serving.laws.knowing import capacity_seconds, needs
-from simulations.serving.observe import Monitor
-from simulations.serving.patterns import generate
-from simulations.serving.placing import FleetError, SharedFleet, uniform_fleet
-from simulations.serving.replica import Request, Speed
-from simulations.serving.results import Outcome, met, outcome, work_bound_gpu_hours
-from simulations.serving.traces import Trace
-from simulations.serving.tuning import Point
+from simulations.serving.loads.patterns import generate
+from simulations.serving.loads.traces import Trace
+from simulations.serving.suite import tuning
+from simulations.serving.suite.results import Outcome, met, outcome, work_bound_gpu_hours
+from simulations.serving.suite.tuning import Point
 from simulations.virtual_time import Engine
 
 SPEED = Speed(0.01, 0.001, 0.0001, 0.0, 8, 10_000, 1000)

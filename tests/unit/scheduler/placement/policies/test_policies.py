@@ -10,7 +10,8 @@ from headroom.domain.model import Card, GpuNode, GpuRequest
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.policies.fgd import Fgd
-from scheduler.placement.policies.simple import POLICIES, GpuClustering, PolicyError, policy_by_name
+from scheduler.placement.policies.registry import POLICIES, PolicyError, policy_by_name
+from scheduler.placement.policies.simple import GpuClustering
 from scheduler.placement.profile import LearnedProfile, Profile
 
 HALF = GpuRequest(1, milli=500, cpu_milli=4_000)

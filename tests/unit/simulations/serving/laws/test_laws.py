@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from simulations.serving.fleet.observe import PodSample, Sample
 from simulations.serving.laws.base import Objective, Setting
 from simulations.serving.laws.catalogue import LAWS, LawError, law_by_name
 from simulations.serving.laws.hpa import Behaviour, cpu_percent, external_wish, pods_metric_wish
 from simulations.serving.laws.others import KnativeKpa, LlmdSlo, WvaSaturation, apa_step, slo_step
-from simulations.serving.observe import PodSample, Sample
 
 
 def sample(time: float, *, inside: int = 0, request_seconds: float = 0.0, pods: int = 1) -> Sample:
@@ -166,8 +166,8 @@ def test_slo_law_grows_after_30_s_and_shrinks_by_one_per_two_minutes() -> None:
 
 
 def setting() -> Setting:
-    from simulations.serving.hardware import bundled_pairs
-    from simulations.serving.traces import Trace
+    from simulations.serving.engine.hardware import bundled_pairs
+    from simulations.serving.loads.traces import Trace
 
     return Setting(bundled_pairs()[0], Objective(2.0, 0.1), 1, 10, 15.0, 15.0, 2, Trace("t", (0.0,), (1,), (1,)))
 

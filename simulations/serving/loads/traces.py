@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from headroom.errors import HeadroomError
-from simulations.serving.replica import Request
+from simulations.serving.engine.replica import Request
 
 FORMATS: Final = ("auto", "azure", "mooncake", "generic")
 _ARRIVAL: Final = ("arrival_seconds", "arrival", "timestamp", "time", "arrival_time")

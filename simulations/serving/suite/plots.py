@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.serving.arena import Lane
-from simulations.serving.tuning import Point, front
+from simulations.serving.suite.tuning import Point, front
 
 
 def timeline(lane: Lane, title: str, path: Path) -> None:

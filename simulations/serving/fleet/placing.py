@@ -7,8 +7,8 @@ from headroom.domain.model import Card, GpuNode, GpuRequest, Placement
 from headroom.errors import HeadroomError
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.placer import Placer
-from scheduler.placement.policies.simple import policy_by_name
-from simulations.serving.hardware import Pair
+from scheduler.placement.policies.registry import policy_by_name
+from simulations.serving.engine.hardware import Pair
 
 
 class FleetError(HeadroomError):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 from headroom.errors import HeadroomError
-from simulations.serving.replica import Request, Speed
+from simulations.serving.engine.replica import Request, Speed
 
 _NUMBERS: Final = (
     "base_ms", "per_sequence_ms", "per_prompt_token_ms", "per_kv_token_ms", "slots", "kv_tokens", "chunk_tokens", "context_tokens",
@@ -88,7 +88,7 @@ class Pair:
 
 def bundled_pairs() -> list[Pair]:
     """The pairs that come with Headroom."""
-    return _parse(resources.files("simulations.serving").joinpath("data/pairs.yaml").read_text("utf-8"), "pairs.yaml")
+    return _parse(resources.files("simulations.serving.engine").joinpath("pairs.yaml").read_text("utf-8"), "pairs.yaml")
 
 
 def read_pairs(path: Path) -> list[Pair]:

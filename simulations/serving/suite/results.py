@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from simulations.serving.arena import Lane
-from simulations.serving.hardware import Pair, work_seconds
+from simulations.serving.engine.hardware import Pair, work_seconds
+from simulations.serving.engine.replica import Request
 from simulations.serving.laws.base import Objective
-from simulations.serving.replica import Request
-from simulations.serving.traces import Trace
+from simulations.serving.loads.traces import Trace
 
 
 @dataclass(frozen=True, slots=True)

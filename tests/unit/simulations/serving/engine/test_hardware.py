@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from simulations.serving.arena import Conditions, Workload, run
-from simulations.serving.hardware import (
+from simulations.serving.engine.hardware import (
     HardwareError,
     Pair,
     bundled_pairs,
@@ -17,15 +17,15 @@ from simulations.serving.hardware import (
     find_pair,
     read_pairs,
 )
+from simulations.serving.engine.replica import Replica, Request
+from simulations.serving.fleet.placing import uniform_fleet
 from simulations.serving.laws.base import Objective
 from simulations.serving.laws.catalogue import LAWS
-from simulations.serving.placing import uniform_fleet
-from simulations.serving.replica import Replica, Request
-from simulations.serving.results import outcome
-from simulations.serving.traces import Trace
+from simulations.serving.loads.traces import Trace
+from simulations.serving.suite.results import outcome
 from simulations.virtual_time import Engine
 
-TEXT = resources.files("simulations.serving").joinpath("data/pairs.yaml").read_text("utf-8")
+TEXT = resources.files("simulations.serving.engine").joinpath("pairs.yaml").read_text("utf-8")
 CHECKS = [(pair, check) for pair in bundled_pairs() for check in pair.checks]
 
 

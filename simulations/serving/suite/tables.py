@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from simulations.serving.laws.base import Entry
-from simulations.serving.results import Outcome, as_json
-from simulations.serving.tuning import Point, front
+from simulations.serving.suite.results import Outcome, as_json
+from simulations.serving.suite.tuning import Point, front
 
 HEAD = (
     "law", "setting", "both %", "TTFT %", "ITL %", "TTFT p50 s", "TTFT p99 s", "GPU h", "x clairvoyant", "moves", "reversals",

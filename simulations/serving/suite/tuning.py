@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from simulations.serving import results
 from simulations.serving.arena import Conditions, Lane, Workload, run
 from simulations.serving.laws.base import Entry
-from simulations.serving.results import Outcome
+from simulations.serving.suite import results
+from simulations.serving.suite.results import Outcome
 
 
 @dataclass(frozen=True, slots=True)

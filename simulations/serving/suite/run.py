@@ -18,16 +18,16 @@ from typing import Any, Final
 
 import click
 
-from simulations.serving import suite_report, tables, tuning
 from simulations.serving.arena import Conditions, Workload
-from simulations.serving.hardware import bundled_pairs, find_pair
+from simulations.serving.engine.hardware import bundled_pairs, find_pair
+from simulations.serving.fleet.placing import uniform_fleet
 from simulations.serving.laws.base import Entry, Objective, Parameters
 from simulations.serving.laws.catalogue import LAWS
-from simulations.serving.patterns import generate
-from simulations.serving.placing import uniform_fleet
-from simulations.serving.results import work_bound_gpu_hours
-from simulations.serving.traces import Trace, read_trace
-from simulations.serving.tuning import Point
+from simulations.serving.loads.patterns import generate
+from simulations.serving.loads.traces import Trace, read_trace
+from simulations.serving.suite import report, tables, tuning
+from simulations.serving.suite.results import work_bound_gpu_hours
+from simulations.serving.suite.tuning import Point
 
 OBJECTIVE: Final = Objective(ttft_seconds=2.0, itl_seconds=0.1)
 SHIFT_SECONDS: Final = 17.0
@@ -134,7 +134,7 @@ def run_scenario(scenario: Scenario, traces: Path, out: Path, laws: Sequence[str
         entry = LAWS[name]
         settings = list(tuning.settings_of(entry))
         kept(
-            suite_report.file_of(out, scenario.name, name),
+            report.file_of(out, scenario.name, name),
             sweep(entry, settings, [workload], conditions, scenario.seed),
         )
     return work_bound_gpu_hours(workload.trace, workload.pair, workload.objective)
@@ -146,11 +146,11 @@ def run_held_out(scenario: Scenario, traces: Path, out: Path, tuned: Mapping[str
     for name in CARRIED:
         entry = LAWS[name]
         settings: list[Parameters] = [entry.defaults]
-        best = tuning.best_setting(tuned[name], suite_report.TUNED_FOR).parameters
+        best = tuning.best_setting(tuned[name], report.TUNED_FOR).parameters
         if dict(best) != dict(entry.defaults):
             settings.append(best)
         kept(
-            suite_report.file_of(out, scenario.name, name),
+            report.file_of(out, scenario.name, name),
             sweep(entry, settings, [workload], conditions, scenario.seed),
         )
 
@@ -161,7 +161,7 @@ def run_two_models(traces: Path, out: Path) -> None:
     for name in CARRIED:
         entry = LAWS[name]
         kept(
-            suite_report.file_of(out, suite_report.TWO_MODELS, name),
+            report.file_of(out, report.TWO_MODELS, name),
             sweep(entry, [entry.defaults], workloads, conditions, 1),
         )
 
@@ -194,16 +194,16 @@ def main(traces: Path, out: Path, laws: tuple[str, ...], names: tuple[str, ...])
     whole = not names and not laws
     gc.disable()  # a run makes a million objects that stay to its end: nothing to collect until then
     bounds = {scenario.name: run_scenario(scenario, traces, out, laws or tuple(LAWS)) for scenario in chosen}
-    points = {scenario.name: suite_report.read_points(out, scenario.name) for scenario in chosen}
-    parts = [suite_report.summary(points)]
+    points = {scenario.name: report.read_points(out, scenario.name) for scenario in chosen}
+    parts = [report.summary(points)]
     if whole:
         for scenario in HELD_OUT:
             run_held_out(scenario, traces, out, points[scenario.tuned_on])
         run_two_models(traces, out)
-        parts.append(suite_report.held_out_text([scenario.name for scenario in HELD_OUT], out, CARRIED))
-        parts.append(suite_report.two_models_text(out, CARRIED))
+        parts.append(report.held_out_text([scenario.name for scenario in HELD_OUT], out, CARRIED))
+        parts.append(report.two_models_text(out, CARRIED))
     gc.enable()
-    parts += [suite_report.scenario_text(name, points[name], bounds[name]) for name in bounds]
+    parts += [report.scenario_text(name, points[name], bounds[name]) for name in bounds]
     text = "\n\n".join(parts) + "\n"
     click.echo(text)
     if whole:

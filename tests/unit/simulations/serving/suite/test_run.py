@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from simulations.serving import suite, suite_report, tables, tuning
 from simulations.serving.laws.catalogue import LAWS
-from simulations.serving.results import Outcome
-from simulations.serving.tuning import Point
+from simulations.serving.suite import report, run, tables, tuning
+from simulations.serving.suite.results import Outcome
+from simulations.serving.suite.tuning import Point
 
 PLAIN = Outcome(**{field.name: 0.0 for field in fields(Outcome)})
 
@@ -20,7 +20,7 @@ def point(law: str, attainment: float, gpu_hours: float, **parameters: float) ->
 
 
 def leave(folder: Path, load: str, law: str, *points: Point) -> None:
-    path = suite_report.file_of(folder, load, law)
+    path = report.file_of(folder, load, law)
     path.write_text(json.dumps([tables.point_json(one) for one in points]), "utf-8")
 
 
@@ -31,7 +31,7 @@ def test_the_summary_compares_at_equal_attainment_with_the_best_law_that_does_no
         "static": [point("static", 1.0, 1.0)],
         "headroom": [point("headroom", 0.99, 9.5)],
     }
-    text = suite_report.summary({"load": points})
+    text = report.summary({"load": points})
     assert "99.00, 9.50" in text
     assert "+1.8 %" in text  # at 98 % the rival's front is at 8 + 2 x 1.0 / 1.5 = 9.33
 
@@ -45,7 +45,7 @@ def test_settings_beside_the_grid_are_tried_too() -> None:
 def test_held_out_loads_show_default_and_carried_settings(tmp_path: Path) -> None:
     leave(tmp_path, "a, b", "headroom", point("headroom", 0.99, 9.0))
     leave(tmp_path, "a, b", "kpa", point("kpa", 0.5, 10.0), point("kpa", 0.98, 12.0, target=30.0))
-    rows = suite_report.held_out_text(["a, b"], tmp_path, ["headroom", "kpa"]).splitlines()[4:]
+    rows = report.held_out_text(["a, b"], tmp_path, ["headroom", "kpa"]).splitlines()[4:]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert cells == [
         ["a, b", "Headroom, default", "99.00", "9.00", "0"],
@@ -55,15 +55,15 @@ def test_held_out_loads_show_default_and_carried_settings(tmp_path: Path) -> Non
 
 
 def test_each_held_out_load_differs_from_all_that_laws_are_tuned_on() -> None:
-    seen = {(one.shape, one.copies, one.seed, one.model) for one in suite.SCENARIOS}
-    for one in suite.HELD_OUT:
+    seen = {(one.shape, one.copies, one.seed, one.model) for one in run.SCENARIOS}
+    for one in run.HELD_OUT:
         copies, seed = (one.copies, 1) if one.shape.startswith("azure") else (4, one.seed)
         assert (one.shape, copies, seed, one.model) not in seen
-        assert one.tuned_on in {scenario.name for scenario in suite.SCENARIOS}
+        assert one.tuned_on in {scenario.name for scenario in run.SCENARIOS}
 
 
 def test_runs_that_are_there_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "load.kpa.json"
     path.write_text("[]", "utf-8")
-    suite.kept(path, (pytest.fail("ran again") for _ in range(1)))
+    run.kept(path, (pytest.fail("ran again") for _ in range(1)))
     assert path.read_text("utf-8") == "[]"

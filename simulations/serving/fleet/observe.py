@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import sub
 
-from simulations.serving.deployment import Deployment, Phase, Pod
-from simulations.serving.replica import Counters, Request
+from simulations.serving.engine.replica import Counters, Request
+from simulations.serving.fleet.deployment import Deployment, Phase, Pod
 
 
 @dataclass(frozen=True, slots=True)

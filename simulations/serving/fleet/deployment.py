@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Protocol
 
 from headroom.domain.model import Placement
-from simulations.serving.replica import Counters, Replica, Request, Speed
+from simulations.serving.engine.replica import Counters, Replica, Request, Speed
 from simulations.virtual_time import Engine
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from simulations.serving.replica import Replica, Request, Speed
+from simulations.serving.engine.replica import Replica, Request, Speed
 from simulations.virtual_time import Engine
 
 SPEED = Speed(

@@ -1,4 +1,4 @@
-"""Tables of the published comparison, from the files that `simulations.serving.suite` leaves."""
+"""Tables of the published comparison, from the files that `simulations.serving.suite.run` leaves."""
 
 import json
 import math
@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from simulations.serving import tables, tuning
 from simulations.serving.laws.catalogue import LAWS
-from simulations.serving.results import Outcome
-from simulations.serving.tuning import Point
+from simulations.serving.suite import tables, tuning
+from simulations.serving.suite.results import Outcome
+from simulations.serving.suite.tuning import Point
 
 LEVELS: Final = (0.90, 0.95, 0.98, 0.99, 0.995)
 TUNED_FOR: Final = 0.98

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from simulations.serving.traces import Trace, TraceError
+from simulations.serving.loads.traces import Trace, TraceError
 
 _HOUR: Final = 3600.0
 _PROMPT_MEDIAN, _PROMPT_SIGMA, _PROMPT_LONGEST = 900.0, 0.75, 8000

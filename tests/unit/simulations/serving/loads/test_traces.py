@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from simulations.serving.patterns import PATTERNS, generate, parse_pattern
-from simulations.serving.traces import Trace, TraceError, read_trace
+from simulations.serving.loads.patterns import PATTERNS, generate, parse_pattern
+from simulations.serving.loads.traces import Trace, TraceError, read_trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:15:46.6805900,374,44\r\n2023-11-16 18:15:50.9951690,396,109"
 

@@ -1,0 +1,25 @@
+"""One object within one tick: what was known of it and what was decided."""
+
+from dataclasses import dataclass
+
+from autoscaler.api.resource import InferenceAutoscaler, Target
+from autoscaler.law.decide import Decision, TargetState
+from autoscaler.law.inputs import Observation
+from autoscaler.observation.objects import PodView, Workload
+from autoscaler.tick.memory import Memory
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One object within one tick."""
+
+    target: Target
+    resource: InferenceAutoscaler
+    memory: Memory
+    pods: list[PodView]
+    workload: Workload
+    observation: Observation
+    before: TargetState
+    decision: Decision
+    in_flight: dict[str, float]
+    unknown_capacity: str = ""

@@ -1,0 +1,23 @@
+"""A pod that holds cards, as preemption looks at it."""
+
+from dataclasses import dataclass
+
+from headroom.domain.model import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """A pod that holds cards of a node."""
+
+    uid: str
+    namespace: str
+    name: str
+    priority: int
+    placement: Placement
+    leaving: bool = False
+    """Being deleted already."""
+
+    @property
+    def held_mib(self) -> int:
+        """Memory that it gives back when it ends."""
+        return sum(self.placement.share_mib)

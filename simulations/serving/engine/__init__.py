@@ -1,0 +1,1 @@
+"""One replica: continuous batching on a card, with speeds per model and card."""

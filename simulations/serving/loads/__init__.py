@@ -1,0 +1,1 @@
+"""Requests over time: public traces and seeded patterns."""

@@ -1,0 +1,1 @@
+"""The published comparison: each law on each load, tuned, kept in files, printed as tables."""

@@ -1,0 +1,64 @@
+"""The structure that people rely on: who may call itself pure, how large a folder may grow, where packages come from."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+PACKAGES = ("headroom", "scheduler", "autoscaler", "agent", "simulations")
+MOST_ENTRIES = 14
+"""About a dozen: more is hard to take in at a glance."""
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def pure_by_contract() -> tuple[str, ...]:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    return tuple(
+        module
+        for contract in settings["contracts"]
+        if contract["name"].startswith("pure")
+        for module in contract["source_modules"]
+    )
+
+
+CALLED_PURE = [dotted(path) for path in MODULES if re.search(r"\b[Pp]ure\b", docstring(path).split("\n\n")[0])]
+
+
+def test_modules_call_themselves_pure():
+    assert len(CALLED_PURE) > 30
+
+
+@pytest.mark.parametrize("module", CALLED_PURE)
+def test_a_module_that_calls_itself_pure_is_held_to_it(module):
+    assert module.startswith(pure_by_contract())
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=dotted)
+def test_a_folder_says_in_one_sentence_what_it_holds(path):
+    assert len(docstring(path)) > 20
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda path: str(path.name))
+def test_a_folder_can_be_taken_in_at_a_glance(folder):
+    entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith((".", "__pycache__"))]
+    assert len(entries) <= MOST_ENTRIES, sorted(entries)
+
+
+def test_packages_are_those_of_this_checkout():
+    import headroom
+    import scheduler
+
+    assert Path(scheduler.__file__).parent == ROOT / "scheduler"
+    assert Path(headroom.__file__).parent == ROOT / "headroom"
