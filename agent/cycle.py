@@ -23,6 +23,7 @@ from agent.pods.reconcile import Truth, compare
 from agent.publisher import Publisher
 from agent.settings import AgentSettings
 from headroom import wire
+from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health
 from headroom.daemon.tasks import Backoff
@@ -85,6 +86,7 @@ class Agent:
         self._pods = PodIndex()
         self._pods_changed = True
         self._log = get_logger(__name__).bind(node=settings.node)
+        self._guard = Guard(lambda _: metrics.cycle_errors.inc())
 
     def attach(self, cluster: Cluster) -> None:
         """Publish to, and take pods from, this cluster; without one the agent only reads and exports."""
@@ -101,18 +103,13 @@ class Agent:
         backoff = Backoff(initial_seconds=self._settings.interval_seconds, maximum_seconds=60.0)
         while True:
             started = self._monotonic()
-            try:
-                answered = await self.cycle()
-                self._metrics.cycle_seconds.set(self._monotonic() - started)
-                if answered:
-                    backoff.reset()
-                    await self._rest(started + self._settings.interval_seconds)
-                    continue
-            except Exception:
-                # The one guard of this daemon: a cycle that failed must not end the agent.
-                self._log.exception("cycle_failed")
-                self._metrics.cycle_errors.inc()
-            await asyncio.sleep(backoff.next_seconds())
+            answered = await self._guard.run("cycle", self.cycle())
+            self._metrics.cycle_seconds.set(self._monotonic() - started)
+            if answered:
+                backoff.reset()
+                await self._rest(started + self._settings.interval_seconds)
+            else:
+                await asyncio.sleep(backoff.next_seconds())
 
     async def _rest(self, until: float) -> None:
         """Wait for the next cycle, or for a fault that the driver reports."""

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from headroom.daemon.common import CommonSettings
 from headroom.daemon.settings import setting
 
 
 @dataclass(frozen=True)
-class AgentSettings:
+class AgentSettings(CommonSettings):
     """Each also as a flag, a HEADROOM_AGENT_* variable, or a key of the configuration file."""
 
     node: str = setting("", reason="Name of this Node; the DaemonSet passes spec.nodeName.")
@@ -53,7 +54,6 @@ class AgentSettings:
         reason="How long the series of a pod that is gone stay, so that its last amounts are collected.",
     )
     tariff: str = setting("", reason="File with prices, budgets and idle power; see docs/usage.md.")
-    kubeconfig: str = setting("", reason="Kubeconfig; the pod's service account when empty.")
-    host: str = setting("0.0.0.0", reason="Address of /metrics, /healthz and /readyz.")
-    port: int = setting(8903, minimum=0, maximum=65535, reason="Port of the same; 0 takes a free one.")
-    log_level: str = setting("INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), reason="Least severe event to log.")
+    port: int = setting(
+        8903, minimum=0, maximum=65535, reason="Port of the probes and the metrics; 0 takes a free one."
+    )

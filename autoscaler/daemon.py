@@ -6,6 +6,7 @@ import ctypes
 import gc
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -21,12 +22,11 @@ from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation import objects
 from autoscaler.observation.world import World
 from autoscaler.settings import AutoscalerSettings
-from autoscaler.tick.guard import guarded
 from autoscaler.tick.outcome import Outcome
 from autoscaler.tick.tick import Loop
+from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health, serving
-from headroom.daemon.tasks import Backoff
 from headroom.errors import HeadroomError
 from headroom.kube.aio import connect
 from headroom.kube.client import KubeClient, KubeError, NotFound
@@ -57,12 +57,22 @@ def _scoped(api: str, namespace: str, plural: str) -> str:
 class AutoscalerDaemon:
     """All parts over one API connection. `run` follows the cluster until cancelled; `once` makes a single round."""
 
-    def __init__(self, kube: KubeClient, settings: AutoscalerSettings) -> None:
-        self.settings, self._kube = settings, kube
+    def __init__(
+        self,
+        kube: KubeClient,
+        settings: AutoscalerSettings,
+        *,
+        alone: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`alone`: act without an election, as a single round by hand does."""
+        self.settings, self._kube, self.alone = settings, kube, alone
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self.metrics = AutoscalerMetrics(registry)
+        self._guard = Guard(lambda where: self.metrics.tick_failures.labels(where).inc())
         self.health = Health(registry)
         self.world = World()
         identity = settings.identity or f"{socket.gethostname()}-{secrets.token_hex(3)}"
@@ -78,10 +88,14 @@ class AutoscalerDaemon:
         self._fit = (
             FitClient(settings.extender_url, settings.extender_timeout_seconds) if settings.extender_url else None
         )
-        self._once = False
         self.loop = Loop(
             self.world,
-            Collector(self._source, short_seconds=settings.short_mean_seconds, long_seconds=settings.long_mean_seconds),
+            Collector(
+                self._source,
+                short_seconds=settings.short_mean_seconds,
+                long_seconds=settings.long_mean_seconds,
+                wall_clock=unix_clock,
+            ),
             Actuator(
                 kube,
                 self.metrics,
@@ -94,6 +108,9 @@ class AutoscalerDaemon:
             self.metrics,
             fit=self._fit,
             may_write=self.may_write,
+            guard=self._guard,
+            monotonic=monotonic,
+            wall_clock=unix_clock,
         )
         self._reflectors = self._make_reflectors(settings.namespace)
         for name in self._reflectors:
@@ -101,7 +118,7 @@ class AutoscalerDaemon:
 
     def may_write(self) -> bool:
         """Whether this process is the one that acts."""
-        return self._once or self.elector.is_leader
+        return self.alone or self.elector.is_leader
 
     def _make_reflectors(self, namespace: str) -> dict[str, Reflector[Any]]:
         kube, world = self._kube, self.world
@@ -132,8 +149,8 @@ class AutoscalerDaemon:
             async with asyncio.TaskGroup() as tasks:
                 await self._start(tasks, [])
                 _tune_collector()
-                tasks.create_task(self._keep("lease", self.elector.run))
-                tasks.create_task(self._keep("tick", self._ticks))
+                tasks.create_task(self._guard.keep("lease", self.elector.run))
+                tasks.create_task(self._guard.keep("tick", self._ticks))
         finally:
             await self.elector.release()
 
@@ -142,7 +159,7 @@ class AutoscalerDaemon:
 
         Raises NotListedError when the cluster cannot be read.
         """
-        self._once = True
+        self.alone = True
         listed, outcomes = False, dict[str, Outcome]()
         async with asyncio.TaskGroup() as tasks:
             started: list[asyncio.Task[None]] = []
@@ -169,7 +186,7 @@ class AutoscalerDaemon:
         """Begin to follow the cluster; `started` gets the tasks."""
 
         def begin(name: str, work: Callable[[], Awaitable[None]]) -> None:
-            started.append(tasks.create_task(self._keep(name, work)))
+            started.append(tasks.create_task(self._guard.keep(name, work)))
 
         for name, reflector in self._reflectors.items():
             begin(name, reflector.run)
@@ -222,16 +239,9 @@ class AutoscalerDaemon:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            await guarded(self.loop.tick(), self.metrics.tick_failures, "tick")
+            await self._guard.run("tick", self.loop.tick())
             due = max(due + self.settings.tick_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
-
-    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a task for ever; one that ends by an error nobody foresaw starts again."""
-        backoff = Backoff(initial_seconds=0.5)
-        while True:
-            await guarded(work(), self.metrics.tick_failures, name)
-            await asyncio.sleep(backoff.next_seconds())
 
 
 def _tune_collector() -> None:

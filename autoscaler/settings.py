@@ -2,20 +2,16 @@
 
 from dataclasses import dataclass
 
+from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
 from headroom.errors import HeadroomError
 
 
-@dataclass(frozen=True, slots=True)
-class AutoscalerSettings:
+@dataclass(frozen=True)
+class AutoscalerSettings(LeaderSettings):
     """See each field's reason; `headroom autoscaler --help` prints them."""
 
-    host: str = setting("0.0.0.0", reason="Address to listen on; probes and Prometheus come from outside the pod.")
     port: int = setting(8902, minimum=0, maximum=65535, reason="Port of the probes and the metrics.")
-    kubeconfig: str = setting("", reason="Path of a kubeconfig; empty for $KUBECONFIG, then the pod's service account.")
-    log_level: str = setting(
-        "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), reason="Least level that is logged."
-    )
     prometheus_url: str = setting(
         "http://prometheus-operated.monitoring:9090", reason="Where the engines' metrics are."
     )
@@ -47,8 +43,8 @@ class AutoscalerSettings:
         reason="How often readings alone are written to a status; decisions and conditions are written at once.",
     )  # fmt: skip
     writers: int = setting(8, minimum=1, maximum=128, reason="Writes to the API server under way at once.")
-    lease_name: str = setting("headroom-autoscaler", reason="Name of the Lease that elects the one that acts.")
-    lease_namespace: str = setting("headroom-system", reason="Namespace of that Lease.")
+    lease_name: str = setting("headroom-autoscaler", reason="Name of that Lease.")
+    lease_namespace: str = setting("headroom-system", reason="Namespace of the Lease that elects the one that acts.")
     lease_seconds: float = setting(
         10.0, unit="s", minimum=2.0, reason="A leader silent for so long is replaced; it stops acting by itself before."
     )

@@ -7,16 +7,16 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from headroom import wire
+from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health, serving
 from headroom.daemon.settings import SettingsError
-from headroom.daemon.tasks import Backoff
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.aio import connect
@@ -63,7 +63,12 @@ class SchedulerDaemon:
     """All parts over one API connection. `app` is what to serve; `run` follows the cluster until cancelled."""
 
     def __init__(
-        self, kube: KubeClient, settings: SchedulerSettings, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        kube: KubeClient,
+        settings: SchedulerSettings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
     ) -> None:
         _check_lease(settings)
         self.settings, self._kube, self._monotonic = settings, kube, monotonic
@@ -71,6 +76,7 @@ class SchedulerDaemon:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self.metrics = SchedulerMetrics(registry)
+        self._guard = Guard(lambda task: self.metrics.cycle_failures.labels(task).inc())
         self.health = Health(registry, metrics_in_thread=True)
         self.state = ClusterState(
             policy_by_name(settings.policy), self.metrics, scheduler_names=settings.scheduler_names, monotonic=monotonic
@@ -90,7 +96,7 @@ class SchedulerDaemon:
         self.app = self._server().app()
         self._prometheus = PrometheusSource(settings.prometheus_url) if settings.prometheus_url else None
         self._measured = (
-            MeasuredPoll(self.state, self._prometheus, settings, self.metrics, unix_clock=time.time)
+            MeasuredPoll(self.state, self._prometheus, settings, self.metrics, unix_clock=unix_clock)
             if self._prometheus is not None
             else None
         )
@@ -153,38 +159,27 @@ class SchedulerDaemon:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             # The election before the pods: their first list then serves who has won it already.
-            tasks.create_task(self._keep("lease", self.leadership.run))
+            tasks.create_task(self._guard.keep("lease", self.leadership.run))
             # Nodes before pods: those are resolved to cards as they come, once.
-            tasks.create_task(self._keep("nodes", self.nodes.run))
+            tasks.create_task(self._guard.keep("nodes", self.nodes.run))
             await self.nodes.wait_synced()
             self.health.set_ready("nodes", ready=True, detail=f"{len(self.state.nodes)} listed at start")
-            tasks.create_task(self._keep("pods", self.pods.run))
+            tasks.create_task(self._guard.keep("pods", self.pods.run))
             await self.pods.wait_synced()
             self.health.set_ready("pods", ready=True, detail=f"{len(self.pods.items())} listed at start")
             # What was read at the start stays: out of the collector's sight it costs no pauses.
             gc.collect()
             gc.freeze()
             log.info("ready", nodes=len(self.state.nodes), cards=int((self.state.fleet.usable_mib > 0).sum()))
-            tasks.create_task(self._keep("sweep", self._sweep))
-            tasks.create_task(self._keep("wake", self.waker.run))
-            tasks.create_task(self._keep("preempt", self.preemptor.run))
-            tasks.create_task(self._keep("name_ahead", self.naming.run))
-            tasks.create_task(self._keep("events", self.reporter.run))
+            tasks.create_task(self._guard.keep("sweep", self._sweep))
+            tasks.create_task(self._guard.keep("wake", self.waker.run))
+            tasks.create_task(self._guard.keep("preempt", self.preemptor.run))
+            tasks.create_task(self._guard.keep("name_ahead", self.naming.run))
+            tasks.create_task(self._guard.keep("events", self.reporter.run))
             if not self.settings.plan_every_pods:
-                tasks.create_task(self._keep("plan", self.planner.run))
+                tasks.create_task(self._guard.keep("plan", self.planner.run))
             if self._measured is not None:
-                tasks.create_task(self._keep("measure", self._measured.run))
-
-    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a task for ever: an error nobody foresaw is logged and counted, and the task starts again."""
-        backoff = Backoff(initial_seconds=0.5)
-        while True:
-            try:
-                await work()
-            except Exception:
-                self.metrics.cycle_failures.labels(name).inc()
-                log.exception("task_failed", task=name)
-            await asyncio.sleep(backoff.next_seconds())
+                tasks.create_task(self._guard.keep("measure", self._measured.run))
 
     async def _sweep(self) -> None:
         while True:

@@ -3,26 +3,22 @@
 from dataclasses import dataclass
 
 from headroom import names
+from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
 
 DECISIVE = "decisive"
 SCORED = "scored"
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerSettings:
+@dataclass(frozen=True)
+class SchedulerSettings(LeaderSettings):
     """See each field's reason; `headroom scheduler --help` prints them."""
 
-    host: str = setting("0.0.0.0", reason="Address to listen on; probes and Prometheus come from outside the pod.")
     port: int = setting(8901, minimum=0, maximum=65535, reason="Port of the extender, the probes and the metrics.")
     allow_remote: bool = setting(
         False,
         reason="Answer filter, prioritize and bind to callers other than this machine. kube-scheduler runs beside the"
         " extender, and whoever may call bind may place pods.",
-    )
-    kubeconfig: str = setting("", reason="Path of a kubeconfig; empty for $KUBECONFIG, then the pod's service account.")
-    log_level: str = setting(
-        "INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), reason="Least level that is logged."
     )
     lease_namespace: str = setting(
         "",

@@ -23,10 +23,10 @@ from autoscaler.observation.queries import plan
 from autoscaler.observation.world import World
 from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.tick import status
-from autoscaler.tick.guard import guarded
 from autoscaler.tick.memory import Memory, gpus_of, recall
 from autoscaler.tick.outcome import Outcome
 from autoscaler.tick.reporter import Reporter
+from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeError
 
@@ -62,6 +62,7 @@ class Loop:
         *,
         fit: FitSource | None,
         may_write: Callable[[], bool],
+        guard: Guard,
         law: LawSettings | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -69,6 +70,7 @@ class Loop:
         self._world, self._collector, self._actuator, self._settings, self._metrics = (
             world, collector, actuator, settings, metrics,
         )  # fmt: skip
+        self._guard = guard
         self._fit, self._may_write, self._monotonic, self._wall_clock = fit, may_write, monotonic, wall_clock
         self._law = law or LawSettings(
             short_mean_seconds=settings.short_mean_seconds, long_mean_seconds=settings.long_mean_seconds
@@ -315,7 +317,7 @@ class Loop:
     # Housekeeping
 
     async def _guarded(self, key: str, work: Awaitable[T]) -> T | None:
-        return await guarded(work, self._metrics.tick_failures, "object", key=key)
+        return await self._guard.run("object", work, key=key)
 
     def _forget_deleted(self) -> None:
         for key in [key for key in self._memories if key not in self._world.resources]:

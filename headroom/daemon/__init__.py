@@ -1,1 +1,1 @@
-"""The skeleton of a daemon: settings, logs, pages, tasks."""
+"""The skeleton of a daemon: settings, logs, pages, tasks, and the guard that keeps them."""

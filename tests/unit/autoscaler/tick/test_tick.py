@@ -38,6 +38,8 @@ class Bench:
     def __init__(self, api: ApiServer, prometheus: FakePrometheus, kubeconfig: Path) -> None:
         self.api, self.prometheus, self._kubeconfig = api, prometheus, kubeconfig
         self.now = START
+        self.ahead = 0.0
+        """Seconds that the clock of this machine is ahead of the others'."""
         self.loads: dict[str, float] = {}
         self.age = 2.0
         self.extra: list[tuple[dict[str, str], list[tuple[float, float]]]] = []
@@ -46,10 +48,11 @@ class Bench:
     async def start(self, **settings: Any) -> None:
         self.kube = await connect(str(self._kubeconfig))
         flags = {"extender_url": "", "prometheus_timeout_seconds": 0.5, "tick_seconds": 15.0, **settings}
-        self.daemon = AutoscalerDaemon(self.kube, AutoscalerSettings(prometheus_url=self.prometheus.url, **flags))
-        self.daemon._once = True
+        settings = AutoscalerSettings(prometheus_url=self.prometheus.url, **flags)
+        self.daemon = AutoscalerDaemon(
+            self.kube, settings, alone=True, monotonic=lambda: self.now, unix_clock=lambda: self.now + self.ahead
+        )
         self.loop: Loop = self.daemon.loop
-        self.loop._monotonic = self.loop._wall_clock = self.loop._reporter._wall_clock = lambda: self.now
         self._tasks = [asyncio.create_task(reflector.run()) for reflector in self.daemon._reflectors.values()]
         for reflector in self.daemon._reflectors.values():
             await reflector.wait_synced()
@@ -343,7 +346,7 @@ class TestPrometheus:
         assert "in the future" in busy.api.get(IA, "llm")["status"]["signals"][0]["message"]
 
     async def test_the_autoscalers_own_clock_does_not_matter(self, busy: Bench) -> None:
-        busy.loop._collector._wall_clock = lambda: START - 86_400  # type: ignore[method-assign]
+        busy.ahead = -86_400.0
         await busy.tick(3)
         assert busy.condition("ScalingActive")["status"] == "True"
 
@@ -648,7 +651,7 @@ class TestApiServer:
         assert busy.replicas() == 8
 
     async def test_without_the_lease_nothing_is_written(self, busy: Bench) -> None:
-        busy.daemon._once = False
+        busy.daemon.alone = False
         busy.loads = dict.fromkeys(busy.loads, 30.0)
         busy.api.requests.clear()
         await busy.tick(5)
@@ -687,7 +690,7 @@ class TestApiServer:
         assert "broken scale" in busy.condition("AbleToScale")["message"]
 
     async def test_who_leads_again_goes_on_from_what_the_other_wrote(self, busy: Bench) -> None:
-        busy.daemon._once = False
+        busy.daemon.alone = False
         await busy.tick()
         object_ = busy.api.get(IA, "llm")
         entry = {"time": stamp(busy.now), "from": 3, "to": 4, "reason": "Raised", "message": "by the other"}
@@ -695,7 +698,7 @@ class TestApiServer:
         status = object_["status"] | {"history": [entry], "lastScaleTime": stamp(busy.now), "conditions": conditions}
         busy.api.put(IA, object_ | {"status": status})
         await busy.tick()
-        busy.daemon._once = True
+        busy.daemon.alone = True
         busy.loads = dict.fromkeys(busy.loads, 20.0)
         await busy.tick()
         status = busy.api.get(IA, "llm")["status"]
@@ -703,12 +706,12 @@ class TestApiServer:
         assert busy.replicas() == 8
 
     async def test_what_the_other_wrote_last_is_set_right(self, busy: Bench) -> None:
-        busy.daemon._once = False
+        busy.daemon.alone = False
         await busy.tick()
         object_ = busy.api.get(IA, "llm")
         busy.api.put(IA, object_ | {"status": object_["status"] | {"currentReplicas": 3}})
         await busy.tick()
-        busy.daemon._once = True
+        busy.daemon.alone = True
         await busy.tick()
         assert busy.api.get(IA, "llm")["status"]["currentReplicas"] == 4
 

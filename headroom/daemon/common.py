@@ -1,0 +1,28 @@
+"""Settings that every daemon has."""
+
+from dataclasses import dataclass
+
+from headroom.daemon.settings import setting
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@dataclass(frozen=True)
+class CommonSettings:
+    """Where a daemon listens, how it finds the API server, and how much it says. Each daemon has a port of its own."""
+
+    host: str = setting("0.0.0.0", reason="Address to listen on; probes and Prometheus come from outside the pod.")
+    port: int = setting(0, minimum=0, maximum=65535, reason="Port of the probes and the metrics.")
+    kubeconfig: str = setting("", reason="Path of a kubeconfig; empty for $KUBECONFIG, then the pod's service account.")
+    log_level: str = setting("INFO", choices=LOG_LEVELS, reason="Least level that is logged.")
+
+
+@dataclass(frozen=True)
+class LeaderSettings(CommonSettings):
+    """Of daemons that run several times and act once."""
+
+    lease_namespace: str = setting("", reason="Namespace of the Lease that elects the one that acts.")
+    lease_name: str = setting("", reason="Name of that Lease.")
+    lease_seconds: float = setting(
+        15.0, unit="s", minimum=1.0, reason="A leader silent for so long is replaced; it stops acting by itself before."
+    )
