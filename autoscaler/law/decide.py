@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from autoscaler.law import bursts, demand, rates, window
+from autoscaler.law import rates
 from autoscaler.law.decision import Decision, Reason, Rule, TargetState, capped
 from autoscaler.law.inputs import Freshness, Observation, PodFacts, Rollout, SignalKind
-from autoscaler.law.limits import finish, longest_period, refused_by_capacity
+from autoscaler.law.memory import bursts, window
+from autoscaler.law.rules.limits import finish, longest_period, refused_by_capacity
+from autoscaler.law.rules.wishes import Supply, Wish, wishes
+from autoscaler.law.sizing import demand
 from autoscaler.law.spec import LawSettings, TargetSpec
-from autoscaler.law.wishes import Supply, Wish, wishes
 
 __all__ = ["Decision", "Reason", "Rule", "TargetState", "capped", "decide"]
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
-from autoscaler.law import bursts, demand
-from autoscaler.law.learned import Learned
+from autoscaler.law.memory import bursts
+from autoscaler.law.memory.learned import Learned
+from autoscaler.law.memory.window import Needs
 from autoscaler.law.rates import Move
-from autoscaler.law.window import Needs
-from autoscaler.law.wishes import Wish
+from autoscaler.law.rules.wishes import Wish
+from autoscaler.law.sizing import demand
 
 
 class Rule(StrEnum):

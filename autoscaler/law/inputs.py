@@ -55,7 +55,7 @@ class Work:
     """Token rates over all pods of a target and what a token costs on its hardware.
 
     Rates are per second, each over the short and over the long averaging time (`LawSettings`). Costs are GPU seconds
-    per token (`autoscaler.law.costs`); 0 means that they are not known yet.
+    per token (`autoscaler.law.sizing.prices`); 0 means that they are not known yet.
     """
 
     state: Freshness
@@ -70,7 +70,7 @@ class Work:
     """Arrivals: requests that finished plus the growth of those inside. Where known, demand follows from it rather than
     from the tokens done, which stop growing when the replicas are full."""
     full_batch: float = 0.0
-    """Requests in a replica that is full (`autoscaler.law.costs`); 0: not known."""
+    """Requests in a replica that is full (`autoscaler.law.sizing.prices`); 0: not known."""
     prompt_tokens_per_request: float = 0.0
     output_tokens_per_request: float = 0.0
     age_seconds: float = 0.0

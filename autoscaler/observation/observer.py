@@ -6,9 +6,9 @@ from typing import Final, NamedTuple, TypeVar
 
 from autoscaler.api.engines import Metric
 from autoscaler.api.resource import Target
-from autoscaler.law import costs
-from autoscaler.law.costs import CostSettings, CostState, Iterations
 from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
+from autoscaler.law.sizing import prices
+from autoscaler.law.sizing.prices import CostSettings, CostState, Iterations
 from autoscaler.law.spec import SignalSpec
 from autoscaler.observation.answers import BY_ADDRESS, Snapshot
 from autoscaler.observation.objects import PodView
@@ -106,7 +106,7 @@ class Observer:
         """Requests running and waiting by pod, of the pods that report."""
         return self._in_flight().values
 
-    def work(self, lessons: Lessons, cost: costs.Cost | None) -> Work | None:
+    def work(self, lessons: Lessons, cost: prices.Cost | None) -> Work | None:
         """Token rates and their cost; None for engines without token counters."""
         engine = self._target.engine
         if not (engine.prompt_tokens and engine.output_tokens):
@@ -150,7 +150,7 @@ class Observer:
                 of_pod = {name: values.get(pod.name, 0.0) for name, values in rates.items()}
                 sample = _iterations(of_pod, running.get(pod.name, 0.0), kv_cache.get(pod.name, 0.0))
                 if sample is not None:
-                    state = costs.learn(state, sample, settings)
+                    state = prices.learn(state, sample, settings)
         requests, prompt, output = (
             getattr(lessons, name) * MEMORY_PER_TICK + sum(rates[of].values())
             for name, of in (
@@ -389,7 +389,7 @@ def _iterations(rates: Mapping[str, float], running: float, kv_cache: float) -> 
     room = running / kv_cache if kv_cache > 0.05 and running >= 1 else float("inf")
     if rates["iterations"] <= 0:
         return Iterations(seconds, running, rates["prompt_tokens"] * seconds, room)
-    return costs.counted(
+    return prices.counted(
         seconds=1.0,
         iterations=rates["iterations"],
         mean_gap_seconds=seconds,
@@ -399,14 +399,14 @@ def _iterations(rates: Mapping[str, float], running: float, kv_cache: float) -> 
     )
 
 
-def engine_costs(target: Target, lessons: Lessons, settings: CostSettings) -> costs.Cost | None:
+def engine_costs(target: Target, lessons: Lessons, settings: CostSettings) -> prices.Cost | None:
     """What the object states, else what was learned."""
     if target.costs is not None:
-        return costs.Cost(*target.costs)
+        return prices.Cost(*target.costs)
     objective = min(
         (signal.target for signal in target.spec.signals if signal.kind is SignalKind.INTER_TOKEN_LATENCY), default=None
     )
-    return costs.cost(lessons.cost, replace(settings, target_batch=float(target.most_sequences)), objective)
+    return prices.cost(lessons.cost, replace(settings, target_batch=float(target.most_sequences)), objective)
 
 
 __all__ = ["Gathered", "Lessons", "ObserveSettings", "Observer", "engine_costs"]

@@ -8,7 +8,7 @@ import msgspec
 
 from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.law.decision import TargetState
-from autoscaler.law.learned import Learned
+from autoscaler.law.memory.learned import Learned
 from autoscaler.observation.objects import PodView, Workload
 from autoscaler.observation.observer import Lessons
 from headroom import wire

@@ -10,9 +10,9 @@ from autoscaler.adapters.actuator import Actuator, ChangedError, NotLeaderError,
 from autoscaler.adapters.collector import Collector
 from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.law import budget
-from autoscaler.law.costs import CostSettings
 from autoscaler.law.decide import Rule, capped, decide
 from autoscaler.law.inputs import Capacity, Observation, Rollout
+from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.law.spec import LawSettings
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation import pods

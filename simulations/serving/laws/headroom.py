@@ -9,9 +9,9 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from autoscaler.api.engines import VLLM
-from autoscaler.law import costs
 from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
+from autoscaler.law.sizing import prices
 from autoscaler.law.spec import LawSettings, TargetSpec
 from simulations.serving.fleet.deployment import Phase
 from simulations.serving.fleet.observe import Sample, View
@@ -22,7 +22,7 @@ WARM_SECONDS: Final = 30.0
 MIX_SECONDS: Final = 300.0
 """Over which the lengths of a mean request are taken."""
 _LAW_NAMES: Final = frozenset(field.name for field in fields(LawSettings))
-_COST_NAMES: Final = frozenset(field.name for field in fields(costs.CostSettings))
+_COST_NAMES: Final = frozenset(field.name for field in fields(prices.CostSettings))
 
 
 class HeadroomLaw:
@@ -33,7 +33,7 @@ class HeadroomLaw:
         changed: dict[str, Any] = {name: value for name, value in parameters.items() if name in _LAW_NAMES}
         self.law = replace(LawSettings(), **changed)
         self.cost_settings = replace(
-            costs.CostSettings(), **{name: value for name, value in parameters.items() if name in _COST_NAMES}
+            prices.CostSettings(), **{name: value for name, value in parameters.items() if name in _COST_NAMES}
         )
         signals = tuple(
             replace(signal, target=parameters["target"])
@@ -50,7 +50,7 @@ class HeadroomLaw:
             down=replace(TargetSpec().down, window_seconds=parameters.get("down_window")),
         )
         self.state = TargetState()
-        self.cost_state = costs.CostState()
+        self.cost_state = prices.CostState()
         self._learned_until = -1.0
         self._pods_seen: set[int] = set()
 
@@ -67,14 +67,14 @@ class HeadroomLaw:
             return
         self._learned_until = newest.time
         for sample in iterations(newest, self.setting.pair.speed.kv_tokens, self.setting.scrape_seconds):
-            self.cost_state = costs.learn(self.cost_state, sample, self.cost_settings)
+            self.cost_state = prices.learn(self.cost_state, sample, self.cost_settings)
 
     def work(self, view: View) -> Work:
         """Token rates and costs, as the collector reports them."""
         newest = view.latest
         if newest is None:
             return Work(Freshness.EMPTY, detail="nothing scraped yet")
-        cost = costs.cost(self.cost_state, self.cost_settings, self.setting.objective.itl_seconds)
+        cost = prices.cost(self.cost_state, self.cost_settings, self.setting.objective.itl_seconds)
         windows = (self.law.short_mean_seconds, self.law.long_mean_seconds)
         prompt = tuple(view.rate(lambda sample: sample.prompt_tokens, seconds) for seconds in windows)
         output = tuple(view.rate(lambda sample: sample.output_tokens, seconds) for seconds in windows)
@@ -137,7 +137,7 @@ class HeadroomLaw:
         return tuple(pod.ready_at - pod.created for pod in fresh)
 
 
-def iterations(sample: Sample, kv_tokens: int, scrape_seconds: float) -> list[costs.Iterations]:
+def iterations(sample: Sample, kv_tokens: int, scrape_seconds: float) -> list[prices.Iterations]:
     """What one scrape teaches of the length of an iteration, one entry per warm pod that decoded."""
     found = []
     for pod in sample.pods:
@@ -147,7 +147,7 @@ def iterations(sample: Sample, kv_tokens: int, scrape_seconds: float) -> list[co
         batch = step.output_tokens / step.iterations
         room = batch / pod.kv_share if pod.kv_share > 0.02 else float("inf")
         found.append(
-            costs.counted(
+            prices.counted(
                 seconds=scrape_seconds,
                 iterations=step.iterations,
                 mean_gap_seconds=step.gap_seconds / step.output_tokens,

@@ -28,7 +28,7 @@ _STRETCHES: Final = (1, 2, 4, 8, 12)
 
 
 def capacity_seconds(pair: Pair, objective: Objective, prompt_tokens: int, output_tokens: int) -> float:
-    """Seconds of what one replica can do within the objective that a request takes: see `autoscaler.law.costs` for the formula.
+    """Seconds of what one replica can do within the objective that a request takes: see `autoscaler.law.sizing.prices` for the formula.
 
     The larger of two bounds: iterations within the inter-token objective, and prompt chunks of the size the engine takes.
     """

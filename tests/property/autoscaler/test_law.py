@@ -8,12 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoscaler.law.budget import Ask, share
-from autoscaler.law.bursts import reserve
 from autoscaler.law.decide import Decision, TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.law.learned import Bursts
+from autoscaler.law.memory.bursts import reserve
+from autoscaler.law.memory.learned import Bursts
+from autoscaler.law.memory.window import needed_within, record_need
 from autoscaler.law.spec import LawSettings, Scaling, SignalSpec, TargetSpec
-from autoscaler.law.window import needed_within, record_need
 from autoscaler.observation.series import rate
 
 UNTIMED = settings(deadline=None)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from autoscaler.law import bursts
 from autoscaler.law.decide import Decision, Rule, TargetState, decide
 from autoscaler.law.inputs import Freshness, Observation, PodFacts, Reading, SignalKind, Work
-from autoscaler.law.learned import Bursts
+from autoscaler.law.memory import bursts
+from autoscaler.law.memory.learned import Bursts
 from autoscaler.law.spec import LawSettings, ScaleToZero, Scaling, SignalSpec, TargetSpec
 
 LAW = LawSettings()

@@ -13,9 +13,9 @@ from prometheus_client.exposition import generate_latest
 from autoscaler.adapters.fastchat_exporter import FastchatPoller
 from autoscaler.api.query_guard import is_closed
 from autoscaler.api.resource import DECODER, SpecError, Target, read
-from autoscaler.law import costs
-from autoscaler.law.costs import CostSettings
 from autoscaler.law.inputs import Freshness
+from autoscaler.law.sizing import prices
+from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.observation import pods
 from autoscaler.observation.answers import Snapshot, add_buckets, add_counters, add_gauges
 from autoscaler.observation.objects import POD_VIEW, PodView, Workload, WorkloadSpec, WorkloadStatus
@@ -237,7 +237,7 @@ class TestWork:
                 target(), [pod(n) for n in "abc"], [s for g, _ in made for s in g], [s for _, c in made for s in c]
             )
             lessons = seen.learn(lessons, settings)
-        found = costs.fit(lessons.cost, settings)
+        found = prices.fit(lessons.cost, settings)
         assert found is not None
         assert found == (
             pytest.approx(0.02, rel=0.05),
@@ -254,7 +254,7 @@ class TestWork:
     def test_rates_waiting_work_and_arrivals(self) -> None:
         gauges, counters = vllm("a", 10, 30)
         lessons = Lessons(requests=2.0, prompt_tokens=600.0, output_tokens=200.0)
-        work = observer(target(), [pod("a")], gauges, counters).work(lessons, costs.Cost(0.0001, 0.001))
+        work = observer(target(), [pod("a")], gauges, counters).work(lessons, prices.Cost(0.0001, 0.001))
         assert work is not None
         seconds = 0.02 + 0.00025 * 10 + 0.00015 * 30
         assert work.prompt_tokens_per_second[0] == pytest.approx(30 / seconds)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from autoscaler.api.resource import DECODER, SpecWire, Target, read
-from autoscaler.law import costs
-from autoscaler.law.learned import Learned
+from autoscaler.law.memory.learned import Learned
+from autoscaler.law.sizing import prices
 from autoscaler.law.spec import LawSettings
 from autoscaler.observation import pods
 from autoscaler.observation.objects import WORKLOAD, PodView
@@ -87,7 +87,7 @@ class TestGroups:
 
 class TestMemory:
     def test_what_was_learned_is_kept_to_six_digits_and_read_back(self) -> None:
-        lessons = Lessons(costs.CostState(xx=(1 / 3,) * 9, found=(0.02, 1e-9 / 7, 0.00015)), 7.123456789, 5.0, 3.0)
+        lessons = Lessons(prices.CostState(xx=(1 / 3,) * 9, found=(0.02, 1e-9 / 7, 0.00015)), 7.123456789, 5.0, 3.0)
         learned = Learned((61.25, 1 / 3))
         samples = samples_of(learned, lessons)
         status = {"learned": {"samples": samples}, "history": [{"to": 3}], "lastScaleTime": "then"}

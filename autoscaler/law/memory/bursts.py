@@ -13,7 +13,7 @@ and keeps no reserve, and one that no burst needs any more is let go.
 import math
 from typing import Final
 
-from autoscaler.law.learned import Bursts
+from autoscaler.law.memory.learned import Bursts
 from autoscaler.law.spec import LawSettings
 
 STEPS_PER_OCTAVE: Final = 8

@@ -18,9 +18,9 @@ from statistics import median
 from typing import Final
 
 from autoscaler.law.inputs import Work
-from autoscaler.law.learned import GapHistogram
+from autoscaler.law.memory.learned import GapHistogram
+from autoscaler.law.memory.window import Gap
 from autoscaler.law.spec import LawSettings
-from autoscaler.law.window import Gap
 
 Rates = tuple[tuple[float, float], ...]
 """(time, GPU seconds per second), oldest first."""

@@ -8,8 +8,8 @@ raise, all must agree to lower.
 import math
 from dataclasses import dataclass, replace
 
-from autoscaler.law import demand
 from autoscaler.law.inputs import LATENCIES, Freshness, Observation, Reading, SignalKind, Work
+from autoscaler.law.sizing import demand
 from autoscaler.law.spec import LawSettings, SignalSpec, TargetSpec
 
 NO_READING = "no such reading was collected"

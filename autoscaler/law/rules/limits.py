@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-from autoscaler.law import rates, window
+from autoscaler.law import rates
 from autoscaler.law.decision import Decision, Reason, Rule, TargetState
 from autoscaler.law.inputs import Freshness, Observation, Rollout
+from autoscaler.law.memory import window
+from autoscaler.law.rules.wishes import Supply, Wish
 from autoscaler.law.spec import LawSettings, TargetSpec
-from autoscaler.law.wishes import Supply, Wish
 
 
 def finish(

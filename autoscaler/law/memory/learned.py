@@ -17,7 +17,7 @@ class GapHistogram:
 
 @dataclass(frozen=True, slots=True)
 class Bursts:
-    """Work that came too suddenly for a replica to start, and all work; older work counts less (`autoscaler.law.bursts`)."""
+    """Work that came too suddenly for a replica to start, and all work; older work counts less (`autoscaler.law.memory.bursts`)."""
 
     sudden: tuple[tuple[int, float], ...] = ()
     """(step of the level of demand, GPU seconds), by rising level."""

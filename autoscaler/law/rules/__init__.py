@@ -1,0 +1,1 @@
+"""What each signal asks for, and what stands between that and the outcome."""
