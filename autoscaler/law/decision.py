@@ -4,11 +4,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+from autoscaler.law.inputs import Freshness, SignalKind
 from autoscaler.law.memory import bursts
 from autoscaler.law.memory.learned import Learned
 from autoscaler.law.memory.window import Needs
 from autoscaler.law.rates import Move
-from autoscaler.law.rules.wishes import Wish
 from autoscaler.law.sizing import demand
 
 
@@ -54,6 +54,23 @@ class Reason(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """What one signal asks for, and why."""
+
+    name: str
+    kind: SignalKind
+    state: Freshness
+    up: int = 0
+    """Replicas wanted by this signal alone; only meaningful while fresh."""
+    low: int = 0
+    """Lowest count that this signal accepts; only meaningful while fresh."""
+    value: float = 0.0
+    target: float = 0.0
+    age_seconds: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetState:
     """What one decision leaves to the next. Plain values; msgspec writes and reads it as JSON."""
 
@@ -76,6 +93,31 @@ class TargetState:
     priced: bool = False
     """Whether the cost of a token has been known once."""
     learned: Learned = field(default_factory=Learned)
+
+    def moved(self, delta: int) -> "TargetState":
+        """The state after the last move came to `delta` replicas in the end (0: nothing was written)."""
+        if not self.moves:
+            return self
+        *earlier, last = self.moves
+        return replace(self, moves=(*earlier, last._replace(delta=delta)) if delta else tuple(earlier))
+
+    def not_moved(self, before: "TargetState") -> "TargetState":
+        """The state after a decision that was not carried out: the rates must not count its move."""
+        return self if self.moves == before.moves else replace(self, moves=before.moves)
+
+    def interrupted(self) -> "TargetState":
+        """The state of a target that is not watched for a while (asleep, or somebody else's): windows must be seen anew."""
+        return replace(
+            self,
+            needs=(),
+            ups=(),
+            fresh_since=None,
+            fresh_at=None,
+            idle_since=None,
+            hung_since=None,
+            foretold=(),
+            rates=(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +150,5 @@ def capped(decision: Decision, before: int, allowed: int, rule: Rule, text: str)
         replicas=allowed,
         unmet=decision.unmet + cut,
         reasons=(*reasons, Reason(rule, text)),
-        state=moved(decision.state, allowed - before),
+        state=decision.state.moved(allowed - before),
     )
-
-
-def moved(state: TargetState, delta: int) -> TargetState:
-    """The state with its last move corrected to what was really done (0: nothing was written)."""
-    if not state.moves:
-        return state
-    *earlier, last = state.moves
-    return replace(state, moves=(*earlier, last._replace(delta=delta)) if delta else tuple(earlier))

@@ -54,7 +54,7 @@ class Reading:
 class Work:
     """Token rates over all pods of a target and what a token costs on its hardware.
 
-    Rates are per second, each over the short and over the long averaging time (`LawSettings`). Costs are GPU seconds
+    Rates are per second, each over the short and over the long averaging time (`LawConstants`). Costs are GPU seconds
     per token (`autoscaler.law.sizing.prices`); 0 means that they are not known yet.
     """
 

@@ -10,10 +10,10 @@ from autoscaler.adapters.actuator import Actuator, ChangedError, NotLeaderError,
 from autoscaler.adapters.collector import Collector
 from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.law import budget
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Rule, capped, decide
 from autoscaler.law.inputs import Capacity, Observation, Rollout
 from autoscaler.law.sizing.prices import CostSettings
-from autoscaler.law.spec import LawSettings
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation import pods
 from autoscaler.observation.answers import Snapshot
@@ -63,7 +63,7 @@ class Loop:
         fit: FitSource | None,
         may_write: Callable[[], bool],
         guard: Guard,
-        law: LawSettings | None = None,
+        law: LawConstants | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -72,7 +72,7 @@ class Loop:
         )  # fmt: skip
         self._guard = guard
         self._fit, self._may_write, self._monotonic, self._wall_clock = fit, may_write, monotonic, wall_clock
-        self._law = law or LawSettings(
+        self._law = law or LawConstants(
             short_mean_seconds=settings.short_mean_seconds, long_mean_seconds=settings.long_mean_seconds
         )
         self._observing = ObserveSettings(stale_seconds=settings.stale_seconds)
@@ -300,7 +300,7 @@ class Loop:
                 continue
             memory = self._memory(key, resource)
             # Windows must be seen anew once the object is acted on again.
-            memory.state = replace(memory.state, needs=(), fresh_since=None, fresh_at=None, idle_since=None)
+            memory.state = memory.state.interrupted()
             await self._guarded(key, self._reporter.refused(resource, memory, wanted, now))
 
     def _memory(self, key: str, resource: InferenceAutoscaler) -> Memory:
@@ -312,7 +312,7 @@ class Loop:
     @staticmethod
     def _not_moved(outcome: Outcome) -> None:
         """Nothing was written: the rates must not count a move."""
-        outcome.memory.state = replace(outcome.memory.state, moves=outcome.before.moves)
+        outcome.memory.state = outcome.memory.state.not_moved(outcome.before)
 
     # Housekeeping
 

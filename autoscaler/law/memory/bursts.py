@@ -13,8 +13,8 @@ and keeps no reserve, and one that no burst needs any more is let go.
 import math
 from typing import Final
 
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.memory.learned import Bursts
-from autoscaler.law.spec import LawSettings
 
 STEPS_PER_OCTAVE: Final = 8
 """Levels of demand are told apart by factors of 2^(1/8), 9 %."""
@@ -25,11 +25,9 @@ Foretold = tuple[tuple[float, int], ...]
 """(time, replicas that the law asked for without a reserve), oldest first."""
 
 
-def note_foretold(
-    foretold: Foretold, now: float, replicas: int, lead_seconds: float, settings: LawSettings
-) -> Foretold:
+def note_foretold(foretold: Foretold, now: float, replicas: int, lead_seconds: float, law: LawConstants) -> Foretold:
     """Remember what was asked for, as long as `asked_before` looks back."""
-    oldest = now - lead_seconds - settings.hold_minimum_seconds
+    oldest = now - lead_seconds - law.hold_minimum_seconds
     return (*(old for old in foretold if old[0] >= oldest), (now, replicas))
 
 
@@ -39,25 +37,25 @@ def asked_before(foretold: Foretold, now: float, lead_seconds: float) -> int | N
     return max(early) if early else None
 
 
-def note_work(bursts: Bursts, rate: float, seconds: float, too_sudden: bool, settings: LawSettings) -> Bursts:
+def note_work(bursts: Bursts, rate: float, seconds: float, too_sudden: bool, law: LawConstants) -> Bursts:
     """Add `seconds` of arriving work (GPU seconds per second), sudden or not; what is known from before fades."""
     seconds = min(max(seconds, 0.0), LONGEST_TICK_SECONDS)
-    keep = math.exp(-seconds / settings.burst_memory_seconds)
-    sudden = {step: work * keep for step, work in bursts.sudden if work * keep * settings.miss_weight >= 1.0}
+    keep = math.exp(-seconds / law.burst_memory_seconds)
+    sudden = {step: work * keep for step, work in bursts.sudden if work * keep * law.miss_weight >= 1.0}
     if too_sudden and rate > 0:
         step = round(STEPS_PER_OCTAVE * math.log2(rate))
         sudden[step] = sudden.get(step, 0.0) + rate * seconds
     return Bursts(tuple(sorted(sudden.items())), bursts.work * keep + rate * seconds, bursts.seconds * keep + seconds)
 
 
-def reserve(bursts: Bursts, factor: float, settings: LawSettings) -> float:
+def reserve(bursts: Bursts, factor: float, law: LawConstants) -> float:
     """GPU seconds per second to be ready for at any time: what bursts taught, and at least `factor` times the mean load."""
     usual = bursts.work / bursts.seconds if bursts.seconds > 0 else 0.0
     best, gain, met = 0.0, 0.0, 0.0
     for step, work in bursts.sudden:
         level = math.exp2(step / STEPS_PER_OCTAVE)
         met += work
-        worth = met * settings.miss_weight / settings.burst_memory_seconds - max(level - usual, 0.0)
+        worth = met * law.miss_weight / law.burst_memory_seconds - max(level - usual, 0.0)
         if worth > gain:
             best, gain = level, worth
     return max(best, factor * usual)

@@ -9,10 +9,11 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from autoscaler.api.engines import VLLM
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
-from autoscaler.law.spec import LawSettings, TargetSpec
+from autoscaler.law.spec import TargetSpec
 from simulations.serving.fleet.deployment import Phase
 from simulations.serving.fleet.observe import Sample, View
 from simulations.serving.laws.base import Law, Parameters, Setting
@@ -21,7 +22,7 @@ WARM_SECONDS: Final = 30.0
 """A pod younger than this teaches nothing of costs."""
 MIX_SECONDS: Final = 300.0
 """Over which the lengths of a mean request are taken."""
-_LAW_NAMES: Final = frozenset(field.name for field in fields(LawSettings))
+_LAW_NAMES: Final = frozenset(field.name for field in fields(LawConstants))
 _COST_NAMES: Final = frozenset(field.name for field in fields(prices.CostSettings))
 
 
@@ -31,7 +32,7 @@ class HeadroomLaw:
     def __init__(self, setting: Setting, parameters: Parameters) -> None:
         self.setting = setting
         changed: dict[str, Any] = {name: value for name, value in parameters.items() if name in _LAW_NAMES}
-        self.law = replace(LawSettings(), **changed)
+        self.law = replace(LawConstants(), **changed)
         self.cost_settings = replace(
             prices.CostSettings(), **{name: value for name, value in parameters.items() if name in _COST_NAMES}
         )

@@ -8,12 +8,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoscaler.law.budget import Ask, share
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Decision, TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
 from autoscaler.law.memory.bursts import reserve
 from autoscaler.law.memory.learned import Bursts
 from autoscaler.law.memory.window import needed_within, record_need
-from autoscaler.law.spec import LawSettings, Scaling, SignalSpec, TargetSpec
+from autoscaler.law.spec import Scaling, SignalSpec, TargetSpec
 from autoscaler.observation.series import rate
 
 UNTIMED = settings(deadline=None)
@@ -172,7 +173,7 @@ def test_a_constant_load_comes_to_rest_and_keeps_no_reserve(gpu_seconds: float, 
     st.dictionaries(st.integers(-20, 60), st.floats(0.1, 1e4), max_size=8), st.integers(-20, 60), st.floats(0.1, 1e4)
 )
 def test_more_sudden_work_never_means_a_smaller_reserve(sudden: dict[int, float], step: int, more: float) -> None:
-    law = LawSettings()
+    law = LawConstants()
     before = Bursts(tuple(sorted(sudden.items())), 5000.0, 3600.0)
     after = Bursts(tuple(sorted({**sudden, step: sudden.get(step, 0.0) + more}.items())), 5000.0, 3600.0)
     assert reserve(after, 0.0, law) >= reserve(before, 0.0, law)

@@ -5,31 +5,31 @@ import dataclasses
 from pathlib import Path
 
 from autoscaler.api.engines import ENGINES
-from autoscaler.law import spec as spec_module
+from autoscaler.law import constants as constants_module
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Rule
 from autoscaler.law.inputs import SignalKind
-from autoscaler.law.spec import LawSettings
 from tests.paths import DOCS
 
 PAGE = DOCS / "autoscaling.md"
-HEAD = "| setting | default | what for |\n|---|---|---|\n"
+HEAD = "| constant | value | what for |\n|---|---|---|\n"
 
 
 def law_table() -> str:
-    """One row per setting of the law, with the words of its docstring."""
-    source = Path(str(spec_module.__file__)).read_text(encoding="utf-8")
-    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "LawSettings").body[1:]
+    """One row per constant of the law, with the words of its docstring."""
+    source = Path(str(constants_module.__file__)).read_text(encoding="utf-8")
+    body = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "LawConstants").body[1:]
     words: dict[str, str] = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
             words[node.target.id] = " ".join(str(text).split())
     return HEAD + "".join(
-        f"| `{f.name}` | {f.default:g} | {words[f.name]} |\n" for f in dataclasses.fields(LawSettings)
+        f"| `{f.name}` | {f.default:g} | {words[f.name]} |\n" for f in dataclasses.fields(LawConstants)
     )
 
 
-def test_the_laws_settings_are_as_the_page_says() -> None:
+def test_the_laws_constants_are_as_the_page_says() -> None:
     assert law_table() in PAGE.read_text(encoding="utf-8")
 
 

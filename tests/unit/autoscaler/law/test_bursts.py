@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Decision, Rule, TargetState, decide
 from autoscaler.law.inputs import Freshness, Observation, PodFacts, Reading, SignalKind, Work
 from autoscaler.law.memory import bursts
 from autoscaler.law.memory.learned import Bursts
-from autoscaler.law.spec import LawSettings, ScaleToZero, Scaling, SignalSpec, TargetSpec
+from autoscaler.law.spec import ScaleToZero, Scaling, SignalSpec, TargetSpec
 
-LAW = LawSettings()
+LAW = LawConstants()
 SPEC = TargetSpec(1, 100, (SignalSpec(SignalKind.WORK, 0.9, "work"),), down=Scaling(window_seconds=60.0))
 TICK_SECONDS = 15.0
 

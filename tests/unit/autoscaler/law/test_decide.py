@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Decision, Rule, TargetState, capped, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, Rollout, SignalKind, Work
 from autoscaler.law.rates import RatePolicy
-from autoscaler.law.spec import LawSettings, ScaleToZero, Scaling, SignalSpec, TargetSpec
+from autoscaler.law.spec import ScaleToZero, Scaling, SignalSpec, TargetSpec
 
 TICK = 15.0
 FAST_DOWN = Scaling(window_seconds=60.0)
@@ -16,7 +17,7 @@ RUNNING = TargetSpec(1, 20, (SignalSpec(SignalKind.RUNNING, 10.0, "running"),), 
 QUEUE = TargetSpec(1, 50, (SignalSpec(SignalKind.QUEUE, 5.0, "queue"),), down=FAST_DOWN)
 KV = TargetSpec(1, 20, (SignalSpec(SignalKind.KV_CACHE, 0.8, "kv"),), down=FAST_DOWN)
 TTFT = TargetSpec(1, 20, (SignalSpec(SignalKind.TIME_TO_FIRST_TOKEN, 2.0, "ttft"),), down=FAST_DOWN)
-PLAIN = LawSettings(spread=0.6, usual_request_seconds=1.0)
+PLAIN = LawConstants(spread=0.6, usual_request_seconds=1.0)
 WORK = TargetSpec(1, 50, (SignalSpec(SignalKind.WORK, 0.8, "work"),), down=FAST_DOWN)
 TRITON = TargetSpec(
     1, 20, (SignalSpec(SignalKind.GPU_UTILIZATION, 0.7, "util"),), queueing=False, fallback=None, down=FAST_DOWN
@@ -41,8 +42,8 @@ def work(prompt: float, output: float, *, waiting_tokens: float = 0.0, known: bo
 class Run:
     """Feeds a target tick by tick; the replicas follow the decisions, every pod ready at once."""
 
-    def __init__(self, spec: TargetSpec, replicas: int = 1, law: LawSettings | None = None) -> None:
-        self.spec, self.replicas, self.law = spec, replicas, law or LawSettings()
+    def __init__(self, spec: TargetSpec, replicas: int = 1, law: LawConstants | None = None) -> None:
+        self.spec, self.replicas, self.law = spec, replicas, law or LawConstants()
         self.state, self.now = TargetState(), 1000.0
         self.decision: Decision | None = None
 
@@ -284,6 +285,12 @@ class TestWork:
         # Four by the target, but at most twice what is ready.
         assert Run(WORK, 1, PLAIN).tick(lambda n: seen(n, reading("running", 64), work=unknown)) == 2
 
+    @pytest.mark.parametrize(("direction", "load", "tolerant"), [("up", 8000, 3), ("down", 4000, 8)])
+    def test_the_tolerance_that_an_object_states_holds_for_work_too(self, direction: str, load: int, tolerant: int) -> None:
+        spec = replace(WORK, **{direction: replace(getattr(WORK, direction), tolerance=0.9)})
+        assert Run(WORK, tolerant, PLAIN).tick(lambda n: seen(n, work=work(load, 2000)), times=10) != tolerant
+        assert Run(spec, tolerant, PLAIN).tick(lambda n: seen(n, work=work(load, 2000)), times=10) == tolerant
+
     def test_pods_that_do_not_report_are_as_busy_as_the_rest_when_lowering(self) -> None:
         load = work(6000, 1000)  # R = 1.8: three replicas with the margin
         assert Run(WORK, 5, PLAIN).tick(lambda n: seen(n, work=load), times=20) == 4
@@ -410,15 +417,15 @@ class TestLearnedHold:
             run.tick(in_flight(10), times=gap_ticks)
 
     def test_bursts_closer_than_a_cold_start_is_worth_are_bridged(self) -> None:
-        run = Run(replace(RUNNING, down=Scaling()), 10, LawSettings(hold_default_seconds=120.0))
+        run = Run(replace(RUNNING, down=Scaling()), 10, LawConstants(hold_default_seconds=120.0))
         self.bursts(run, gap_ticks=20, rounds=8)  # 300 s
         assert run.state.hold_seconds is not None
         assert run.state.hold_seconds >= 300.0
 
     def test_bursts_far_apart_are_not_waited_for(self) -> None:
-        run = Run(replace(RUNNING, down=Scaling()), 10, LawSettings())
+        run = Run(replace(RUNNING, down=Scaling()), 10, LawConstants())
         self.bursts(run, gap_ticks=200, rounds=6)  # 50 min
-        assert run.state.hold_seconds == LawSettings().hold_minimum_seconds
+        assert run.state.hold_seconds == LawConstants().hold_minimum_seconds
 
     def test_a_stated_window_is_kept_to(self) -> None:
         run = Run(RUNNING, 10)

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from autoscaler.api.resource import DECODER, SpecWire, Target, read
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.memory.learned import Learned
 from autoscaler.law.sizing import prices
-from autoscaler.law.spec import LawSettings
 from autoscaler.observation import pods
 from autoscaler.observation.objects import WORKLOAD, PodView
 from autoscaler.observation.observer import Lessons
@@ -128,6 +128,6 @@ class TestSchema:
         assert schema_names(spec) == wire_names(SpecWire)
 
     def test_the_daemon_runs_the_law_with_its_own_defaults(self) -> None:
-        settings, law = AutoscalerSettings(), LawSettings()
+        settings, law = AutoscalerSettings(), LawConstants()
         assert settings.short_mean_seconds == law.short_mean_seconds
         assert settings.long_mean_seconds == law.long_mean_seconds

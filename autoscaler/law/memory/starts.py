@@ -1,0 +1,16 @@
+"""How long a replica takes to start, and which of those that are starting still count. Pure."""
+
+from collections.abc import Iterable
+from statistics import median
+
+from autoscaler.law.constants import LawConstants
+
+
+def start_seconds(seen: tuple[float, ...], law: LawConstants) -> float:
+    """The start-up time to reckon with: the median of the latest ones."""
+    return median(seen) if seen else law.start_default_seconds
+
+
+def start_credit(ages_seconds: Iterable[float], usual_start_seconds: float, law: LawConstants) -> int:
+    """How many starting pods will be there in time: all but those that are long overdue."""
+    return sum(age <= law.overdue_factor * usual_start_seconds for age in ages_seconds)

@@ -1,0 +1,65 @@
+"""To zero after an idle time, and back from it by the signal that outlives the pods. Pure."""
+
+from autoscaler.law.decision import Decision, Rule
+from autoscaler.law.inputs import Freshness
+from autoscaler.law.memory import window
+from autoscaler.law.rules.limits import refused_by_capacity, remember_move
+from autoscaler.law.turn import Turn
+
+
+def asleep(turn: Turn) -> Decision:
+    """At zero there are no pods to measure: only the activation signal, or a raised minimum, wakes the target."""
+    spec, activation = turn.spec, turn.observation.activation
+    wanted, active = spec.min_replicas, True
+    if wanted:
+        turn.say(Rule.MINIMUM, f"minReplicas is {wanted}")
+    elif spec.scale_to_zero is None or activation is None:
+        turn.say(Rule.STEADY, "at zero with minReplicas 0 and no activation signal")
+    elif activation.state is not Freshness.FRESH:
+        active = False
+        turn.say(Rule.OUTAGE, f"at zero and the activation signal is {activation.state}: {activation.detail}")
+    elif activation.value > spec.scale_to_zero.threshold:
+        wanted = 1
+        turn.say(Rule.WOKEN, f"activation signal is {activation.value:g}")
+    else:
+        turn.say(Rule.STEADY, "at zero, no demand")
+    replicas, refused = refused_by_capacity(turn, wanted)
+    turn.state = turn.state.interrupted()
+    remember_move(turn, replicas)
+    if replicas:
+        turn.note(needs=window.record_need((), turn.now, replicas, turn.hold_seconds)[0])
+    return turn.decision(replicas, wanted, refused, active=active)
+
+
+def kept_awake(turn: Turn, wanted: int, *, idle: bool) -> int:
+    """To zero only after the whole idle time without work; until then one replica stays."""
+    zero, activation = turn.spec.scale_to_zero, turn.observation.activation
+    if zero is None or turn.spec.min_replicas > 0:
+        return wanted
+    if activation is not None and activation.value > zero.threshold:
+        idle = False
+    if not idle:
+        turn.note(idle_since=None)
+        return max(wanted, 1)
+    if turn.state.idle_since is None:
+        turn.note(idle_since=turn.now)
+    idle_seconds = turn.now - (turn.state.idle_since or turn.now)
+    if wanted == 0 and idle_seconds < zero.idle_seconds:
+        if turn.replicas == 1:
+            turn.say(Rule.IDLE_TIME, f"idle for {idle_seconds:.0f} s of {zero.idle_seconds:.0f} s before zero")
+        return 1
+    return wanted
+
+
+def idle_for_long(turn: Turn) -> bool:
+    """Whether the target is to go to zero: no reserve stands in the way of that."""
+    zero, since = turn.spec.scale_to_zero, turn.state.idle_since
+    return zero is not None and since is not None and turn.now - since >= zero.idle_seconds
+
+
+def activation_is_known(turn: Turn) -> bool:
+    """An activation signal that is configured counts among those that must be fresh to lower."""
+    zero, activation = turn.spec.scale_to_zero, turn.observation.activation
+    if zero is None or not zero.query:
+        return True
+    return activation is not None and activation.state is Freshness.FRESH

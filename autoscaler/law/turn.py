@@ -1,0 +1,107 @@
+"""One decision in the making: what its rules read, and what they leave behind. Pure."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from autoscaler.law.constants import LawConstants
+from autoscaler.law.decision import Decision, Reason, Rule, TargetState, Wish
+from autoscaler.law.inputs import Freshness, Observation
+from autoscaler.law.memory import starts
+from autoscaler.law.spec import TargetSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """The replicas that wishes are reckoned against."""
+
+    replicas: int
+    """What the scale asks for."""
+    ready: int
+    coming: int
+    """Starting pods that still earn credit."""
+
+    overdue: int = 0
+    """Starting pods that have lost it."""
+
+    @property
+    def credited(self) -> int:
+        """Replicas that serve or soon will."""
+        return self.ready + self.coming
+
+    def step(self, law: LawConstants) -> int:
+        """What a signal without a ratio adds at once."""
+        return max(1, math.floor(law.gauge_step * self.ready))
+
+
+@dataclass(slots=True)
+class Turn:
+    """What went in stays as it is; `state` is replaced as the rules learn, `asked` and `reasons` grow."""
+
+    spec: TargetSpec
+    observation: Observation
+    now: float
+    law: LawConstants
+    state: TargetState
+    supply: Supply
+    start_seconds: float
+    """Time that a new replica takes to be ready."""
+    asked: list[Wish] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+
+    def note(self, **changes: Any) -> None:
+        """Change fields of the state; nothing is copied when they hold these values already."""
+        if any(getattr(self.state, name) != value for name, value in changes.items()):
+            self.state = replace(self.state, **changes)
+
+    def say(self, rule: Rule, text: str) -> None:
+        """Add a reason."""
+        self.reasons.append(Reason(rule, text))
+
+    @property
+    def replicas(self) -> int:
+        """What the scale asks for now."""
+        return self.observation.replicas
+
+    @property
+    def fresh(self) -> list[Wish]:
+        """The wishes that count."""
+        return [wish for wish in self.asked if wish.state is Freshness.FRESH]
+
+    @property
+    def lead_seconds(self) -> float:
+        """A replica asked for now serves after so long."""
+        return self.start_seconds + self.law.trend_margin_seconds
+
+    @property
+    def hold_seconds(self) -> float:
+        """How long a replica is kept after it was last needed: stated, learned, or the default."""
+        if self.spec.down.window_seconds is not None:
+            return self.spec.down.window_seconds
+        return self.law.hold_default_seconds if self.state.hold_seconds is None else self.state.hold_seconds
+
+    def decision(self, replicas: int, wanted: int, unmet: int, *, active: bool) -> Decision:
+        """How it ends: `replicas` of the `wanted` ones, `unmet` of them refused; `active` unless no signal is fresh."""
+        return Decision(
+            replicas,
+            self.state,
+            wanted,
+            unmet,
+            tuple(self.asked),
+            tuple(self.reasons),
+            active,
+            self.hold_seconds,
+            self.start_seconds,
+        )
+
+
+def begin(spec: TargetSpec, state: TargetState, observation: Observation, now: float, law: LawConstants) -> Turn:
+    """The turn before any rule has spoken, with the start-up times seen since the last one."""
+    pods = observation.pods
+    if pods.started_seconds:
+        seen = (*state.learned.start_seconds, *pods.started_seconds)[-law.start_memory :]
+        state = replace(state, learned=replace(state.learned, start_seconds=seen))
+    usual = starts.start_seconds(state.learned.start_seconds, law)
+    coming = starts.start_credit(pods.starting, usual, law)
+    supply = Supply(observation.replicas, pods.ready, coming, len(pods.starting) - coming)
+    return Turn(spec, observation, now, law, state, supply, usual)
