@@ -286,7 +286,9 @@ class TestWork:
         assert Run(WORK, 1, PLAIN).tick(lambda n: seen(n, reading("running", 64), work=unknown)) == 2
 
     @pytest.mark.parametrize(("direction", "load", "tolerant"), [("up", 8000, 3), ("down", 4000, 8)])
-    def test_the_tolerance_that_an_object_states_holds_for_work_too(self, direction: str, load: int, tolerant: int) -> None:
+    def test_the_tolerance_that_an_object_states_holds_for_work_too(
+        self, direction: str, load: int, tolerant: int
+    ) -> None:
         spec = replace(WORK, **{direction: replace(getattr(WORK, direction), tolerance=0.9)})
         assert Run(WORK, tolerant, PLAIN).tick(lambda n: seen(n, work=work(load, 2000)), times=10) != tolerant
         assert Run(spec, tolerant, PLAIN).tick(lambda n: seen(n, work=work(load, 2000)), times=10) == tolerant
