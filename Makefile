@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+PIPFLAGS := --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 OUT ?= out
 TRACES ?= $(or $(HEADROOM_TRACES),../shared/traces)
@@ -16,14 +18,14 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.runtime: pyproject.toml $(VENV)/.made
+$(VENV)/.runtime: pyproject.toml constraints.txt $(VENV)/.made
 	@echo "installing Headroom into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable .
+	@$(PIP) install $(PIPFLAGS) --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
 	@echo "installing what the tests need into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[plots,dev]'
+	@$(PIP) install $(PIPFLAGS) --editable '.[plots,dev]'
 	@touch $@
 
 .PHONY: install
@@ -46,11 +48,19 @@ control-plane: $(VENV)/.runtime ## Build kube-apiserver, kube-scheduler, ... int
 	$(BIN)/python -m simulations.kwok.build
 
 .PHONY: test
-test: check test-unit test-integration ## Everything, including the real control plane
+test: check coverage test-integration ## Everything, including the real control plane
 
 .PHONY: test-unit
 test-unit: $(VENV)/.dev ## Unit and property tests (a minute or two)
 	$(PYTEST) tests/unit tests/property -m 'not gpu'
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## The same, with the share of the code that they run; fails below the floor in pyproject.toml
+	$(PYTEST) tests/unit tests/property -m 'not gpu' --cov --cov-report=term
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Property tests with fresh random examples, many more of them (HYPOTHESIS_PROFILE=fresh)
+	HYPOTHESIS_PROFILE=fresh $(PYTEST) tests/property --timeout 0
 
 .PHONY: test-integration
 test-integration: $(VENV)/.dev prerequisites control-plane ## Tests on a real API server, scheduler and Prometheus
@@ -71,6 +81,13 @@ check: $(VENV)/.dev ## Formatting, lint, types and import layers
 format: $(VENV)/.dev ## Format and fix what can be fixed by machine
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+.PHONY: constraints
+constraints: ## Write constraints.txt anew from the newest versions that pyproject.toml allows
+	rm -rf out/constraints-venv && $(PYTHON) -m venv out/constraints-venv
+	out/constraints-venv/bin/python -m pip install --quiet '.[plots,dev]'
+	{ echo "# The exact versions that two builds of one commit share: \`make constraints\` writes this file. pyproject.toml has the ranges."; \
+	  out/constraints-venv/bin/python -m pip list --format=freeze | grep -vE '^(headroom|pip|setuptools)=='; } > constraints.txt
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Extender latency and memory, autoscaler tick, agent reading
