@@ -1,21 +1,27 @@
 """Measures the extender as kube-scheduler meets it: over HTTP, in a process of its own, with full or empty nodes.
 
 The API server is replaced by one that binds at once and reports the pod back, so that what is measured is the extender.
+A second process answers the same calls with one fixed name and does nothing else: what HTTP itself costs on this machine at this
+moment. The two are asked in turn, so that the ratio holds on a machine that others use, too.
 """
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import multiprocessing.connection
+import os
 import random
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
+from aiohttp import web
 
 from headroom import wire
 from headroom.daemon import logs, tasks
@@ -24,11 +30,13 @@ from headroom.domain.request import request_of
 from simulations.bench.extender_cluster import SIZES_GIB, filled_daemon, pod_object
 
 _WARM_UP: Final = 300
+BARE: Final = "bare"
+"""Stands for a verb: a filter call to the server that only reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Round trips of one verb at one size of cluster, in milliseconds."""
+    """Round trips of one verb at one size of cluster, in milliseconds; `cpu_ms` is the server's processor time per call."""
 
     nodes: int
     pods_per_node: int
@@ -37,9 +45,13 @@ class Latency:
     p50_ms: float
     p99_ms: float
     max_ms: float
+    cpu_ms: float
 
 
-def _serve(connection: multiprocessing.connection.Connection, node_count: int, pods_per_node: int, policy: str) -> None:
+_Connection = multiprocessing.connection.Connection
+
+
+def _serve(connection: _Connection, node_count: int, pods_per_node: int, policy: str) -> None:
     async def work() -> None:
         daemon = filled_daemon(node_count, pods_per_node, policy)
         for size in SIZES_GIB:
@@ -47,12 +59,30 @@ def _serve(connection: multiprocessing.connection.Connection, node_count: int, p
             if request is not None:
                 daemon.state.placer.observe(request)
         daemon.state.placer.replan()
-        async with serving(daemon.app, "127.0.0.1", 0) as port:
-            connection.send(port)
-            await asyncio.to_thread(connection.recv)
+        await _serve_app(connection, daemon.app)
 
     logs.setup(level="WARNING")
     tasks.run(work())
+
+
+def _serve_bare(connection: _Connection) -> None:
+    answer = b'{"NodeNames":["node-00000"]}'
+
+    async def filter_(http: web.Request) -> web.Response:
+        await http.read()
+        return web.Response(body=answer, content_type="application/json")
+
+    app = web.Application(client_max_size=2**25)
+    app.add_routes([web.post("/filter", filter_)])
+    tasks.run(_serve_app(connection, app))
+
+
+async def _serve_app(connection: _Connection, app: web.Application) -> None:
+    gc.collect()
+    gc.freeze()
+    async with serving(app, "127.0.0.1", 0) as port:
+        connection.send(port)
+        await asyncio.to_thread(connection.recv)
 
 
 class _Caller:
@@ -81,56 +111,77 @@ class _Caller:
         self._socket.close()
 
 
-@contextlib.contextmanager
-def _extender_process(node_count: int, pods_per_node: int, policy: str) -> Iterator[int]:
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_serve, args=(theirs, node_count, pods_per_node, policy), daemon=True
-    )
-    process.start()
-    theirs.close()
-    try:
-        yield ours.recv()
-        ours.send("stop")
-    finally:
-        process.join(5)
-        process.kill()
+class _Server:
+    """A server in a process of its own, and a connection to it. Use as a context."""
+
+    def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=target, args=(theirs, *args), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> "_Server":
+        self._caller = _Caller(self._pipe.recv())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._caller.close()
+        with contextlib.suppress(OSError):
+            self._pipe.send("stop")
+        self._process.join(5)
+        self._process.kill()
+
+    def _cpu_ms(self) -> float:
+        """Processor time of the process's main thread so far, exact while it sleeps (Linux)."""
+        return int(Path(f"/proc/{self._process.pid}/schedstat").read_text("ascii").split()[0]) / 1e6
+
+    def post(self, path: str, body: bytes) -> tuple[float, float, bytes]:
+        """Milliseconds of the round trip, milliseconds of processor time that it took, and the answer's body."""
+        before = self._cpu_ms()
+        wall_ms, answer = self._caller.post(path, body)
+        os.sched_yield()
+        return wall_ms, self._cpu_ms() - before, answer
 
 
 def measure_latency(node_count: int, pods_per_node: int, calls: int, policy: str = "headroom") -> list[Latency]:
     """Filter (choice and reservation included) and bind, one pod after another as kube-scheduler's cycle does."""
     rng = random.Random(2)
-    node_names = [f"node-{at:05d}" for at in range(node_count)]
-    orders = []
-    for _ in range(16):
-        rng.shuffle(node_names)
-        orders.append(msgspec.json.encode(node_names))
-    times: dict[str, list[float]] = {"filter": [], "bind": []}
-    with _extender_process(node_count, pods_per_node, policy) as port:
-        caller = _Caller(port)
+    bodies = _name_lists(node_count, rng)
+    times: dict[str, list[tuple[float, float]]] = {BARE: [], "filter": [], "bind": []}
+    with _Server(_serve_bare) as bare, _Server(_serve, node_count, pods_per_node, policy) as extender:
         for at in range(calls + _WARM_UP):
             pod = pod_object(f"new-{at}", rng.choice(SIZES_GIB))
-            body = b'{"Pod":%b,"Nodes":null,"NodeNames":%b}' % (msgspec.json.encode(pod), rng.choice(orders))
-            filter_ms, answer = caller.post("/filter", body)
-            chosen = msgspec.json.decode(answer)["NodeNames"]
+            body = b'{"Pod":%b,"Nodes":null,"NodeNames":%b}' % (msgspec.json.encode(pod), rng.choice(bodies))
+            found = {BARE: bare.post("/filter", body), "filter": extender.post("/filter", body)}
+            chosen = msgspec.json.decode(found["filter"][2])["NodeNames"]
             if not chosen:
-                raise RuntimeError(f"the cluster of {node_count} nodes is full: {answer[:200]!r}")
-            bind_ms, _ = caller.post(
-                "/bind",
-                msgspec.json.encode(
-                    {
-                        "PodName": pod["metadata"]["name"], "PodNamespace": "models",
-                        "PodUID": pod["metadata"]["uid"], "Node": chosen[0],
-                    }
-                ),
-            )  # fmt: skip
+                raise RuntimeError(f"the cluster of {node_count} nodes is full: {found['filter'][2][:200]!r}")
+            found["bind"] = extender.post("/bind", _bind_body(pod["metadata"], chosen[0]))
             if at >= _WARM_UP:
-                times["filter"].append(filter_ms)
-                times["bind"].append(bind_ms)
-        caller.close()
+                for verb, (wall_ms, cpu_ms, _) in found.items():
+                    times[verb].append((wall_ms, cpu_ms))
     return [_latency(node_count, pods_per_node, verb, measured) for verb, measured in times.items()]
 
 
-def _latency(node_count: int, pods_per_node: int, verb: str, measured: list[float]) -> Latency:
-    cuts = statistics.quantiles(measured, n=100)
-    return Latency(node_count, pods_per_node, verb, len(measured), cuts[49], cuts[98], max(measured))
+def _name_lists(node_count: int, rng: random.Random) -> list[bytes]:
+    """All names as JSON, in several orders: kube-scheduler's own order changes from pod to pod."""
+    names = [f"node-{at:05d}" for at in range(node_count)]
+    orders = []
+    for _ in range(16):
+        rng.shuffle(names)
+        orders.append(msgspec.json.encode(names))
+    return orders
+
+
+def _bind_body(meta: dict[str, Any], node: str) -> bytes:
+    return msgspec.json.encode(
+        {"PodName": meta["name"], "PodNamespace": meta["namespace"], "PodUID": meta["uid"], "Node": node}
+    )
+
+
+def _latency(node_count: int, pods_per_node: int, verb: str, measured: list[tuple[float, float]]) -> Latency:
+    wall = [wall_ms for wall_ms, _ in measured]
+    cuts = statistics.quantiles(wall, n=100)
+    cpu_ms = statistics.fmean(cpu_ms for _, cpu_ms in measured)
+    return Latency(node_count, pods_per_node, verb, len(measured), cuts[49], cuts[98], max(wall), cpu_ms)
