@@ -8,8 +8,9 @@ Free memory follows one rule: free = usable - max(held, measured), per card, nev
 reserve, `held` the sum that pods were promised, `measured` what the card really has in use (0 when unknown or too old).
 """
 
-import itertools
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -22,16 +23,42 @@ IntArray = npt.NDArray[np.int64]
 _SHARING_CODE: Final = {sharing: code for code, sharing in enumerate(Sharing)}
 _ALLOCATION_CODE: Final = {allocation: code for code, allocation in enumerate(Allocation)}
 _GROWTH: Final = 1.5
-_descriptions = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class CardKind:
+    """What makes cards alike: model, usable memory, and CPU per card of their node in steps of half a doubling."""
+
+    model: str
+    usable_mib: int
+    cpu_class: int
+
+
+CARD_KINDS: Final = [CardKind("", 0, 0)]
+"""Every kind of card met so far in any fleet, by its code in `Fleet.card_kind`; 0 is no card, or one that must not be used."""
+_KIND_CODE: Final[dict[CardKind, int]] = {}
+
+
+def _code_of_kind(kind: CardKind) -> int:
+    code = _KIND_CODE.get(kind)
+    if code is None:
+        code = _KIND_CODE[kind] = len(CARD_KINDS)
+        CARD_KINDS.append(kind)
+    return code
+
+
+def _cpu_class(node: GpuNode) -> int:
+    cores = node.cpu_milli / (1000 * max(len(node.cards), 1))
+    return round(2 * math.log2(max(cores, 0.25)))
 
 
 class Fleet:
     """Arrays over nodes and cards, and the operations that keep them true.
 
     Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `measured_mib`, `free_mib`, `slices`, `slices_free`,
-    `pinned` and `plugin` (shares held in each mode), `card_model` (-1 where there is no card).
-    Arrays of shape [rows]: `described` (a number that no other description of a node has, in any fleet but copies), `alive`,
-    `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
+    `pinned` and `plugin` (shares held in each mode), `card_model` (-1 where there is no card), `card_kind` (see `CARD_KINDS`).
+    Arrays of shape [rows]: `alive`, `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`,
+    `memory_mib`, `memory_free_mib`.
     """
 
     def __init__(self, *, rows: int = 16, width: int = 8) -> None:
@@ -60,7 +87,7 @@ class Fleet:
         self.pinned = np.zeros(cards, np.int64)
         self.plugin = np.zeros(cards, np.int64)
         self.card_model = np.full(cards, -1, np.int64)
-        self.described = np.zeros(nodes, np.int64)
+        self.card_kind = np.zeros(cards, np.int64)
         self.alive = np.zeros(nodes, np.bool_)
         self.schedulable = np.zeros(nodes, np.bool_)
         self.sharing = np.zeros(nodes, np.int64)
@@ -154,7 +181,10 @@ class Fleet:
             self._grow(self.capacity, len(node.cards))
         self.nodes[node.name] = node
         self._describe(row, node)
+        cpu_class = _cpu_class(node)
         for at, card in enumerate(node.cards):
+            if card.usable_mib:
+                self.card_kind[row, at] = _code_of_kind(CardKind(card.model, card.usable_mib, cpu_class))
             self._describe_card(row, at, card, carried.get(card.id, (0, 0, 0, 0)))
         self.cpu_free_milli[row] = node.cpu_milli - cpu_used
         self.memory_free_mib[row] = node.memory_mib - memory_used
@@ -174,7 +204,6 @@ class Fleet:
         return row
 
     def _describe(self, row: int, node: GpuNode) -> None:
-        self.described[row] = next(_descriptions)
         self.alive[row] = True
         self.schedulable[row] = node.schedulable
         self.sharing[row] = _SHARING_CODE[node.sharing]
@@ -187,6 +216,7 @@ class Fleet:
         ):  # fmt: skip
             array[row] = 0
         self.card_model[row] = -1
+        self.card_kind[row] = 0
 
     def _describe_card(self, row: int, at: int, card: Card, carried: tuple[int, ...]) -> None:
         held, measured, pinned, plugin = carried

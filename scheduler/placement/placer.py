@@ -1,13 +1,11 @@
 """Chooses the node and the cards for a pod: one code for the extender, for fit questions and for every simulation.
 
 Equal requests form a request class. For each class seen lately the placer keeps a key for every row (see
-`scheduler.placement.scoring`) and, before each choice, recomputes only the rows that changed since it last looked. A choice is then
-one maximum over an array. Which node wins depends on the fleet and the request alone, never on the order of rows.
+`scheduler.placement.scoring`), kept up as rows change (`scheduler.placement.row_cache`). A choice is then one maximum over an array.
+Which node wins depends on the fleet and the request alone, never on the order of rows.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -17,21 +15,12 @@ from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement import filtering
 from scheduler.placement.filtering import Fit
 from scheduler.placement.profile import LearnedProfile, Profile
+from scheduler.placement.row_cache import ChangedRows, RowCaches
 from scheduler.placement.scoring import Policy, first_of_equals, score_of
 
 _NEVER: Final = np.int64(np.iinfo(np.int64).min)  # key of a row that cannot run the request
-_CLASSES_KEPT: Final = 512  # 40 kB each at 5,000 nodes
+_MOST_BYTES: Final = 2**25  # of all classes: 640 of them at 5,000 nodes
 _TRIES_BEFORE_SORTING: Final = 8
-
-
-@dataclass(slots=True)
-class _Standing:
-    """Keys of one request class over all rows, true as of `clock` and of the policy's `version`."""
-
-    keys: IntArray
-    card: IntArray
-    clock: int
-    version: int
 
 
 class Placer:
@@ -48,10 +37,11 @@ class Placer:
         self.policy = policy
         self.check_host = check_host
         self.profile = profile or LearnedProfile()
-        self._standings: OrderedDict[GpuRequest, _Standing] = OrderedDict()
+        self._classes = RowCaches(fleet, self._evaluated, (np.int64, np.int16), most_bytes=_MOST_BYTES)
+        self._version = policy.version
         self._rank = np.zeros(0, np.int64)
         self._ranked_names: list[str] = []
-        self._ranked_clock = -1
+        self._rank_changes = ChangedRows()
         self._planned_at = 0
 
     def best(
@@ -65,7 +55,7 @@ class Placer:
         self, request: GpuRequest, offered: Callable[[int], bool] | None = None, excluded: Container[int] = ()
     ) -> int | None:
         """The row of the best placement; see `best`."""
-        keys = self._current(request).keys
+        keys = self._keys(request)
         if offered is None and not excluded:
             return self._top(keys)
         keys = keys.copy()
@@ -83,7 +73,7 @@ class Placer:
 
     def best_among(self, request: GpuRequest, rows: IntArray) -> int | None:
         """The best of the given rows; None when none of them fits."""
-        keys = self._current(request).keys[rows]
+        keys = self._keys(request)[rows]
         if not len(rows) or keys.max() == _NEVER:
             return None
         best = rows[keys == keys.max()]
@@ -93,7 +83,7 @@ class Placer:
         """The cards that the policy takes on a row that fits."""
         rows = np.array([row], np.int64)
         if request.mode is Mode.PINNED and request.count == 1:
-            at = int(self._current(request).card[row])
+            at = int(self._standing(request)[1][row])
             share = int(filtering.need_mib(self.fleet, request, rows)[0, at])
             return Placement(self.fleet.names[row], (at,), (share,), request.mode)
         fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
@@ -111,7 +101,7 @@ class Placer:
 
         Steps follow the rank among the rows offered, not the raw score: ten steps are all that the protocol has.
         """
-        keys = self._current(request).keys
+        keys = self._keys(request)
         given = np.fromiter(rows, np.int64)
         given = given[keys[given] != _NEVER]
         levels, level = np.unique(keys[given], return_inverse=True)
@@ -126,11 +116,11 @@ class Placer:
 
     def fits(self, request: GpuRequest, row: int) -> bool:
         """Whether the row can run the request now."""
-        return bool(self._current(request).keys[row] != _NEVER)
+        return bool(self._keys(request)[row] != _NEVER)
 
     def score(self, request: GpuRequest, row: int) -> int | None:
         """The policy's score of the best placement on the row, for explanations; None when it does not fit."""
-        key = int(self._current(request).keys[row])
+        key = int(self._keys(request)[row])
         return None if key == _NEVER else score_of(key)
 
     def observe(self, request: GpuRequest, now: float = 0.0) -> None:
@@ -178,51 +168,36 @@ class Placer:
 
     def _ranks(self) -> IntArray:
         """Place of each row's name in the sorted list of names; sorted anew only after a node came or went."""
-        fleet = self.fleet
-        if self._ranked_clock == fleet.clock:
-            return self._rank
-        changed = fleet.changed_since(self._ranked_clock) if self._ranked_clock >= 0 else None
-        names = self._ranked_names
-        if changed is None or any(row >= len(names) or names[row] is not fleet.names[row] for row in changed):
-            self._ranked_names = list(fleet.names)
-            self._rank = np.empty(len(fleet.names), np.int64)
-            self._rank[sorted(range(len(fleet.names)), key=fleet.names.__getitem__)] = np.arange(len(fleet.names))
-        self._ranked_clock = fleet.clock
+        names, known = self.fleet.names, self._ranked_names
+        changed = self._rank_changes.since_last(self.fleet).tolist()
+        if any(row >= len(known) or known[row] is not names[row] for row in changed):
+            self._ranked_names = list(names)
+            self._rank = np.empty(len(names), np.int64)
+            self._rank[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
         return self._rank
 
-    def _current(self, request: GpuRequest) -> _Standing:
-        """The standing of the request's class, brought up to date."""
-        fleet, version, size = self.fleet, self.policy.version, len(self.fleet.names)
-        standing = self._standings.get(request)
-        changed: list[int] | None = None
-        if standing is not None and standing.version == version:
-            changed = fleet.changed_since(standing.clock)
-        if standing is None or changed is None:
-            standing = _Standing(np.full(size, _NEVER), np.zeros(size, np.int64), fleet.clock, version)
-            self._standings[request] = standing
-            while len(self._standings) > _CLASSES_KEPT:
-                self._standings.popitem(last=False)
-            self._recompute(request, standing, np.arange(size))
-        elif changed:
-            if len(standing.keys) < size:
-                more = size - len(standing.keys)
-                standing.keys = np.concatenate([standing.keys, np.full(more, _NEVER)])
-                standing.card = np.concatenate([standing.card, np.zeros(more, np.int64)])
-            self._recompute(request, standing, np.array(changed, np.int64))
-        self._standings.move_to_end(request)
-        standing.clock, standing.version = fleet.clock, version
-        return standing
+    def _keys(self, request: GpuRequest) -> IntArray:
+        """The key of every row for the request's class; `_NEVER` where it does not fit."""
+        return self._standing(request)[0]
 
-    def _recompute(self, request: GpuRequest, standing: _Standing, rows: IntArray) -> None:
+    def _standing(self, request: GpuRequest) -> tuple[IntArray, IntArray]:
+        """Keys of the request's class over all rows, and the card that goes with each key."""
+        if self._version != self.policy.version:
+            self._classes.clear()
+            self._version = self.policy.version
+        keys, card = self._classes.of(request)
+        return keys, card
+
+    def _evaluated(self, request: GpuRequest, rows: IntArray) -> tuple[IntArray, IntArray]:
         fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
-        standing.keys[rows] = _NEVER
-        if not fit.fits.all():
-            keep = fit.fits
-            rows = rows[keep]
+        keep = fit.fits
+        keys, card = np.full(len(rows), _NEVER), np.zeros(len(rows), np.int64)
+        if not keep.all():
             take = None if fit.take is None else fit.take[keep]
-            fit = Fit(rows, keep[keep], fit.cards[keep], fit.need[keep], take)
-        if len(rows):
-            standing.keys[rows], standing.card[rows] = evaluate(self.fleet, self.policy, request, fit)
+            fit = Fit(rows[keep], keep[keep], fit.cards[keep], fit.need[keep], take)
+        if len(fit.rows):
+            keys[keep], card[keep] = evaluate(self.fleet, self.policy, request, fit)
+        return keys, card
 
 
 def evaluate(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> tuple[IntArray, IntArray]:

@@ -5,13 +5,13 @@ name comes first. Keys carry the policy's score in their upper bits and, where t
 lower ones. Nothing here depends on the order in which nodes are offered.
 """
 
-import math
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from headroom.domain.model import GpuRequest
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.fleet import CARD_KINDS, CardKind, Fleet, IntArray
 from scheduler.placement.filtering import BoolArray, Fit
 from scheduler.placement.profile import Profile
 
@@ -102,57 +102,47 @@ class CardKinds:
     """Numbers the distinct kinds of card (model and usable memory) and knows the kind at every place of a fleet.
 
     With `by_cpu`, cards whose nodes have clearly more or less CPU per card (by a factor of about 1.4) are different kinds.
-    Kind 0 is "no card here, or an unhealthy one". Numbers never change.
+    Kind 0 is "no card here, or an unhealthy one". Numbers follow the order of first appearance and never change.
     """
 
     def __init__(self, *, by_cpu: bool = False) -> None:
         self.usable_mib: list[int] = [0]
-        self.model: list[int] = [-1]
+        self.model: list[str] = [""]
         self._by_cpu = by_cpu
-        self._code: dict[tuple[int, int, int], int] = {}
-        self._kind = np.zeros((0, 0), np.int64)
-        self._seen = np.zeros(0, np.int64)
+        self._number: dict[CardKind, int] = {}
+        self._of_code = np.zeros(1, np.int64)  # -1 for a code that was not met yet
 
     def __len__(self) -> int:
         return len(self.usable_mib)
 
     def at(self, fleet: Fleet, rows: IntArray) -> IntArray:
         """Kind of every card of the rows: [rows, width]."""
-        if self._kind.shape != fleet.usable_mib.shape:
-            self._kind = np.zeros(fleet.usable_mib.shape, np.int64)
-            self._seen = np.zeros(fleet.capacity, np.int64)
-        described = fleet.described[rows]
-        stale = self._seen[rows] != described
-        if stale.any():
-            for row in rows[stale].tolist():
-                cards = zip(fleet.usable_mib[row].tolist(), fleet.card_model[row].tolist(), strict=True)
-                cpu_class = self._cpu_class(fleet, row)
-                self._kind[row] = [self._number(usable, model, cpu_class) for usable, model in cards]
-            self._seen[rows] = described
-        return self._kind[rows]
+        codes = fleet.card_kind[rows]
+        if len(self._of_code) < len(CARD_KINDS):
+            fresh = np.full(len(CARD_KINDS) - len(self._of_code), -1)
+            self._of_code = np.concatenate([self._of_code, fresh])
+        kinds: IntArray = self._of_code[codes]
+        if kinds.size and kinds.min() < 0:
+            for code in dict.fromkeys(codes[kinds < 0].tolist()):
+                self._of_code[code] = self._number_of(CARD_KINDS[code])
+            kinds = self._of_code[codes]
+        return kinds
 
-    def _cpu_class(self, fleet: Fleet, row: int) -> int:
+    def _number_of(self, kind: CardKind) -> int:
         if not self._by_cpu:
-            return 0
-        cores = int(fleet.cpu_milli[row]) / (1000 * max(int(fleet.card_count[row]), 1))
-        return round(2 * math.log2(max(cores, 0.25)))
+            kind = replace(kind, cpu_class=0)
+        number = self._number.get(kind)
+        if number is None:
+            number = self._number[kind] = len(self.usable_mib)
+            self.usable_mib.append(kind.usable_mib)
+            self.model.append(kind.model)
+        return number
 
-    def _number(self, usable_mib: int, model: int, cpu_class: int) -> int:
-        if usable_mib <= 0:
-            return 0
-        key = (usable_mib, model, cpu_class)
-        code = self._code.get(key)
-        if code is None:
-            code = self._code[key] = len(self.usable_mib)
-            self.usable_mib.append(usable_mib)
-            self.model.append(model)
-        return code
-
-    def share_units(self, fleet: Fleet, request: GpuRequest) -> IntArray:
+    def share_units(self, request: GpuRequest) -> IntArray:
         """Size of one share on each kind in thousandths of the card, rounded up; 1001 where it cannot run: [kinds]."""
         sizes = [1001] * len(self)
         for kind in range(1, len(self)):
-            if request.models and fleet.models[self.model[kind]] not in request.models:
+            if request.models and self.model[kind] not in request.models:
                 continue
             if request.vram_mib > 0:
                 sizes[kind] = min(-(-request.vram_mib * 1000 // self.usable_mib[kind]), 1001)

@@ -84,9 +84,7 @@ class _Programme:
         self._cluster = UNITS * float(self._cards.sum())
         self._arrivals = np.array([counts[kind] for kind in self._kinds]) * self._cluster / total  # at a load of 1
         names = [
-            (tuple(pools.share_units(fleet, kind).tolist()), kind.cpu_milli / kind.count / _CORE_MILLI)
-            if kind.count
-            else None
+            (tuple(pools.share_units(kind).tolist()), kind.cpu_milli / kind.count / _CORE_MILLI) if kind.count else None
             for kind in self._kinds
         ]
         pieces = list(dict.fromkeys(name for name in names if name is not None))

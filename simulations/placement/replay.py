@@ -17,6 +17,7 @@ from scheduler.placement.policies.fgd import Fgd
 from scheduler.placement.policies.registry import policy_by_name
 from scheduler.placement.policies.simple import GpuClustering
 from scheduler.placement.profile import LearnedProfile, Profile
+from scheduler.placement.row_cache import RowCache
 from scheduler.placement.scoring import Policy, card_units
 from simulations.placement.traces import Pod
 
@@ -141,8 +142,7 @@ class Meter:
         self._rows = np.arange(len(fleet.names))
         self.cluster_units = int(fleet.usable_mib.sum())
         self._cards = int((fleet.usable_mib > 0).sum())
-        self._by_row = self._fragments.fragmentation(fleet, self._rows)
-        self._clock = fleet.clock
+        self._by_row = RowCache(fleet, lambda rows: (self._fragments.fragmentation(fleet, rows),), (np.float64,))
         self._arrived = 0.0
         self._allocated = 0
         self._sums: dict[int, tuple[float, int]] = {}
@@ -168,13 +168,9 @@ class Meter:
         return 100 * held / self.cluster_units, self._fragmentation()[0]
 
     def _fragmentation(self) -> tuple[float, float]:
-        changed = self._fleet.changed_since(self._clock)
-        rows = self._rows if changed is None else np.array(changed, np.int64)
-        self._clock = self._fleet.clock
-        if len(rows):
-            self._by_row[rows] = self._fragments.fragmentation(self._fleet, rows)
+        (by_row,) = self._by_row.current()
         idle = float(card_units(self._fleet, self._rows).sum())
-        return 100 * float(self._by_row.sum()) / (1000 * self._cards), 100 * idle / (1000 * self._cards)
+        return 100 * float(by_row.sum()) / (1000 * self._cards), 100 * idle / (1000 * self._cards)
 
     @property
     def alloc_at(self) -> dict[int, float]:

@@ -74,13 +74,13 @@ class Fgd(Policy):
     def _kinds_and_tables(self, fleet: Fleet, rows: IntArray) -> tuple[IntArray, _Tables]:
         kinds = self._kinds.at(fleet, rows)
         if self._tables is None or len(self._tables.fits) != len(self._kinds) * _UNITS:
-            self._tables = self._make_tables(fleet)
+            self._tables = self._make_tables()
         return kinds, self._tables
 
-    def _make_tables(self, fleet: Fleet) -> _Tables:
+    def _make_tables(self) -> _Tables:
         pods = self._typical.requests
         size = (
-            np.stack([self._kinds.share_units(fleet, pod) for pod in pods], axis=1)
+            np.stack([self._kinds.share_units(pod) for pod in pods], axis=1)
             if pods
             else np.zeros((len(self._kinds), 0))
         )

@@ -80,7 +80,7 @@ class Headroom(Policy):
         pool: IntArray,
         free_units: IntArray,
     ) -> PlanInputs:
-        sizes = [self._pools.share_units(fleet, request) for request in profile.kinds]
+        sizes = [self._pools.share_units(request) for request in profile.kinds]
         runs = [tuple(np.flatnonzero(size <= UNITS).tolist()) for size in sizes]
         free = float((stock * np.arange(UNITS + 1)).sum(axis=1) @ weight)
         gpu_demand = np.zeros(len(sizes))
@@ -111,7 +111,7 @@ class Headroom(Policy):
                 request.cpu_milli // max(request.count, 1),
             )
             shares = pieces[name]
-            shares.units = tuple(self._pools.share_units(fleet, open_to_all).tolist())
+            shares.units = tuple(self._pools.share_units(open_to_all).tolist())
             shares.expected += amount * request.count
             shares.memory_mib += amount * profile.memory_mib[at]
             own = tuple(sizes[at].tolist())
