@@ -34,6 +34,7 @@ from headroom.kube.lease import Elector, wall_clock
 from headroom.kube.reflector import Reflector
 from headroom.names import API_VERSION, PLURAL_AUTOSCALER
 from headroom.prometheus.client import PrometheusSource
+from headroom.prometheus.series import DeviceJobs
 
 log = get_logger(__name__)
 
@@ -94,6 +95,7 @@ class AutoscalerDaemon:
                 self._source,
                 short_seconds=settings.short_mean_seconds,
                 long_seconds=settings.long_mean_seconds,
+                jobs=DeviceJobs(settings.device_jobs),
                 wall_clock=unix_clock,
             ),
             Actuator(

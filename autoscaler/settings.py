@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
 from headroom.errors import HeadroomError
+from headroom.prometheus.series import DEVICE_JOBS
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class AutoscalerSettings(LeaderSettings):
         5.0, unit="s", minimum=0.1, maximum=60.0,
         reason="A slower answer counts as none; below the tick, so that a hung Prometheus cannot delay the next one.",
     )  # fmt: skip
+    device_jobs: tuple[str, ...] = setting(
+        DEVICE_JOBS,
+        reason="Scrape jobs, as JOB or NAMESPACE:JOB, whose exported_ labels are believed: device exporters speak of other"
+        " pods than their own. Nobody else may, so labels of other jobs that claim to are dropped.",
+    )
     extender_url: str = setting(
         "http://headroom-scheduler.headroom-system:8901",
         reason="Asked before every raise how many more pods fit; empty to raise without asking.",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from headroom import names
 from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
+from headroom.prometheus.series import DEVICE_JOBS
 
 DECISIVE = "decisive"
 SCORED = "scored"
@@ -88,6 +89,11 @@ class SchedulerSettings(LeaderSettings):
         minimum=0,
         reason="Above 0, the plan is renewed by so many new pods, before the next decision, and not by the clock: equal pods in equal"
         " order then get equal places. For simulations in virtual time; decisions wait for the plan.",
+    )
+    device_jobs: tuple[str, ...] = setting(
+        DEVICE_JOBS,
+        reason="Scrape jobs, as JOB or NAMESPACE:JOB, whose exported_ labels are believed: device exporters speak of other"
+        " pods and nodes than their own. Nobody else may, so labels of other jobs that claim to are dropped.",
     )
     measured_every_seconds: float = setting(15.0, unit="s", minimum=1.0, reason="How often measured VRAM is read.")
     measured_max_age_seconds: float = setting(

@@ -15,6 +15,7 @@ from agent.usage.report import Grouping, Line, Report, build_report
 from agent.usage.source import read_usage, step_for
 from headroom.errors import HeadroomError
 from headroom.prometheus.client import PrometheusSource
+from headroom.prometheus.series import DEVICE_JOBS, DeviceJobs
 from headroom.units import UnitError, parse_duration_seconds
 
 
@@ -56,10 +57,19 @@ class UsageError(HeadroomError):
 @click.option(
     "--step", default=None, help="Distance of the samples read; 0s takes every one. Default: by the window's length."
 )
+@click.option(
+    "--device-jobs",
+    default=",".join(DEVICE_JOBS),
+    show_default=True,
+    envvar="HEADROOM_USAGE_DEVICE_JOBS",
+    help="Scrape jobs of the agents, as JOB or NAMESPACE:JOB, several by comma: their exported_ labels are believed."
+    " (HEADROOM_USAGE_DEVICE_JOBS)",
+)
 @click.option("--timeout", default="60s", show_default=True, help="Longest wait for one answer of Prometheus.")
 def main(
-    url: str, by: str, from_: str, to: str, tariff: str | None, output: str, step: str | None, timeout: str
-) -> None:
+    url: str, by: str, from_: str, to: str, tariff: str | None, output: str, step: str | None, device_jobs: str,
+    timeout: str,
+) -> None:  # fmt: skip
     """Who used the cards: hours, energy, carbon and cost by project, namespace or card model."""
     now = time.time()
     start, end = moment("--from", from_, now), moment("--to", to, now)
@@ -71,7 +81,8 @@ def main(
     seconds = None if step is None else _duration("--step", step)
     source = PrometheusSource(url, timeout_seconds=_duration("--timeout", timeout, above_zero=True))
     try:
-        usage = asyncio.run(read_usage(source, start, min(end, now), seconds))
+        jobs = DeviceJobs(entry.strip() for entry in device_jobs.split(",") if entry.strip())
+        usage = asyncio.run(read_usage(source, start, min(end, now), seconds, jobs))
     finally:
         source.close()
     report = build_report(usage, Grouping(by), factors)

@@ -112,6 +112,8 @@ class Usage:
     pods: dict[PodKey, PodUse] = field(default_factory=dict)
     tokens: dict[tuple[str, str], float] = field(default_factory=dict)
     """(namespace, pod) -> tokens, prompt and generated, where the engine reports them."""
+    jobs_left_out: set[str] = field(default_factory=set)
+    """Scrape jobs that spoke of pods without being believed."""
 
 
 @dataclass(slots=True)
@@ -215,6 +217,11 @@ def build_report(usage: Usage, by: Grouping, tariff: Tariff) -> Report:
     if unmatched > 0:
         report.notes.append(
             f"{unmatched:.0f} tokens come from pods that held no card in this window and are in no line"
+        )
+    if usage.jobs_left_out:
+        names = ", ".join(sorted(usage.jobs_left_out))
+        report.notes.append(
+            f"what scrape job {names} says of pods is left out: only the jobs of --device-jobs may speak of other pods"
         )
     report.total.tokens = sum(line.tokens for line in report.lines if line.tokens) or None
     for line in report.all_lines():

@@ -1,11 +1,12 @@
 """Reads the agents' counters of a window out of Prometheus, chunk by chunk, so that a month does not have to fit in memory."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from agent.usage.report import CardKey, CardUse, CounterSum, PodKey, PodUse, Usage
+from headroom.prometheus.series import DeviceJobs, Point, Series, Source, target_labels
 
 _LOOKBACK_SECONDS: Final = 300.0
 """How far before the window its first value is looked for: Prometheus' own lookback."""
@@ -21,28 +22,6 @@ TOKEN_METRICS: Final = (
     "tgi_request_input_length_sum",
     "tgi_request_generated_tokens_sum",
 )
-
-
-class Series(Protocol):
-    """One series of an answer; points are (Unix seconds, value) in order of time."""
-
-    @property
-    def labels(self) -> "dict[str, str]":
-        """Label values by name."""
-        ...
-
-    @property
-    def points(self) -> Sequence[tuple[float, float]]:
-        """Samples with their own times."""
-        ...
-
-
-class Source(Protocol):
-    """`headroom.prometheus.client.PrometheusSource`, as far as it is used here."""
-
-    async def query(self, promql: str) -> Sequence[Series]:
-        """Series of a PromQL expression. Raises PrometheusError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +41,21 @@ def step_for(seconds: float) -> float:
     return 60.0 if seconds <= _MINUTES_UP_TO_SECONDS else _LOOKBACK_SECONDS
 
 
-async def read_usage(source: Source, start: float, end: float, step_seconds: float | None = None) -> Usage:
-    """All that the report needs for the window [start, end] (Unix seconds). Raises PrometheusError."""
+async def read_usage(
+    source: Source, start: float, end: float, step_seconds: float | None = None, jobs: DeviceJobs | None = None
+) -> Usage:
+    """All that the report needs for the window [start, end] (Unix seconds). Raises PrometheusError.
+
+    `jobs` scrape the agents: they may speak of other pods than the one that was scraped.
+    """
     step = step_for(end - start) if step_seconds is None else step_seconds
-    usage = Usage(start, end)
+    usage, jobs = Usage(start, end), jobs or DeviceJobs()
     nodes: dict[str, float] = {}
     chunks = list(_chunks(start - _LOOKBACK_SECONDS, end, step))
     # First, because it tells when each node was first heard of, and with that which of its series are new.
-    await _sum(source, usage, _OBSERVED, chunks, step, nodes)
+    await _sum(source, usage, _OBSERVED, chunks, step, nodes, jobs)
     for metric in _METRICS:
-        await _sum(source, usage, metric, chunks, step, nodes)
+        await _sum(source, usage, metric, chunks, step, nodes, jobs)
     await _read_tokens(source, usage, chunks, step)
     return usage
 
@@ -83,10 +67,11 @@ async def _sum(
     chunks: Sequence[tuple[float, float]],
     step: float,
     nodes: dict[str, float],
+    jobs: DeviceJobs,
 ) -> None:
     counters: dict[_Identity, CounterSum] = {}
     for low, high in chunks:
-        answer = _merged(await source.query(_selector(metric.name, low, high, step)), _OWN_LABELS)
+        answer = _own(await source.query(_selector(metric.name, low, high, step)), jobs, usage)
         for identity, points in answer.items():
             labels = dict(identity)
             node = labels.get("node", "")
@@ -107,7 +92,7 @@ async def _read_tokens(source: Source, usage: Usage, chunks: Sequence[tuple[floa
         counters: dict[_Identity, CounterSum] = {}
         first = math.inf
         for low, high in chunks:
-            answer = _merged(await source.query(_selector(name, low, high, step)), None)
+            answer = _merged(_of_engines(await source.query(_selector(name, low, high, step))))
             first = min([first, *(points[0][0] for points in answer.values())])
             for identity, points in answer.items():
                 counter = counters.setdefault(identity, CounterSum(usage.start))
@@ -121,29 +106,45 @@ async def _read_tokens(source: Source, usage: Usage, chunks: Sequence[tuple[floa
 
 
 _Identity: TypeAlias = tuple[tuple[str, str], ...]
+_Labelled: TypeAlias = tuple[Mapping[str, str], Sequence[Point]]
 _OWN_LABELS: Final = frozenset({"node", "card", "model", "source", "energy", "namespace", "pod", "project"})
 _TARGET_LABELS: Final = frozenset({"__name__", "instance", "job"})
 
 
-def _merged(answer: Sequence[Series], own: frozenset[str] | None) -> dict[_Identity, list[tuple[float, float]]]:
-    """Finite points by what a series is about, whatever target they were scraped from, in order of time.
+def _own(answer: Iterable[Series], jobs: DeviceJobs, usage: Usage) -> dict[_Identity, list[Point]]:
+    """Counters of the agents by what they are about.
+
+    Where a job is not believed, what it says of pods is left out, and the job named in `usage`.
+    """
+    return _merged(_of_agents(answer, jobs, usage))
+
+
+def _of_agents(answer: Iterable[Series], jobs: DeviceJobs, usage: Usage) -> Iterator[_Labelled]:
+    for series in answer:
+        labels, doubted = jobs.own_labels(series.labels), jobs.doubted(series.labels)
+        if doubted:
+            usage.jobs_left_out.add(labels.get("job", ""))
+        of_pod = "project" in labels
+        if not (doubted and of_pod):
+            counted = _OWN_LABELS if of_pod else _OWN_LABELS - {"namespace", "pod"}  # those of the agent's own pod
+            yield {name: labels[name] for name in labels.keys() & counted}, series.points
+
+
+def _of_engines(answer: Iterable[Series]) -> Iterator[_Labelled]:
+    for series in answer:
+        labels = target_labels(series.labels).items()
+        yield {name: value for name, value in labels if name not in _TARGET_LABELS}, series.points
+
+
+def _merged(answer: Iterable[_Labelled]) -> dict[_Identity, list[Point]]:
+    """Finite points by their labels, whatever target they were scraped from, in order of time.
 
     An agent's address changes with every restart of its pod, and two Prometheus servers may read it: same counter all the same.
-    `own` names the labels that count; None counts all but the target's.
     """
-    merged: dict[_Identity, list[tuple[float, float]]] = {}
-    for series in answer:
-        points = [(at, value) for at, value in series.points if math.isfinite(value)]
-        if not points:
-            continue
-        labels = series.labels
-        # Without honor_labels, Prometheus keeps the series' own labels under these names, and the target's under the plain ones.
-        plain = {key: value for key, value in labels.items() if f"exported_{key}" not in labels}
-        plain = {key.removeprefix("exported_"): value for key, value in plain.items()}
-        counted = plain.keys() & own if own is not None else plain.keys() - _TARGET_LABELS
-        if own is not None and "project" not in plain:
-            counted -= {"namespace", "pod"}  # those of the agent's own pod
-        merged.setdefault(tuple(sorted((key, plain[key]) for key in counted)), []).extend(points)
+    merged: dict[_Identity, list[Point]] = {}
+    for labels, points in answer:
+        if finite := [point for point in points if math.isfinite(point[1])]:
+            merged.setdefault(tuple(sorted(labels.items())), []).extend(finite)
     for points in merged.values():
         points.sort()
     return merged

@@ -4,27 +4,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from autoscaler.observation import answers
-from autoscaler.observation.answers import Series, Snapshot
+from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.queries import CLOCK, COUNTERS, GAUGES, Custom, Plan, combine
-from autoscaler.observation.series import newest
 from headroom.daemon.logs import get_logger
 from headroom.errors import HeadroomError
 from headroom.prometheus.client import PrometheusQueryError
+from headroom.prometheus.series import DeviceJobs, Series, Source, newest
 
 _RETRY_SECONDS: Final = 300.0
 _LARGE: Final = (GAUGES, COUNTERS)
 """Answers of tens of MiB where there are thousands of pods: held one at a time."""
-
-
-class Source(Protocol):
-    """Where series come from."""
-
-    async def ask(self, promql: str) -> Iterable[Series]:
-        """Answer one instant query. Raises HeadroomError when there is no answer, here or while the series are read."""
-        ...
 
 
 class Collector:
@@ -36,9 +28,12 @@ class Collector:
         *,
         short_seconds: float,
         long_seconds: float,
+        jobs: DeviceJobs | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._source, self._short, self._long, self._wall_clock = source, short_seconds, long_seconds, wall_clock
+        self._jobs = jobs or DeviceJobs()
+        self._jobs_left_out: set[str] = set()
         self._refused: dict[Custom, tuple[float, str]] = {}
         """Queries that Prometheus refuses, since when, and why: they are kept out of the batches."""
         self.queries_asked = 0
@@ -55,6 +50,9 @@ class Collector:
             *(self._collect_group(snapshot, group, query) for group, query in fixed.items()),
             *(self._collect_custom(snapshot, pairs) for pairs in plan.custom.values()),
         )
+        if new := snapshot.jobs_left_out - self._jobs_left_out:
+            self._jobs_left_out |= new
+            self._log.warning("jobs_not_believed", jobs=sorted(new), setting="device_jobs")
         return snapshot
 
     async def _collect_group(self, snapshot: Snapshot, group: str, query: str) -> None:
@@ -109,10 +107,10 @@ class Collector:
     def _add(self, snapshot: Snapshot, group: str, series: Iterable[Series]) -> None:
         if group == CLOCK:
             for one in series:
-                sample = newest(one.points)
-                snapshot.clock_seconds = sample.value if sample else snapshot.clock_seconds
+                point = newest(one.points)
+                snapshot.clock_seconds = point[1] if point else snapshot.clock_seconds
         elif group == GAUGES:
-            answers.add_gauges(snapshot, series, self._short, self._long)
+            answers.add_gauges(snapshot, series, self._short, self._long, self._jobs)
         elif group == COUNTERS:
             answers.add_counters(snapshot, series, self._short, self._long)
         else:

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from autoscaler.api.engines import DEVICE_UTILISATION, ENGINES
 from autoscaler.observation.queries import TAG
-from autoscaler.observation.series import PodKey, Point, Rate, Sample, change, identity, newest, pod_of, rate
+from autoscaler.observation.series import PodKey, Rate, Sample, change, identity, pod_of, rate
+from headroom.prometheus.series import DeviceJobs, Series, newest
 
 AVERAGED: Final = frozenset(
     name for engine in ENGINES.values() for metric in (engine.kv_cache, engine.gpu_utilisation) for name in metric.names
@@ -24,20 +25,6 @@ _DEVICE_SCALE: Final = {name: metric.scale for metric in DEVICE_UTILISATION for 
 _DEVICE_RANK: Final = {name: rank for rank, metric in enumerate(DEVICE_UTILISATION) for name in metric.names}
 BY_ADDRESS: Final = "@address"
 """In place of a namespace: the series names no pod, only the address it was scraped from."""
-
-
-class Series(Protocol):
-    """One series of an answer."""
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """Label names and values, `__name__` among them."""
-        ...
-
-    @property
-    def points(self) -> Sequence[Point]:
-        """(time in seconds, value), oldest first."""
-        ...
 
 
 class _Entry(NamedTuple):
@@ -81,22 +68,37 @@ class Snapshot:
     custom: dict[tuple[str, str], "Sample | str"] = field(default_factory=dict)
     """(target, signal) -> the number, or what was wrong with the answer; absent when the answer was empty."""
     errors: dict[str, str] = field(default_factory=dict)
+    jobs_left_out: set[str] = field(default_factory=set)
+    """Scrape jobs of device exporters whose `exported_` labels were not believed."""
     duplicates: int = 0
     """Series that repeat another one: a pod scraped twice."""
     not_finite: int = 0
     """Series without a finite value."""
 
 
-def add_gauges(snapshot: Snapshot, series: Iterable[Series], short_seconds: float, long_seconds: float) -> None:
-    """Newest finite value per metric and pod, and how fast counts grow; duplicates left out."""
-    found: _Found = {}
+def add_gauges(
+    snapshot: Snapshot,
+    series: Iterable[Series],
+    short_seconds: float,
+    long_seconds: float,
+    jobs: DeviceJobs | None = None,
+) -> None:
+    """Newest finite value per metric and pod, and how fast counts grow; duplicates left out.
+
+    Series of cards may come from `jobs` that speak of other pods than their own.
+    """
+    found, jobs = _Found(), jobs or DeviceJobs()
     for one in series:
         labels = one.labels
         name = labels.get("__name__", "")
-        sample = newest(one.points)
+        point = newest(one.points)
+        sample = Sample(*point) if point else None
         if sample is None:
             snapshot.not_finite += 1
         elif name in _DEVICE_SCALE:
+            if jobs.doubted(labels):
+                snapshot.jobs_left_out.add(labels.get("job", ""))
+            labels = jobs.own_labels(labels)
             _add_device(snapshot, name, labels, sample)
         else:
             growth = change(one.points, short_seconds, long_seconds) if name in COUNTED else None
@@ -153,14 +155,14 @@ def add_buckets(snapshot: Snapshot, kind: str, series: Iterable[Series]) -> None
     """Bucket rates of one latency."""
     for one in series:
         labels = one.labels
-        sample = newest(one.points)
+        point = newest(one.points)
         try:
             edge = float(labels.get("le", ""))
         except ValueError:
             continue
-        if sample is not None:
+        if point is not None:
             per_pod = snapshot.buckets.setdefault(kind, {}).setdefault(labels.get(TAG, ""), {})
-            per_pod.setdefault(key_of(labels), {})[edge] = sample.value
+            per_pod.setdefault(key_of(labels), {})[edge] = point[1]
 
 
 def add_custom(snapshot: Snapshot, tags: Mapping[str, tuple[str, str]], series: Iterable[Series]) -> None:
@@ -172,8 +174,8 @@ def add_custom(snapshot: Snapshot, tags: Mapping[str, tuple[str, str]], series: 
         if key in snapshot.custom:
             snapshot.custom[key] = "the query answers with more than one series; aggregate it"
             continue
-        sample = newest(one.points)
-        snapshot.custom[key] = sample if sample is not None else "the query answers with a value that is not a number"
+        point = newest(one.points)
+        snapshot.custom[key] = Sample(*point) if point else "the query answers with a value that is not a number"
 
 
 def key_of(labels: Mapping[str, str]) -> PodKey:
@@ -190,7 +192,7 @@ def _add_device(snapshot: Snapshot, name: str, labels: Mapping[str, str], sample
     if not 0 <= value <= 1.01 or math.isnan(value):
         snapshot.not_finite += 1  # a sentinel for "not supported"
         return
-    node = labels.get("node") or labels.get("Hostname") or labels.get("exported_node") or ""
+    node = labels.get("node") or labels.get("Hostname") or ""
     names = [labels.get("UUID") or labels.get("uuid") or labels.get("card") or ""]
     names += [f"{node}/{labels.get('gpu') or labels.get('card') or ''}"] if node else []
     for device_id in filter(None, names):

@@ -39,7 +39,7 @@ COUNTER_FACTS: Final = (
     "served_seconds",
     "total_seconds",
 )
-POD_LABELS: Final = "namespace, pod, exported_namespace, exported_pod"
+POD_LABELS: Final = "namespace, pod"
 
 
 @dataclass(frozen=True, slots=True)

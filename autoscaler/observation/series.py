@@ -1,14 +1,15 @@
 """From Prometheus series to numbers: joins by pod, counter rates, histogram quantiles. Pure.
 
 Every rule about odd data is here: values that are not finite, counters that restart, the same pod scraped twice,
-labels that arrived under `exported_` names, sentinels for `not supported`.
+sentinels for `not supported`. Whose `exported_` labels count is said in `headroom.prometheus.series`.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-Point = tuple[float, float]
+from headroom.prometheus.series import Point
+
 PodKey = tuple[str, str]
 """Namespace and name."""
 
@@ -38,24 +39,13 @@ class Rate(NamedTuple):
 
 
 def pod_of(labels: Mapping[str, str]) -> PodKey:
-    """Whom a series is about. Where Prometheus does not honour labels the exporter's own come as `exported_`."""
-    return (
-        labels.get("exported_namespace") or labels.get("namespace", ""),
-        labels.get("exported_pod") or labels.get("pod", ""),
-    )
+    """The pod that a series names."""
+    return labels.get("namespace", ""), labels.get("pod", "")
 
 
 def identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     """What is measured: the labels without those of the scrape."""
     return frozenset(item for item in labels.items() if item[0] not in SCRAPE_LABELS)
-
-
-def newest(points: Sequence[Point]) -> Sample | None:
-    """The last finite value; None when there is none. A value that is not finite is no reading, not zero."""
-    for at, value in reversed(points):
-        if math.isfinite(value):
-            return Sample(at, value)
-    return None
 
 
 def rate(points: Sequence[Point], short_seconds: float, long_seconds: float) -> Rate | None:

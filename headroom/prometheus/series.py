@@ -6,10 +6,13 @@ other pods than its own. But any pod that is scraped can export any metric with 
 of devices, and only from scrape jobs that the operator named. Everything else says what it says of the pod that was scraped.
 """
 
-import fnmatch
-import re
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Final, Protocol, TypeAlias
+
+Point: TypeAlias = tuple[float, float]
+"""Unix seconds and value."""
 
 EXPORTED: Final = "exported_"
 
@@ -17,9 +20,11 @@ DEVICE_JOBS: Final = (
     "headroom-agent", "headroom-system/*",
     "dcgm-exporter", "nvidia-dcgm-exporter", "gpu-metrics", "gpu-operator/*",
     "monitoring/*dcgm-exporter", "kube-system/*dcgm-exporter", "gke-managed-dcgm-exporter",
+    "headroom-system:*", "gpu-operator:*", "nvidia-gpu-operator:*",
 )  # fmt: skip
 """Scrape jobs under which Headroom's agent and dcgm-exporter are usually found: as documented for each, by Helm chart and GPU
-Operator (ServiceMonitor: the Service's name), and as PodMonitor (`namespace/name`)."""
+Operator (ServiceMonitor: the Service's name), as PodMonitor (`namespace/name`), and whatever job scrapes a pod of Headroom or of
+the GPU Operator (`namespace:job`), such as one that goes by annotations."""
 
 
 class Series(Protocol):
@@ -31,40 +36,58 @@ class Series(Protocol):
         ...
 
     @property
-    def points(self) -> Sequence[tuple[float, float]]:
+    def points(self) -> Sequence[Point]:
         """(Unix seconds, value), oldest first."""
         ...
 
 
 class Source(Protocol):
-    """Where series come from."""
+    """Where series come from: `headroom.prometheus.client.PrometheusSource`, as far as it is asked."""
 
     async def query(self, promql: str) -> Sequence[Series]:
         """Answer one query. Raises PrometheusError."""
         ...
 
+    async def ask(self, promql: str) -> Iterable[Series]:
+        """As `query`, for large answers. Raises PrometheusError, here or while the series are read."""
+        ...
+
+
+def newest(points: Sequence[Point]) -> Point | None:
+    """The last point with a finite value; None when there is none. A value that is not finite is no reading, not zero."""
+    for point in reversed(points):
+        if math.isfinite(point[1]):
+            return point
+    return None
+
 
 class DeviceJobs:
-    """Which scrape jobs are believed about other pods than the one scraped; `*` in a name stands for any text.
+    """Which scrape jobs are believed about other pods than the one scraped.
 
-    A series without a `job` label is believed, too: Prometheus gives one to all that it scrapes, so such a series comes from a
-    recording rule of whoever runs it.
+    `jobs` are `JOB` or `NAMESPACE:JOB`, the namespace being that of the scraped pod; `*` stands for any text. A series without a
+    `job` label is believed, too: Prometheus gives one to all that it scrapes, so such a series comes from a recording rule of
+    whoever runs it.
     """
 
-    def __init__(self, jobs: Sequence[str] = DEVICE_JOBS) -> None:
-        self._pattern = re.compile("|".join(fnmatch.translate(job) for job in jobs) or r"(?!)")
-        self._known: dict[str, bool] = {"": True}
+    def __init__(self, jobs: Iterable[str] = DEVICE_JOBS) -> None:
+        self._patterns = [(entry.rpartition(":")[0] or "*", entry.rpartition(":")[2]) for entry in jobs]
+        self._known: dict[tuple[str, str], bool] = {}
 
-    def believed(self, job: str) -> bool:
-        """Whether the job is one of those named."""
-        found = self._known.get(job)
-        if found is None:
-            found = self._known[job] = self._pattern.match(job) is not None
-        return found
+    def believed(self, job: str, namespace: str = "") -> bool:
+        """Whether the job is one of those named, scraping a pod of this namespace."""
+        key = job, namespace
+        if key not in self._known:
+            self._known[key] = not job or any(
+                fnmatchcase(job, pattern) and fnmatchcase(namespace, where) for where, pattern in self._patterns
+            )
+        return self._known[key]
+
+    def _believes(self, labels: Mapping[str, str]) -> bool:
+        return self.believed(labels.get("job", ""), labels.get("namespace", ""))
 
     def doubted(self, labels: Mapping[str, str]) -> bool:
         """Whether the series speaks of others by labels that are not honoured; name its job when it is left out."""
-        return not self.believed(labels.get("job", "")) and any(name.startswith(EXPORTED) for name in labels)
+        return any(name.startswith(EXPORTED) for name in labels) and not self._believes(labels)
 
     def own_labels(self, labels: Mapping[str, str]) -> Mapping[str, str]:
         """The labels of a device's series as its exporter gave them, from a job that is believed; from others without `exported_*`."""
@@ -72,7 +95,7 @@ class DeviceJobs:
         if not clashing:
             return labels
         own = {name: value for name, value in labels.items() if not name.startswith(EXPORTED)}
-        if self.believed(labels.get("job", "")):
+        if self._believes(labels):
             own |= {name.removeprefix(EXPORTED): labels[name] for name in clashing}
         return own
 

@@ -6,7 +6,8 @@ from typing import Final
 
 from headroom.daemon.logs import get_logger
 from headroom.prometheus.client import PrometheusError
-from scheduler.cluster.measured import MeasuredSource, MeasuredVram, measured_vram
+from headroom.prometheus.series import DeviceJobs, Source
+from scheduler.cluster.measured import MeasuredVram, measured_vram
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
@@ -20,7 +21,7 @@ class MeasuredPoll:
     def __init__(
         self,
         state: ClusterState,
-        source: MeasuredSource,
+        source: Source,
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
         *,
@@ -28,6 +29,8 @@ class MeasuredPoll:
     ) -> None:
         self._state, self._source, self._settings, self._metrics = state, source, settings, metrics
         self._unix_clock = unix_clock
+        self._jobs = DeviceJobs(settings.device_jobs)
+        self._jobs_left_out: set[str] = set()
         self._read_at: float | None = None
         self._log = get_logger(__name__)
 
@@ -41,7 +44,7 @@ class MeasuredPoll:
         """One reading. While Prometheus fails, the last one counts until its age bound, then only what pods declare."""
         now = self._unix_clock()
         try:
-            reading = await measured_vram(self._source, self._settings.measured_max_age_seconds, now)
+            reading = await measured_vram(self._source, self._settings.measured_max_age_seconds, now, self._jobs)
         except PrometheusError as error:
             self._metrics.measured_reads.labels("failed").inc()
             self._log.warning("measured_vram_not_read", error=str(error))
@@ -51,6 +54,9 @@ class MeasuredPoll:
             return
         self._read_at = now
         self._metrics.measured_reads.labels("ok").inc()
+        if new := reading.jobs_left_out - self._jobs_left_out:
+            self._jobs_left_out |= new
+            self._log.warning("jobs_not_believed", jobs=sorted(new), setting="device_jobs")
         await self._apply(reading)
 
     async def _apply(self, reading: MeasuredVram) -> None:

@@ -5,42 +5,20 @@ where there is none, free memory falls back to what pods declare.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from headroom.domain.model import GpuNode
+from headroom.prometheus.series import DeviceJobs, Series, Source, newest
 from headroom.units import MIB
 
 AGENT_METRIC: Final = "headroom_card_memory_used_bytes"
 DCGM_METRIC: Final = "DCGM_FI_DEV_FB_USED"  # MiB
 
-# Under which labels a node's name may come. Where Prometheus does not honour an exporter's labels, they come with the
-# prefix; dcgm-exporter says `Hostname`.
-_NODE_LABELS: Final = ("node", "exported_node", "Hostname", "exported_Hostname")
+_NODE_LABELS: Final = ("node", "Hostname")
+"""Under which labels a node's name may come; dcgm-exporter says `Hostname`."""
 _LARGEST_MIB: Final = 2**24  # 16 TiB: beyond it lie the values that stand for "not supported"
-
-
-class MeasuredSeries(Protocol):
-    """A series of `headroom.prometheus.client`, as far as it is read here."""
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """Label values by name."""
-        ...
-
-    @property
-    def points(self) -> Sequence[tuple[float, float]]:
-        """(Unix seconds, value), oldest first."""
-        ...
-
-
-class MeasuredSource(Protocol):
-    """Where series come from."""
-
-    async def query(self, promql: str) -> Sequence[MeasuredSeries]:
-        """Answer one query. Raises PrometheusError."""
-        ...
 
 
 @dataclass(slots=True)
@@ -55,6 +33,8 @@ class MeasuredVram:
     """Series left out for their age."""
     unusable: int = 0
     """Series left out because they name no card, or because their value cannot be one."""
+    jobs_left_out: set[str] = field(default_factory=set)
+    """Scrape jobs whose `exported_` labels were not believed."""
 
     def of_node(self, node: GpuNode) -> list[int]:
         """MiB in use by card position, as `Fleet.set_measured` takes it; 0 where nothing fresh is known."""
@@ -65,26 +45,37 @@ class MeasuredVram:
         return all((node.name, card.id) in self.used_mib for card in node.cards)
 
 
-async def measured_vram(source: MeasuredSource, max_age_seconds: float, now: float) -> MeasuredVram:
+async def measured_vram(
+    source: Source, max_age_seconds: float, now: float, jobs: DeviceJobs | None = None
+) -> MeasuredVram:
     """Read all cards at once; `now` is in Unix seconds. Raises PrometheusError."""
     window = max(math.ceil(max_age_seconds), 1)
     series = await source.query(f'{{__name__=~"{AGENT_METRIC}|{DCGM_METRIC}"}}[{window}s]')
-    return measured_of(series, max_age_seconds, now)
+    return measured_of(series, max_age_seconds, now, jobs)
 
 
-def measured_of(series: Iterable[MeasuredSeries], max_age_seconds: float, now: float) -> MeasuredVram:
-    """What the series say. Of several for one card the largest counts.
+def measured_of(
+    series: Iterable[Series], max_age_seconds: float, now: float, jobs: DeviceJobs | None = None
+) -> MeasuredVram:
+    """What the series say. Of several for one card the largest counts. `jobs` may speak of other nodes than their own.
 
     dcgm-exporter repeats the whole card for every pod that shares it, so its series are never added up; those of MIG
     instances are left out, because they name the card and not the instance that was handed out.
     """
-    found = MeasuredVram()
+    found, jobs = MeasuredVram(), jobs or DeviceJobs()
     for one in series:
-        at, value = one.points[-1]
+        point = newest(one.points)
+        if point is None:
+            found.unusable += 1
+            continue
+        at, value = point
         if now - at > max_age_seconds:
             found.stale += 1
             continue
-        keys, mib = list(_keys(one.labels)), _mib(one.labels.get("__name__", ""), value)
+        if jobs.doubted(one.labels):
+            found.jobs_left_out.add(one.labels.get("job", ""))
+        labels = jobs.own_labels(one.labels)
+        keys, mib = list(_keys(labels)), _mib(labels.get("__name__", ""), value)
         if not keys or mib is None:
             found.unusable += 1
             continue

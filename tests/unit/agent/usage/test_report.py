@@ -202,6 +202,9 @@ class Shelf:
                 found.append(One({"__name__": name} | series.labels, points))
         return found
 
+    async def ask(self, promql: str) -> list[One]:
+        return await self.query(promql)
+
 
 PLACE = {"node": "n1", "card": "GPU-a", "model": "L4"}
 WHO = PLACE | {"namespace": "chat", "pod": "a", "project": "search"}
@@ -262,25 +265,33 @@ async def test_restarts_double_scrapes_and_renamed_labels_change_nothing() -> No
     shelf = Shelf(
         card_observed_seconds=[line_of(PLACE | {"energy": "measured"}, 0, 6000, 1.0)],
         card_energy_joules=[first, second, again],
-        pod_busy_seconds=[line_of(renamed | {"namespace": "headroom-system", "pod": "agent-x"}, 0, 6000, 0.5)],
+        pod_busy_seconds=[
+            line_of(renamed | {"namespace": "headroom-system", "pod": "agent-x", "job": "pods"}, 0, 6000, 0.5),
+            line_of(renamed | {"namespace": "evil", "pod": "liar", "job": "podmon/evil"}, 0, 6000, 77.0),
+        ],
     )
     usage = await read_usage(shelf, 300.0, 6000.0)
     assert usage.cards[CARD].energy["measured"] == pytest.approx((3000 - 300) * 100 + 2985 * 100)
     assert {(key.namespace, key.pod, key.project): use.busy for key, use in usage.pods.items()} == pytest.approx(
         {("chat", "a", "search"): 2850.0}
     )
+    report = build_report(usage, Grouping.PROJECT, Tariff())
+    assert [note for note in report.notes if "podmon/evil" in note]
 
 
 async def test_tokens_are_summed_over_metrics_and_engines() -> None:
     shelf = Shelf()
-    exported = {"exported_namespace": "chat", "namespace": "x", "exported_pod": "a", "pod": "y"}
+    claimed = {"exported_namespace": "chat", "namespace": "x", "exported_pod": "a", "pod": "y", "job": "dcgm-exporter"}
     shelf.metrics["vllm:generation_tokens_total"] = [
         line_of({"namespace": "chat", "pod": "a", "model_name": "m"}, 0, 6000, 2.0)
     ]
-    shelf.metrics["vllm:prompt_tokens_total"] = [line_of(exported, 0, 6000, 3.0)]
+    shelf.metrics["vllm:prompt_tokens_total"] = [
+        line_of({"namespace": "chat", "pod": "a"}, 0, 6000, 3.0),
+        line_of(claimed, 0, 6000, 50.0),  # an engine speaks of itself
+    ]
     shelf.metrics["sglang:generation_tokens_total"] = [line_of({"namespace": "chat", "pod": "b"}, 1500, 6000, 1.0)]
     usage = await read_usage(shelf, 300.0, 6000.0)
-    assert usage.tokens == pytest.approx({("chat", "a"): 5700 * 5, ("chat", "b"): 4500})
+    assert usage.tokens == pytest.approx({("chat", "a"): 5700 * 5, ("chat", "b"): 4500, ("x", "y"): 5700 * 50})
 
 
 @pytest.mark.parametrize(("seconds", "step"), [(3600, 0.0), (6 * 3600, 0.0), (86_400, 60.0), (30 * 86_400, 300.0)])

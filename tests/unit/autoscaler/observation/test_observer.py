@@ -193,8 +193,10 @@ class TestUtilisation:
         assert (seen.value, seen.missing) == (pytest.approx(0.8), 0)
 
     def test_exported_labels_name_the_pod_and_not_the_exporter(self) -> None:
-        series = [self.card("dcgm-exporter-x", "GPU-1", 70, exported_pod="a", exported_namespace="ns")]
-        assert observer(target("triton"), [pod("a")], series).utilisation().value == pytest.approx(0.7)
+        claim = {"exported_pod": "a", "exported_namespace": "ns"}
+        for job, state in (("dcgm-exporter", Freshness.FRESH), ("podmon/evil", Freshness.EMPTY)):
+            series = [self.card("dcgm-exporter-x", "GPU-1", 70, job=job, **claim)]
+            assert observer(target("triton"), [pod("a")], series).utilisation().state is state
 
     def test_sentinels_for_not_supported_are_no_reading(self) -> None:
         series = [self.card("a", "GPU-1", 9.223372036854776e18)]

@@ -357,17 +357,17 @@ class TestPrometheus:
         await busy.tick(2)
         assert busy.replicas() == 4
 
-    async def test_exported_labels_are_the_pods_own(self, busy: Bench) -> None:
+    @pytest.mark.parametrize("value", [500.0, -9.5])
+    async def test_nobody_speaks_for_anothers_pods(self, busy: Bench, value: float) -> None:
         for pod in list(busy.loads):
-            del busy.loads[pod]
-            for metric, value in ((busy.metric, 20.0), ("vllm:num_requests_waiting", 0.0)):
+            for metric, claimed in ((busy.metric, value), ("vllm:num_requests_waiting", 0.0)):
                 labels = {
-                    "__name__": metric, "namespace": "monitoring", "pod": "exporter",
+                    "__name__": metric, "namespace": "evil", "pod": "attacker", "job": "podmon/evil",
                     "exported_namespace": "default", "exported_pod": pod,
                 }  # fmt: skip
-                busy.extra.append((labels, [(busy.now, value)]))
-        await busy.tick()
-        assert busy.replicas() == 8
+                busy.extra.append((labels, [(busy.now + 1000, claimed)]))
+        await busy.tick(10)
+        assert busy.replicas() == 4
 
     async def test_one_pod_in_ten_without_metrics_is_not_idle(self, bench: Bench) -> None:
         bench.workload(replicas=10)

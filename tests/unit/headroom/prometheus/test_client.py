@@ -171,8 +171,12 @@ GIB = 2.0**30
             {("n1", "GPU-a"): 500, ("n1", "0"): 500}, id="dcgm-exporter: by UUID and by index",
         ),
         pytest.param(
-            [series(AGENT, (NOW, GIB), exported_node="n1", node="other", card="a")],
-            {("n1", "a"): 1024, ("other", "a"): 1024}, id="labels not honoured",
+            [series(AGENT, (NOW, GIB), exported_node="n1", node="other", card="a", namespace="headroom-system", job="pods")],
+            {("n1", "a"): 1024}, id="labels not honoured",
+        ),
+        pytest.param(
+            [series(AGENT, (NOW, GIB), exported_node="n1", node="other", card="a", namespace="evil", job="pods")],
+            {("other", "a"): 1024}, id="a pod that speaks of another node is not believed",
         ),
         pytest.param(
             [

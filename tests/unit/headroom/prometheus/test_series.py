@@ -2,9 +2,9 @@
 
 import pytest
 
-from headroom.prometheus.series import DEVICE_JOBS, DeviceJobs, target_labels
+from headroom.prometheus.series import DEVICE_JOBS, DeviceJobs, newest, target_labels
 
-DCGM = {"UUID": "GPU-a", "namespace": "gpu-operator", "pod": "dcgm-x"}
+DCGM = {"UUID": "GPU-a", "namespace": "metrics", "pod": "dcgm-x"}
 SHARER = {"exported_namespace": "chat", "exported_pod": "llama-0"}
 
 
@@ -29,8 +29,20 @@ def test_usual_jobs_of_device_exporters_are_believed_and_nobody_elses(job: str, 
     jobs = DeviceJobs()
     assert (jobs.believed(job), jobs.doubted(labels)) == (believed, not believed)
     own = jobs.own_labels(labels)
-    assert (own["namespace"], own["pod"]) == (("chat", "llama-0") if believed else ("gpu-operator", "dcgm-x"))
+    assert (own["namespace"], own["pod"]) == (("chat", "llama-0") if believed else ("metrics", "dcgm-x"))
     assert not any(name.startswith("exported_") for name in own)
+
+
+def test_whatever_scrapes_a_pod_of_headroom_or_of_the_gpu_operator_is_believed() -> None:
+    for namespace, believed in (("headroom-system", True), ("gpu-operator", True), ("evil", False)):
+        labels = DCGM | SHARER | {"job": "kubernetes-pods", "namespace": namespace}
+        assert DeviceJobs().doubted(labels) is not believed
+
+
+def test_the_newest_value_is_the_last_number() -> None:
+    assert newest([(1.0, 5.0), (2.0, 6.0), (3.0, float("nan")), (4.0, float("inf"))]) == (2.0, 6.0)
+    assert newest([(1.0, float("nan"))]) is None
+    assert newest([]) is None
 
 
 def test_labels_that_clash_with_nothing_are_the_exporters_whatever_the_job() -> None:
@@ -49,6 +61,8 @@ def test_only_the_named_jobs_are_believed_where_they_are_named() -> None:
         False,
     ]
     assert not DeviceJobs(()).believed("dcgm-exporter")
+    tied = DeviceJobs(("gpu:exporter-*",))
+    assert (tied.believed("exporter-a", "gpu"), tied.believed("exporter-a", "evil")) == (True, False)
     assert all("*" in job or DeviceJobs().believed(job) for job in DEVICE_JOBS)
 
 
