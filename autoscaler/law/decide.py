@@ -104,9 +104,7 @@ def _wanted(turn: Turn, low: int, up: int) -> int:
         if pods.ready:
             turn.say(Rule.OUTAGE, "no signal is fresh: replicas are frozen")
         else:
-            on_the_way = len(pods.starting) + len(pods.unschedulable)
-            text = f"no pod is ready yet, {on_the_way} are on the way: replicas are frozen"
-            turn.say(Rule.NO_READY_POD, text)
+            turn.say(Rule.NO_READY_POD, f"{_none_ready(turn)}: replicas are frozen")
         return replicas
     if low >= replicas:
         lead = max(turn.asked, key=lambda wish: wish.low)
@@ -116,3 +114,16 @@ def _wanted(turn: Turn, low: int, up: int) -> int:
             turn.say(Rule.STEADY, f"the load fits {replicas} replicas and no fewer")
         return replicas
     return lowering.lowered(turn, low)
+
+
+def _none_ready(turn: Turn) -> str:
+    """Pods that start, and pods that fail their readiness for long, perhaps for the load that they report."""
+    pods, late = turn.observation.pods, turn.law.overdue_factor * turn.start_seconds
+    coming = len([age for age in pods.starting if age <= late]) + len(pods.unschedulable)
+    failing = [age for age in pods.starting if age > late]
+    texts = [f"{coming} are on the way"] if coming or not failing else []
+    if failing:
+        texts.append(f"{len(failing)} have had a node for {min(failing):.0f} s or more and are not ready")
+    if pods.unready_in_flight > 0:
+        texts.append(f"{pods.unready_in_flight:.0f} requests are inside: they are overloaded")
+    return f"no pod is ready{'' if failing else ' yet'}, {', '.join(texts)}"

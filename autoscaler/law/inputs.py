@@ -76,6 +76,8 @@ class Work:
     age_seconds: float = 0.0
     missing: int = 0
     detail: str = ""
+    unpriced: str = ""
+    """Why a token has no price, in words for a person; empty where it has one."""
 
     @property
     def seconds_per_request(self) -> float:
@@ -89,6 +91,11 @@ class Work:
     def known(self) -> bool:
         """Whether tokens can be turned into GPU seconds."""
         return self.seconds_per_prompt_token > 0 and self.seconds_per_output_token > 0
+
+    @property
+    def flows(self) -> bool:
+        """Whether tokens were done lately: an engine that does any does not hang."""
+        return self.state is Freshness.FRESH and self.prompt_tokens_per_second[0] + self.output_tokens_per_second[0] > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,8 @@ class PodFacts:
     """Seconds since the delete of pods that still drain."""
     started_seconds: tuple[float, ...] = ()
     """Start-up times (node given to ready) of pods that became ready since the last tick."""
+    unready_in_flight: float = 0.0
+    """Requests that pods report which have a node and are not ready: new ones have none, overloaded ones have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,5 +148,7 @@ class Observation:
     """The signal that outlives the pods."""
     capacity: Capacity | None = None
     """None: not known, which does not limit."""
+    stalled: bool = False
+    """Every pod with requests inside does no tokens, and no pod does any; only where counters tell step by step."""
     gpus_per_replica: float = 1.0
     rollout: Rollout = Rollout.SETTLED

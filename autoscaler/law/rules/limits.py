@@ -89,7 +89,8 @@ def refused_by_capacity(turn: Turn, wanted: int) -> tuple[int, int]:
     if possible >= wanted:
         return wanted, 0
     text = f"the cluster can hold {capacity.fits} more of this pod; {wanted} wanted"
-    turn.say(Rule.CAPACITY, f"{text} ({capacity.detail})" if capacity.detail else text)
+    text = f"{text} ({capacity.detail})" if capacity.detail else text
+    turn.say(Rule.CAPACITY, f"{text}; capacityCheck: Off raises anyway, for a node autoscaler to follow")
     return possible, wanted - possible + max(waiting - capacity.fits, 0)
 
 

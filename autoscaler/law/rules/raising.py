@@ -11,9 +11,8 @@ def raised(turn: Turn, up: int) -> int:
     if turn.spec.up.disabled:
         turn.say(Rule.UP_DISABLED, f"signals ask for {up}; behavior.scaleUp is disabled")
         return turn.replicas
-    hung_since = turn.state.hung_since
-    if turn.spec.queueing and hung_since is not None and turn.now - hung_since >= law.hung_seconds:
-        turn.say(Rule.HUNG, "requests wait while the GPUs are idle: the engine hangs, more of it would not help")
+    if hangs(turn):
+        turn.say(Rule.HUNG, f"{_why_hung(turn)}: the engine hangs, more of it would not help")
         return turn.replicas
     total = pods.ready + len(pods.starting) + len(pods.unschedulable) + pods.crash_looping
     if pods.crash_looping and pods.crash_looping >= law.crash_share * total:
@@ -23,16 +22,36 @@ def raised(turn: Turn, up: int) -> int:
 
 
 def watch_for_hanging(turn: Turn) -> None:
-    """Requests wait and no kernel runs: an engine that hangs, once it has lasted."""
-    utilisation, work = turn.observation.utilisation, turn.observation.work
+    """Requests are inside, no token is done, no kernel runs: an engine that hangs, once it has lasted.
+
+    Utilisation alone does not prove it: exporters name the wrong card, or say 0 of one that works.
+    """
+    observation = turn.observation
+    work = observation.work
     waiting = work.waiting if work else 0.0
     waiting = max((wish.value for wish in turn.fresh if wish.kind is SignalKind.QUEUE), default=waiting)
-    hung = (
+    flows = work is not None and work.flows
+    hung = observation.pods.ready > 0 and not flows and (observation.stalled or (waiting > 0 and _is_idle(turn)))
+    since = turn.state.hung_since
+    turn.note(hung_since=None if not hung else turn.now if since is None else since)
+
+
+def hangs(turn: Turn) -> bool:
+    """Whether the engine has hung for long enough to say so."""
+    since = turn.state.hung_since
+    return turn.spec.queueing and since is not None and turn.now - since >= turn.law.hung_seconds
+
+
+def _is_idle(turn: Turn) -> bool:
+    utilisation = turn.observation.utilisation
+    return (
         utilisation is not None
         and utilisation.state is Freshness.FRESH
         and utilisation.value < turn.law.hung_utilisation
-        and waiting > 0
-        and turn.observation.pods.ready > 0
     )
-    since = turn.state.hung_since
-    turn.note(hung_since=None if not hung else turn.now if since is None else since)
+
+
+def _why_hung(turn: Turn) -> str:
+    if _is_idle(turn):
+        return "requests wait while the GPUs are idle"
+    return "requests are inside and no token has been done lately"

@@ -7,15 +7,20 @@ raise, all must agree to lower.
 
 import math
 from dataclasses import replace
+from typing import Final
 
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Wish
-from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind
+from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
 from autoscaler.law.sizing import demand
 from autoscaler.law.spec import SignalSpec
 from autoscaler.law.turn import Supply, Turn
 
-NO_READING = "no such reading was collected"
+NO_READING: Final = "no such reading was collected"
+MOST_REPLICAS: Final = 2**31 - 1
+"""The most that a scale and the status can say."""
+QUEUE_PER_REPLICA: Final = 4.0
+"""While a token has no price, more requests that wait than this for a replica say that it is full (the usual `queue` target)."""
 
 
 def wishes(turn: Turn, rise: float = 0.0) -> list[Wish]:
@@ -38,11 +43,9 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
         return replace(wish, state=work.state, detail=work.detail)
     if not work.known:
         if fallback is None:
-            return replace(wish, detail="cost of a token is not known yet")
+            return replace(wish, detail=work.unpriced or "cost of a token is not known yet")
         counted = Reading(fallback.name, work.state, work.running + work.waiting, work.age_seconds, work.missing)
-        instead = _of_reading(turn, fallback, readings.get(fallback.name, counted))
-        # Without a cost the count of requests cannot tell a full replica from a slow one: grow by the queue's rule.
-        return replace(instead, up=min(instead.up, _queue_ceiling(supply, law)))
+        return _counted(turn, work, _of_reading(turn, fallback, readings.get(fallback.name, counted)))
     offered = demand.offered_work(work, law, rise)
     raw = demand.replicas_for_work(offered, signal.target, law, work.seconds_per_request)
     if work.full_batch > 0:
@@ -62,6 +65,23 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
     )
 
 
+def _counted(turn: Turn, work: Work, wish: Wish) -> Wish:
+    """The wish by requests, while a token has no price.
+
+    Without one their count cannot tell a full replica from a slow one: it grows by the queue's rule, and while requests wait on
+    every replica none may go (a prefill server is full with two requests inside).
+    """
+    if wish.state is not Freshness.FRESH:
+        return wish
+    supply = turn.supply
+    up, low = wish.up, wish.low
+    if work.waiting >= max(supply.ready, 1):
+        queue = _whole(work.waiting / QUEUE_PER_REPLICA)
+        up, low = max(up, queue), max(low, supply.replicas)
+    detail = f"{work.unpriced}: requests are counted instead" if work.unpriced else wish.detail
+    return replace(wish, up=min(up, _queue_ceiling(supply, turn.law)), low=low, detail=detail)
+
+
 def _of_reading(turn: Turn, signal: SignalSpec, reading: Reading | None) -> Wish:
     name = signal.name or signal.kind.value
     if reading is None:
@@ -77,8 +97,10 @@ def _of_reading(turn: Turn, signal: SignalSpec, reading: Reading | None) -> Wish
     )
     if reading.state is not Freshness.FRESH:
         return wish
+    if reading.value < 0:
+        return replace(wish, state=Freshness.ERROR, detail=f"{reading.value:g} is below 0, which no load is")
     if signal.kind in LATENCIES:
-        up, low = _latency(turn, signal, reading.value)
+        up, low = _latency(turn, signal, reading)
     elif signal.kind is SignalKind.GPU_UTILIZATION and not turn.spec.queueing:
         up, low = _busy_share(turn, signal, reading)
     elif signal.kind in (SignalKind.KV_CACHE, SignalKind.GPU_UTILIZATION) or signal.capped:
@@ -90,6 +112,11 @@ def _of_reading(turn: Turn, signal: SignalSpec, reading: Reading | None) -> Wish
     return replace(wish, up=up, low=low)
 
 
+def _whole(replicas: float) -> int:
+    """Rounded up; within what a scale can say, however far off the number is."""
+    return math.ceil(min(max(replicas, 0.0), MOST_REPLICAS))
+
+
 def _ratio(
     raw: float, cautious: float, replicas: int, tolerances: tuple[float, float], margin: float = 0.0
 ) -> tuple[int, int]:
@@ -98,10 +125,10 @@ def _ratio(
     Lowering asks whether the load still fits the smaller count with `margin` to spare.
     """
     tolerance_up, tolerance_down = tolerances
-    up = math.ceil(raw) if raw > replicas * (1 + tolerance_up) else min(math.ceil(raw), replicas)
+    up = _whole(raw) if raw > replicas * (1 + tolerance_up) else min(_whole(raw), replicas)
     if cautious >= replicas * (1 - tolerance_down):
         return up, max(up, replicas)
-    return up, max(up, min(math.ceil(cautious / (1 - margin)), replicas))
+    return up, max(up, min(_whole(cautious / (1 - margin)), replicas))
 
 
 def _tolerances(turn: Turn, default: float) -> tuple[float, float]:
@@ -116,7 +143,7 @@ def _load(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]:
         raw = reading.value / signal.target
         cautious = raw + reading.missing
     else:
-        raw = cautious = reading.value / signal.target * turn.supply.ready
+        raw = cautious = min(reading.value / signal.target, MOST_REPLICAS) * turn.supply.ready
     law = turn.law
     return _ratio(raw, cautious, turn.supply.replicas, _tolerances(turn, law.tolerance), law.lower_margin)
 
@@ -164,15 +191,20 @@ def _busy_share(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, 
     return up, max(low, up) if up <= supply.replicas else supply.replicas
 
 
-def _latency(turn: Turn, signal: SignalSpec, value: float) -> tuple[int, int]:
-    """An outcome, not a load: past the objective it asks for a step, well below it agrees to one less."""
-    ratio = value / signal.target
-    replicas = turn.supply.replicas
+def _latency(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]:
+    """An outcome, not a load: past the objective it asks for a step, well below it agrees to one less.
+
+    Pods that do not report count as being at the objective when it comes to lowering.
+    """
+    ratio = reading.value / signal.target
+    replicas, ready = turn.supply.replicas, max(turn.supply.ready, 1)
     if ratio > 1:
         return _step(turn), replicas
     remaining = max(replicas - 1, 0)
-    agrees = remaining == 0 or ratio * replicas / remaining <= turn.law.gauge_lower
-    return (0 if value == 0 else 1), remaining if agrees else replicas
+    silent = min(reading.missing / ready, 1.0)
+    cautious = ratio * (1 - silent) + silent
+    agrees = remaining == 0 or cautious * replicas / remaining <= turn.law.gauge_lower
+    return (0 if reading.value == 0 and not reading.missing else 1), remaining if agrees else replicas
 
 
 def _step(turn: Turn) -> int:

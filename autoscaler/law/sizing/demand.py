@@ -8,9 +8,13 @@ a second has the deviation sqrt(R s).
 """
 
 import math
+from typing import Final
 
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.inputs import Work
+
+MOST_WORK: Final = 1e9
+"""GPU seconds per second beyond any cluster: what is more is no measurement, and would leave the range of numbers."""
 
 Rates = tuple[tuple[float, float], ...]
 """(time, GPU seconds per second), oldest first."""
@@ -26,17 +30,24 @@ def arriving_work(work: Work) -> tuple[float, float]:
         prompt * work.seconds_per_prompt_token + output * work.seconds_per_output_token
         for prompt, output in zip(work.prompt_tokens_per_second, work.output_tokens_per_second, strict=True)
     )
-    if work.requests_per_second is None:
-        return short, long
-    arrivals = work.requests_per_second
-    return max(short, arrivals[0] * work.seconds_per_request), max(long, arrivals[1] * work.seconds_per_request)
+    if work.requests_per_second is not None:
+        arrivals = work.requests_per_second
+        short, long = (
+            max(short, arrivals[0] * work.seconds_per_request),
+            max(long, arrivals[1] * work.seconds_per_request),
+        )
+    return _bounded(short), _bounded(long)
+
+
+def _bounded(work: float) -> float:
+    return min(max(work, 0.0), MOST_WORK)
 
 
 def offered_work(work: Work, law: LawConstants, rise: float = 0.0) -> float:
     """GPU seconds per second to provide for: what arrives (the larger mean, the long one with its rise), and the queue."""
     short, long = arriving_work(work)
     queue = max(work.waiting_prompt_tokens * work.seconds_per_prompt_token, work.waiting * work.seconds_per_request)
-    return max(short, long + rise) + queue / law.drain_seconds
+    return _bounded(max(short, long + rise) + queue / law.drain_seconds)
 
 
 def replicas_for_work(

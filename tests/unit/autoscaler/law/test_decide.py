@@ -1,5 +1,6 @@
 """The law, rule by rule, in scenarios."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -209,6 +210,20 @@ class TestQueue:
         run.state = replace(run.state, hung_since=run.now - 100)
         assert run.tick(hung, times=10) == 2
         assert Rule.HUNG in run.rules()
+
+    def test_nor_is_it_given_fewer(self) -> None:
+        """vllm#22545: what the requests inside need is not known."""
+        run = Run(WORK, 4)
+        still = lambda n: seen(n, work=work(0, 0), stalled=True)  # noqa: E731
+        assert run.tick(still, times=20) == 4
+        assert Rule.HUNG in run.rules()
+
+    def test_an_engine_that_does_tokens_does_not_hang(self) -> None:
+        """dcgm-exporter#568, #662: the exporter names the idle card, or reads 0 of a busy one (L22, L22b, L19b)."""
+        run = Run(replace(QUEUE, signals=(*QUEUE.signals, *WORK.signals)), 2)
+        busy = lambda n: seen(n, reading("queue", 100), work=work(900, 900), utilisation=reading("u", 0.0))  # noqa: E731
+        assert run.tick(busy, times=10) > 2
+        assert Rule.HUNG not in run.rules()
 
     def test_a_busy_engine_with_the_same_queue_is(self) -> None:
         assert Run(QUEUE, 2).tick(lambda n: seen(n, reading("queue", 100), utilisation=reading("u", 0.9))) > 2
@@ -434,3 +449,66 @@ class TestLearnedHold:
         self.bursts(run, gap_ticks=20, rounds=4)
         assert run.decision is not None
         assert run.decision.hold_seconds == 60.0
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("kind", list(SignalKind))
+    @pytest.mark.parametrize("value", [1.7e308, 1e300, 1e20, 0.0, -5.0, -1.7e308])
+    def test_no_number_is_too_large_or_too_small(self, kind: SignalKind, value: float) -> None:
+        """KEDA#7475 (Q04, Q05, C25, S01): the result is a count that a scale can say, or an error of the signal."""
+        for target in (1e-9, 0.01, 0.9, 1e9):
+            for per_replica, capped_, queueing in itertools.product((True, False), repeat=3):
+                signal = SignalSpec(kind, target, "s", per_replica=per_replica, capped=capped_)
+                spec = TargetSpec(signals=(signal,), queueing=queueing, fallback=None, max_replicas=9, down=FAST_DOWN)
+                load = Work(Freshness.FRESH, (value, value), (1.0, 1.0), 0.0, 0.0, 0.0, 1.0, 1.0)
+                run = Run(spec, 4)
+                observe = lambda n: seen(n, reading("s", value), work=load)  # noqa: B023, E731
+                replicas = run.tick(observe, times=8)
+                assert run.decision is not None
+                (wish,) = [wish for wish in run.decision.wishes if wish.name == "s"]
+                assert 0 <= wish.low <= 2**31 - 1
+                assert 0 <= wish.up <= 2**31 - 1
+                assert 1 <= replicas <= 9
+                if value < 0 and kind is not SignalKind.WORK:
+                    assert (wish.state, replicas) == (Freshness.ERROR, 4)
+
+
+class TestWithoutPrice:
+    def test_no_replica_goes_while_requests_wait_on_each(self) -> None:
+        """llm-d-autoscaling#736 (T09): a prefill server is full with two requests inside."""
+        load = lambda waiting: replace(work(900, 5, known=False, unpriced="no gaps"), running=8.0, waiting=waiting)  # noqa: E731
+        run = Run(WORK, 4)
+        assert run.tick(lambda n: seen(n, work=load(4.0)), times=20) == 4
+        assert run.tick(lambda n: seen(n, work=load(40.0))) == 8
+        assert run.decision is not None
+        assert run.decision.wishes[0].detail == "no gaps: requests are counted instead"
+
+    def test_one_that_waits_now_and_then_keeps_none(self) -> None:
+        few = lambda n: seen(n, work=replace(work(900, 5, known=False), running=8.0, waiting=1.0))  # noqa: E731
+        assert Run(WORK, 4).tick(few, times=20) == 1
+
+
+class TestWords:
+    def test_pods_that_report_requests_and_are_not_ready_are_overloaded(self) -> None:
+        """kubernetes#64088 (T10)."""
+        run = Run(RUNNING, 4)
+        pods = PodFacts(starting=(9000.0,) * 3, unready_in_flight=240.0)
+        run.tick(lambda n: seen(n, reading("running", 0, Freshness.EMPTY), pods=pods))
+        assert run.decision is not None
+        assert run.decision.reasons[0].text == (
+            "no pod is ready, 3 have had a node for 9000 s or more and are not ready, 240 requests are inside: "
+            "they are overloaded: replicas are frozen"
+        )
+
+    def test_a_full_cluster_names_the_switch_for_node_autoscalers(self) -> None:
+        """C11."""
+        run = Run(RUNNING, 1)
+        run.tick(lambda n: seen(n, reading("running", 90), capacity=Capacity(0, "no node fits")))
+        assert run.decision is not None
+        assert "capacityCheck: Off" in run.decision.reasons[0].text
+
+
+def test_pods_whose_latency_is_not_known_count_as_being_at_the_objective() -> None:
+    fast = lambda missing: lambda n: seen(n, reading("ttft", 0.2, missing=missing))  # noqa: E731
+    assert Run(TTFT, 4).tick(fast(0), times=8) < 4
+    assert Run(TTFT, 4).tick(fast(2), times=8) == 4
