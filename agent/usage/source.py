@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from agent.usage.report import CardKey, CardUse, CounterSum, PodKey, PodUse, Usage
+from headroom.domain.engines import ENGINES
 from headroom.prometheus.series import DeviceJobs, Point, Series, Source, target_labels
 
 _LOOKBACK_SECONDS: Final = 300.0
@@ -14,13 +15,13 @@ _RAW_UP_TO_SECONDS: Final = 6 * 3600.0
 _MINUTES_UP_TO_SECONDS: Final = 2 * 86_400.0
 _POINTS_PER_CHUNK: Final = 720
 
-TOKEN_METRICS: Final = (
-    "vllm:prompt_tokens_total",
-    "vllm:generation_tokens_total",
-    "sglang:prompt_tokens_total",
-    "sglang:generation_tokens_total",
-    "tgi_request_input_length_sum",
-    "tgi_request_generated_tokens_sum",
+TOKEN_METRICS: Final = tuple(
+    dict.fromkeys(
+        name
+        for engine in ENGINES.values()
+        for metric in engine.metrics(("prompt_tokens", "output_tokens"))
+        for name in metric.names
+    )
 )
 
 

@@ -9,11 +9,12 @@ from typing import Final
 
 import msgspec
 
-from autoscaler.api.engines import ENGINES, Engine
+from autoscaler.api.engines import default_signals, exports, fallback
 from autoscaler.api.query_guard import is_closed
 from autoscaler.law.inputs import SignalKind
 from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
+from headroom.domain.engines import ENGINES, Engine
 from headroom.errors import HeadroomError
 from headroom.units import UnitError, parse_duration_seconds, parse_quantity
 from headroom.wire import Decoder, Meta, Quantity, Wire
@@ -170,7 +171,7 @@ def read(resource: InferenceAutoscaler) -> Target:
             max_replicas=spec.max_replicas,
             signals=signals,
             queueing=engine.queueing,
-            fallback=engine.fallback,
+            fallback=fallback(engine),
             up=_scaling(spec.behavior.scale_up if spec.behavior else None, UP_DEFAULT, "behavior.scaleUp", fail),
             down=_scaling(
                 spec.behavior.scale_down if spec.behavior else None, DOWN_DEFAULT, "behavior.scaleDown", fail
@@ -217,9 +218,10 @@ def _number(value: Quantity, field_name: str, fail: _Fail, *, above: float = 0.0
 
 def _signals(spec: SpecWire, engine: Engine, fail: _Fail) -> tuple[SignalSpec, ...]:
     if not spec.signals:
-        if not engine.defaults:
+        defaults = default_signals(engine)
+        if not defaults:
             raise fail("signals", [], f"are needed for engine {engine.name}")
-        return engine.defaults
+        return defaults
     result = []
     for index, wire in enumerate(spec.signals):
         place = f"signals[{index}]"
@@ -250,24 +252,6 @@ def _signals(spec: SpecWire, engine: Engine, fail: _Fail) -> tuple[SignalSpec, .
     if len(set(names)) < len(names):
         raise fail("signals", names, "hold a name twice")
     return tuple(result)
-
-
-def exports(engine: Engine, kind: SignalKind) -> bool:
-    """Whether the engine has what a signal of this kind is made of. Device utilisation comes from elsewhere."""
-    waits = bool(engine.waiting or engine.waiting_seconds)
-    return {
-        SignalKind.WORK: bool(engine.prompt_tokens and engine.output_tokens),
-        SignalKind.QUEUE: waits,
-        SignalKind.RUNNING: bool(
-            engine.in_flight or engine.total_seconds or (waits and (engine.running or engine.served_seconds))
-        ),
-        SignalKind.KV_CACHE: bool(engine.kv_cache),
-        SignalKind.GPU_UTILIZATION: True,
-        SignalKind.TIME_TO_FIRST_TOKEN: bool(engine.time_to_first_token),
-        SignalKind.INTER_TOKEN_LATENCY: bool(engine.inter_token),
-        SignalKind.REQUEST_LATENCY: bool(engine.request),
-        SignalKind.QUERY: True,
-    }[kind]
 
 
 def _to_zero(spec: SpecWire, fail: _Fail) -> ScaleToZero | None:

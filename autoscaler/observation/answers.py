@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from autoscaler.api.engines import DEVICE_UTILISATION, ENGINES
 from autoscaler.observation.queries import TAG
 from autoscaler.observation.series import PodKey, Rate, Sample, change, identity, pod_of, rate
+from headroom.domain.engines import DEVICE_UTILISATION, ENGINES
 from headroom.prometheus.series import DeviceJobs, Series, newest
 
 AVERAGED: Final = frozenset(

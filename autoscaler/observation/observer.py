@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeVar
 
-from autoscaler.api.engines import Metric
 from autoscaler.api.resource import Target
 from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
@@ -14,6 +13,7 @@ from autoscaler.observation.answers import BY_ADDRESS, Snapshot
 from autoscaler.observation.objects import PodView
 from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
 from autoscaler.observation.series import PodKey, Sample, merge_buckets, quantile
+from headroom.domain.engines import Metric
 
 T = TypeVar("T")
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from autoscaler.api.engines import DEVICE_UTILISATION, Engine, Metric
 from autoscaler.api.resource import Target
 from autoscaler.law.inputs import SignalKind
+from headroom.domain import engines
+from headroom.domain.engines import DEVICE_UTILISATION, Engine, Metric
 
 ACTIVATION: Final = "activation"
 """Under this name the activation query of a target is answered; signal names cannot clash with it (it holds a dot there)."""
@@ -27,18 +28,6 @@ HISTOGRAMS: Final = {
     SignalKind.REQUEST_LATENCY: "request",
 }
 
-GAUGE_FACTS: Final = ("waiting", "running", "in_flight", "kv_cache", "gpu_utilisation")
-COUNTER_FACTS: Final = (
-    "prompt_tokens",
-    "output_tokens",
-    "iterations",
-    "token_seconds",
-    "token_count",
-    "finished",
-    "waiting_seconds",
-    "served_seconds",
-    "total_seconds",
-)
 POD_LABELS: Final = "namespace, pod"
 
 
@@ -63,7 +52,7 @@ class Plan:
 def plan(targets: Iterable[Target], lookback_seconds: float, long_seconds: float) -> Plan:
     """What to ask Prometheus for these targets."""
     targets = list(targets)
-    engines: dict[str, Engine] = {target.engine.name: target.engine for target in targets}
+    used: dict[str, Engine] = {target.engine.name: target.engine for target in targets}
     kinds = {signal.kind for target in targets for signal in target.spec.signals}
     utilisation = any(
         target.spec.queueing or signal.kind is SignalKind.GPU_UTILIZATION
@@ -71,18 +60,18 @@ def plan(targets: Iterable[Target], lookback_seconds: float, long_seconds: float
         for signal in target.spec.signals
     )
     queries = {CLOCK: "vector(time())"}
-    gauges = _names(engines.values(), GAUGE_FACTS)
+    gauges = _names(used.values(), engines.GAUGES)
     if utilisation:
         gauges += [name for metric in DEVICE_UTILISATION for name in metric.names]
     if gauges:
         queries[GAUGES] = f"{_any_of(gauges)}[{lookback_seconds:.0f}s]"
-    counters = _names(engines.values(), COUNTER_FACTS)
+    counters = _names(used.values(), engines.COUNTERS)
     if counters:
         queries[COUNTERS] = f"{_any_of(counters)}[{long_seconds + 30:.0f}s]"
     for kind, fact in HISTOGRAMS.items():
         if kind in kinds:
-            used = {t.engine.name: t.engine for t in targets if any(s.kind is kind for s in t.spec.signals)}
-            queries[kind.value] = _buckets(_names(used.values(), (fact,)), long_seconds)
+            asked = {t.engine.name: t.engine for t in targets if any(s.kind is kind for s in t.spec.signals)}
+            queries[kind.value] = _buckets(_names(asked.values(), (fact,)), long_seconds)
     custom = _custom(targets)
     queries.update({group: combine(pairs) for group, pairs in custom.items()})
     return Plan(queries, custom)

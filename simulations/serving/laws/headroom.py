@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from autoscaler.api.engines import VLLM
+from autoscaler.api.engines import default_signals, fallback
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
 from autoscaler.law.spec import TargetSpec
+from headroom.domain.engines import VLLM
 from simulations.serving.fleet.deployment import Phase
 from simulations.serving.fleet.observe import Sample, View
 from simulations.serving.laws.base import Law, Parameters, Setting
@@ -40,13 +41,13 @@ class HeadroomLaw:
             replace(signal, target=parameters["target"])
             if signal.kind is SignalKind.WORK and "target" in parameters
             else signal
-            for signal in VLLM.defaults
+            for signal in default_signals(VLLM)
         )
         self.spec = TargetSpec(
             min_replicas=setting.min_replicas,
             max_replicas=setting.max_replicas,
             signals=signals,
-            fallback=VLLM.fallback,
+            fallback=fallback(VLLM),
             burst_factor=parameters.get("burst_factor", 0.0),
             down=replace(TargetSpec().down, window_seconds=parameters.get("down_window")),
         )

@@ -4,11 +4,11 @@ import ast
 import dataclasses
 from pathlib import Path
 
-from autoscaler.api.engines import ENGINES
 from autoscaler.law import constants as constants_module
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Rule
 from autoscaler.law.inputs import SignalKind
+from headroom.domain.engines import ENGINES
 from tests.paths import DOCS
 
 PAGE = DOCS / "autoscaling.md"

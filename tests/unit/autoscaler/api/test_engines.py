@@ -4,13 +4,14 @@ import json
 from dataclasses import fields
 
 import pytest
+import yaml
 
-from autoscaler.api.engines import ENGINES, Engine, Metric
-from autoscaler.api.resource import exports
-from tests.paths import FIXTURES
+from autoscaler.api.engines import default_signals, exports, fallback
+from autoscaler.law.inputs import SignalKind
+from headroom.domain.engines import ENGINES, HISTOGRAMS, Engine, Metric, NameMapError, renamed
+from tests.paths import DEPLOY, FIXTURES
 
 RECORDED = FIXTURES / "engines"
-HISTOGRAMS = {"time_to_first_token", "inter_token", "request"}
 
 
 def fixtures_of(engine: str) -> list[dict[str, object]]:
@@ -50,5 +51,39 @@ def test_fastchat_counts_running_and_waiting_in_one_number() -> None:
 
 def test_default_signals_are_exported_by_their_engine() -> None:
     for engine in ENGINES.values():
-        for signal in (*engine.defaults, *([engine.fallback] if engine.fallback else [])):
+        instead = fallback(engine)
+        for signal in (*default_signals(engine), *([instead] if instead else [])):
             assert exports(engine, signal.kind), f"{engine.name}: {signal.kind}"
+
+
+def test_engines_and_signals_of_the_table_are_those_of_the_crd() -> None:
+    crd = yaml.safe_load((DEPLOY / "base" / "crd-inferenceautoscalers.yaml").read_text(encoding="utf-8"))
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    assert spec["engine"]["enum"] == list(ENGINES)
+    assert spec["signals"]["items"]["properties"]["type"]["enum"] == list(SignalKind)
+
+
+class TestNameMaps:
+    """kserve#5208 (L10), ray#52719 (L11): the names that a platform gives the engine's metrics."""
+
+    @pytest.mark.parametrize(
+        ("pairs", "names"),
+        [
+            ([("vllm:*", "kserve_vllm:*")], ("kserve_vllm:num_requests_running", "vllm:num_requests_running")),
+            ([("vllm:*", "vllm_*")], ("vllm_num_requests_running", "vllm:num_requests_running")),
+            ([("vllm:num_requests_running", "busy")], ("busy", "vllm:num_requests_running")),
+            ([("sglang:*", "x_*")], ("vllm:num_requests_running",)),
+        ],
+    )
+    def test_a_name_of_the_map_goes_before_the_published_one(
+        self, pairs: list[tuple[str, str]], names: tuple[str, ...]
+    ) -> None:
+        assert renamed(ENGINES["vllm"], pairs).running.names == names
+
+    def test_counters_without_their_ending(self) -> None:
+        assert renamed(ENGINES["vllm"], [("vllm:*_total", "vllm:*")]).prompt_tokens.names[0] == "vllm:prompt_tokens"
+
+    @pytest.mark.parametrize("pair", [("", "x"), ("x", ""), ("a*", "b"), ("a", "b*"), ("a*b*", "c*d*")])
+    def test_entries_that_say_nothing_are_refused(self, pair: tuple[str, str]) -> None:
+        with pytest.raises(NameMapError):
+            renamed(ENGINES["vllm"], [pair])
