@@ -40,15 +40,23 @@ demo-kwok: $(VENV)/.dev prerequisites control-plane ## The same on a real contro
 	$(BIN)/headroom demo --on kwok --out $(OUT)
 
 .PHONY: prerequisites
-prerequisites: ## Install what tests need from the system's packages (Prometheus, Chromium), where apt-get is there
+prerequisites: ## Install what tests need from the system's packages (Prometheus, Chromium, runc, ...), where apt-get is there
 	sh tools/install-prerequisites.sh
 
 .PHONY: control-plane
-control-plane: $(VENV)/.runtime ## Build kube-apiserver, kube-scheduler, ... into a cache (about 7 minutes once)
+control-plane: $(VENV)/.runtime ## Build kube-apiserver, kube-scheduler, kubelet, ... into a cache (about 8 minutes once)
 	$(BIN)/python -m simulations.kwok.build
 
+.PHONY: node-programs
+node-programs: $(VENV)/.runtime ## Build containerd into a cache (2 minutes once)
+	$(BIN)/python -m simulations.node.build
+
+.PHONY: node
+node: $(VENV)/.dev prerequisites control-plane node-programs ## A real node with Headroom on it, and a shell with kubectl; needs Linux and root
+	$(BIN)/python -m simulations.node
+
 .PHONY: test
-test: check coverage test-integration ## Everything, including the real control plane
+test: check coverage test-integration test-node ## Everything, including the real control plane and the real node
 
 .PHONY: test-unit
 test-unit: $(VENV)/.dev ## Unit and property tests (a minute or two)
@@ -65,6 +73,10 @@ fuzz: $(VENV)/.dev ## Property tests with fresh random examples, many more of th
 .PHONY: test-integration
 test-integration: $(VENV)/.dev prerequisites control-plane ## Tests on a real API server, scheduler and Prometheus
 	$(PYTEST) tests/integration -m 'not gpu'
+
+.PHONY: test-node
+test-node: $(VENV)/.dev prerequisites control-plane node-programs ## Tests on a real node: kubelet, containerd, containers; needs Linux and root
+	$(PYTEST) tests/node -m 'not gpu' --durations 5
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.dev ## Tests that need a real NVIDIA card

@@ -1,11 +1,24 @@
 #!/bin/sh
-# Installs what `make test` needs and pip cannot bring: Prometheus (real queries, real scrapes) and Chromium (checks report.html).
+# Installs what `make test` needs and pip cannot bring: Prometheus (real queries, real scrapes), Chromium (checks report.html),
+# and for the real node runc, CNI plugins, nft (kube-proxy), a static busybox (images), openssl and iproute2.
 # Does nothing when they are there. Uses apt-get where there is one and this is root; otherwise says what to install.
 set -eu
+PATH=$PATH:/usr/sbin:/sbin
 
 missing=""
-command -v prometheus >/dev/null 2>&1 || missing="$missing prometheus"
-command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || missing="$missing chromium"
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+need prometheus prometheus
+command -v chromium-browser >/dev/null 2>&1 || need chromium chromium
+if [ "$(uname -s)" = Linux ]; then
+    need runc runc
+    need nft nftables
+    need busybox busybox-static
+    need openssl openssl
+    need ip iproute2
+    [ -e /usr/lib/cni/ptp ] || missing="$missing containernetworking-plugins"
+fi
 [ -n "$missing" ] || exit 0
 
 if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then

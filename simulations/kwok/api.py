@@ -8,8 +8,9 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -39,8 +40,17 @@ class ApiError(HeadroomError):
 class Api:
     """Requests to one API server with one bearer token; each thread has a connection of its own, kept open."""
 
-    def __init__(self, host: str, port: int, token: str, certificate: Path) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str,
+        certificate: Path,
+        network: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`network` is entered to connect: where the server is in a network namespace of its own."""
         self._host, self._port, self._token, self._certificate = host, port, token, certificate
+        self._network = network
         self._local = threading.local()
 
     def request(
@@ -97,6 +107,9 @@ class Api:
     def _send(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, str, bytes]:
         connection, reused = self._connection()
         try:
+            if connection.sock is None:
+                with self._network():
+                    connection.connect()
             connection.request(method, target, data, headers)
             response = connection.getresponse()
             answer = response.status, response.getheader("Content-Type", ""), response.read()

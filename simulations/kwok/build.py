@@ -1,10 +1,11 @@
-"""Builds the control plane of tests and demos from the Go modules pinned in `tools/`.
+"""Builds the programs of tests and demos from the Go modules pinned in `tools/`.
 
-`python -m simulations.kwok.build` compiles kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, etcd, kwok
-and kwokctl into `$HEADROOM_CACHE/control-plane/<hash of tools/go.sum>` (default `~/.cache/headroom`), prints what it is
-compiling while it does, and prints that folder at the end. Outside the checkout, so that a clean clone reuses it; keyed by
-the hash, so that a changed pin is a new folder and never a mixture. From nothing: 6.5 minutes on two cores; when the folder
-is there: no time at all.
+`python -m simulations.kwok.build` compiles the control plane (kube-apiserver, kube-controller-manager, kube-scheduler,
+kubectl, etcd, kwok, kwokctl) and kubelet and kube-proxy of a real node into
+`$HEADROOM_CACHE/control-plane/<hash of tools/go.sum>` (default `~/.cache/headroom`), prints what it is compiling while it
+does, and prints that folder at the end. Outside the checkout, so that a clean clone reuses it; keyed by the hash, so that a
+changed pin is a new folder and never a mixture. From nothing: 8 minutes on two cores; when the folder is there: no time at
+all. `simulations.node.build` builds containerd in the same way.
 """
 
 import fcntl
@@ -17,31 +18,67 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from headroom.errors import HeadroomError
 
 TOOLS: Final = Path(__file__).resolve().parents[2] / "tools"
-BINARIES: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd", "kwok", "kwokctl")
-# Go names a binary after the last element of its package, which for etcd's main package is not a name at all.
-_RENAMED: Final = {"server": "etcd"}
 _KUBERNETES: Final = "v1.36.3"
-_VERSION_FLAGS: Final = (
-    "-s -w"
-    f" -X k8s.io/component-base/version.gitVersion={_KUBERNETES}"
-    " -X k8s.io/component-base/version.gitMajor=1"
-    " -X k8s.io/component-base/version.gitMinor=36"
-    " -X sigs.k8s.io/kwok/pkg/consts.Version=v0.8.0"
-)
 _PROGRESS_SECONDS: Final = 5.0
 _FAILURE_LINES: Final = 30
 
 
+@dataclass(frozen=True)
+class Programs:
+    """What the `tool` lines of one Go module build."""
+
+    name: str
+    """Folder of the cache."""
+    what: str
+    """In words, for messages."""
+    module: Path
+    """Folder of go.mod and go.sum."""
+    binaries: tuple[str, ...]
+    linker_flags: str
+    make: str
+    """The make target that builds them."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Go names a binary after the last element of its package: what that gives -> the name that it should have."""
+
+
+CONTROL_PLANE: Final = Programs(
+    name="control-plane",
+    what=f"the control plane (Kubernetes {_KUBERNETES}, etcd 3.6, kwok v0.8.0)",
+    module=TOOLS,
+    binaries=(
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubectl",
+        "etcd",
+        "kwok",
+        "kwokctl",
+        "kubelet",
+        "kube-proxy",
+    ),
+    linker_flags=(
+        "-s -w"
+        f" -X k8s.io/component-base/version.gitVersion={_KUBERNETES}"
+        " -X k8s.io/component-base/version.gitMajor=1"
+        " -X k8s.io/component-base/version.gitMinor=36"
+        " -X sigs.k8s.io/kwok/pkg/consts.Version=v0.8.0"
+    ),
+    make="make control-plane",
+    renamed={"server": "etcd"},
+)
+
+
 class BuildError(HeadroomError):
-    """The control plane cannot be built or found here; the text says what to do about it."""
+    """The programs cannot be built or found here; the text says what to do about it."""
 
 
 def cache_root() -> Path:
@@ -50,48 +87,45 @@ def cache_root() -> Path:
     return Path(configured) if configured else Path.home() / ".cache" / "headroom"
 
 
-def binaries_folder() -> Path:
+def binaries_folder(programs: Programs = CONTROL_PLANE) -> Path:
     """Where the binaries of the present pins belong, built or not. Raises BuildError outside a checkout."""
+    pins = programs.module / "go.sum"
     try:
-        digest = hashlib.sha256((TOOLS / "go.sum").read_bytes()).hexdigest()
+        digest = hashlib.sha256(pins.read_bytes()).hexdigest()
     except OSError as error:
-        raise BuildError(
-            f"{TOOLS / 'go.sum'}: {error.strerror}: the control plane is built from a checkout of Headroom"
-        ) from error
-    return cache_root() / "control-plane" / digest[:16]
+        raise BuildError(f"{pins}: {error.strerror}: {programs.what} is built from a checkout of Headroom") from error
+    return cache_root() / programs.name / digest[:16]
 
 
-def is_built(folder: Path) -> bool:
+def is_built(folder: Path, programs: Programs = CONTROL_PLANE) -> bool:
     """Whether every binary is there."""
-    return all(os.access(folder / name, os.X_OK) for name in BINARIES)
+    return all(os.access(folder / name, os.X_OK) for name in programs.binaries)
 
 
-def find_binaries() -> Path:
+def find_binaries(programs: Programs = CONTROL_PLANE) -> Path:
     """The folder of built binaries. Raises BuildError when they have not been built."""
-    folder = binaries_folder()
-    if not is_built(folder):
-        raise BuildError(
-            f"no control plane in {folder}: run `make control-plane` (python -m simulations.kwok.build) first"
-        )
+    folder = binaries_folder(programs)
+    if not is_built(folder, programs):
+        raise BuildError(f"{programs.what} is not in {folder}: run `{programs.make}` first")
     return folder
 
 
-def build(report: Callable[[str], None] = print) -> Path:
+def build(report: Callable[[str], None] = print, programs: Programs = CONTROL_PLANE) -> Path:
     """The folder of binaries, built now if it is not there. `report` gets a line every few seconds. Raises BuildError."""
-    folder = binaries_folder()
-    if is_built(folder):
+    folder = binaries_folder(programs)
+    if is_built(folder, programs):
         return folder
     go = shutil.which("go")
     if go is None:
         raise BuildError(
-            "the control plane is built with Go, and there is no `go` on the PATH: install Go 1.26 or newer (https://go.dev/dl), "
-            f"or put the released binaries of Kubernetes {_KUBERNETES}, etcd 3.6 and kwok v0.8.0 ({', '.join(BINARIES)}) into "
-            f"{folder}. `make demo` and `make test-unit` need neither."
+            f"{programs.what} is built with Go, and there is no `go` on the PATH: install Go 1.26 or newer "
+            f"(https://go.dev/dl), or put released binaries ({', '.join(programs.binaries)}) into {folder}. "
+            "`make demo` and `make test-unit` need neither."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder.parent / "build.lock", report):
-        if not is_built(folder):  # another builder may have finished while this one waited
-            _build_into(go, folder, report)
+        if not is_built(folder, programs):  # another builder may have finished while this one waited
+            _build_into(go, folder, programs, report)
     return folder
 
 
@@ -101,22 +135,22 @@ def _exclusive(path: Path, report: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("another build of the control plane is running; waiting for it")
+            report("another build is running; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _build_into(go: str, folder: Path, report: Callable[[str], None]) -> None:
+def _build_into(go: str, folder: Path, programs: Programs, report: Callable[[str], None]) -> None:
     """Compile next to `folder` and rename, so that the folder is whole or absent."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
         target = Path(temporary) / "bin"
         target.mkdir()
-        command = [go, "build", "-v", "-trimpath", "-ldflags", _VERSION_FLAGS, "-o", f"{target}/", "tool"]
-        report(f"building the control plane (Kubernetes {_KUBERNETES}) into {folder}; several minutes from nothing")
-        _run_with_progress(command, target, report)
-        for built, wanted in _RENAMED.items():
+        command = [go, "build", "-v", "-trimpath", "-ldflags", programs.linker_flags, "-o", f"{target}/", "tool"]
+        report(f"building {programs.what} into {folder}; several minutes from nothing")
+        _run_with_progress(command, target, programs, report)
+        for built, wanted in programs.renamed.items():
             (target / built).rename(target / wanted)
-        missing = [name for name in BINARIES if not os.access(target / name, os.X_OK)]
+        missing = [name for name in programs.binaries if not os.access(target / name, os.X_OK)]
         if missing:
             raise BuildError(f"go build ended well but made no {', '.join(missing)}")
         if folder.exists():
@@ -124,9 +158,9 @@ def _build_into(go: str, folder: Path, report: Callable[[str], None]) -> None:
         target.rename(folder)
 
 
-def _run_with_progress(command: list[str], target: Path, report: Callable[[str], None]) -> None:
+def _run_with_progress(command: list[str], target: Path, programs: Programs, report: Callable[[str], None]) -> None:
     environment = os.environ | {"CGO_ENABLED": "0"}
-    process = subprocess.Popen(command, cwd=TOOLS, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=programs.module, env=environment, stderr=subprocess.PIPE, text=True)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def pump() -> None:
@@ -137,7 +171,7 @@ def _run_with_progress(command: list[str], target: Path, report: Callable[[str],
 
     threading.Thread(target=pump, daemon=True).start()
     try:
-        tail = _show(lines, target, report)
+        tail = _show(lines, target, len(programs.binaries), report)
     finally:
         if process.poll() is None and sys.exc_info()[0] is not None:
             process.terminate()
@@ -146,7 +180,9 @@ def _run_with_progress(command: list[str], target: Path, report: Callable[[str],
         raise BuildError(f"`{' '.join(command[:2])}` ended with status {status}:\n" + "\n".join(tail))
 
 
-def _show(lines: "queue.SimpleQueue[str | None]", target: Path, report: Callable[[str], None]) -> list[str]:
+def _show(
+    lines: "queue.SimpleQueue[str | None]", target: Path, wanted: int, report: Callable[[str], None]
+) -> list[str]:
     """Report progress until the compiler closes its output; its last lines."""
     start = time.monotonic()
     next_report = start + _PROGRESS_SECONDS
@@ -165,15 +201,15 @@ def _show(lines: "queue.SimpleQueue[str | None]", target: Path, report: Callable
             tail = [*tail[1 - _FAILURE_LINES :], line]
         if time.monotonic() >= next_report:
             elapsed, linked = time.monotonic() - start, len(list(target.iterdir()))
-            counts = f"{downloaded} modules fetched, {compiled} packages compiled, {linked} of {len(BINARIES)} programs linked"
+            counts = f"{downloaded} modules fetched, {compiled} packages compiled, {linked} of {wanted} programs linked"
             report(f"  {elapsed:4.0f} s  {counts}{'; now ' + tail[-1] if tail else ''}")
             next_report = time.monotonic() + _PROGRESS_SECONDS
 
 
-def main() -> int:
+def main(programs: Programs = CONTROL_PLANE) -> int:
     """Build, and print the folder."""
     try:
-        folder = build(lambda text: print(text, flush=True))
+        folder = build(lambda text: print(text, flush=True), programs)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Command lines, credentials and configuration files of a control plane on 127.0.0.1.
+"""Command lines, credentials and configuration files of a control plane.
 
 Every component authenticates with a bearer token from a static file and is authorised by RBAC, as in a real cluster; only
 the cluster's owner and kwok are `system:masters`. The API server makes its own serving certificate; Service account tokens
@@ -7,8 +7,10 @@ are signed with an EC key made here.
 
 import base64
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
@@ -41,6 +43,8 @@ class Files:
     """Where a cluster keeps what it writes; all under one temporary folder."""
 
     root: Path
+    server: str
+    """URL of the API server."""
     tokens: dict[str, str] = field(default_factory=dict)
     """User -> bearer token."""
 
@@ -71,20 +75,21 @@ CONTROLLER_MANAGER: Final = "system:kube-controller-manager"
 _GROUPS: Final = {ADMIN: "system:masters", KWOK: "system:masters", SCHEDULER: "", CONTROLLER_MANAGER: ""}
 
 
-def prepare(root: Path, api_port: int) -> Files:
-    """Write tokens, kubeconfigs, the signing key and the audit policy."""
-    files = Files(root, {user: secrets.token_hex(16) for user in _GROUPS})
-    lines = [f'{token},{user},{user},"{_GROUPS[user]}"' for user, token in files.tokens.items()]
+def prepare(root: Path, server: str, more_users: Mapping[str, str] = MappingProxyType({})) -> Files:
+    """Write tokens, kubeconfigs, the signing key and the audit policy. `more_users` have their group (or an empty text)."""
+    groups = _GROUPS | dict(more_users)
+    files = Files(root, server, {user: secrets.token_hex(16) for user in groups})
+    lines = [f'{token},{user},{user},"{groups[user]}"' for user, token in files.tokens.items()]
     (root / "tokens.csv").write_text("\n".join(lines) + "\n")
     for user, token in files.tokens.items():
-        write_kubeconfig(files.kubeconfig(user), api_port, files.certificate, token)
+        write_kubeconfig(files.kubeconfig(user), files, token)
     files.signing_key.write_text(_ec_private_key_pem())
     (root / "audit-policy.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
     (root / "certificates").mkdir()
     return files
 
 
-def write_kubeconfig(path: Path, api_port: int, certificate: Path, token: str) -> None:
+def write_kubeconfig(path: Path, files: Files, token: str) -> None:
     """A kubeconfig with a bearer token."""
     content = {
         "apiVersion": "v1",
@@ -94,7 +99,7 @@ def write_kubeconfig(path: Path, api_port: int, certificate: Path, token: str) -
         "clusters": [
             {
                 "name": "headroom",
-                "cluster": {"server": f"https://{HOST}:{api_port}", "certificate-authority": str(certificate)},
+                "cluster": {"server": files.server, "certificate-authority": str(files.certificate)},
             }
         ],
         "users": [{"name": "user", "user": {"token": token}}],
@@ -131,17 +136,25 @@ def etcd_command(binaries: Path, files: Files, port: int) -> list[str]:
     ]
 
 
-def api_server_command(binaries: Path, files: Files, port: int, etcd_port: int, *, audit: bool) -> list[str]:
+# What an API server is told where nodes are simulated.
+SIMULATED_NODES: Final = (
+    f"--bind-address={HOST}",
+    f"--advertise-address={HOST}",
+    "--endpoint-reconciler-type=none",  # a loopback address is no valid endpoint
+    "--disable-admission-plugins=TaintNodesByCondition",  # nodes are created Ready: no not-ready taint to wait for
+)
+
+
+def api_server_command(
+    binaries: Path, files: Files, port: int, etcd_port: int, *, audit: bool, options: Sequence[str] = SIMULATED_NODES
+) -> list[str]:
     """kube-apiserver with RBAC and the default admission plugins."""
     command = [
         str(binaries / "kube-apiserver"),
         f"--etcd-servers=http://{HOST}:{etcd_port}",
-        f"--bind-address={HOST}",
-        f"--advertise-address={HOST}",
+        *options,
         f"--secure-port={port}",
         f"--cert-dir={files.certificate.parent}",
-        "--endpoint-reconciler-type=none",  # a loopback address is no valid endpoint
-        "--disable-admission-plugins=TaintNodesByCondition",  # nodes are created Ready: no not-ready taint to wait for
         "--authorization-mode=Node,RBAC",
         f"--token-auth-file={files.root / 'tokens.csv'}",
         f"--service-account-key-file={files.signing_key}",
@@ -157,8 +170,10 @@ def api_server_command(binaries: Path, files: Files, port: int, etcd_port: int, 
     return command
 
 
-def controller_manager_command(binaries: Path, files: Files, port: int) -> list[str]:
-    """kube-controller-manager. Node heartbeats are not simulated: a node is gone when its object is."""
+def controller_manager_command(
+    binaries: Path, files: Files, port: int, *, node_grace_seconds: int = 24 * 3600
+) -> list[str]:
+    """kube-controller-manager. KWOK's nodes send no heartbeats: a node is gone when its object is, hence the long grace."""
     kubeconfig = files.kubeconfig(CONTROLLER_MANAGER)
     return [
         str(binaries / "kube-controller-manager"),
@@ -170,7 +185,7 @@ def controller_manager_command(binaries: Path, files: Files, port: int) -> list[
         f"--service-account-private-key-file={files.signing_key}",
         f"--root-ca-file={files.certificate}",
         "--controllers=*," + ",".join(f"-{name}" for name in _CONTROLLERS_OFF),
-        "--node-monitor-grace-period=24h",
+        f"--node-monitor-grace-period={node_grace_seconds}s",
         "--node-monitor-period=10s",
         "--kube-api-qps=500",
         "--kube-api-burst=1000",

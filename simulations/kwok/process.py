@@ -48,8 +48,15 @@ class Reaper:
 
     def guard(self, pid: int) -> None:
         """End this process too when the time comes."""
+        self._tell(str(pid))
+
+    def guard_cgroup(self, folder: Path) -> None:
+        """Remove this cgroup with all below it, once the processes have ended."""
+        self._tell(str(folder))
+
+    def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{pid}\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from simulations.kwok.process import ComponentError
 class PrometheusServer:
     """Configuration of one server. The process itself belongs to the cluster."""
 
-    def __init__(self, folder: Path, port: int, scrape_interval: str = "1s", rules: Path | None = None) -> None:
-        """Write the configuration into a new `folder`. `rules` is a file of recording or alerting rules."""
-        self._folder, self._port = folder, port
+    def __init__(
+        self, folder: Path, port: int, scrape_interval: str = "1s", rules: Path | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        """Write the configuration into a new `folder`. `rules` is a file of recording or alerting rules; `host` is the
+        address that it listens on."""
+        self._folder, self._address = folder, f"{host}:{port}"
         (folder / "targets").mkdir(parents=True)
         config: dict[str, Any] = {
             "global": {
@@ -38,7 +42,7 @@ class PrometheusServer:
     @property
     def url(self) -> str:
         """Where it answers queries."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._address}"
 
     def command(self) -> list[str]:
         """How to run it. Raises ComponentError when Prometheus is not installed."""
@@ -51,13 +55,17 @@ class PrometheusServer:
             program,
             f"--config.file={self._folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self._port}",
+            f"--web.listen-address={self._address}",
             "--log.level=warn",
         ]
 
     def scrape(self, job: str, *addresses: str, labels: dict[str, str] | None = None) -> None:
         """Read metrics of these `host:port` addresses from now on, as job `job`; replaces the job's former addresses."""
-        content = [{"targets": list(addresses), "labels": {"job": job, **(labels or {})}}]
+        self.scrape_each(job, dict.fromkeys(addresses, labels or {}))
+
+    def scrape_each(self, job: str, addresses: Mapping[str, Mapping[str, str]]) -> None:
+        """The same where each address has labels of its own, as service discovery would give them."""
+        content = [{"targets": [address], "labels": {"job": job, **labels}} for address, labels in addresses.items()]
         path = self._folder / "targets" / f"{job}.json"
         whole = path.with_suffix(".part")  # Prometheus may read at any moment: rename a finished file
         whole.write_text(json.dumps(content))

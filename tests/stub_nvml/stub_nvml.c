@@ -1,7 +1,7 @@
 /* A libnvidia-ml.so.1 without a driver: answers the calls that agent/cards/nvml.py makes from a state that tests script.
  *
  * stub_apply() takes one line of the script; a process that cannot call it names a file of such lines in STUB_NVML_SCRIPT,
- * read at every nvmlInit. Lines:
+ * read at every nvmlInit, and whenever cards are counted and the file has changed. Lines:
  *   reset                              no cards, no faults
  *   cards N                            N cards with plausible values
  *   driver CODE                        every call returns CODE (0: works again)
@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 typedef int ret_t;
@@ -129,16 +130,27 @@ int stub_apply(const char *line) {
     return 0;
 }
 
+static struct stat script;
+
 static void apply_file(void) {
     const char *path = getenv("STUB_NVML_SCRIPT");
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[512];
     if (!file) return;
+    fstat(fileno(file), &script);
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = 0;
         if (*line && stub_apply(line)) fprintf(stderr, "stub_nvml: not understood: %s\n", line);
     }
     fclose(file);
+}
+
+static void apply_changed_file(void) {
+    const char *path = getenv("STUB_NVML_SCRIPT");
+    struct stat now;
+    if (path && !stat(path, &now) && (now.st_ino != script.st_ino || now.st_mtim.tv_sec != script.st_mtim.tv_sec
+                                      || now.st_mtim.tv_nsec != script.st_mtim.tv_nsec))
+        apply_file();
 }
 
 static ret_t check(const struct card *card, enum field at) {
@@ -160,7 +172,12 @@ ret_t nvmlInitWithFlags(unsigned flags) {
 ret_t nvmlShutdown(void) { if (!started) return UNINITIALIZED; started--; return OK; }
 const char *nvmlErrorString(ret_t code) { (void)code; return "scripted error"; }
 ret_t nvmlSystemGetDriverVersion(char *text, unsigned size) { ANSWER(NULL, F_ALL); snprintf(text, size, "550.54.15"); return OK; }
-ret_t nvmlDeviceGetCount_v2(unsigned *count) { ANSWER(NULL, F_ALL); *count = card_count; return OK; }
+ret_t nvmlDeviceGetCount_v2(unsigned *count) {
+    apply_changed_file();
+    ANSWER(NULL, F_ALL);
+    *count = card_count;
+    return OK;
+}
 ret_t nvmlDeviceGetHandleByIndex_v2(unsigned index, struct card **card) {
     if (index >= card_count) return INVALID_ARGUMENT;
     ANSWER(&cards[index], F_HANDLE);

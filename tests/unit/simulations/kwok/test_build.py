@@ -1,5 +1,6 @@
 """Building the control plane: whole or not at all, once, and with a clear word when it cannot be."""
 
+import dataclasses
 import os
 import stat
 import threading
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from simulations.kwok import build as building
-from simulations.kwok.build import BINARIES, BuildError, binaries_folder, build, find_binaries
+from simulations.kwok.build import CONTROL_PLANE, BuildError, binaries_folder, build, find_binaries, is_built
+from simulations.node.build import NODE
 
 MAKES_EVERYTHING = """#!/bin/sh
 for argument in "$@"; do case "$argument" in */bin/) out="$argument";; esac; done
@@ -16,7 +18,7 @@ echo "go: downloading k8s.io/kubernetes v1.36.3" >&2
 echo "k8s.io/kubernetes/cmd/kubectl" >&2
 echo run >> "$LOG"
 sleep 0.2
-for name in kube-apiserver kube-controller-manager kube-scheduler kubectl server kwok kwokctl; do
+for name in kube-apiserver kube-controller-manager kube-scheduler kubectl server kwok kwokctl kubelet kube-proxy; do
     echo "$name" > "$out$name"; chmod +x "$out$name"
 done
 """
@@ -46,7 +48,7 @@ def install_go(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> No
 def test_builds_every_binary_under_its_own_name(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_go(monkeypatch, tmp_path, MAKES_EVERYTHING)
     folder = build(lambda _: None)
-    assert sorted(item.name for item in folder.iterdir()) == sorted(BINARIES)
+    assert sorted(item.name for item in folder.iterdir()) == sorted(CONTROL_PLANE.binaries)
     assert (folder / "etcd").read_text() == "server\n"
     assert find_binaries() == folder
     build(lambda _: None)
@@ -86,7 +88,17 @@ def test_tests_are_told_to_build_first() -> None:
         find_binaries()
 
 
-def test_outside_a_checkout_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "TOOLS", tmp_path)
+def test_outside_a_checkout_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="from a checkout of Headroom"):
-        build(lambda _: None)
+        build(lambda _: None, dataclasses.replace(CONTROL_PLANE, module=tmp_path))
+
+
+def test_a_node_has_a_folder_of_its_own(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_go(
+        monkeypatch, tmp_path, MAKES_EVERYTHING.replace("kubectl server", "containerd ctr containerd-shim-runc-v2")
+    )
+    folder = build(lambda _: None, NODE)
+    assert folder.parent.name == "node"
+    assert is_built(folder, NODE)
+    assert not is_built(binaries_folder())
+    assert log.read_text() == "run\n"

@@ -1,0 +1,1 @@
+"""A real node (kubelet, containerd, runc) under a real control plane, in namespaces of this machine."""

@@ -1,0 +1,1 @@
+"""What runs inside a node beside Kubernetes' own programs: its first process, name resolution, the OCI runtime."""

@@ -1,0 +1,1 @@
+"""A device plugin for tests that speaks to kubelet as NVIDIA's does."""
