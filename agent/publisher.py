@@ -65,7 +65,7 @@ class Publisher:
             await self._publish_vram(node, cards, at)
 
     async def _publish_vram(self, node: wire.Node, cards: tuple[Card, ...], at: float) -> None:
-        wanted = sum(card.usable_mib for card in cards) * MIB
+        wanted = sum(card.usable_mib for card in cards if card.sized) * MIB
         shown = [_bytes(amounts.get(RESOURCE_VRAM)) for amounts in (node.status.capacity, node.status.allocatable)]
         if shown == [wanted, wanted] or not self._due(self._capacity, str(wanted), None, at):
             return

@@ -24,13 +24,28 @@ LABEL_GPU_COUNT: Final = "nvidia.com/gpu.count"
 LABEL_GPU_REPLICAS: Final = "nvidia.com/gpu.replicas"
 LABEL_GPU_SHARING: Final = "nvidia.com/gpu.sharing-strategy"
 LABEL_MIG_STRATEGY: Final = "nvidia.com/mig.strategy"
+LABEL_MPS_CAPABLE: Final = "nvidia.com/mps.capable"  # "true" where the device plugin shares by MPS
+
+# Node labels of Google Kubernetes Engine, whose own device plugin comes without feature discovery.
+LABEL_GKE_ACCELERATOR: Final = "cloud.google.com/gke-accelerator"
+LABEL_GKE_SHARING: Final = "cloud.google.com/gke-gpu-sharing-strategy"
+LABEL_GKE_CLIENTS: Final = "cloud.google.com/gke-max-shared-clients-per-gpu"
+LABEL_GKE_PARTITION: Final = "cloud.google.com/gke-gpu-partition-size"  # a MIG profile such as 1g.5gb
 
 # Written on nodes by the agent, and by whoever describes cards by hand.
 LABEL_CARD_MODEL: Final = "headroom.dev/card-model"
 LABEL_CARD_VRAM: Final = "headroom.dev/card-vram"  # a quantity, memory of each card
 LABEL_CARD_RESERVE: Final = "headroom.dev/card-reserve"  # a quantity, what the driver keeps of each card
 ANNOTATION_NODE_CARDS: Final = "headroom.dev/cards"
-LABEL_ALLOCATION: Final = "headroom.dev/allocation"  # which card the device plugin prefers: distributed | packed
+LABEL_ALLOCATION: Final = (
+    "headroom.dev/allocation"  # which card the device plugin prefers: distributed | packed | spread
+)
+LABEL_ONE_DEVICE_EACH: Final = (
+    "headroom.dev/fail-requests-greater-than-one"  # the plugin's setting of this name: true | false
+)
+
+# Written on nodes by HAMi's device plugin, which makes several devices of each card.
+ANNOTATION_HAMI_REGISTER: Final = "hami.io/node-nvidia-register"
 
 # Written on pods by the scheduler, in the Binding itself.
 ANNOTATION_ASSIGNED_CARDS: Final = "headroom.dev/assigned-cards"

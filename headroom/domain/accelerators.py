@@ -1,6 +1,7 @@
 """The kinds of accelerator Headroom knows: one table row each, from the resource pods ask for to what node labels say.
 
-A new kind enters by a row in `ACCELERATORS`. Only NVIDIA cards can be shared by memory; the others go out whole.
+A new kind enters by a row in `ACCELERATORS`. Only NVIDIA cards can be shared by memory; the others go out whole, for which
+neither model nor memory need be known.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class Accelerator:
     """Node labels that hold memory per card: a bare number is MiB, else a quantity (`192G` is read as the vendor's GiB)."""
     shareable: bool = False
     """Whether several pods may hold one card by memory."""
+    ids: tuple[str, ...] = ()
+    """How the driver's own ids of such devices begin."""
     known_vram_mib: MappingProxyType[str, int] = field(kw_only=True)
     """Memory by card model, for nodes whose labels leave it out. Cautious: at or under what the driver leaves to
     programs, so that a guess never promises memory that is not there."""
@@ -36,6 +39,7 @@ NVIDIA: Final = Accelerator(
     product_labels=(names.LABEL_GPU_PRODUCT,),
     memory_labels=(names.LABEL_GPU_MEMORY,),
     shareable=True,
+    ids=("GPU-", "MIG-"),
     # By the product name that GPU feature discovery makes of the driver's.
     known_vram_mib=MappingProxyType(
         {
@@ -109,12 +113,21 @@ INTEL_GAUDI: Final = Accelerator(
     known_vram_mib=MappingProxyType({"Gaudi": 32 * GIB, "Gaudi2": 96 * GIB, "Gaudi3": 128 * GIB}),
 )
 
+GKE_MODELS: Final = MappingProxyType(
+    {
+        "nvidia-tesla-t4": "Tesla-T4",
+        "nvidia-tesla-p100": "Tesla-P100-PCIE-16GB",
+        "nvidia-tesla-v100": "Tesla-V100-SXM2-16GB",
+        "nvidia-tesla-a100": "NVIDIA-A100-SXM4-40GB",
+        "nvidia-a100-80gb": "NVIDIA-A100-SXM4-80GB",
+        "nvidia-l4": "NVIDIA-L4",
+        "nvidia-h100-80gb": "NVIDIA-H100-80GB-HBM3",
+        "nvidia-h100-mega-80gb": "NVIDIA-H100-80GB-HBM3",
+        "nvidia-h200-141gb": "NVIDIA-H200",
+        "nvidia-b200": "NVIDIA-B200",
+    }
+)
+"""What GKE's label `cloud.google.com/gke-accelerator` calls the models of the NVIDIA table."""
+
 ACCELERATORS: Final = (NVIDIA, AMD, GOOGLE_TPU, INTEL_GAUDI)
 BY_RESOURCE: Final = MappingProxyType({resource: kind for kind in ACCELERATORS for resource in kind.resources})
-
-_SHARED_SUFFIX: Final = "-SHARED"
-
-
-def plain_model(product: str) -> str:
-    """The card model in a product label: GPU feature discovery appends `-SHARED` where cards are shared."""
-    return product.removesuffix(_SHARED_SUFFIX)

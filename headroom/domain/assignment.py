@@ -28,15 +28,17 @@ class Assignment:
 def annotations_of(node: GpuNode, placement: Placement) -> dict[str, str]:
     """The annotations for a placement on this node, whose card positions are positions in `node.cards`.
 
-    Empty for a pod without a share. Memory is one number where all shares are equal, else one per share. The share of the
-    card, for engines that take a fraction of it (vLLM's --gpu-memory-utilization), is of the total memory that the engine
-    sees, rounded down.
+    Empty for a pod without a share. Memory is one number where all shares are equal, else one per share; 0 for a card of
+    unknown memory. The share of the card, for engines that take a fraction of it (vLLM's --gpu-memory-utilization), is of
+    the total memory that the engine sees, rounded down.
     """
     if not placement.cards:
         return {}
     cards = [node.cards[at] for at in placement.cards]
-    sizes = placement.share_mib if len(set(placement.share_mib)) > 1 else placement.share_mib[:1]
-    share_milli = min(mib * WHOLE_MILLI // card.vram_mib for card, mib in zip(cards, placement.share_mib, strict=True))
+    held = list(zip(cards, placement.share_mib, strict=True))
+    written = [mib if card.sized else 0 for card, mib in held]
+    sizes = written if len(set(written)) > 1 else written[:1]
+    share_milli = min(mib * WHOLE_MILLI // (card.vram_mib or card.slices) for card, mib in held)
     return {
         names.ANNOTATION_ASSIGNED_CARDS: ",".join(card.id for card in cards),
         names.ANNOTATION_ASSIGNED_VRAM_MIB: ",".join(str(mib) for mib in sizes),

@@ -1,14 +1,18 @@
 """Which cards a device plugin will hand out, and how much of a card one share takes. Pure.
 
 The order of choice is the NVIDIA device plugin's for shared and MIG devices (k8s-device-plugin, internal/rm/allocate.go):
-one device at a time, `distributed` from the card with the fewest devices given out, `packed` from the one with the most;
-among equals the card picked least for this very pod, then the lowest index. For whole cards the plugin prefers
-well-connected ones, which nothing in the API tells: there the lowest free indices are as good a guess as any.
+one device at a time, `distributed` from the card with the fewest devices given out, `packed` from the one with the most,
+`spread` (k8s-device-plugin#1936) from the one picked least for this very pod, then as `distributed`; among equals the card
+picked least for this very pod, then the lowest index. For whole cards the plugin prefers well-connected ones, which
+nothing in the API tells: there the lowest free indices are as good a guess as any.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from headroom.domain.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
+
+_DIRECTION: Final = {Allocation.PACKED: -1, Allocation.UNKNOWN: 0}
 
 
 def share_mib(request: GpuRequest, usable_mib: int, slices: int) -> int:
@@ -31,18 +35,21 @@ def greedy_cards(
 ) -> tuple[int, ...] | None:
     """Card positions that the plugin picks for `count` devices, one per device; None when too few are free.
 
-    `given_out` and `slices` are devices in use and devices in all, by card position. `scheduler.placement.filtering`
-    has the same rule for many nodes at once.
+    `given_out` and `slices` are devices in use and devices in all, by card position; a card that the plugin does not offer
+    has none. `scheduler.placement.filtering` has the same rule for many nodes at once.
     """
     used = list(given_out)
     picked = [0] * len(used)
-    direction = 1 if allocation is Allocation.DISTRIBUTED else -1
+    direction = _DIRECTION.get(allocation, 1)
     cards: list[int] = []
     for _ in range(count):
         free = [at for at, total in enumerate(slices) if used[at] < total]
         if not free:
             return None
-        best = min(free, key=lambda at: (direction * used[at], picked[at], at))
+        if allocation is Allocation.SPREAD:
+            best = min(free, key=lambda at: (picked[at], used[at], at))
+        else:
+            best = min(free, key=lambda at: (direction * used[at], picked[at], at))
         used[best] += 1
         picked[best] += 1
         cards.append(best)

@@ -9,7 +9,9 @@ WHOLE_MILLI: Final = 1000
 
 # Beyond these lie mistakes, and numbers on which the fleet's arrays would overflow.
 MOST_SHARES: Final = 4096
-"""Cards of a node, slices of a card, and shares of a pod."""
+"""Cards of a node, and shares of a pod."""
+MOST_SLICES: Final = 2**20
+"""Devices that a plugin makes of one card: some "slice by memory" with a device for every MiB or so."""
 LARGEST_MIB: Final = 2**31
 """Memory of a card (2 PiB)."""
 LARGEST_HOST: Final = 2**40
@@ -23,6 +25,7 @@ class Sharing(StrEnum):
     TIME_SLICING = "time-slicing"
     MPS = "mps"
     MIG = "mig"
+    UNKNOWN = "unknown"  # shared in a way that Headroom has no name for: the limits of MPS are taken for granted
 
 
 class Allocation(StrEnum):
@@ -30,6 +33,18 @@ class Allocation(StrEnum):
 
     DISTRIBUTED = "distributed"  # the card with the fewest slices given out; the plugin's default
     PACKED = "packed"  # the card with the most slices given out
+    SPREAD = "spread"  # the card from which this very pod got the fewest; then as distributed
+    UNKNOWN = "unknown"  # a policy that Headroom has no name for: it may be any card with a free slice
+
+
+class PinBar(StrEnum):
+    """Why Headroom must not pick a card itself; the value is what a refused pod is told of it."""
+
+    NONE = ""
+    MPS = "MPS takes its cards for itself: no process outside it gets in"
+    UNKNOWN_SHARING = "the cards are shared in a way that Headroom does not know"
+    MIG_BY_POSITION = "MIG instances are known by position only; the agent would name them"
+    OTHER_VENDOR = "only NVIDIA cards can be picked by Headroom"
 
 
 class Mode(StrEnum):
@@ -49,17 +64,34 @@ class Card:
     model: str
     """Product name without sharing suffix, e.g. `NVIDIA-A100-SXM4-80GB`."""
     vram_mib: int
-    """Total memory as the driver reports it."""
+    """Total memory as the driver reports it; 0 where nothing tells it."""
     reserve_mib: int = 0
     """What the driver keeps for itself; never given out."""
     slices: int = 1
     """Time slices that the device plugin advertises for it; 1 when the card is not shared."""
     healthy: bool = True
+    resource: str = ""
+    """The extended resource under which a device plugin hands it out, where that is not the node's (`GpuNode.resource`)."""
+    pin_bar: PinBar = PinBar.NONE
+    """Why Headroom must not pick it itself (pinned mode)."""
+    model_matched: bool = False
+    """Whether the node's labels name the model of this and all cards of its kind here: then kube-scheduler has matched a pod's
+    selector with it, and the card's own name, which may be spelt otherwise, has no say."""
+
+    @property
+    def sized(self) -> bool:
+        """Whether its memory is known. A card of unknown memory goes out whole, or in the plugin's slices, and in no other part."""
+        return self.vram_mib > 0
 
     @property
     def usable_mib(self) -> int:
-        """Memory that pods may hold; 0 for a card that must not be used."""
-        return max(self.vram_mib - self.reserve_mib, 0) if self.healthy else 0
+        """Memory that pods may hold; 0 for a card that must not be used.
+
+        A card of unknown memory counts as one MiB for each of its slices, so that it can be held and be full like any other.
+        """
+        if not self.healthy:
+            return 0
+        return max(self.vram_mib - self.reserve_mib, 0) if self.sized else self.slices
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +104,8 @@ class GpuNode:
     allocation: Allocation = Allocation.DISTRIBUTED
     resource: str = ""
     """The extended resource that the device plugin advertises, empty when there is none."""
+    one_device_each: bool = False
+    """Whether the plugin refuses a container that asks for more than one of its shared devices (`failRequestsGreaterThanOne`)."""
     cpu_milli: int = 0
     """Allocatable CPU."""
     memory_mib: int = 0
@@ -79,6 +113,12 @@ class GpuNode:
     schedulable: bool = True
     """False when cordoned."""
     labels: dict[str, str] = field(default_factory=dict, hash=False)
+    problems: tuple[str, ...] = ()
+    """What is wrong with a part of its description, in words; the rest is used."""
+
+    def resource_of(self, card: Card) -> str:
+        """The extended resource under which a card of this node is handed out, empty where there is no plugin."""
+        return card.resource or self.resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +142,13 @@ class GpuRequest:
     memory_mib: int = 0
     models: frozenset[str] = frozenset()
     """Card models that the pod accepts; empty means any."""
+    one_device_each: bool = False
+    """Whether several devices are asked for, but no container asks for more than one of them."""
+
+    @property
+    def sized(self) -> bool:
+        """Whether it states how much of a card each share takes: less than the whole, and not the plugin's own slice."""
+        return self.vram_mib > 0 or 0 < self.milli < WHOLE_MILLI
 
     @property
     def whole_cards(self) -> bool:

@@ -16,7 +16,8 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from headroom import names, units, wire
-from headroom.domain.accelerators import BY_RESOURCE, NVIDIA, plain_model
+from headroom.domain.accelerators import BY_RESOURCE, NVIDIA
+from headroom.domain.card_models import plain_model
 from headroom.domain.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, WHOLE_MILLI, GpuRequest, Mode
 from headroom.errors import HeadroomError
 
@@ -87,6 +88,7 @@ def request_of(pod: wire.Pod) -> GpuRequest | None:
     in_thousandths = sized_by in _IN_THOUSANDTHS
     _check_extent(pod.key, device, sized_by, total)
     cpu_milli, memory_mib = host_demand(pod)
+    most_at_once = max(amounts.ask.devices for amounts in asking)
     return GpuRequest(
         count=total.devices,
         mode=Mode.SLICE if device else Mode.PINNED,
@@ -96,6 +98,7 @@ def request_of(pod: wire.Pod) -> GpuRequest | None:
         cpu_milli=cpu_milli,
         memory_mib=memory_mib,
         models=_models(pod, device),
+        one_device_each=bool(device) and total.devices > 1 and most_at_once == 1,
     )
 
 

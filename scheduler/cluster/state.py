@@ -96,11 +96,15 @@ class ClusterState:
 
     def _described(self, name: str, node: wire.Node) -> GpuNode | None:
         try:
-            return node_of(node)
+            gpu_node = node_of(node)
         except InventoryError as error:
             self.node_problems[name] = f"{error.field}: {error.reason}"
             self._metrics.objects_refused.labels("node").inc()
             self._log.warning("node_not_understood", node=name, error=str(error))
+        else:
+            if gpu_node.problems:
+                self.node_problems[name] = "; ".join(gpu_node.problems)
+            return gpu_node
         try:
             return without_cards(node)
         except InventoryError:

@@ -16,12 +16,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from headroom.domain.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.model import LARGEST_MIB, Allocation, Card, GpuNode, PinBar, Sharing
 
 IntArray = npt.NDArray[np.int64]
 
 _SHARING_CODE: Final = {sharing: code for code, sharing in enumerate(Sharing)}
 _ALLOCATION_CODE: Final = {allocation: code for code, allocation in enumerate(Allocation)}
+PIN_BARS: Final = tuple(PinBar)
+"""Why Headroom must not pick a card, by its code in `Fleet.pin_bar`; 0 is no reason at all."""
+_PIN_BAR_CODE: Final = {bar: code for code, bar in enumerate(PinBar)}
+_LIMITED: Final = (Sharing.MPS, Sharing.UNKNOWN)
+"""Ways of sharing that give each client at most the card's memory / slices (NVIDIA's MPS daemon sets such a limit)."""
 _GROWTH: Final = 1.5
 
 
@@ -56,9 +61,11 @@ class Fleet:
     """Arrays over nodes and cards, and the operations that keep them true.
 
     Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `measured_mib`, `free_mib`, `slices`, `slices_free`,
-    `pinned` and `plugin` (shares held in each mode), `card_model` (-1 where there is no card), `card_kind` (see `CARD_KINDS`).
-    Arrays of shape [rows]: `alive`, `schedulable`, `sharing`, `allocation`, `card_count`, `cpu_milli`, `cpu_free_milli`,
-    `memory_mib`, `memory_free_mib`.
+    `pinned` and `plugin` (shares held in each mode), `card_model` and `card_resource` (codes; -1 where there is no card),
+    `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code of PIN_BARS), `model_matched`, `sized` (its memory
+    is known), `limit_mib` (the most that one share may hold).
+    Arrays of shape [rows]: `alive`, `schedulable`, `sharing`, `allocation`, `one_device_each`, `card_count`, `cpu_milli`,
+    `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
     """
 
     def __init__(self, *, rows: int = 16, width: int = 8) -> None:
@@ -69,6 +76,8 @@ class Fleet:
         self.models: list[str] = []
         """Card model by code."""
         self.model_code: dict[str, int] = {}
+        self.resource_code: dict[str, int] = {"": 0}
+        """By the extended resource under which cards are handed out; 0 for cards that no device plugin hands out."""
         self.changes: list[int] = []
         """Rows in the order of their changes."""
         self.changes_dropped = 0
@@ -88,10 +97,17 @@ class Fleet:
         self.plugin = np.zeros(cards, np.int64)
         self.card_model = np.full(cards, -1, np.int64)
         self.card_kind = np.zeros(cards, np.int64)
+        self.card_resource = np.full(cards, -1, np.int64)
+        self.pin_bar = np.zeros(cards, np.int8)
+        self.pinnable = np.zeros(cards, np.bool_)
+        self.model_matched = np.zeros(cards, np.bool_)
+        self.sized = np.zeros(cards, np.bool_)
+        self.limit_mib = np.zeros(cards, np.int64)
         self.alive = np.zeros(nodes, np.bool_)
         self.schedulable = np.zeros(nodes, np.bool_)
         self.sharing = np.zeros(nodes, np.int64)
         self.allocation = np.zeros(nodes, np.int64)
+        self.one_device_each = np.zeros(nodes, np.bool_)
         self.card_count = np.zeros(nodes, np.int64)
         self.cpu_milli = np.zeros(nodes, np.int64)
         self.cpu_free_milli = np.zeros(nodes, np.int64)
@@ -185,7 +201,7 @@ class Fleet:
         for at, card in enumerate(node.cards):
             if card.usable_mib:
                 self.card_kind[row, at] = _code_of_kind(CardKind(card.model, card.usable_mib, cpu_class))
-            self._describe_card(row, at, card, carried.get(card.id, (0, 0, 0, 0)))
+            self._describe_card(row, at, node, card, carried.get(card.id, (0, 0, 0, 0)))
         self.cpu_free_milli[row] = node.cpu_milli - cpu_used
         self.memory_free_mib[row] = node.memory_mib - memory_used
         self.touch(row)
@@ -208,6 +224,7 @@ class Fleet:
         self.schedulable[row] = node.schedulable
         self.sharing[row] = _SHARING_CODE[node.sharing]
         self.allocation[row] = _ALLOCATION_CODE[node.allocation]
+        self.one_device_each[row] = node.one_device_each
         self.card_count[row] = len(node.cards)
         self.cpu_milli[row] = node.cpu_milli
         self.memory_mib[row] = node.memory_mib
@@ -215,11 +232,17 @@ class Fleet:
             self.usable_mib, self.held_mib, self.measured_mib, self.free_mib, self.slices, self.slices_free, self.pinned, self.plugin,
         ):  # fmt: skip
             array[row] = 0
-        self.card_model[row] = -1
-        self.card_kind[row] = 0
+        self.card_kind[row] = self.pin_bar[row] = self.limit_mib[row] = 0
+        self.pinnable[row] = self.model_matched[row] = self.sized[row] = False
+        self.card_model[row] = self.card_resource[row] = -1
 
-    def _describe_card(self, row: int, at: int, card: Card, carried: tuple[int, ...]) -> None:
+    def _describe_card(self, row: int, at: int, node: GpuNode, card: Card, carried: tuple[int, ...]) -> None:
         held, measured, pinned, plugin = carried
+        self.card_resource[row, at] = self.resource_code.setdefault(node.resource_of(card), len(self.resource_code))
+        self.pin_bar[row, at], self.pinnable[row, at] = _PIN_BAR_CODE[card.pin_bar], not card.pin_bar
+        self.model_matched[row, at], self.sized[row, at] = card.model_matched, card.sized
+        limited = node.sharing in _LIMITED and card.sized
+        self.limit_mib[row, at] = card.vram_mib // card.slices if limited else LARGEST_MIB
         self.usable_mib[row, at] = card.usable_mib
         self.slices[row, at] = card.slices if card.healthy else 0
         self.card_model[row, at] = self.code_of(card.model)
@@ -307,10 +330,13 @@ class Fleet:
         self.touch(row)
 
     def set_measured(self, row: int, measured_mib: Iterable[int]) -> bool:
-        """Store measured use per card position (0 = unknown); returns whether free memory changed."""
+        """Store measured use per card position (0 = unknown); returns whether free memory changed.
+
+        On a card whose memory is unknown there is nothing to hold it against.
+        """
         before = self.free_mib[row].copy()
         for at, mib in enumerate(measured_mib):
-            self.measured_mib[row, at] = mib
+            self.measured_mib[row, at] = mib if self.sized[row, at] else 0
             self._settle(row, at)
         changed = bool((before != self.free_mib[row]).any())
         if changed:

@@ -292,7 +292,8 @@ class Ledger:
                 missing = f"node {node.name} has not the cards written on the pod: {', '.join(holding.assigned.cards)}"
                 problem = "; ".join(filter(None, (problem, missing)))
             else:
-                holding.placement = replace(holding.placement, cards=positions, share_mib=holding.assigned.share_mib)
+                sizes = self._sizes(node, holding, positions)
+                holding.placement = replace(holding.placement, cards=positions, share_mib=sizes)
         if problem:
             self.problems[holding.uid] = problem
         else:
@@ -317,7 +318,7 @@ class Ledger:
         used = [0] * len(node.cards)
         for holding in sorted(here.values(), key=handed_out):
             if holding.predicted:
-                guess = self._guess(node, row, holding, used, slices)
+                guess = self._guess(node, holding, used, _offered(node, slices, holding.request))
                 if guess != holding.placement or not holding.counted:
                     self._uncount(holding)
                     holding.placement = guess
@@ -326,18 +327,26 @@ class Ledger:
                 for at in holding.placement.cards:
                     used[at] += 1
 
-    def _guess(self, node: GpuNode, row: int, holding: Holding, used: list[int], slices: list[int]) -> Placement:
+    def _guess(self, node: GpuNode, holding: Holding, used: list[int], slices: list[int]) -> Placement:
         request, assigned = holding.request, holding.assigned
         count = len(assigned.cards) if assigned else request.count
         cards = greedy_cards(used, slices, count, node.allocation)
         if cards is None:
             # More devices than the node is known to have: accounted where they hurt least, to be seen as over-commit.
-            cards = greedy_cards(used, [_UNLIMITED] * len(slices), count, node.allocation) or ()
-        usable = [int(self.fleet.usable_mib[row, at]) for at in cards]
-        sizes = tuple(share_mib(request, mib, node.cards[at].slices) for at, mib in zip(cards, usable, strict=True))
-        if assigned and cards:
-            sizes = assigned.share_mib
-        return Placement(node.name, cards, sizes, holding.placement.mode)
+            unlimited = (
+                [_UNLIMITED if number else 0 for number in slices] if any(slices) else [_UNLIMITED] * len(slices)
+            )
+            cards = greedy_cards(used, unlimited, count, node.allocation) or ()
+        return Placement(node.name, cards, self._sizes(node, holding, cards), holding.placement.mode)
+
+    def _sizes(self, node: GpuNode, holding: Holding, cards: tuple[int, ...]) -> tuple[int, ...]:
+        """MiB held on each card: as written on the pod, or by its request where nothing is or 0 (a card of unknown memory) is."""
+        usable = self.fleet.usable_mib[self.fleet.row_of[node.name]]
+        written = holding.assigned.share_mib if holding.assigned and cards else (0,) * len(cards)
+        return tuple(
+            mib or share_mib(holding.request, int(usable[at]), node.cards[at].slices)
+            for at, mib in zip(cards, written, strict=True)
+        )
 
     def _count(self, holding: Holding) -> None:
         row = self.fleet.row_of.get(holding.placement.node)
@@ -409,6 +418,17 @@ class Ledger:
                 if not np.array_equal(ours, theirs):
                     breaches.append(f"{name}: {array} is {ours}, the holdings say {theirs}")
         return breaches
+
+
+def _offered(node: GpuNode, slices: list[int], request: GpuRequest) -> list[int]:
+    """Devices by card under the resource that a request names; all of the node's where it names none, or none of the node's."""
+    if not request.resource or all(card.resource == "" for card in node.cards):
+        return slices
+    offered = [
+        number if node.resource_of(card) == request.resource else 0
+        for card, number in zip(node.cards, slices, strict=True)
+    ]
+    return offered if any(offered) else slices
 
 
 def _positions(node: GpuNode, ids: tuple[str, ...]) -> tuple[int, ...] | None:

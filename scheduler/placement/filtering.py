@@ -5,19 +5,28 @@ pod's condition, and a text that changed with the fleet would wake the pod again
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from headroom.domain.model import WHOLE_MILLI, Allocation, GpuNode, GpuRequest, Mode
-from scheduler.ledger.fleet import Fleet, IntArray
+from headroom import names
+from headroom.domain.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
+from scheduler.ledger.fleet import PIN_BARS, Fleet, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
 
-_PACKED: Final = list(Allocation).index(Allocation.PACKED)
-_FAR: Final = np.int64(2**40)  # beyond any order of cards
+_SIGN_OF_GIVEN: Final = np.array(
+    [{Allocation.PACKED: -1, Allocation.UNKNOWN: 0}.get(policy, 1) for policy in Allocation]
+)
+_SPREAD: Final = list(Allocation).index(Allocation.SPREAD)
 _PICKS: Final = 2**16  # more picks of a card than one pod has shares
+_FEW_PICKS_FIRST: Final = np.int64(2**40)  # more than the devices that a card has, times _PICKS
+_FAR: Final = np.int64(2**60)  # beyond any order of cards
+_NO_RESOURCE: Final = -2  # the code of no card
+
+
+MEMORY_UNKNOWN: Final = f"the memory of its cards is unknown: label the node {names.LABEL_CARD_VRAM}, or run the agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +60,37 @@ def need_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:
     return usable
 
 
-def _allowed_cards(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
+class _Choice(NamedTuple):
+    """Which cards [rows, width] a request may take at all, whatever is free: each mask but the first within the one before."""
+
+    present: BoolArray
+    """In working order."""
+    offered: BoolArray
+    """Handed out under the resource that the pod names, or open to Headroom's own choice."""
+    of_model: BoolArray
+    """Of a model that the pod accepts."""
+    allowed: BoolArray
+    """In working order, and with memory known where the pod asks for a part of it."""
+
+
+def _choice(fleet: Fleet, request: GpuRequest, rows: IntArray) -> _Choice:
     present = fleet.usable_mib[rows] > 0
-    if not request.models:
-        return present
-    wanted = np.zeros(len(fleet.models) + 1, np.bool_)  # the last place answers for "no card", code -1
-    for model in request.models:
-        code = fleet.model_code.get(model)
-        if code is not None:
-            wanted[code] = True
-    return present & wanted[fleet.card_model[rows]]
+    if request.mode is Mode.SLICE:
+        offered = fleet.card_resource[rows] == fleet.resource_code.get(request.resource, _NO_RESOURCE)
+    else:
+        offered = fleet.pinnable[rows]
+    of_model = offered
+    if request.models:
+        wanted = np.zeros(len(fleet.models) + 1, np.bool_)  # the last place answers for "no card", code -1
+        for model in request.models:
+            code = fleet.model_code.get(model)
+            if code is not None:
+                wanted[code] = True
+        of_model = offered & (wanted[fleet.card_model[rows]] | fleet.model_matched[rows])
+    allowed = of_model & present
+    if request.sized:
+        allowed &= fleet.sized[rows]
+    return _Choice(present, offered, of_model, allowed)
 
 
 def host_fits(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
@@ -77,9 +107,10 @@ def fit(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool =
     if request.count == 0:
         nothing = np.zeros_like(need)
         return Fit(rows, ready, np.zeros_like(need, np.bool_), need, nothing)
-    allowed = _allowed_cards(fleet, request, rows)
+    choice = _choice(fleet, request, rows)
+    allowed = choice.allowed
     if request.mode is Mode.SLICE:
-        fits, take = _fit_slices(fleet, request, rows, allowed, need)
+        fits, take = _fit_slices(fleet, request, rows, choice, need)
         return Fit(rows, ready & fits, allowed, need, take)
     cards = allowed & (fleet.free_mib[rows] >= need) & (fleet.plugin[rows] == 0)
     if request.whole_cards:
@@ -88,49 +119,50 @@ def fit(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool =
 
 
 def _fit_slices(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, allowed: BoolArray, need: IntArray
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice, need: IntArray
 ) -> tuple[BoolArray, IntArray]:
     """Slice mode: the device plugin picks the cards, so the pod must fit on the ones it will pick."""
-    shared = (fleet.slices[rows] > 1).any(axis=1)
-    shares, room = _predict(fleet, rows, request.count, np.where(allowed, fleet.free_mib[rows], -1), need)
+    shared = _any((fleet.slices[rows] > 1) & choice.offered)
+    allowed = choice.allowed & (need <= fleet.limit_mib[rows])
+    free = np.where(allowed, fleet.free_mib[rows], -1)
+    shares, room = _predict(fleet, rows, choice.offered, request.count, free, need)
     take = shares * need
     enough = shares.sum(axis=1) == request.count
     # An exclusive plugin may hand out any card it has left: all of those must do.
-    left = (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
+    left = choice.offered & (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
     suitable = left & allowed & (fleet.pinned[rows] == 0) & (fleet.free_mib[rows] >= need)
     any_will_do = (suitable == left).all(axis=1)
-    return offers_resource(fleet, request, rows) & enough & room & (shared | any_will_do), take
+    return enough & room & (shared | any_will_do) & ~_too_many_at_once(fleet, request, rows), take
 
 
-def offers_resource(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
-    """Whether the node's device plugin advertises the resource that the pod names."""
-    if not request.resource:
-        return np.ones(len(rows), np.bool_)
-    # The metrics page asks beside the event loop, where a node may go between two looks.
-    names, nodes, nothing = fleet.names, fleet.nodes, GpuNode("")
-    return np.fromiter(
-        (nodes.get(names[row], nothing).resource == request.resource for row in rows.tolist()),
-        np.bool_,
-        len(rows),
-    )
+def _too_many_at_once(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
+    """Whether the plugin refuses the pod because one of its containers asks for several shared devices."""
+    if request.count <= 1 or request.one_device_each:
+        return np.zeros(len(rows), np.bool_)
+    return fleet.one_device_each[rows]
 
 
-def _predict(fleet: Fleet, rows: IntArray, count: int, free: IntArray, need: IntArray) -> tuple[IntArray, BoolArray]:
+def _predict(
+    fleet: Fleet, rows: IntArray, offered: BoolArray, count: int, free: IntArray, need: IntArray
+) -> tuple[IntArray, BoolArray]:
     """How many of `count` devices the plugin will hand out on each card, and whether there is room wherever it may go.
 
-    [rows, width] and [rows]. The rule of `headroom.domain.device_plugin.greedy_cards`, for many nodes at once; fewer than `count` where the
-    plugin has no more.
+    [rows, width] and [rows]. `offered` [rows, width] are the plugin's cards. The rule of
+    `headroom.domain.device_plugin.greedy_cards`, for many nodes at once; fewer than `count` where the plugin has no more.
     Between cards that are alike to it the plugin goes by the order of a hash table, so that any of them may be taken: each
     must have room in `free` for what it would then hold of `need`. The shares are told of the lowest index among them.
     """
     given = fleet.plugin[rows].copy()
-    left = fleet.slices_free[rows].copy()
-    packed = fleet.allocation[rows] == _PACKED
+    left = np.where(offered, fleet.slices_free[rows], 0)
+    allocation = fleet.allocation[rows]
+    usual = not allocation.any()  # all of them `distributed`
+    sign = _SIGN_OF_GIVEN[allocation][:, None]
+    first = np.where(allocation == _SPREAD, _FEW_PICKS_FIRST, 1)[:, None]
     shares = np.zeros_like(given)
     room = np.ones(len(rows), np.bool_)
     at = np.arange(len(rows))
     for _ in range(min(count, int(left.sum(axis=1).max(initial=0)))):
-        order = np.where(packed[:, None], -given, given) * _PICKS + shares
+        order = given * _PICKS + shares if usual else sign * given * _PICKS + shares * first
         order = np.where(left > 0, order, _FAR)
         pick = order.argmin(axis=1)
         alike = (left > 0) & (order == order[at, pick][:, None])
@@ -149,7 +181,7 @@ def refusal(fleet: Fleet, request: GpuRequest, row: int, *, check_host: bool = F
 
 def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool = False) -> list[str | None]:
     """Why each of the rows cannot run the request, in stable words; None where it can."""
-    allowed = _allowed_cards(fleet, request, rows)
+    choice = _choice(fleet, request, rows)
     steps: list[tuple[BoolArray, str | None]] = [
         (~fleet.alive[rows], "node unknown"),
         (fit(fleet, request, rows, check_host=check_host).fits, None),
@@ -157,38 +189,64 @@ def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: b
     ]
     if check_host:
         steps.append((~host_fits(fleet, request, rows), "not enough CPU or memory on the host"))
-    steps.append(((fleet.usable_mib[rows] > 0).sum(axis=1) == 0, "no healthy GPU"))
-    steps.append((allowed.sum(axis=1) == 0, "card model not allowed"))
-    steps += (_slice_refusals if request.mode is Mode.SLICE else _pinned_refusals)(fleet, request, rows, allowed)
+    steps.append((_none(choice.present), "no healthy GPU"))
+    steps += _not_offered(fleet, request, rows, choice)
+    steps.append((_none(choice.of_model), "card model not allowed"))
+    steps.append((_none(choice.allowed), MEMORY_UNKNOWN))
+    steps += (_slice_refusals if request.mode is Mode.SLICE else _pinned_refusals)(fleet, request, rows, choice)
     # The first step whose condition holds gives the answer; the last one's holds everywhere.
     texts = [text for _, text in steps]
     first = np.argmax(np.stack([holds for holds, _ in steps]), axis=0)
     return [texts[at] for at in first.tolist()]
 
 
-def _slice_refusals(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, allowed: BoolArray
+def _none(cards: BoolArray) -> BoolArray:
+    return ~_any(cards)
+
+
+def _any(cards: BoolArray) -> BoolArray:
+    """[rows]: whether any card of the row has it."""
+    return np.logical_or.reduce(cards, axis=1)  # type: ignore[no-any-return]
+
+
+def _not_offered(
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice
 ) -> list[tuple[BoolArray, str | None]]:
-    shared = (fleet.slices[rows] > 1).sum(axis=1) > 0
-    few = fleet.slices_free[rows].sum(axis=1) < request.count
+    none: BoolArray = _none(choice.offered)
+    if request.mode is Mode.SLICE:
+        return [(none, f"node does not offer {request.resource}")]
+    bars = fleet.pin_bar[rows]
+    return [(none & _any((bars == code) & choice.present), bar.value) for code, bar in enumerate(PIN_BARS) if bar]
+
+
+def _slice_refusals(
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice
+) -> list[tuple[BoolArray, str | None]]:
+    shared = _any((fleet.slices[rows] > 1) & choice.offered)
+    few = np.where(choice.offered, fleet.slices_free[rows], 0).sum(axis=1) < request.count
     one, count = request.count == 1, request.count
     size = _size_words(request) or "its share"
-    left = (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
-    in_use = (left & ((fleet.pinned[rows] > 0) | ~allowed)).sum(axis=1) > 0
+    left = choice.offered & (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
+    limited = _none(choice.allowed & (need_mib(fleet, request, rows) <= fleet.limit_mib[rows]))
     return [
-        (~offers_resource(fleet, request, rows), f"node does not offer {request.resource}"),
+        (
+            _too_many_at_once(fleet, request, rows),
+            f"the device plugin gives a container one shared device, not {count}",
+        ),
+        (limited, f"MPS keeps each share below {size}"),
         (few & shared, "no free time slice" if one else f"fewer than {count} free time slices"),
         (few, "no free card" if one else f"fewer than {count} free cards"),
+        (_any(left & ~choice.of_model), "the device plugin could pick a card of another model"),
         (shared, f"the card that the device plugin will pick has not {size} free"),
-        (in_use, "the device plugin could pick a card that is in use"),
+        (_any(left & (fleet.pinned[rows] > 0)), "the device plugin could pick a card that is in use"),
         (np.ones(len(rows), np.bool_), f"a card that the device plugin could pick has not {size} free"),
     ]
 
 
 def _pinned_refusals(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, allowed: BoolArray
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice
 ) -> list[tuple[BoolArray, str | None]]:
-    count, several = request.count, request.count > 1
+    count, several, allowed = request.count, request.count > 1, choice.allowed
     everywhere = np.ones(len(rows), np.bool_)
     steps: list[tuple[BoolArray, str | None]] = [(allowed.sum(axis=1) < count, f"fewer than {count} cards")]
     if request.whole_cards:

@@ -27,6 +27,7 @@ from scheduler.verbs.offers import Offer, offer_of
 
 TRIED = "given to this pod before and turned down by kube-scheduler"
 UNKNOWN_NODE = "no GPU known to Headroom"
+NO_SUCH_CARDS = ("no healthy GPU", "node does not offer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +189,16 @@ class Extender:
 
     def _refusals(self, request: GpuRequest, offer: Offer) -> dict[str, str]:
         reasons, row_of, problems = self._reasons.of(request), self._state.fleet.row_of, self._state.node_problems
-        return {
-            name: (reasons[row_of[name]] or TRIED) if name in row_of else problems.get(name, UNKNOWN_NODE)
-            for name in offer.names
-        }
+        refused: dict[str, str] = {}
+        for name in offer.names:
+            problem = problems.get(name)
+            if name not in row_of:
+                refused[name] = problem or UNKNOWN_NODE
+                continue
+            reason = reasons[row_of[name]] or TRIED
+            # That a node has no such cards may be because they could not be told.
+            refused[name] = f"{reason}: {problem}" if problem and reason.startswith(NO_SUCH_CARDS) else reason
+        return refused
 
     def _all_that_fit(self, pod: WaitingPod, offer: Offer) -> Answer:
         """Every node that fits, the best one reserved; the scores are kept for the prioritize call that follows."""

@@ -74,7 +74,9 @@ REFUSED: list[tuple[dict[str, str], dict[str, Any], dict[str, Any], str | None]]
     ({"nvidia.com/gpu.product": "Tesla-T4", "nvidia.com/gpu.count": "2"}, {"nvidia.com/gpu": "8"}, {}, None),
     ({"nvidia.com/gpu.product": "Tesla-T4", "nvidia.com/gpu.count": "2"}, {"nvidia.com/gpu": "1"}, {"nvidia.com/gpu": "2"}, None),
     ({}, {"nvidia.com/gpu": "4"}, {}, None),
-    ({"nvidia.com/gpu.product": "Unheard-Of"}, {"nvidia.com/gpu": "1"}, {}, None),
+    (
+        {"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.sharing-strategy": "time-slicing"}, {"nvidia.com/gpu": "3"}, {}, None,
+    ),
     ({}, {}, {}, "{not json"),
     ({}, {}, {}, '[{"id": "a", "model": "m", "vram_mib": 1}, {"id": "b", "model": "m", "vram_mib": -5}]'),
 ]  # fmt: skip

@@ -177,8 +177,7 @@ def test_what_the_agent_writes_is_read_back() -> None:
         ("null", CARDS, "not a list of cards"),
         ([{"id": "a"}], CARDS, "missing required field `model`"),
         ([card(vram_mib="many")], CARDS, "got `str` - at `$[0].vram_mib`"),
-        ([card(vram_mib=0)], f"{CARDS}[0].vram_mib", "at least 1"),
-        ([card(), card(id="b", vram_mib=-5)], f"{CARDS}[1].vram_mib", "at least 1"),
+        ([card(), card(id="b", vram_mib=-5)], f"{CARDS}[1].vram_mib", "at least 0"),
         ([card(reserve_mib=-1)], f"{CARDS}[0].reserve_mib", "at least 0"),
         ([card(reserve_mib=30000)], f"{CARDS}[0].reserve_mib", "more than the card's 23034 MiB"),
         ([card(slices=0)], f"{CARDS}[0].slices", "at least 1"),
@@ -211,24 +210,26 @@ T4 = gfd("Tesla-T4", 15360, 2)
         pytest.param(
             node(gfd("T4", 15360, 2, 4, "time-slicing"), {"nvidia.com/gpu": "2"}), ["2 x 4 and 2"], id="sharing not live yet"
         ),
-        pytest.param(node({PRODUCT: "Unheard-Of"}, {"nvidia.com/gpu": "1"}), ["Unheard-Of", "memory unknown"], id="no memory"),
         pytest.param(node({}, {"nvidia.com/gpu": "4"}), ["no label names the card model", PRODUCT], id="no labels"),
         pytest.param(node(T4 | {MEMORY: "lots"}, {"nvidia.com/gpu": "2"}), [MEMORY, "lots"], id="memory not a number"),
-        pytest.param(node(T4 | {MEMORY: "0"}, {"nvidia.com/gpu": "2"}), [MEMORY, "0", "at least 1 MiB"], id="memory 0"),
+        pytest.param(
+            node(T4 | {"headroom.dev/card-vram": "0"}, {"nvidia.com/gpu": "2"}), ["card-vram", "0", "at least 1 MiB"], id="memory 0"
+        ),
         pytest.param(
             node(T4 | {"headroom.dev/card-vram": "8Ei"}, {"nvidia.com/gpu": "2"}), ["8Ei", "at most"], id="memory of no card"
         ),
         pytest.param(
-            node(T4 | {COUNT: "1000000"}, {"nvidia.com/gpu": "1000000"}), ["1000000", "more than 4096 devices"],
+            node(T4 | {COUNT: "1000000"}, {"nvidia.com/gpu": "1000000"}), ["1000000", "more than 4096 cards"],
             id="devices of no node",
         ),
         pytest.param(node(T4 | {REPLICAS: "-2"}, {"nvidia.com/gpu": "2"}), [REPLICAS, "-2"], id="replicas negative"),
-        pytest.param(node(T4 | {STRATEGY: "magic"}, {"nvidia.com/gpu": "2"}), [STRATEGY, "magic"], id="unknown sharing"),
         pytest.param(
-            node(T4, {"nvidia.com/gpu": "2", "amd.com/gpu": "1"}), ["nvidia.com/gpu 2, amd.com/gpu 1"], id="two kinds"
+            node(T4, {"nvidia.com/gpu": "2", "nvidia.com/gpu.shared": "4"}),
+            ["nvidia.com/gpu 2, nvidia.com/gpu.shared 4", "under two names"], id="shared and whole",
         ),
         pytest.param(
-            node(T4, {"nvidia.com/gpu": "2", "nvidia.com/gpu.shared": "4"}), ["two kinds of device"], id="shared and whole"
+            node(T4 | {PRODUCT: "NVIDIA-A100-SXM4-40GB-MIG-INVALID"}, {"nvidia.com/gpu": "2"}), ["MIG is not set up"],
+            id="MIG set up wrongly",
         ),
         pytest.param(
             node(T4 | {"nvidia.com/mig.strategy": "mixed"}, {"nvidia.com/gpu": "2", "nvidia.com/mig-1g.10gb": "7"}),
@@ -236,10 +237,6 @@ T4 = gfd("Tesla-T4", 15360, 2)
         ),
         pytest.param(node({}, {"nvidia.com/gpu": "x"}), ["status.allocatable.nvidia.com/gpu", "not a quantity"], id="count"),
         pytest.param(node({}, {"cpu": "-1"}), ["status.allocatable.cpu", "-1", "below zero"], id="negative CPU"),
-        pytest.param(
-            node(T4 | {"headroom.dev/allocation": "random"}, {"nvidia.com/gpu": "2"}),
-            ["headroom.dev/allocation", "random"], id="allocation",
-        ),
         pytest.param(
             node({}, {"nvidia.com/gpu": "4"}, cards=[card()]), ["hands out more devices"], id="annotation knows too few"
         ),
@@ -255,3 +252,297 @@ def test_contradictions_are_refused_with_a_reason(broken: wire.Node, named: list
 def test_a_refused_node_remains_a_home_for_pods_without_cards() -> None:
     rest = without_cards(node(T4, {"nvidia.com/gpu": "8"}))
     assert (rest.cards, rest.resource, rest.cpu_milli) == ((), "", 7910)
+
+
+# Sharing, in every way it is told
+
+
+def hand(**more: str) -> dict[str, str]:
+    """Labels that people write."""
+    return {"headroom.dev/card-model": "NVIDIA-L4", "headroom.dev/card-vram": "22Gi", **more}
+
+
+GKE = {
+    "cloud.google.com/gke-accelerator": "nvidia-l4",
+    "cloud.google.com/gke-gpu-sharing-strategy": "time-sharing",
+    "cloud.google.com/gke-max-shared-clients-per-gpu": "3",
+}
+L4 = ("NVIDIA-L4", 22491, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "allocatable", "expected"),
+    [
+        pytest.param(
+            hand() | GKE, {"nvidia.com/gpu": "3"}, (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 3)]),
+            id="N06 k8s-device-plugin#741: hand labels beside GKE's",
+        ),
+        pytest.param(
+            GKE, {"nvidia.com/gpu": "6"}, (Sharing.TIME_SLICING, "nvidia.com/gpu", [L4, L4]),
+            id="N05 k8s-device-plugin#741, karpenter-gcp#319: GKE's labels alone",
+        ),
+        pytest.param(
+            GKE | {"cloud.google.com/gke-gpu-sharing-strategy": "mps"}, {"nvidia.com/gpu": "3"},
+            (Sharing.MPS, "nvidia.com/gpu", [L4]), id="GKE with MPS",
+        ),
+        pytest.param(
+            {"cloud.google.com/gke-accelerator": "nvidia-l4"}, {"nvidia.com/gpu": "2"},
+            (Sharing.EXCLUSIVE, "nvidia.com/gpu", [("NVIDIA-L4", 22491, 1)] * 2), id="GKE without sharing",
+        ),
+        pytest.param(
+            {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100", "cloud.google.com/gke-gpu-partition-size": "1g.5gb"},
+            {"nvidia.com/gpu": "7"}, (Sharing.MIG, "nvidia.com/gpu", [("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4768, 1)] * 7),
+            id="GKE's partitions",
+        ),
+        pytest.param(
+            hand(**{"nvidia.com/gpu.count": "1", STRATEGY: "time-slicing"}), {"nvidia.com/gpu": "3"},
+            (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 3)]), id="hand labels with gpu.count",
+        ),
+        pytest.param(
+            hand(**{REPLICAS: "3"}), {"nvidia.com/gpu": "3"},
+            (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 3)]), id="hand labels with gpu.replicas",
+        ),
+        pytest.param(
+            hand(), {"nvidia.com/gpu": "4"}, (Sharing.EXCLUSIVE, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 1)] * 4),
+            id="hand labels and no sign of sharing: each device is a card",
+        ),
+        pytest.param(
+            gfd("NVIDIA-L4-SHARED", 23034, 1, 16384, "time-slicing"), {"nvidia.com/gpu": "16384"},
+            (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 23034, 16384)]),
+            id="S05 k8s-device-plugin#1433: a device for every MiB or so",
+        ),
+        pytest.param(
+            gfd("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 4, 4, "time-slicing"),
+            {"nvidia.com/gpu": "0", "nvidia.com/gpu.shared": "16"},
+            (Sharing.TIME_SLICING, "nvidia.com/gpu.shared", [("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 4)] * 4),
+            id="S07 bottlerocket#4418: MIG with time-slicing",
+        ),
+        pytest.param(
+            gfd("NVIDIA-L4-SHARED", 23034, 1, 4, "nvlink-magic"), {"nvidia.com/gpu": "4"},
+            (Sharing.UNKNOWN, "nvidia.com/gpu", [("NVIDIA-L4", 23034, 4)]), id="a strategy of tomorrow",
+        ),
+    ],
+)  # fmt: skip
+def test_shared_devices_are_not_cards(
+    labels: dict[str, str], allocatable: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    assert shape(node_of(node(labels, allocatable))) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "allocatable", "sign"),
+    [
+        pytest.param(hand(**{STRATEGY: "time-slicing"}), {"nvidia.com/gpu": "3"}, f"{STRATEGY}: time-slicing", id="strategy"),
+        pytest.param(hand(**{PRODUCT: "NVIDIA-L4-SHARED"}), {"nvidia.com/gpu": "3"}, f"{PRODUCT}: NVIDIA-L4-SHARED", id="product"),
+        pytest.param(hand(), {"nvidia.com/gpu.shared": "3"}, "nvidia.com/gpu.shared", id="resource"),
+        pytest.param(hand(**{"nvidia.com/mps.capable": "true"}), {"nvidia.com/gpu": "3"}, "mps.capable: true", id="MPS"),
+        pytest.param(
+            hand(**{"cloud.google.com/gke-gpu-sharing-strategy": "time-sharing"}), {"nvidia.com/gpu": "3"},
+            "gke-gpu-sharing-strategy: time-sharing", id="GKE",
+        ),
+    ],
+)  # fmt: skip
+def test_a_sign_of_sharing_without_a_number_is_refused_with_the_remedy(
+    labels: dict[str, str], allocatable: dict[str, Any], sign: str
+) -> None:
+    with pytest.raises(InventoryError) as caught:
+        node_of(node(labels, allocatable))
+    for part in (sign, COUNT, REPLICAS, "the agent"):
+        assert part in str(caught.value)
+
+
+def test_devices_of_another_scheduler_s_plugin_are_a_sign_of_sharing() -> None:
+    marked = node(hand(), {"nvidia.com/gpu": "10"})
+    marked.metadata.annotations["hami.io/node-nvidia-register"] = "GPU-a,10,22528,100,NVIDIA-L4,0,true:"
+    with pytest.raises(InventoryError, match=r"node-nvidia-register.*the agent"):
+        node_of(marked)
+
+
+def test_what_kubelet_counts_wins_over_a_replicas_label_beside_an_annotation_without_slices() -> None:
+    """S10 (k8s-device-plugin#732): feature discovery wrote gpu.replicas 1 although the plugin shares by 12."""
+    found = node_of(
+        node(gfd("NVIDIA-A10G-SHARED", 23028, 1, 1, "time-slicing"), {"nvidia.com/gpu": "12"}, cards=[card()])
+    )
+    assert [one.slices for one in found.cards] == [12]
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "allocation", "one_each"),
+    [
+        ("headroom.dev/allocation", "random", Allocation.UNKNOWN, False),
+        ("headroom.dev/allocation", "spread", Allocation.SPREAD, False),
+        ("headroom.dev/fail-requests-greater-than-one", "true", Allocation.DISTRIBUTED, True),
+        ("headroom.dev/fail-requests-greater-than-one", "perhaps", Allocation.DISTRIBUTED, True),
+        (STRATEGY, "mps", Allocation.DISTRIBUTED, True),
+        (STRATEGY, "magic", Allocation.DISTRIBUTED, True),
+        ("cloud.google.com/gke-gpu-sharing-strategy", "time-sharing", Allocation.DISTRIBUTED, True),
+    ],
+)
+def test_one_word_that_nobody_knows_costs_no_node(
+    label: str, text: str, allocation: Allocation, one_each: bool
+) -> None:
+    found = node_of(node(gfd("Tesla-T4-SHARED", 15360, 1, 4, "time-slicing") | {label: text}, {"nvidia.com/gpu": "4"}))
+    assert (len(found.cards), found.allocation, found.one_device_each) == (1, allocation, one_each)
+    unknown = text in ("random", "perhaps", "magic")
+    assert [problem.startswith(f"{label}: {text}: ") for problem in found.problems] == [True] * unknown
+
+
+def test_mps_may_be_told_to_give_several_devices() -> None:
+    labels = gfd("Tesla-T4-SHARED", 15360, 1, 4, "mps") | {"headroom.dev/fail-requests-greater-than-one": "false"}
+    assert not node_of(node(labels, {"nvidia.com/gpu": "4"})).one_device_each
+
+
+# Memory that nobody tells
+
+
+@pytest.mark.parametrize(
+    ("labels", "allocatable", "models"),
+    [
+        pytest.param(
+            {PRODUCT: "NVIDIA-GB10"}, {"nvidia.com/gpu": "1"}, ["NVIDIA-GB10"],
+            id="N01 N03 gpu-operator#1794, KAI#706, HAMi#1511: unified memory",
+        ),
+        pytest.param({PRODUCT: "NVIDIA-GB10", MEMORY: "0"}, {"nvidia.com/gpu": "1"}, ["NVIDIA-GB10"], id="unified memory, 0 by label"),
+        pytest.param({}, {"amd.com/gpu": "8"}, ["AMD"] * 8, id="N07 ROCm/gpu-operator#183: no labeller"),
+        pytest.param(
+            {"amd.com/gpu.product-name": "AMD_Instinct_MI300A"}, {"amd.com/gpu": "4"}, ["AMD_Instinct_MI300A"] * 4, id="MI300A"
+        ),
+        pytest.param({}, {"habana.ai/gaudi": "8"}, ["Intel"] * 8, id="N10 dell/omnia#2312: Gaudi carries no model"),
+        pytest.param(
+            {"cloud.google.com/gke-tpu-accelerator": "tpu-v3-slice"}, {"google.com/tpu": "4"}, ["tpu-v3-slice"] * 4,
+            id="N11: a TPU that the table does not know",
+        ),
+    ],
+)  # fmt: skip
+def test_whole_devices_need_no_memory(labels: dict[str, str], allocatable: dict[str, Any], models: list[str]) -> None:
+    found = node_of(node(labels, allocatable))
+    assert [one.model for one in found.cards] == models
+    assert not any(one.sized for one in found.cards)
+    assert [one.usable_mib for one in found.cards] == [1] * len(models)
+
+
+def test_the_hand_label_gives_unified_memory_a_size() -> None:
+    labels = {PRODUCT: "NVIDIA-GB10", "headroom.dev/card-vram": "110Gi"}
+    for annotation in (
+        None,
+        [{"id": "GPU-a", "model": "NVIDIA-GB10"}],
+        [{"id": "GPU-a", "model": "NVIDIA-GB10", "vram_mib": 0}],
+    ):
+        found = node_of(node(labels, {"nvidia.com/gpu": "1"}, cards=annotation))
+        assert [one.vram_mib for one in found.cards] == [112640]
+
+
+# Several kinds on one node
+
+
+def test_two_kinds_of_device_on_one_node_each_have_their_cards() -> None:
+    """S12 (nixpkgs#288037): an AMD processor with graphics beside an NVIDIA card."""
+    both = {"nvidia.com/gpu": "1", "amd.com/gpu": "1"}
+    found = node_of(node(gfd("NVIDIA-L4", 23034, 1), both, cards=[card(index=4)]))
+    assert [(one.id, one.index, found.resource_of(one), str(one.pin_bar)) for one in found.cards] == [
+        ("GPU-a", 4, "nvidia.com/gpu", ""),
+        ("amd-0", 5, "amd.com/gpu", "only NVIDIA cards can be picked by Headroom"),
+    ]
+    pinned_only = node_of(node({}, {"amd.com/gpu": "1"}, cards=[card()]))
+    assert [(one.id, pinned_only.resource_of(one)) for one in pinned_only.cards] == [
+        ("GPU-a", ""),
+        ("amd-0", "amd.com/gpu"),
+    ]
+
+
+def test_a_kind_that_cannot_be_told_does_not_take_the_other_along() -> None:
+    for annotation in (None, "{not json"):
+        found = node_of(node(T4, {"nvidia.com/gpu": "7", "amd.com/gpu": "1"}, cards=annotation))
+        assert [found.resource_of(one) for one in found.cards] == ["amd.com/gpu"]
+        assert len(found.problems) == 1
+
+
+def test_an_annotation_written_by_hand_for_another_vendor_s_devices() -> None:
+    found = node_of(
+        node({}, {"amd.com/gpu": "1"}, cards=[{"id": "0", "model": "AMD_Instinct_MI300X", "vram_mib": 196608}])
+    )
+    assert shape(found) == (Sharing.EXCLUSIVE, "amd.com/gpu", [("AMD_Instinct_MI300X", 196608, 1)])
+
+
+def test_a_resource_without_working_devices_gives_way_to_one_with() -> None:
+    """S11 (k8s-device-plugin#990): kubelet shows the old name for five minutes after renameByDefault was switched on."""
+    renamed = node(
+        gfd("NVIDIA-L4", 23034, 4, 4, "time-slicing"), {"nvidia.com/gpu": "0", "nvidia.com/gpu.shared": "16"},
+        capacity={"nvidia.com/gpu": "4", "nvidia.com/gpu.shared": "16"},
+    )  # fmt: skip
+    assert shape(node_of(renamed)) == (Sharing.TIME_SLICING, "nvidia.com/gpu.shared", [("NVIDIA-L4", 23034, 4)] * 4)
+    with pytest.raises(InventoryError, match="0 of 4"):
+        node_of(node(gfd("NVIDIA-L4", 23034, 4), {"nvidia.com/gpu": "0"}, capacity={"nvidia.com/gpu": "4"}))
+    assert node_of(node({}, {"amd.com/gpu": "7"}, capacity={"amd.com/gpu": "8"})).cards[-1].index == 6
+
+
+# Cards that are not Headroom's to give, or not to pick
+
+
+def test_labels_describe_cards_where_no_device_plugin_is() -> None:
+    """S16: docs/install.md says that pinned mode needs no device plugin."""
+    found = node_of(node(gfd("NVIDIA-L4", 23034, 2)))
+    assert shape(found) == (Sharing.EXCLUSIVE, "", [("NVIDIA-L4", 23034, 1)] * 2)
+    with pytest.raises(InventoryError, match="cannot be told apart"):
+        node_of(node(gfd("NVIDIA-L4", 23034, 2, **{"nvidia.com/mig.strategy": "mixed"})))
+
+
+def test_a_card_that_only_drives_a_screen_is_left_out() -> None:
+    """S17 (gfd#27): a DGX Station lists its display card among the others, the device plugin skips it."""
+    station = [
+        card(index=0),
+        card(id="GPU-d", index=3, model="NVIDIA DGX Display", vram_mib=4096),
+        card(id="GPU-e", index=4),
+    ]
+    found = node_of(node(gfd("NVIDIA-L4", 23034, 2), {"nvidia.com/gpu": "2"}, cards=station))
+    assert [one.id for one in found.cards] == ["GPU-a", "GPU-e"]
+
+
+MIG = gfd("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 7, **{"nvidia.com/mig.strategy": "single"})
+
+
+@pytest.mark.parametrize(
+    ("described", "bar"),
+    [
+        pytest.param(node(MIG, {"nvidia.com/gpu": "7"}), "known by position", id="S15 k8s-device-plugin#572: ids are positions"),
+        pytest.param(node(MIG, {"nvidia.com/gpu": "1"}, cards=[card(id="MIG-1")]), "", id="S15b: the agent names them"),
+        pytest.param(
+            node(gfd("NVIDIA-L4-SHARED", 23034, 1, 4, "mps"), {"nvidia.com/gpu": "4"}), "MPS",
+            id="S03 k8s-device-plugin#1655: exclusive compute mode",
+        ),
+        pytest.param(
+            node(gfd("NVIDIA-L4-SHARED", 23034, 1, 4, "mps"), {"nvidia.com/gpu": "4"}, cards=[card(slices=4)]), "MPS",
+            id="S03 with the agent",
+        ),
+        pytest.param(
+            node(gfd("NVIDIA-L4-SHARED", 23034, 1, 4, "magic"), {"nvidia.com/gpu": "4"}), "does not know", id="a strategy of tomorrow"
+        ),
+        pytest.param(node({}, {"amd.com/gpu": "1"}), "only NVIDIA", id="another vendor's"),
+        pytest.param(node(gfd("NVIDIA-L4-SHARED", 23034, 1, 4, "time-slicing"), {"nvidia.com/gpu": "4"}), "", id="time-sliced"),
+    ],
+)  # fmt: skip
+def test_why_headroom_may_not_pick_a_card_itself(described: wire.Node, bar: str) -> None:
+    (found,) = {str(one.pin_bar) for one in node_of(described).cards}
+    assert bar in found
+    assert bool(bar) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("labels", "cards", "matched"),
+    [
+        pytest.param({PRODUCT: "NVIDIA-L4"}, [card(), card(id="b")], True, id="N14 one model, named by the label"),
+        pytest.param({PRODUCT: "NVIDIA-L4"}, [card(model="L4-odd")], True, id="N14 spelt otherwise"),
+        pytest.param({PRODUCT: "NVIDIA-L4"}, [card(), card(id="b", model="Tesla-T4")], False, id="N12 several models"),
+        pytest.param({}, [card()], False, id="no label to match"),
+    ],
+)
+def test_whether_kube_scheduler_has_matched_the_model(labels: dict[str, str], cards: list[Any], matched: bool) -> None:
+    assert {one.model_matched for one in node_of(node(labels, cards=cards)).cards} == {matched}
+
+
+def test_names_in_the_annotation_are_spelt_as_labels_are() -> None:
+    """N13 (k8s-device-plugin, internal/lm): '+' and brackets cannot stand in a label value."""
+    found = node_of(
+        node(cards=[card(model="NVIDIA-A100-SXM4-40GB-MIG-1g.5gb+me"), card(id="b", model="NVIDIA TITAN X (Pascal)")])
+    )
+    assert [one.model for one in found.cards] == ["NVIDIA-A100-SXM4-40GB-MIG-1g.5gbme", "NVIDIA-TITAN-X-Pascal"]
