@@ -85,7 +85,7 @@ class AutoscalerDaemon:
             duration_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_seconds / 5,
         )
-        self._source = PrometheusSource(settings.prometheus_url, settings.prometheus_timeout_seconds)
+        self._source = PrometheusSource.of(settings)
         self._fit = (
             FitClient(settings.extender_url, settings.extender_timeout_seconds) if settings.extender_url else None
         )
@@ -180,7 +180,7 @@ class AutoscalerDaemon:
 
     async def close(self) -> None:
         """Release what is not the API connection."""
-        self._source.close()
+        await self._source.close()
         if self._fit is not None:
             await self._fit.close()
 

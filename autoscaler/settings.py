@@ -6,10 +6,11 @@ from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
 from headroom.errors import HeadroomError
 from headroom.prometheus.series import DEVICE_JOBS
+from headroom.prometheus.settings import PrometheusSettings
 
 
 @dataclass(frozen=True)
-class AutoscalerSettings(LeaderSettings):
+class AutoscalerSettings(PrometheusSettings, LeaderSettings):
     """See each field's reason; `headroom autoscaler --help` prints them."""
 
     port: int = setting(8902, minimum=0, maximum=65535, reason="Port of the probes and the metrics.")

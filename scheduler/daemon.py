@@ -94,7 +94,7 @@ class SchedulerDaemon:
         self.decisions = Decisions()
         self._make_background_parts()
         self.app = self._server().app()
-        self._prometheus = PrometheusSource(settings.prometheus_url) if settings.prometheus_url else None
+        self._prometheus = PrometheusSource.of(settings) if settings.prometheus_url else None
         self._measured = (
             MeasuredPoll(self.state, self._prometheus, settings, self.metrics, unix_clock=unix_clock)
             if self._prometheus is not None
@@ -154,7 +154,7 @@ class SchedulerDaemon:
             await self._run()
         finally:
             if self._prometheus is not None:
-                self._prometheus.close()
+                await self._prometheus.close()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -6,13 +6,14 @@ from headroom import names
 from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
 from headroom.prometheus.series import DEVICE_JOBS
+from headroom.prometheus.settings import PrometheusSettings
 
 DECISIVE = "decisive"
 SCORED = "scored"
 
 
 @dataclass(frozen=True)
-class SchedulerSettings(LeaderSettings):
+class SchedulerSettings(PrometheusSettings, LeaderSettings):
     """See each field's reason; `headroom scheduler --help` prints them."""
 
     port: int = setting(8901, minimum=0, maximum=65535, reason="Port of the extender, the probes and the metrics.")
@@ -76,6 +77,9 @@ class SchedulerSettings(LeaderSettings):
     )
     prometheus_url: str = setting(
         "", reason="Prometheus to read measured VRAM from; empty leaves it to what pods declare."
+    )
+    prometheus_timeout_seconds: float = setting(
+        5.0, unit="s", minimum=0.1, maximum=60.0, reason="A slower answer counts as none; the next reading comes soon."
     )
     plan_every_seconds: float = setting(
         30.0,

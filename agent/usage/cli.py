@@ -4,19 +4,36 @@ import asyncio
 import csv
 import datetime
 import io
+import os
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import click
 import msgspec
 
 from agent.energy.tariff import load_tariff
-from agent.usage.report import Grouping, Line, Report, build_report
+from agent.usage.report import Grouping, Line, Report, Usage, build_report
 from agent.usage.source import read_usage, step_for
+from headroom.daemon.settings import load, options, setting
 from headroom.errors import HeadroomError
 from headroom.prometheus.client import PrometheusSource
 from headroom.prometheus.series import DEVICE_JOBS, DeviceJobs
+from headroom.prometheus.settings import PrometheusSettings
 from headroom.units import UnitError, parse_duration_seconds
+
+_OWN_VARIABLES: Final = ("HEADROOM_USAGE_PROMETHEUS", "HEADROOM_USAGE_TARIFF", "HEADROOM_USAGE_DEVICE_JOBS")
+"""Variables of this command that are no settings of the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSettings(PrometheusSettings):
+    """Where the agents' metrics are."""
+
+    prometheus_url: str = setting("http://localhost:9090", reason="Where the agents' metrics are.")
+    prometheus_timeout_seconds: float = setting(
+        60.0, unit="s", minimum=0.1, maximum=3600.0, reason="Longest wait for one answer; a month takes a while."
+    )
 
 
 class UsageError(HeadroomError):
@@ -27,11 +44,11 @@ class UsageError(HeadroomError):
 @click.option(
     "--prometheus",
     "url",
-    default="http://localhost:9090",
-    show_default=True,
+    default=None,
     envvar="HEADROOM_USAGE_PROMETHEUS",
-    help="Where the agents' metrics are. (HEADROOM_USAGE_PROMETHEUS)",
+    help="Short for --prometheus-url. (HEADROOM_USAGE_PROMETHEUS)",
 )
+@options(UsageSettings)
 @click.option(
     "--by",
     type=click.Choice([grouping.value for grouping in Grouping]),
@@ -65,11 +82,19 @@ class UsageError(HeadroomError):
     help="Scrape jobs of the agents, as JOB or NAMESPACE:JOB, several by comma: their exported_ labels are believed."
     " (HEADROOM_USAGE_DEVICE_JOBS)",
 )
-@click.option("--timeout", default="60s", show_default=True, help="Longest wait for one answer of Prometheus.")
+@click.option("--timeout", default=None, help="Short for --prometheus-timeout-seconds.")
 def main(
-    url: str, by: str, from_: str, to: str, tariff: str | None, output: str, step: str | None, device_jobs: str,
-    timeout: str,
-) -> None:  # fmt: skip
+    url: str | None,
+    by: str,
+    from_: str,
+    to: str,
+    tariff: str | None,
+    output: str,
+    step: str | None,
+    device_jobs: str,
+    timeout: str | None,
+    **flags: str | None,
+) -> None:
     """Who used the cards: hours, energy, carbon and cost by project, namespace or card model."""
     now = time.time()
     start, end = moment("--from", from_, now), moment("--to", to, now)
@@ -79,12 +104,13 @@ def main(
         raise UsageError(f"--from {from_} is in the future")
     factors = load_tariff(tariff)
     seconds = None if step is None else _duration("--step", step)
-    source = PrometheusSource(url, timeout_seconds=_duration("--timeout", timeout, above_zero=True))
-    try:
-        jobs = DeviceJobs(entry.strip() for entry in device_jobs.split(",") if entry.strip())
-        usage = asyncio.run(read_usage(source, start, min(end, now), seconds, jobs))
-    finally:
-        source.close()
+    flags["prometheus_url"] = flags["prometheus_url"] or url
+    if timeout is not None:
+        flags["prometheus_timeout_seconds"] = str(_duration("--timeout", timeout, above_zero=True))
+    environment = {key: value for key, value in os.environ.items() if key not in _OWN_VARIABLES}
+    source = PrometheusSource.of(load(UsageSettings, flags, environment))
+    jobs = DeviceJobs(entry.strip() for entry in device_jobs.split(",") if entry.strip())
+    usage = asyncio.run(_read(source, start, min(end, now), seconds, jobs))
     report = build_report(usage, Grouping(by), factors)
     if end > now:
         report.notes.append(f"--to {to} is in the future: the report is of what has been so far")
@@ -93,6 +119,15 @@ def main(
     used_step = step_for(usage.end - usage.start) if seconds is None else seconds
     report.notes.append("every sample was read" if used_step == 0 else f"samples were read {used_step:g} s apart")
     click.echo({"table": table, "csv": as_csv, "json": as_json}[output](report), nl=False)
+
+
+async def _read(
+    source: PrometheusSource, start: float, end: float, step_seconds: float | None, jobs: DeviceJobs
+) -> Usage:
+    try:
+        return await read_usage(source, start, end, step_seconds, jobs)
+    finally:
+        await source.close()
 
 
 def moment(option: str, text: str, now: float) -> float:

@@ -324,7 +324,7 @@ async def run_hour(folder: Path, by: Sequence[Grouping], tariff: Tariff) -> list
         try:
             usage = await read_usage(source, START, START + HOUR)
         finally:
-            source.close()
+            await source.close()
     return [Outcome(build_report(usage, grouping, tariff), sum(truth.values()), truth) for grouping in by]
 
 

@@ -24,7 +24,7 @@ async def collector(prometheus: FakePrometheus) -> AsyncIterator[Collector]:
     made = Collector(source, short_seconds=30, long_seconds=60)
     made._wall_clock = lambda: NOW
     yield made
-    source.close()
+    await source.close()
 
 
 def custom(*queries: str) -> Plan:

@@ -393,7 +393,6 @@ class TestPrometheus:
             bench.workload(name, replicas=1)
             query = [{"name": "rps", "type": "query", "target": 10, "query": f"sum({name})"}]
             bench.object(name, engine="custom", signals=query)
-        await bench.start()
 
         async def answer(request: web.Request) -> web.Response:
             promql = str({**request.query, **(await request.post())}["query"])
@@ -407,13 +406,13 @@ class TestPrometheus:
                 result = [{"metric": {"headroom_query": tag}, "value": [bench.now, "40"]} for tag in tags]
             return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
 
-        bench.prometheus._query = answer  # type: ignore[method-assign]
         runner = web.AppRunner(web.Application())
         runner.app.router.add_route("*", "/api/v1/query", answer)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        bench.daemon._source.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        bench.prometheus.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await bench.start()
         await bench.tick()
         await runner.cleanup()
         assert (bench.replicas("good"), bench.replicas("fine"), bench.replicas("bad")) == (4, 4, 1)

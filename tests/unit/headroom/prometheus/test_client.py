@@ -34,7 +34,7 @@ async def server() -> AsyncIterator[FakePrometheus]:
 async def source(server: FakePrometheus) -> AsyncIterator[PrometheusSource]:
     connected = PrometheusSource(server.url, timeout_seconds=5)
     yield connected
-    connected.close()
+    await connected.close()
 
 
 async def test_instant_range_and_scalar_answers(server: FakePrometheus, source: PrometheusSource) -> None:
@@ -126,7 +126,7 @@ async def test_nobody_there() -> None:
         with pytest.raises(PrometheusUnreachableError, match=r"cannot be reached: .*[Rr]efused") as caught:
             await source.query("up == 1234")
         assert "1234" not in str(caught.value)
-        source.close()
+        await source.close()
 
 
 async def test_a_server_that_hangs_and_recovers(server: FakePrometheus) -> None:
@@ -137,8 +137,8 @@ async def test_a_server_that_hangs_and_recovers(server: FakePrometheus) -> None:
     server.recover()
     patient = PrometheusSource(server.url, timeout_seconds=5)
     assert await patient.query("up") == []
-    source.close()
-    patient.close()
+    await source.close()
+    await patient.close()
 
 
 async def test_several_queries_at_once(server: FakePrometheus, source: PrometheusSource) -> None:
