@@ -29,12 +29,13 @@ from scheduler.background.measuring import MeasuredPoll
 from scheduler.background.nominating import NamingAhead
 from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
+from scheduler.background.settling import Settler
 from scheduler.background.waking import Waker
+from scheduler.cluster.changes import Freed, PodRefused, PodWaits
 from scheduler.cluster.decisions import Decisions
-from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.effects import Effects
 from scheduler.cluster.state import ClusterState
-from scheduler.leadership import Leadership
-from scheduler.ledger.fleet import IntArray
+from scheduler.leadership import FencedClient, Leadership
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.fragmentation import fragmentation
 from scheduler.placement.policies.registry import policy_by_name
@@ -83,20 +84,25 @@ class SchedulerDaemon:
         )
         placer = self.state.placer
         registry.register(FleetCollector(self.state, lambda: fragmentation(placer.fleet, placer.profile.profile())))
-        self.nodes = Reflector(kube, calls.NODES, wire.NODE, self.state.on_node)
-        self.pods = Reflector(kube, calls.PODS, wire.POD, self.state.on_pod, remember=identity_of)
+        self.effects = Effects(self._guard)
+        self.nodes = Reflector(kube, calls.NODES, wire.NODE, self._on_node, guard=self._guard, monotonic=monotonic)
+        self.pods = Reflector(
+            kube, calls.PODS, wire.POD, self._on_pod,
+            remember=identity_of, on_synced=self._on_pods_listed, guard=self._guard, monotonic=monotonic,
+        )  # fmt: skip
         self.leadership = Leadership(
             kube, settings,
             instance=f"{socket.gethostname()}_{settings.port}", process=secrets.token_hex(4),
             catch_up=self.pods.relist, on_gained=self._gained, on_lost=self._lost, monotonic=monotonic,
         )  # fmt: skip
+        self._fenced = FencedClient(kube, self._deciding)
         self.metrics.deciding.set_function(lambda: float(self.leadership.deciding))
         self.decisions = Decisions()
         self._make_background_parts()
         self.app = self._server().app()
         self._prometheus = PrometheusSource.of(settings) if settings.prometheus_url else None
         self._measured = (
-            MeasuredPoll(self.state, self._prometheus, settings, self.metrics, unix_clock=unix_clock)
+            MeasuredPoll(self.state, self._prometheus, settings, self.metrics, self.effects, unix_clock=unix_clock)
             if self._prometheus is not None
             else None
         )
@@ -104,49 +110,56 @@ class SchedulerDaemon:
         self.health.set_ready("pods", ready=False, detail="not listed yet")
 
     def _make_background_parts(self) -> None:
-        """What acts without being asked, and who tells it when."""
-        state, kube, settings, metrics, monotonic = self.state, self._kube, self.settings, self.metrics, self._monotonic
+        """What acts without being asked, and which changes it hears of."""
+        state, settings, metrics, monotonic = self.state, self.settings, self.metrics, self._monotonic
+        effects, kube = self.effects, self._fenced
         self.planner = Planner(state.placer, every_seconds=settings.plan_every_seconds, monotonic=monotonic)
-        self.preemptor = Preemptor(state, kube, settings, metrics, monotonic=monotonic)
+        self.preemptor = Preemptor(state, kube, settings, metrics, effects, monotonic=monotonic)
         self.waker = Waker(state, kube, metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock)
-        self.naming = NamingAhead(state, kube, settings, metrics, may_write=self._deciding, monotonic=monotonic)
+        self.naming = NamingAhead(
+            state, kube, settings, metrics, effects, may_write=self._deciding, monotonic=monotonic
+        )
+        self.settler = Settler(state, self._kube, settings, effects, monotonic=monotonic)
         self.reporter = Reporter(
             state, kube, settings, self.decisions,
             instance=socket.gethostname(), monotonic=monotonic, wall_clock=wall_clock,
         )  # fmt: skip
-        hooks = state.hooks
-        hooks.room_freed = self.preemptor.room_freed
-        hooks.pod_ended = lambda uid, bound: self.preemptor.pod_ended(uid, bound=bound)
-        hooks.claimed_node = self.preemptor.node_for
-        hooks.freed = self.waker.freed
+        self.preemptor.listen()  # before the waker: what came free for a pod is reserved for it first
+        effects.on(Freed, "wake", self.waker.freed)
+        effects.on(PodRefused, "events", lambda change: self.reporter.refused(change.entry))
         if settings.naming_ahead:
-            hooks.pod_waits = self.naming.pods_changed
+            effects.on(PodWaits, "name_ahead", lambda _: self.naming.pods_changed())
 
     def _server(self) -> ExtenderServer:
         state, settings, monotonic = self.state, self.settings, self._monotonic
-        extender = Extender(state, settings, self.decisions, monotonic=monotonic, on_refused=self._refused)
-        binder = Binder(state, self._kube, settings, self.decisions, may_write=self._deciding, monotonic=monotonic)
+        extender = Extender(state, settings, self.decisions, self.effects, monotonic=monotonic)
+        binder = Binder(state, self._fenced, settings, self.decisions, self.effects, monotonic=monotonic)
         return ExtenderServer(
             state, extender, binder, self.decisions, FitPage(state, self._kube), settings, self.metrics, self.health, self.leadership,
             head_start=self.naming.head_start, monotonic=monotonic,
         )  # fmt: skip
+
+    def _on_node(self, kind: str, name: str, node: wire.Node) -> None:
+        self.effects(self.state.on_node(kind, name, node))
+
+    def _on_pod(self, kind: str, key: str, pod: wire.Pod) -> None:
+        self.effects(self.state.on_pod(kind, key, pod))
+
+    def _on_pods_listed(self, began: float) -> None:
+        self.effects(self.state.news.listed(began))
 
     def _deciding(self) -> bool:
         return self.leadership.deciding
 
     def _gained(self) -> None:
         self.health.set_ready("lease", ready=True, detail=self.leadership.words)
-        self.state.hooks.pod_waits()  # pods may have queued up while nobody decided
+        self.naming.pods_changed()  # pods may have queued up while nobody decided
 
     def _lost(self) -> None:
         # Ready all the same: it knows the cluster, and a Deployment would wait for ever for a second one to decide, too.
         self.health.set_ready("lease", ready=True, detail=self.leadership.words)
         self.preemptor.abandon()
-        self.state.drop_promises()
-
-    def _refused(self, pod: WaitingPod, rows: IntArray) -> None:
-        self.reporter.refused(pod)
-        self.preemptor.consider(pod, rows)
+        self.effects(self.state.pods.drop_promises())
 
     async def run(self) -> None:
         """Rebuild from the API, turn ready, and follow the cluster until cancelled."""
@@ -172,6 +185,7 @@ class SchedulerDaemon:
             gc.freeze()
             log.info("ready", nodes=len(self.state.nodes), cards=int((self.state.fleet.usable_mib > 0).sum()))
             tasks.create_task(self._guard.keep("sweep", self._sweep))
+            tasks.create_task(self._guard.keep("settle", self.settler.run))
             tasks.create_task(self._guard.keep("wake", self.waker.run))
             tasks.create_task(self._guard.keep("preempt", self.preemptor.run))
             tasks.create_task(self._guard.keep("name_ahead", self.naming.run))
@@ -186,7 +200,7 @@ class SchedulerDaemon:
             await asyncio.sleep(self.settings.sweep_seconds)
             now = self._monotonic()
             self.preemptor.sweep(now)
-            self.state.sweep(now)
+            self.effects(self.state.pods.sweep(now))
 
 
 def _check_lease(settings: SchedulerSettings) -> None:

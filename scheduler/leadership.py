@@ -10,16 +10,52 @@ Whoever takes over lists the pods again before it decides anything: all that the
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from headroom.daemon.logs import get_logger
-from headroom.kube.client import KubeClient
+from headroom.kube.client import JSON, KubeClient, KubeError, Query, WatchEvent
 from headroom.kube.lease import Elector
 from scheduler.settings import SchedulerSettings
 
 PATIENCE_SECONDS: Final = 4.0  # how long a call waits for leadership; below kube-scheduler's httpTimeout of 5 s
 _ASKED_SECONDS: Final = 2.0  # how long ago a call still means that this extender's kube-scheduler leads
 _RENEWALS: Final = 7.5  # per duration of the lease: every 2 s with 15 s
+
+
+class NotDecidingError(KubeError):
+    """A write that was not sent: another extender decides by now."""
+
+
+class FencedClient:
+    """The API as those may use it who act only while this extender decides: `may_write` is asked right before each write."""
+
+    def __init__(self, kube: KubeClient, may_write: Callable[[], bool]) -> None:
+        self._kube, self._may_write = kube, may_write
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query = (),
+        body: Any = None,
+        content_type: str = JSON,
+        timeout_seconds: float = 10.0,
+    ) -> bytes:
+        """See KubeClient. Raises NotDecidingError."""
+        if method != "GET" and not self._may_write():
+            raise NotDecidingError(f"{method} {path}: another extender decides by now")
+        return await self._kube.request(
+            method, path, query=query, body=body, content_type=content_type, timeout_seconds=timeout_seconds
+        )
+
+    def watch(self, path: str, resource_version: str, *, query: Query = ()) -> AsyncIterator[WatchEvent]:
+        """See KubeClient."""
+        return self._kube.watch(path, resource_version, query=query)
+
+    async def close(self) -> None:
+        """See KubeClient."""
+        await self._kube.close()
 
 
 class Leadership:

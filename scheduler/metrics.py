@@ -37,7 +37,7 @@ class SchedulerMetrics:
         )
         self.reservations_ended = Counter(
             "headroom_reservations_ended_total",
-            "Reservations by how they ended: bound, expired, deleted, moved, bind_failed or handed_over.",
+            "Reservations by how they ended: bound, expired, deleted, moved, node_changed, bind_failed or handed_over.",
             ["end"],
             registry=registry,
         )

@@ -65,6 +65,13 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         reason="How long a filter's choice holds its cards before bind. Longer than any sane bind; short enough that a"
         " scheduler that died costs little.",
     )
+    unsure_seconds: float = setting(
+        180.0,
+        unit="s",
+        minimum=1.0,
+        reason="How long a binding without an answer may still be written: the cards stay with the pod, then a read decides. Longer than"
+        " the API server's own --request-timeout (60 s) and than it takes to notice a dead watch (150 s).",
+    )
     nomination_seconds: float = setting(
         120.0, unit="s", minimum=1.0, reason="How long a node named ahead or freed by preemption is held for its pod."
     )

@@ -8,10 +8,12 @@ with jitter. `has_synced` turns true after the first complete list and stays so:
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
+from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.kube.client import Gone, KubeClient, KubeError, Query
@@ -56,8 +58,10 @@ class Reflector(Generic[T]):
     """Keeps `on_event(kind, key, object)` informed of every object under `path`; keys are `namespace/name` or `name`.
 
     An object that cannot be decoded is reported through `on_broken(key, error)` and skipped, so that one bad object hurts only
-    itself. `remember` makes of each object what is kept of it, for the day a list no longer holds it (None: the whole object).
-    `on_synced()` follows each complete list, after the events that bring the cache up to date with it.
+    itself. With a `guard`, so does one on which `on_event` fails: the failure is counted under the plural of the path, the
+    watch goes on, and a list soon brings the event again. `remember` makes of each object what is kept of it, for the day a list
+    no longer holds it (None: the whole object). `on_synced(began)` follows each complete list, after the events that bring the
+    cache up to date with it; `began` is when it was asked for, in seconds of `monotonic`: what was written before is in it.
     """
 
     def __init__(
@@ -70,13 +74,16 @@ class Reflector(Generic[T]):
         query: Query = (),
         remember: Callable[[T], T] | None = None,
         on_broken: Callable[[str, Exception], None] | None = None,
-        on_synced: Callable[[], None] | None = None,
+        on_synced: Callable[[float], None] | None = None,
+        guard: Guard | None = None,
         backoff: Backoff | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube, self._path, self._decoder, self._query = kube, path, decoder, query
         self._on_event, self._on_broken, self._on_synced = on_event, on_broken, on_synced
-        self._remember = remember
+        self._remember, self._guard = remember, guard
+        self._again = Backoff(initial_seconds=1.0, maximum_seconds=60.0)
+        self._relisting: asyncio.TimerHandle | None = None
         self._backoff = backoff or Backoff()
         self._monotonic = monotonic
         self._log = get_logger(__name__).bind(path=path)
@@ -104,11 +111,14 @@ class Reflector(Generic[T]):
 
         For who must not act on a watch that lags behind. Failures are waited through.
         """
+        await self._ask().wait()
+
+    def _ask(self) -> asyncio.Event:
         done = asyncio.Event()
         self._asked.append(done)
         if self._watching is not None:
             self._watching.cancel()
-        await done.wait()
+        return done
 
     @property
     def resource_version(self) -> str:
@@ -156,7 +166,7 @@ class Reflector(Generic[T]):
             self._watching = None
 
     async def _list(self) -> str:
-        asked = len(self._asked)
+        asked, began = len(self._asked), self._monotonic()
         seen: set[str] = set()
         token, version = "", ""
         while True:
@@ -175,6 +185,8 @@ class Reflector(Generic[T]):
             await asyncio.sleep(0)
         for key in [key for key in self._versions if key not in seen]:
             self._forget(key)
+        if self._relisting is None:
+            self._again.reset()
         self.relists += 1
         self._version = version
         self._synced.set()
@@ -182,7 +194,7 @@ class Reflector(Generic[T]):
             done.set()
         del self._asked[:asked]
         if self._on_synced:
-            self._on_synced()
+            self._on_synced(began)
         return version
 
     def _apply_listed(self, item: msgspec.Raw, seen: set[str]) -> None:
@@ -213,27 +225,44 @@ class Reflector(Generic[T]):
         except (msgspec.MsgspecError, WireError) as error:
             self._broken(key, error)
             return
-        self._versions[key] = version
         self._last[key] = item if self._remember is None else self._remember(item)
-        self._on_event(kind, key, item)
+        self._versions[key] = version if self._tell(kind, key, item) else ""
 
     def _delete(self, key: str, raw: msgspec.Raw) -> None:
-        self._versions.pop(key, None)
-        last = self._last.pop(key, None)
+        last = self._last.get(key)
         try:
             item: T | None = self._decoder.decode(raw)
         except (msgspec.MsgspecError, WireError) as error:
             self._broken(key, error)
             item = last
-        if item is not None:
-            self._on_event(DELETED, key, item)
+        self._gone(key, item)
 
     def _forget(self, key: str) -> None:
         """An object that a list no longer holds: deleted while nobody watched."""
-        self._versions.pop(key, None)
-        item = self._last.pop(key, None)
-        if item is not None:
-            self._on_event(DELETED, key, item)
+        self._gone(key, self._last.get(key))
+
+    def _gone(self, key: str, item: T | None) -> None:
+        if item is None or self._tell(DELETED, key, item):
+            self._versions.pop(key, None)
+            self._last.pop(key, None)
+        else:  # the next list finds it missing
+            self._versions[key] = ""
+            self._last.setdefault(key, item)
+
+    def _tell(self, kind: str, key: str, item: T) -> bool:
+        """Whether the event was taken in."""
+        if self._guard is None:
+            self._on_event(kind, key, item)
+            return True
+        done = self._guard.attempt(self._path.rsplit("/", 1)[-1], partial(self._on_event, kind, key, item), key=key)
+        if not done and self._relisting is None:
+            delay = self._again.next_seconds()
+            self._relisting = asyncio.get_running_loop().call_later(delay, self._relist_now)
+        return done
+
+    def _relist_now(self) -> None:
+        self._relisting = None
+        self._ask()
 
     def _broken(self, key: str, error: Exception) -> None:
         self._log.warning("object_not_understood", key=key, error=str(error))
@@ -250,13 +279,3 @@ class Reflector(Generic[T]):
 
 def _key(meta: _Meta) -> str:
     return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
-
-
-def reflector_summary(reflector: "Reflector[Any]") -> dict[str, Any]:
-    """Plain values for a status page."""
-    return {
-        "synced": reflector.has_synced,
-        "objects": len(reflector.items()),
-        "relists": reflector.relists,
-        "failures": reflector.failures,
-    }

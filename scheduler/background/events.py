@@ -15,7 +15,7 @@ from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError
 from scheduler.cluster.decisions import Decisions, live_figures
-from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.settings import SchedulerSettings
 
@@ -24,9 +24,9 @@ _QUEUE_PODS: Final = 1000
 _NODES_NAMED: Final = 3
 
 
-def refusal_note(state: ClusterState, pod: WaitingPod, decisions: Decisions) -> str:
+def refusal_note(state: ClusterState, entry: PodEntry, decisions: Decisions) -> str:
     """Why the pod waits, and how near the nearest nodes are, in figures of this moment."""
-    decision = decisions.get(pod.key)
+    decision = decisions.get(entry.key)
     reasons = sorted(decision.reasons.items(), key=lambda item: (-item[1], item[0])) if decision else []
     text = "; ".join(f"{count} node{'s' if count > 1 else ''}: {reason}" for reason, count in reasons)
     fleet = state.fleet
@@ -52,41 +52,40 @@ class Reporter:
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
         self._instance, self._monotonic, self._wall_clock = instance, monotonic, wall_clock
-        self._last: dict[str, float] = {}
-        self._queue: asyncio.Queue[WaitingPod] = asyncio.Queue(_QUEUE_PODS)
+        self._queue: asyncio.Queue[PodEntry] = asyncio.Queue(_QUEUE_PODS)
         self._log = get_logger(__name__)
 
-    def refused(self, pod: WaitingPod) -> None:
+    def refused(self, entry: PodEntry) -> None:
         """Note a refused pod; its Event is written unless it had one lately or too many wait."""
-        now = self._monotonic()
-        if now - self._last.get(pod.uid, -self._settings.event_every_seconds) < self._settings.event_every_seconds:
+        now, last = self._monotonic(), entry.reported_at
+        if last is not None and now - last < self._settings.event_every_seconds:
             return
         if not self._queue.full():
-            self._last[pod.uid] = now
-            self._queue.put_nowait(pod)
+            entry.reported_at = now
+            self._queue.put_nowait(entry)
 
     async def run(self) -> None:
         """Write Events until cancelled."""
         while True:
-            pod = await self._queue.get()
-            self._last = {uid: at for uid, at in self._last.items() if uid in self._state.waiting}
-            if pod.uid in self._state.refused:
-                await self._write(pod)
+            entry = await self._queue.get()
+            if entry.stage is Stage.REFUSED:
+                await self._write(entry)
             await asyncio.sleep(_SPACING_SECONDS)
 
-    async def _write(self, pod: WaitingPod) -> None:
+    async def _write(self, entry: PodEntry) -> None:
+        meta = entry.pod.metadata
         try:
             await calls.record_event(
                 self._kube,
                 regarding={
                     "apiVersion": "v1",
                     "kind": "Pod",
-                    "namespace": pod.namespace,
-                    "name": pod.name,
-                    "uid": pod.uid,
+                    "namespace": meta.namespace,
+                    "name": meta.name,
+                    "uid": entry.uid,
                 },
                 reason="NoGpuMemory",
-                note=refusal_note(self._state, pod, self._decisions),
+                note=refusal_note(self._state, entry, self._decisions),
                 action="Filtering",
                 controller=f"{names.DOMAIN}/scheduler",
                 instance=self._instance,
@@ -94,4 +93,4 @@ class Reporter:
                 warning=True,
             )
         except KubeError as error:
-            self._log.info("event_not_written", pod=pod.key, error=str(error))
+            self._log.info("event_not_written", pod=entry.key, error=str(error))

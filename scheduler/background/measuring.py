@@ -7,6 +7,7 @@ from typing import Final
 from headroom.daemon.logs import get_logger
 from headroom.prometheus.client import PrometheusError
 from headroom.prometheus.series import DeviceJobs, Source
+from scheduler.cluster.effects import Effects
 from scheduler.cluster.measured import MeasuredVram, measured_vram
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
@@ -24,10 +25,12 @@ class MeasuredPoll:
         source: Source,
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
+        effects: Effects,
         *,
         unix_clock: Callable[[], float],
     ) -> None:
         self._state, self._source, self._settings, self._metrics = state, source, settings, metrics
+        self._effects = effects
         self._unix_clock = unix_clock
         self._jobs = DeviceJobs(settings.device_jobs)
         self._jobs_left_out: set[str] = set()
@@ -62,7 +65,9 @@ class MeasuredPoll:
     async def _apply(self, reading: MeasuredVram) -> None:
         fresh = 0
         for at, name in enumerate(list(self._state.fleet.nodes)):
-            fresh += self._state.set_measured(name, reading)
+            self._effects(self._state.set_measured(name, reading))
+            node = self._state.fleet.nodes.get(name)
+            fresh += reading.fresh_cards(node) if node is not None else 0
             if at % _NODES_AT_ONCE == _NODES_AT_ONCE - 1:
                 await asyncio.sleep(0)
         self._state.measured_cards = fresh

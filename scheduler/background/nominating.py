@@ -18,8 +18,9 @@ from typing import Final
 from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound, Unprocessable
+from scheduler.cluster.effects import Effects
 from scheduler.cluster.open_rows import OpenRows
-from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.ledger import LedgerError
 from scheduler.metrics import SchedulerMetrics
@@ -41,12 +42,13 @@ class NamingAhead:
         kube: KubeClient,
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
+        effects: Effects,
         *,
         may_write: Callable[[], bool],
         monotonic: Callable[[], float],
     ) -> None:
         self._state, self._kube, self._settings, self._metrics = state, kube, settings, metrics
-        self._may_write, self._monotonic = may_write, monotonic
+        self._effects, self._may_write, self._monotonic = effects, may_write, monotonic
         # In a cluster CPU and host memory are kube-scheduler's to check; here nobody has checked them yet.
         self._placer = Placer(state.fleet, state.placer.policy, check_host=True)
         self._open_rows = OpenRows(state)
@@ -54,8 +56,6 @@ class NamingAhead:
         self._slots = asyncio.Semaphore(settings.naming_ahead_parallel)
         self._patches: set[asyncio.Task[None]] = set()
         self._busy = False
-        self._ahead: set[str] = set()
-        """Pods that are named and that kube-scheduler has not taken up yet."""
         self._landed = asyncio.Event()
         self._log = get_logger(__name__)
 
@@ -65,14 +65,12 @@ class NamingAhead:
 
     async def head_start(self, uid: str) -> None:
         """Return when the pod may be decided on: at once, unless a backlog is being named and has not got to this pod."""
-        if uid in self._ahead:
-            self._ahead.discard(uid)
-            return
-        if not self._busy:
+        entry = self._state.pods.entries.get(uid)
+        if not self._busy or (entry is not None and entry.name_landed):
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
-                while self._busy and len(self._ahead) < _HEAD_START:
+                while self._busy and self._state.pods.names_ahead < _HEAD_START:
                     self._landed.clear()
                     await self._landed.wait()
 
@@ -89,7 +87,6 @@ class NamingAhead:
                 task.cancel()
 
     async def _work_off(self) -> None:
-        self._ahead &= self._state.waiting.keys()
         try:
             await self._name_all()
         finally:
@@ -110,68 +107,67 @@ class NamingAhead:
         if total:
             self._log.info("backlog_named_ahead", pods=total, left=len(backlog))
 
-    def _backlog(self) -> list[WaitingPod]:
+    def _backlog(self) -> list[PodEntry]:
         """Waiting pods that nobody has decided on, in the order of kube-scheduler's queue."""
-        state = self._state
         if not self._may_write():
             return []
-        pods = [
-            pod
-            for uid, pod in state.waiting.items()
-            if pod.can_be_named
-            and uid not in state.refused
-            and state.holding(uid) is None
-            and not state.was_offered(uid)
-        ]
-        pods.sort(key=lambda pod: (-pod.priority, pod.created_at, pod.arrival))
+        waiting = self._state.pods.at(Stage.WAITING)
+        pods = [entry for entry in waiting if entry.facts.can_be_named and entry.may_be_named]
+        pods.sort(key=lambda entry: entry.rank)
         return pods
 
-    async def _name(self, pod: WaitingPod) -> bool:
+    async def _name(self, entry: PodEntry) -> bool:
         """Place, reserve and start the patch; false when the pod fits nowhere or was decided on meanwhile."""
         await self._slots.acquire()
         placed = False
         try:
-            state = self._state
-            if pod.uid in state.waiting and state.holding(pod.uid) is None:
-                placed = self._place(pod)
+            if entry.stage is Stage.WAITING:
+                placed = self._place(entry)
         finally:
             if not placed:
                 self._slots.release()
         return placed
 
-    def _place(self, pod: WaitingPod) -> bool:
-        row = self._placer.best_among(pod.request, self._open_rows.of(pod.pod))
+    def _place(self, entry: PodEntry) -> bool:
+        row = self._placer.best_among(entry.request, self._open_rows.of(entry.pod))
         if row is None:
             # kube-scheduler will ask and be told why; until then this pod is not looked at again.
-            pod.can_be_named = False
+            entry.may_be_named = False
             return False
-        placement = self._placer.placement_at(pod.request, row)
+        placement = self._placer.placement_at(entry.request, row)
         try:
-            self._state.reserve(pod, placement, self._monotonic() + self._settings.nomination_seconds)
+            expires_at = self._monotonic() + self._settings.nomination_seconds
+            self._effects(self._state.pods.name(entry, placement, expires_at))
         except LedgerError:
-            pod.can_be_named = False
+            entry.may_be_named = False
             return False
-        task = asyncio.get_running_loop().create_task(self._patch(pod, placement.node))
+        task = asyncio.get_running_loop().create_task(self._patch(entry, placement.node))
         self._patches.add(task)
         task.add_done_callback(self._patches.discard)
         return True
 
-    async def _patch(self, pod: WaitingPod, node: str) -> None:
+    def _still_named(self, entry: PodEntry, node: str) -> bool:
+        """Whether the node is reserved for the pod, and kube-scheduler has not taken it up yet."""
+        holding = self._state.holding(entry.uid)
+        return entry.stage is Stage.NAMED and holding is not None and holding.placement.node == node
+
+    async def _patch(self, entry: PodEntry, node: str) -> None:
+        meta = entry.pod.metadata
         try:
-            if self._state.was_offered(pod.uid) or not self._may_write():
+            if not self._still_named(entry, node) or not self._may_write():
                 self._metrics.named_ahead.labels("late").inc()
                 return
-            await calls.nominate(self._kube, pod.namespace, pod.name, node)
+            await calls.nominate(self._kube, meta.namespace, meta.name, node)
         except (Unprocessable, NotFound):
             self._metrics.named_ahead.labels("late").inc()  # bound or gone by now
         except KubeError as error:
             # The reservation stays: the ordinary path will use it, or it expires.
             self._metrics.named_ahead.labels("failed").inc()
-            self._log.info("naming_ahead_failed", pod=pod.key, node=node, error=str(error))
+            self._log.info("naming_ahead_failed", pod=entry.key, node=node, error=str(error))
         else:
             self._metrics.named_ahead.labels("named").inc()
-            if not self._state.was_offered(pod.uid):
-                self._ahead.add(pod.uid)
+            if self._still_named(entry, node):
+                self._state.pods.landed(entry)
         finally:
             self._slots.release()
             self._landed.set()

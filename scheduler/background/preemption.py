@@ -6,34 +6,22 @@ names the node on the pod, evicts through the API (which keeps disruption budget
 
 import asyncio
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from typing import Final
 
 from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, TooManyRequests
-from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.changes import Freed, PodBound, PodGone, PodRefused
+from scheduler.cluster.effects import Effects
+from scheduler.cluster.pod_entry import Claim, PodEntry, Stage
 from scheduler.cluster.state import ClusterState
-from scheduler.ledger.fleet import IntArray
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.occupant import Occupant
 from scheduler.placement.victims import Plan, plan
 from scheduler.settings import SchedulerSettings
 
 _PROTECTED_SECONDS: Final = 60.0  # how long a pod whose disruption budget forbade its eviction is left alone
-
-
-@dataclass(slots=True)
-class Claim:
-    """A node being freed for a pod."""
-
-    pod: WaitingPod
-    plan: Plan
-    deadline: float
-    secured: bool = False
-    """The room is there and reserved."""
-    task: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
 
 async def _in_turns(planning: Generator[None, None, Plan | None]) -> Plan | None:
@@ -48,7 +36,7 @@ async def _in_turns(planning: Generator[None, None, Plan | None]) -> Plan | None
 
 
 class Preemptor:
-    """Carries plans out and keeps each freed node for its pod. Its `claims` are what the state asks about."""
+    """Carries plans out and keeps each freed node for its pod. Run `run` as a task; the changes it must hear of are `listen`ed to."""
 
     def __init__(
         self,
@@ -56,150 +44,152 @@ class Preemptor:
         kube: KubeClient,
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
+        effects: Effects,
         *,
         monotonic: Callable[[], float],
     ) -> None:
         self._state, self._kube, self._settings, self._metrics = state, kube, settings, metrics
-        self._monotonic = monotonic
-        self._queue: asyncio.Queue[tuple[WaitingPod, list[str]]] = asyncio.Queue()
-        self._queued: set[str] = set()
+        self._effects, self._monotonic = effects, monotonic
+        self._wanted = asyncio.Event()
         self._protected: dict[str, float] = {}
+        self._evicting: dict[str, asyncio.Task[None]] = {}
+        """By the UID of the pod that room is made for, for as long as it has its claim."""
         self._tidying: set[asyncio.Task[None]] = set()
-        self.claims: dict[str, Claim] = {}
         self._log = get_logger(__name__)
 
-    def node_for(self, uid: str) -> str | None:
-        """The node being freed for a pod."""
-        claim = self.claims.get(uid)
-        return None if claim is None else claim.plan.node
+    def listen(self) -> None:
+        """Have the changes told that matter here; before others, for what comes free is reserved at once."""
+        self._effects.on(Freed, "preempt", self._room_freed)
+        self._effects.on(PodRefused, "preempt", lambda change: self._consider(change.entry))
+        self._effects.on(PodBound, "preempt", lambda change: self._end(change.entry, "completed"))
+        self._effects.on(PodGone, "preempt", lambda change: self._end(change.entry, "cancelled"))
 
-    def consider(self, pod: WaitingPod, rows: IntArray) -> None:
-        """Have a refused pod looked at; `rows` are the nodes that kube-scheduler would let it run on."""
-        if not self._settings.preemption or not pod.may_preempt or not self._state.outranks_any(pod):
-            return
-        names = self._state.fleet.names
-        self._consider(pod, [names[row] for row in rows.tolist()])
+    def _consider(self, entry: PodEntry) -> None:
+        """Have a refused pod looked at, unless nobody could give way to it."""
+        may = self._settings.preemption and entry.facts.may_preempt and entry.claim is None
+        if may and self._state.outranks_any(entry):
+            entry.wants_room = True
+            self._wanted.set()
 
-    def _consider(self, pod: WaitingPod, nodes: list[str]) -> None:
-        if pod.uid not in self.claims and pod.uid not in self._queued:
-            self._queued.add(pod.uid)
-            self._queue.put_nowait((pod, nodes))
-
-    def room_freed(self, node: str) -> None:
+    def _room_freed(self, change: Freed) -> None:
         """Reserve for the pods that this node is being freed for, before anyone else can be given the room."""
-        for claim in self.claims.values():
-            if claim.plan.node == node and not claim.secured:
-                self._secure(claim)
+        claiming = [
+            entry for entry in self._state.pods.claims.values() if entry.claim and entry.claim.node == change.node
+        ]
+        for entry in sorted(claiming, key=lambda entry: entry.rank):
+            if entry.stage in (Stage.WAITING, Stage.REFUSED):
+                self._secure(entry, change.node)
 
-    def _secure(self, claim: Claim) -> None:
-        row = self._state.fleet.row_of.get(claim.plan.node)
-        if row is None or not self._state.placer.fits(claim.pod.request, row):
+    def _secure(self, entry: PodEntry, node: str) -> None:
+        row = self._state.fleet.row_of.get(node)
+        if row is None or not self._state.placer.fits(entry.request, row):
             return
-        placement = self._state.placer.placement_at(claim.pod.request, row)
-        self._state.reserve(claim.pod, placement, self._monotonic() + self._settings.nomination_seconds)
-        self._state.forgive(claim.pod.uid)
-        claim.secured = True
-        self._state.announce_room(claim.plan.node)
+        placement = self._state.placer.placement_at(entry.request, row)
+        expires_at = self._monotonic() + self._settings.nomination_seconds
+        self._effects(self._state.pods.secure_claim(entry, placement, expires_at))
 
-    def pod_ended(self, uid: str, *, bound: bool) -> None:
-        """Note that a pod was bound, or is gone."""
-        claim = self.claims.pop(uid, None)
-        if claim is None:
-            return
-        if claim.task is not None:
-            claim.task.cancel()
-        self._metrics.preemptions.labels("completed" if bound else "cancelled").inc()
+    def _end(self, entry: PodEntry, result: str) -> None:
+        """A pod was bound, or is gone: nobody is evicted for it any more."""
+        task = self._evicting.pop(entry.uid, None)
+        if task is not None:
+            task.cancel()
+            self._metrics.preemptions.labels(result).inc()
 
     def sweep(self, now: float) -> None:
-        """Give up what took too long."""
-        for uid, claim in list(self.claims.items()):
-            if now >= claim.deadline:
-                self._give_up(uid, "timed_out")
+        """Give up what took too long; a pod that is being bound keeps its room."""
+        for entry in list(self._state.pods.claims.values()):
+            if entry.claim is not None and now >= entry.claim.deadline and entry.stage is not Stage.BINDING:
+                self._give_up(entry, "timed_out")
 
     def abandon(self) -> None:
         """Leave all that is under way to the extender that decides now; it makes its own plans."""
-        for claim in self.claims.values():
-            if claim.task is not None:
-                claim.task.cancel()
-            self._metrics.preemptions.labels("cancelled").inc()
-        self.claims.clear()
+        for entry in list(self._state.pods.claims.values()):
+            self._end(entry, "cancelled")
+            self._effects(self._state.pods.end_claim(entry))
 
-    def _give_up(self, uid: str, result: str) -> None:
-        claim = self.claims.pop(uid, None)
+    def _give_up(self, entry: PodEntry, result: str) -> None:
+        claim, task = entry.claim, self._evicting.pop(entry.uid, None)
         if claim is None:
             return
         self._metrics.preemptions.labels(result).inc()
-        self._log.warning("preemption_given_up", pod=claim.pod.key, node=claim.plan.node, result=result)
-        if claim.task is not None and claim.task is not asyncio.current_task():
-            claim.task.cancel()
-        if claim.secured:
-            self._state.release(uid, "expired")
-        self._state.announce_room(claim.plan.node)
-        task = asyncio.get_running_loop().create_task(self._unname(claim.pod))
-        self._tidying.add(task)
-        task.add_done_callback(self._tidying.discard)
+        self._log.warning("preemption_given_up", pod=entry.key, node=claim.node, result=result)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+        self._effects(self._state.pods.end_claim(entry))
+        if claim.secured and entry.stage is Stage.NAMED:
+            self._effects(self._state.pods.void(entry, "expired"))
+        unnaming = asyncio.get_running_loop().create_task(self._unname(entry))
+        self._tidying.add(unnaming)
+        unnaming.add_done_callback(self._tidying.discard)
 
-    async def _unname(self, pod: WaitingPod) -> None:
+    async def _unname(self, entry: PodEntry) -> None:
         """Take the node's name off a pod again: kube-scheduler would go on trying that node first."""
+        meta = entry.pod.metadata
         try:
-            await calls.nominate(self._kube, pod.namespace, pod.name, None)
+            await calls.nominate(self._kube, meta.namespace, meta.name, None)
         except KubeError as error:
-            self._log.info("nomination_not_cleared", pod=pod.key, error=str(error))
+            self._log.info("nomination_not_cleared", pod=entry.key, error=str(error))
 
     async def run(self) -> None:
-        """Work through refused pods until cancelled, in the order in which they were refused."""
+        """Make room for refused pods until cancelled, the most important first."""
         try:
             while True:
-                pod, nodes = await self._queue.get()
-                self._queued.discard(pod.uid)
-                if pod.uid in self._state.refused and pod.uid not in self.claims:
-                    await self._start(pod, nodes)
+                entry = self._next()
+                if entry is None:
+                    await self._wanted.wait()
+                    continue
+                entry.wants_room = False
+                await self._start(entry)
         finally:
-            for claim in self.claims.values():
-                if claim.task is not None:
-                    claim.task.cancel()
+            for task in self._evicting.values():
+                task.cancel()
 
-    async def _start(self, pod: WaitingPod, nodes: list[str]) -> None:
-        taken = {claim.plan.node for claim in self.claims.values()}
-        row_of = self._state.fleet.row_of
-        free = [row_of[node] for node in nodes if node in row_of and node not in taken]
-        now = self._monotonic()
+    def _next(self) -> PodEntry | None:
+        """The most important of the refused pods that want room; of equals the oldest."""
+        wanting = (entry for entry in self._state.pods.at(Stage.REFUSED) if entry.wants_room and entry.claim is None)
+        first = min(wanting, key=lambda entry: entry.rank, default=None)
+        if first is None:
+            self._wanted.clear()
+        return first
+
+    async def _start(self, entry: PodEntry) -> None:
+        fleet, refusal, now = self._state.fleet, entry.refusal, self._monotonic()
+        if refusal is None:
+            return
+        taken = {other.claim.node for other in self._state.pods.claims.values() if other.claim is not None}
+        rows = [row for row in refusal.nodes.rows(fleet).tolist() if fleet.names[row] not in taken]
         self._protected = {uid: until for uid, until in self._protected.items() if until > now}
 
         def occupants(row: int) -> list[Occupant]:
             return [other for other in self._state.occupants(row) if other.uid not in self._protected]
 
-        chosen = await _in_turns(plan(self._state.fleet, occupants, pod.request, pod.priority, free))
-        # Meanwhile nodes may have gone, and others come in their rows.
-        if (
-            chosen is None
-            or pod.uid not in self._state.refused
-            or chosen.node not in row_of
-            or chosen.node not in nodes
-        ):
+        chosen = await _in_turns(plan(fleet, occupants, entry.request, entry.facts.priority, rows))
+        # Meanwhile the pod may have found a place, nodes may have gone, and others come in their rows.
+        if chosen is None or entry.stage is not Stage.REFUSED or entry.claim is not None:
             return
-        claim = Claim(pod, chosen, now + self._settings.preemption_seconds)
-        self.claims[pod.uid] = claim
+        if fleet.row_of.get(chosen.node) not in refusal.nodes.rows(fleet).tolist():
+            return
+        self._state.pods.claim(entry, Claim(chosen.node, now + self._settings.preemption_seconds))
         victims = [f"{victim.namespace}/{victim.name}" for victim in chosen.victims]
-        self._log.info("preemption_started", pod=pod.key, node=chosen.node, victims=victims)
-        claim.task = asyncio.get_running_loop().create_task(self._carry_out(claim, nodes))
+        self._log.info("preemption_started", pod=entry.key, node=chosen.node, victims=victims)
+        self._evicting[entry.uid] = asyncio.get_running_loop().create_task(self._carry_out(entry, chosen))
 
-    async def _carry_out(self, claim: Claim, nodes: list[str]) -> None:
-        pod = claim.pod
+    async def _carry_out(self, entry: PodEntry, chosen: Plan) -> None:
+        meta = entry.pod.metadata
         try:
-            if not await self._all_evictable(claim.plan):
-                self._give_up(pod.uid, "refused")
-                self._consider(pod, nodes)
+            if not await self._all_evictable(chosen):
+                self._give_up(entry, "refused")
+                self._consider(entry)
                 return
-            await calls.nominate(self._kube, pod.namespace, pod.name, claim.plan.node)
-            for victim in claim.plan.victims:
+            await calls.nominate(self._kube, meta.namespace, meta.name, chosen.node)
+            for victim in chosen.victims:
                 await self._evict(victim)
         except NotFound:
-            self._give_up(pod.uid, "cancelled")
+            self._give_up(entry, "cancelled")
         except KubeError as error:
-            self._log.warning("preemption_failed", pod=pod.key, node=claim.plan.node, error=str(error))
+            self._log.warning("preemption_failed", pod=entry.key, node=chosen.node, error=str(error))
             self._metrics.evictions.labels("failed").inc()
-            self._give_up(pod.uid, "failed")
+            self._give_up(entry, "failed")
 
     async def _all_evictable(self, chosen: Plan) -> bool:
         """Whether every victim may be evicted now, asked before the first one is."""

@@ -15,7 +15,8 @@ from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound
-from scheduler.cluster.records import Freed
+from scheduler.cluster.changes import Freed
+from scheduler.cluster.pod_entry import Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 
@@ -26,15 +27,19 @@ _WATCH_LAG_SECONDS: Final = 2.0
 
 def node_to_touch(state: ClusterState, freed: dict[str, Freed]) -> str | None:
     """A node among those freed whose new room is of use to a pod refused before; None when nobody would gain."""
-    for pod in state.refused.values():
+    # What a preemption freed is reserved already, and its pod must hear of it.
+    for entry in (*state.pods.at(Stage.REFUSED), *state.pods.at(Stage.NAMED)):
+        refusal = entry.refusal
+        if refusal is None:
+            continue
         for node, change in freed.items():
             row = state.fleet.row_of.get(node)
-            if row is None or pod.refused_at_change >= change.number:
+            if row is None or refusal.change >= change.number:
                 continue
-            if change.seen_by_scheduler and pod.refused_at < change.at - _WATCH_LAG_SECONDS:
+            if change.seen_by_scheduler and refusal.at < change.at - _WATCH_LAG_SECONDS:
                 continue
-            holding = state.holding(pod.uid)  # what a preemption freed is reserved already, and must be heard of
-            if state.placer.fits(pod.request, row) if holding is None else holding.placement.node == node:
+            holding = state.holding(entry.uid)
+            if state.placer.fits(entry.request, row) if holding is None else holding.placement.node == node:
                 return node
     return None
 
@@ -94,4 +99,4 @@ class Waker:
             else:
                 backoff.reset()
                 self._metrics.wakes.labels("written").inc()
-                self._log.info("refused_pods_woken", node=node, refused=len(self._state.refused))
+                self._log.info("refused_pods_woken", node=node, refused=len(self._state.pods.at(Stage.REFUSED)))

@@ -40,6 +40,10 @@ class MeasuredVram:
         """MiB in use by card position, as `Fleet.set_measured` takes it; 0 where nothing fresh is known."""
         return [self.used_mib.get((node.name, card.id), 0) for card in node.cards]
 
+    def fresh_cards(self, node: GpuNode) -> int:
+        """How many of the node's cards have a fresh measurement."""
+        return sum((node.name, card.id) in self.used_mib for card in node.cards)
+
     def covers(self, node: GpuNode) -> bool:
         """Whether every card of the node has a fresh measurement."""
         return all((node.name, card.id) in self.used_mib for card in node.cards)

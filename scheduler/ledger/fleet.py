@@ -64,8 +64,8 @@ class Fleet:
     `pinned` and `plugin` (shares held in each mode), `card_model` and `card_resource` (codes; -1 where there is no card),
     `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code of PIN_BARS), `model_matched`, `sized` (its memory
     is known), `limit_mib` (the most that one share may hold).
-    Arrays of shape [rows]: `alive`, `schedulable`, `sharing`, `allocation`, `one_device_each`, `card_count`, `cpu_milli`,
-    `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
+    Arrays of shape [rows]: `born` (the `clock` when the row's node came), `alive`, `schedulable`, `sharing`, `allocation`,
+    `one_device_each`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
     """
 
     def __init__(self, *, rows: int = 16, width: int = 8) -> None:
@@ -103,6 +103,7 @@ class Fleet:
         self.model_matched = np.zeros(cards, np.bool_)
         self.sized = np.zeros(cards, np.bool_)
         self.limit_mib = np.zeros(cards, np.int64)
+        self.born = np.zeros(nodes, np.int64)
         self.alive = np.zeros(nodes, np.bool_)
         self.schedulable = np.zeros(nodes, np.bool_)
         self.sharing = np.zeros(nodes, np.int64)
@@ -217,6 +218,7 @@ class Fleet:
                 self._grow(int(self.capacity * _GROWTH) + 1, self.width)
             self.names.append(name)
         self.row_of[name] = row
+        self.born[row] = self.clock + 1
         return row
 
     def _describe(self, row: int, node: GpuNode) -> None:

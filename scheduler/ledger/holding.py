@@ -26,6 +26,7 @@ class OverCommitError(LedgerError):
 
 class HoldingState(StrEnum):
     RESERVED = "reserved"  # promised to a pod that is not bound yet; ends by itself at `expires_at`
+    BINDING = "binding"  # the API server was asked to bind the pod: held until it is known what became of that
     BOUND = "bound"  # held until the pod ends
 
 
@@ -48,8 +49,6 @@ class Holding:
     priority: int = 0
     assigned: Assignment | None = None
     """Cards by id, as reserved or as annotated; None where a device plugin chose and Headroom can only predict."""
-    created: str = ""
-    """When the pod was created (RFC 3339), empty where unknown."""
     started: str = ""
     """When kubelet took the pod in (RFC 3339), which is when its devices were handed out; empty before."""
     predicted: bool = False
@@ -106,11 +105,6 @@ def handed_out(holding: Holding) -> tuple[str, bool, str]:
     return holding.started or _NOT_STARTED, not holding.predicted, holding.uid
 
 
-def is_before(one: str, other: str) -> bool:
-    """Whether a creation time is known to be earlier than another."""
-    return bool(one and other) and one < other
-
-
 def is_finished(pod: wire.Pod) -> bool:
     """Whether the pod has ended and its devices are free."""
     return pod.status.phase in FINISHED_PHASES
@@ -157,7 +151,6 @@ def holding_of(pod: wire.Pod) -> Holding:
         project=sys.intern(project_of(pod)),
         priority=pod.spec.priority,
         assigned=assigned,
-        created=sys.intern(pod.metadata.creation_timestamp or ""),
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
     )

@@ -2,7 +2,8 @@
 
 Entries come from two sides: `reserve` promises cards to a pod before it is bound, and `apply` takes in what the API
 server says of bound pods. The API server wins: annotations on a bound pod replace what was reserved for it, and what
-it says is accounted even where it over-commits a card; only `reserve` refuses to.
+it says is accounted even where it over-commits a card; only `reserve` refuses to. While a binding is under way
+(`begin_binding`) nothing but its outcome ends the entry: the API server may have written it already.
 
 Devices that a device plugin handed out to pods without annotations are predicted. The prediction of a node is made anew
 from all its pods, in the order in which kubelet took them in, so that it depends on what the API server says now and
@@ -31,7 +32,6 @@ from scheduler.ledger.holding import (
     OverCommitError,
     handed_out,
     holding_of,
-    is_before,
     is_finished,
 )
 
@@ -54,10 +54,10 @@ class Ledger:
         self.problems: dict[str, str] = {}
         """What is wrong with pods that are accounted all the same, by UID."""
         self.priorities: Counter[int] = Counter()
-        """How many holdings there are of each priority; read only."""
+        """How many bound pods of each priority hold cards; read only."""
         self._by_node: dict[str, dict[str, Holding]] = {}
-        self._by_pod: dict[str, str] = {}
         self._reserved: dict[str, Holding] = {}
+        """Those that are not bound yet."""
         self._guessed: set[str] = set()
         """Nodes that may have predicted holdings."""
 
@@ -73,20 +73,18 @@ class Ledger:
         expires_at: float,
         project: str = "",
         priority: int = 0,
-        created: str = "",
     ) -> Holding:
         """Promise cards to a pod; a reservation that it already has is replaced.
 
-        `created` is the pod's creation time (RFC 3339): it tells late news of an earlier pod of the same name from news.
-
         Raises OverCommitError when a card has less left, and LedgerError for an unknown node or card and for a pod that is
-        already bound; nothing is changed then.
+        bound or being bound; nothing is changed then.
         """
         old = self.holdings.get(uid)
-        if old is not None and old.state is HoldingState.BOUND:
-            raise LedgerError(f"pod {pod} is already bound to node {old.placement.node}")
+        if old is not None and old.state is not HoldingState.RESERVED:
+            words = "already bound" if old.state is HoldingState.BOUND else "being bound"
+            raise LedgerError(f"pod {pod} is {words} to node {old.placement.node}")
         if old is not None and (old.placement, old.request, old.counted) == (placement, request, True):
-            old.expires_at = expires_at
+            old.expires_at, old.project, old.priority = expires_at, project, priority
             return old
         node = self._node_for(placement, request)
         if old is not None:
@@ -99,11 +97,8 @@ class Ledger:
             raise
         if old is not None:
             self._drop(old)
-        self._end_namesake(uid, pod, created)
         assigned = Assignment(tuple(node.cards[at].id for at in placement.cards), placement.share_mib, placement.mode)
-        holding = Holding(
-            uid, pod, request, placement, HoldingState.RESERVED, expires_at, project, priority, assigned, created
-        )
+        holding = Holding(uid, pod, request, placement, HoldingState.RESERVED, expires_at, project, priority, assigned)
         self._add(holding)
         self._count(holding)
         return holding
@@ -139,6 +134,16 @@ class Ledger:
                         f"card {node.cards[at].id} of node {node.name} has {left} slices left, not {devices}"
                     )
 
+    def begin_binding(self, uid: str) -> None:
+        """Hold a reservation until the outcome of its binding is known: `confirm`, `apply` or `release` ends it, time does not.
+
+        Raises LedgerError for a pod without one.
+        """
+        holding = self.holdings.get(uid)
+        if holding is None or holding.state is HoldingState.BOUND:
+            raise LedgerError(f"pod {uid} has no reservation to be bound by")
+        holding.state, holding.expires_at = HoldingState.BINDING, _NEVER
+
     def confirm(self, uid: str, node: str) -> Holding | None:
         """Turn a reservation into a bound holding; None when the pod holds nothing on this node.
 
@@ -147,7 +152,9 @@ class Ledger:
         holding = self.holdings.get(uid)
         if holding is None or holding.placement.node != node:
             return None
-        holding.state, holding.expires_at = HoldingState.BOUND, _NEVER
+        if holding.state is not HoldingState.BOUND:
+            holding.state, holding.expires_at = HoldingState.BOUND, _NEVER
+            self._rank(holding, 1)
         self._reserved.pop(uid, None)
         return holding
 
@@ -163,7 +170,11 @@ class Ledger:
 
     def expire(self, now: float) -> list[Holding]:
         """Release the reservations whose time is up, and return them."""
-        over = [holding for holding in self._reserved.values() if holding.expires_at <= now]
+        over = [
+            holding
+            for holding in self._reserved.values()
+            if holding.state is HoldingState.RESERVED and holding.expires_at <= now
+        ]
         for holding in over:
             self.release(holding.uid)
         return over
@@ -172,23 +183,16 @@ class Ledger:
 
     def apply(self, pod: wire.Pod) -> Change:
         """Take in a pod as the API server shows it now; saying the same twice changes nothing. Deleted pods: `release`."""
-        uid, created = pod.metadata.uid, pod.metadata.creation_timestamp or ""
-        namesake = self._namesake(uid, pod.key)
-        if namesake is not None and is_before(created, namesake.created):
-            return NO_CHANGE
-        freed: tuple[str, ...] = ()
-        if namesake is not None and (pod.spec.node_name or namesake.state is HoldingState.BOUND or namesake.created):
-            freed = self._end_namesake(uid, pod.key, created)
+        uid = pod.metadata.uid
         if is_finished(pod):
             gone = self.release(uid)
-            return Change(ChangeKind.RELEASED, gone, (*freed, gone.placement.node)) if gone else self._freed_only(freed)
+            return Change(ChangeKind.RELEASED, gone, (gone.placement.node,)) if gone else NO_CHANGE
         if not pod.spec.node_name:
-            return self._freed_only(freed)
+            return NO_CHANGE
         holding = holding_of(pod)
         old = self.holdings.get(uid)
         if old is not None and old.state is HoldingState.BOUND and old.claim == holding.claim:
-            kind = ChangeKind.RELEASED if freed else ChangeKind.NONE
-            return Change(kind, old, freed, self.problems.get(uid, ""))
+            return Change(ChangeKind.NONE, old, (), self.problems.get(uid, ""))
         if old is not None:
             self._uncount(old)
             self._drop(old)
@@ -197,37 +201,20 @@ class Ledger:
         self._predict(holding.placement.node)
         if old is not None and old.placement.node != holding.placement.node:
             self._predict(old.placement.node)
-        if old is not None and old.placement != holding.placement:
-            freed = (*freed, old.placement.node)
+        freed = (old.placement.node,) if old is not None and old.placement != holding.placement else ()
         return Change(ChangeKind.HELD, holding, freed, self.problems.get(uid, ""))
 
-    def _freed_only(self, freed: tuple[str, ...]) -> Change:
-        return Change(ChangeKind.RELEASED, None, freed) if freed else NO_CHANGE
-
-    def _namesake(self, uid: str, pod: str) -> Holding | None:
-        """What another pod of this name holds. The API server knows one at a time, so the end of the earlier was missed."""
-        other = self._by_pod.get(pod)
-        return None if other is None or other == uid else self.holdings[other]
-
-    def _end_namesake(self, uid: str, pod: str, created: str) -> tuple[str, ...]:
-        """Release an earlier pod of this name; the nodes on which something came free."""
-        other = self._namesake(uid, pod)
-        if other is None or is_before(created, other.created):
-            return ()
-        self.release(other.uid)
-        return (other.placement.node,)
-
-    def apply_node(self, node: GpuNode) -> None:
+    def apply_node(self, node: GpuNode) -> list[Holding]:
         """Take in a node's description; what its pods hold follows the cards' ids.
 
-        A reservation whose card is gone, or no longer has the room, ends.
+        A reservation whose card is gone, or no longer has the room, ends; those are returned.
         """
         known = self.fleet.nodes.get(node.name)
         if known == node:
-            return
+            return []
         if known is not None and (known.cards, known.allocation) == (node.cards, node.allocation):
             self.fleet.upsert_node(node)
-            return
+            return []
         here = list(self._by_node.get(node.name, {}).values())
         for holding in here:
             self._uncount(holding)
@@ -235,52 +222,61 @@ class Ledger:
         for holding in here:
             self._resolve(holding)
         self._predict(node.name)
-        self._end_reservations(holding for holding in here if self._is_void(holding))
+        return self._end_reservations(holding for holding in here if self._is_void(holding))
 
-    def forget_node(self, name: str) -> None:
-        """Take in that a node is gone: reservations on it end, bound pods wait for its return or their own end."""
+    def forget_node(self, name: str) -> list[Holding]:
+        """Take in that a node is gone: reservations on it end and are returned, others wait for its return or their own end."""
         here = list(self._by_node.get(name, {}).values())
-        self._end_reservations(here)
+        ended = self._end_reservations(here)
         for holding in here:
             self._uncount(holding)
         self.fleet.remove_node(name)
         for holding in self._by_node.get(name, {}).values():
             self._resolve(holding)
+        return ended
 
     def _is_void(self, holding: Holding) -> bool:
         row = self.fleet.row_of[holding.placement.node]
         over = self.fleet.held_mib[row] > self.fleet.usable_mib[row]
         return holding.predicted or any(over[at] for at in holding.placement.cards)
 
-    def _end_reservations(self, holdings: Iterable[Holding]) -> None:
-        for holding in holdings:
+    def _end_reservations(self, holdings: Iterable[Holding]) -> list[Holding]:
+        ended = []
+        for holding in holdings:  # one after another: what ends may leave room enough for the next
             if holding.state is HoldingState.RESERVED:
                 self.release(holding.uid)
+                ended.append(holding)
+        return ended
 
     # Entries and their cards
 
     def _add(self, holding: Holding) -> None:
         self.holdings[holding.uid] = holding
-        self.priorities[holding.priority] += 1
         self._by_node.setdefault(holding.placement.node, {})[holding.uid] = holding
-        self._by_pod[holding.pod] = holding.uid
-        if holding.state is HoldingState.RESERVED:
+        if holding.state is HoldingState.BOUND:
+            self._rank(holding, 1)
+        else:
             self._reserved[holding.uid] = holding
 
     def _drop(self, holding: Holding) -> None:
         uid, node = holding.uid, holding.placement.node
         del self.holdings[uid]
-        self.priorities[holding.priority] -= 1
-        if not self.priorities[holding.priority]:
-            del self.priorities[holding.priority]
+        if holding.state is HoldingState.BOUND:
+            self._rank(holding, -1)
         here = self._by_node[node]
         del here[uid]
         if not here:
             del self._by_node[node]
-        if self._by_pod.get(holding.pod) == uid:
-            del self._by_pod[holding.pod]
         self._reserved.pop(uid, None)
         self.problems.pop(uid, None)
+
+    def _rank(self, holding: Holding, change: int) -> None:
+        """Count a bound pod that holds cards, or no longer."""
+        if holding.request.count == 0:
+            return
+        self.priorities[holding.priority] += change
+        if not self.priorities[holding.priority]:
+            del self.priorities[holding.priority]
 
     def _resolve(self, holding: Holding) -> None:
         """Find the cards by id and count the holding; what cannot be found is left to `_predict`."""
@@ -367,7 +363,7 @@ class Ledger:
         return list(self._by_node.get(name, {}).values())
 
     def reservations(self) -> list[Holding]:
-        """Holdings that are promised but not bound."""
+        """Holdings of pods that are not known to be bound: reserved or being bound."""
         return list(self._reserved.values())
 
     def overcommitted(self) -> list[tuple[str, str, int, int]]:
@@ -404,7 +400,8 @@ class Ledger:
         for node in fleet.nodes.values():
             fresh.upsert_node(node)
         breaches = []
-        if self.priorities != Counter(holding.priority for holding in self.holdings.values()):
+        bound = (holding for holding in self.holdings.values() if holding.state is HoldingState.BOUND)
+        if self.priorities != Counter(holding.priority for holding in bound if holding.request.count):
             breaches.append(f"priorities are counted as {dict(self.priorities)}")
         for holding in self.holdings.values():
             row = fresh.row_of.get(holding.placement.node)

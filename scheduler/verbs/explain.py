@@ -6,6 +6,7 @@ import numpy as np
 
 from headroom.domain.model import GpuRequest, Placement
 from scheduler.cluster.decisions import Decisions, live_figures
+from scheduler.cluster.pod_entry import Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 
@@ -15,7 +16,7 @@ _NODES_SHOWN: Final = 20
 def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float) -> dict[str, Any] | None:
     """Plain values for `/v1/explain`; None for a pod that nothing is known of."""
     decision = decisions.get(pod)
-    waiting = next((known for known in state.waiting.values() if known.key == pod), None)
+    waiting = state.pods.find(pod)
     if decision is None and waiting is None:
         return None
     answer: dict[str, Any] = {"pod": pod}
@@ -30,8 +31,9 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
     if waiting is not None:
         answer["request"] = request_values(waiting.request)
         answer["nodes"] = _nodes_now(state, waiting.request)
-        answer["claimed_node"] = state.claimed_node(waiting.uid)
-        answer["tried"] = sorted(state.attempt(waiting.uid).tried)
+        answer["stage"] = waiting.stage.value
+        answer["claimed_node"] = None if waiting.claim is None else waiting.claim.node
+        answer["tried"] = sorted(waiting.tried)
         answer["measured_vram"] = _measured_words(state.measured_cards)
     return answer
 
@@ -91,10 +93,10 @@ def snapshot(state: ClusterState, now: float, *, check: bool = False) -> dict[st
         "figures": state.figures(),
         "fleet": state.fleet.dump(),
         "reservations": state.reservations(now),
-        "refused": sorted(pod.key for pod in state.refused.values()),
-        "waiting": sorted(pod.key for pod in state.waiting.values()),
+        "refused": sorted(entry.key for entry in state.pods.at(Stage.REFUSED)),
+        "waiting": sorted(entry.key for entry in state.pods.entries.values() if entry.stage is not Stage.BOUND),
         "node_problems": dict(sorted(state.node_problems.items())),
-        "pod_problems": dict(sorted(state.pod_problems.items())),
+        "pod_problems": dict(sorted(state.news.problems.items())),
         "over_committed": [
             f"{node}: card {card} holds {held} of {usable} MiB"
             for node, card, held, usable in state.ledger.overcommitted()

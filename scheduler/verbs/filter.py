@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from headroom import wire
-from headroom.daemon.logs import get_logger
 from headroom.domain.model import GpuRequest, Placement
-from headroom.domain.request import RequestError, demand_of, project_of, request_of
+from headroom.domain.request import RequestError, request_of
 from headroom.wire import WireError
 from scheduler.cluster.decisions import Decision, Decisions
+from scheduler.cluster.effects import Effects
 from scheduler.cluster.host_rules import soft_preferences
-from scheduler.cluster.records import WaitingPod
+from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.holding import HoldingState
 from scheduler.placement.refusals import Reasons
 from scheduler.settings import SCORED, SchedulerSettings
 from scheduler.verbs import protocol
@@ -28,6 +29,9 @@ from scheduler.verbs.offers import Offer, offer_of
 TRIED = "given to this pod before and turned down by kube-scheduler"
 UNKNOWN_NODE = "no GPU known to Headroom"
 NO_SUCH_CARDS = ("no healthy GPU", "node does not offer")
+BEING_BOUND = "the pod's binding to another node is under way"
+BOUND_ALREADY = "the pod is bound to another node already"
+ENDED = "the pod has ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +43,21 @@ class Answer:
 
 
 class Extender:
-    """Filter and prioritize over a ClusterState.
-
-    `on_refused(pod, rows)` is told of every pod that fits nowhere, with the rows that kube-scheduler offered.
-    """
+    """Filter and prioritize over a ClusterState; what a call changes is handed to `effects` before it is answered."""
 
     def __init__(
         self,
         state: ClusterState,
         settings: SchedulerSettings,
         decisions: Decisions,
+        effects: Effects,
         *,
         monotonic: Callable[[], float],
-        on_refused: Callable[[WaitingPod, IntArray], None] | None = None,
     ) -> None:
-        self._state, self._settings, self._decisions = state, settings, decisions
+        self._state, self._settings, self._decisions, self._effects = state, settings, decisions, effects
+        self._pods = state.pods
         self._monotonic = monotonic
-        self._on_refused = on_refused
         self._reasons = Reasons(state.placer)
-        self._log = get_logger(__name__)
 
     def filter(self, args: protocol.ExtenderArgs) -> Answer:
         """The node for a pod, or why there is none. Raises WireError for a message that cannot be understood."""
@@ -65,28 +65,39 @@ class Extender:
         pod = args.pod
         if not pod.metadata.uid:
             raise WireError("ExtenderArgs: Pod.metadata.uid is missing")
-        waiting = self._state.waiting.get(pod.metadata.uid)
-        if waiting is None:
-            try:
-                request = request_of(pod)
-            except RequestError as error:
-                self._decisions.add(Decision(pod.key, self._monotonic(), "refused", reasons={str(error): 1}))
-                return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
-            if request is None or request.count == 0:
-                return self._without_gpu(pod, offer)
-            waiting = self._state.note_waiting(pod, request, project_of(pod))
-        else:
-            # What a pod asks for does not change; which node it is nominated to does.
-            waiting.nominated = pod.status.nominated_node_name
-            if waiting.request.count == 0:
-                return self._without_gpu(pod, offer)
-        if (held := self._still_good(waiting, offer)) is not None:
-            return self._placed(waiting, held, offer)
+        if (settled := self._settled(pod.metadata.uid, offer)) is not None:
+            return settled
+        try:
+            entry, changes = self._pods.show(pod)
+        except RequestError as error:
+            self._decisions.add(Decision(pod.key, self._monotonic(), "refused", reasons={str(error): 1}))
+            return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
+        self._effects(changes)
+        if entry is None or entry.request.count == 0:
+            return self._without_gpu(pod, offer)
+        if (held := self._still_good(entry, offer)) is not None:
+            return self._placed(entry, held, offer)
         if self._settings.plan_every_pods:
             self._state.placer.replan_after(self._settings.plan_every_pods)
         if self._settings.answer == SCORED or soft_preferences(pod):
-            return self._all_that_fit(waiting, offer)
-        return self._decide(waiting, offer)
+            return self._all_that_fit(entry, offer)
+        return self._decide(entry, offer)
+
+    def _settled(self, uid: str, offer: Offer) -> Answer | None:
+        """The answer about a pod that cannot be given another node any more; kube-scheduler's view of it is an old one."""
+        if self._pods.has_ended(uid):
+            return Answer(offer.answer([], dict.fromkeys(offer.names, ENDED)), "refused")
+        holding = self._state.holding(uid)
+        if holding is None or holding.state is HoldingState.RESERVED:
+            return None
+        node = holding.placement.node
+        if offer.has(node):
+            return Answer(offer.only(node), "placed")
+        entry = self._pods.entries.get(uid)
+        if entry is not None and entry.stage is Stage.BINDING:
+            self._pods.rest(entry)
+        why = BEING_BOUND if holding.state is HoldingState.BINDING else BOUND_ALREADY
+        return Answer(offer.answer([], dict.fromkeys(offer.names, why)), "refused")
 
     def _without_gpu(self, pod: wire.Pod, offer: Offer) -> Answer:
         """Any node, or with `place_pods_without_gpu` one without cards, else the one whose cards lose least. Never a refusal."""
@@ -94,61 +105,50 @@ class Extender:
             return Answer(offer.everything(), "passed")
         cardless = [name for name in offer.names if name not in self._state.fleet.row_of]
         if cardless:
-            self._state.release(pod.metadata.uid, "moved")
+            if (known := self._pods.entries.get(pod.metadata.uid)) is not None:
+                self._effects(self._pods.void(known, "moved"))
             return Answer(offer.answer(cardless, {}), "passed")
-        waiting = self._state.waiting.get(pod.metadata.uid)
-        if waiting is None:
-            try:
-                demand = demand_of(pod)
-            except RequestError:
-                return Answer(offer.everything(), "passed")
-            waiting = self._state.note_waiting(pod, demand, project_of(pod))
-        held = self._still_good(waiting, offer)
+        entry, changes = self._pods.show(pod, without_gpu=True)
+        self._effects(changes)
+        assert entry is not None
+        held = self._still_good(entry, offer)
         if held is None:
-            tried = self._state.attempt(waiting.uid).tried
-            row = self._best(waiting.request, offer, tried)
+            row = self._best(entry.request, offer, entry.tried)
             if row is None:
-                tried.clear()
+                entry.tried.clear()
                 return Answer(offer.everything(), "passed")
-            held = self._state.placer.placement_at(waiting.request, row)
-        return self._placed(waiting, held, offer)
+            held = self._state.placer.placement_at(entry.request, row)
+        return self._placed(entry, held, offer)
 
-    def _still_good(self, pod: WaitingPod, offer: Offer) -> Placement | None:
-        """A node held for the pod that kube-scheduler has not been told yet, or cannot be changed any more."""
-        holding = self._state.holding(pod.uid)
+    def _still_good(self, entry: PodEntry, offer: Offer) -> Placement | None:
+        """A node held for the pod that kube-scheduler has not been given yet; what else is held is given back."""
+        holding = self._state.holding(entry.uid)
         if holding is None:
             return None
-        node = holding.placement.node
-        if self._state.is_bound(pod.uid):
-            return holding.placement if offer.has(node) else None
-        attempt = self._state.attempt(pod.uid)
-        if not attempt.offered and offer.has(node):
+        if entry.stage is Stage.NAMED and offer.has(holding.placement.node):
             return holding.placement
-        if attempt.offered and attempt.decisive:
-            # kube-scheduler had this node and did not keep it: something after the filter refused it.
-            attempt.tried.add(node)
-        self._state.release(pod.uid, "moved", wake=False)
+        self._effects(self._pods.turn_down(entry))
         return None
 
-    def _decide(self, pod: WaitingPod, offer: Offer) -> Answer:
-        attempt = self._state.attempt(pod.uid)
-        if (claimed := self._state.claimed_node(pod.uid)) is not None:
+    def _decide(self, entry: PodEntry, offer: Offer) -> Answer:
+        placer = self._state.placer
+        if entry.claim is not None:
             # Victims are going for this pod: no other node, or they would go for nothing.
-            row = self._state.fleet.row_of.get(claimed)
-            rows = np.array([row] if row is not None and offer.has(claimed) else [], np.int64)
-            row = self._state.placer.best_among(pod.request, rows)
+            row = self._state.fleet.row_of.get(entry.claim.node)
+            rows = np.array([row] if row is not None and offer.has(entry.claim.node) else [], np.int64)
+            row = placer.best_among(entry.request, rows)
         else:
-            row = self._best(pod.request, offer, attempt.tried)
-            if row is None and attempt.tried:
-                if offer.names == [pod.nominated] and pod.nominated in attempt.tried:
+            row = self._best(entry.request, offer, entry.tried)
+            if row is None and entry.tried:
+                nominated = entry.facts.nominated
+                if offer.names == [nominated] and nominated in entry.tried:
                     # The node named ahead is offered alone first; refused here, kube-scheduler goes on to offer the rest.
-                    return Answer(offer.answer([], {pod.nominated: TRIED}), "refused")
-                attempt.tried.clear()
-                row = self._best(pod.request, offer, attempt.tried)
+                    return Answer(offer.answer([], {nominated: TRIED}), "refused")
+                entry.tried.clear()
+                row = self._best(entry.request, offer, entry.tried)
         if row is None:
-            return self._refuse(pod, offer)
-        placement = self._state.placer.placement_at(pod.request, row)
-        return self._placed(pod, placement, offer)
+            return self._refuse(entry, offer)
+        return self._placed(entry, placer.placement_at(entry.request, row), offer)
 
     def _best(self, request: GpuRequest, offer: Offer, tried: set[str]) -> int | None:
         placer, fleet = self._state.placer, self._state.fleet
@@ -162,29 +162,21 @@ class Extender:
         row_of = self._state.fleet.row_of
         return np.array([row_of[name] for name in offer.names if name in row_of and name not in tried], np.int64)
 
-    def _placed(self, pod: WaitingPod, placement: Placement, offer: Offer) -> Answer:
+    def _placed(self, entry: PodEntry, placement: Placement, offer: Offer) -> Answer:
         now = self._monotonic()
-        if not self._state.is_bound(pod.uid):
-            self._state.reserve(pod, placement, now + self._settings.reservation_seconds)
-            attempt = self._state.attempt(pod.uid)
-            attempt.offered = attempt.decisive = True
-            attempt.scores = {}
-            self._state.note_placed(pod.uid)
-        self._decisions.add(Decision(pod.key, now, "placed", placement))
+        self._effects(self._pods.offer(entry, placement, now + self._settings.reservation_seconds))
+        self._decisions.add(Decision(entry.key, now, "placed", placement))
         return Answer(offer.only(placement.node), "placed")
 
-    def _refuse(self, pod: WaitingPod, offer: Offer) -> Answer:
-        now = self._monotonic()
-        refused = self._refusals(pod.request, offer)
+    def _refuse(self, entry: PodEntry, offer: Offer) -> Answer:
+        refused = self._refusals(entry.request, offer)
         if not offer.names:
             return Answer(offer.answer([], {}), "refused")
         counts: dict[str, int] = {}
         for reason in refused.values():
             counts[reason] = counts.get(reason, 0) + 1
-        self._decisions.add(Decision(pod.key, now, "refused", reasons=counts))
-        self._state.note_refused(pod, now)
-        if self._on_refused is not None:
-            self._on_refused(pod, self._rows(offer))
+        self._decisions.add(Decision(entry.key, self._monotonic(), "refused", reasons=counts))
+        self._effects(self._pods.refuse(entry, self._rows(offer)))
         return Answer(offer.answer([], refused), "refused")
 
     def _refusals(self, request: GpuRequest, offer: Offer) -> dict[str, str]:
@@ -200,24 +192,21 @@ class Extender:
             refused[name] = f"{reason}: {problem}" if problem and reason.startswith(NO_SUCH_CARDS) else reason
         return refused
 
-    def _all_that_fit(self, pod: WaitingPod, offer: Offer) -> Answer:
+    def _all_that_fit(self, entry: PodEntry, offer: Offer) -> Answer:
         """Every node that fits, the best one reserved; the scores are kept for the prioritize call that follows."""
-        rows = self._rows(offer)
+        rows, placer, request = self._rows(offer), self._state.placer, entry.request
         names = self._state.fleet.names
-        if (claimed := self._state.claimed_node(pod.uid)) is not None:
-            rows = np.array([row for row in rows.tolist() if names[row] == claimed], np.int64)
-        best = self._state.placer.best_among(pod.request, rows)
+        if (claim := entry.claim) is not None:
+            rows = np.array([row for row in rows.tolist() if names[row] == claim.node], np.int64)
+        best = placer.best_among(request, rows)
         if best is None:
-            return self._refuse(pod, offer)
-        scores = {names[row]: score for row, score in self._state.placer.order(pod.request, rows.tolist())}
-        refused = {name: why for name, why in self._refusals(pod.request, offer).items() if name not in scores}
+            return self._refuse(entry, offer)
+        scores = {names[row]: score for row, score in placer.order(request, rows.tolist())}
+        refused = {name: why for name, why in self._refusals(request, offer).items() if name not in scores}
         now = self._monotonic()
-        placement = self._state.placer.placement_at(pod.request, best)
-        self._state.reserve(pod, placement, now + self._settings.reservation_seconds)
-        attempt = self._state.attempt(pod.uid)
-        attempt.offered, attempt.decisive, attempt.scores = True, False, scores
-        self._state.note_placed(pod.uid)
-        self._decisions.add(Decision(pod.key, now, "scored", placement))
+        placement = placer.placement_at(request, best)
+        self._effects(self._pods.offer(entry, placement, now + self._settings.reservation_seconds, scores))
+        self._decisions.add(Decision(entry.key, now, "scored", placement))
         return Answer(offer.answer(list(scores), refused), "scored")
 
     def prioritize(self, args: protocol.ExtenderArgs) -> Answer:
@@ -228,7 +217,8 @@ class Extender:
             scores: dict[str, int] = {}
         else:
             # The scores of the filter call just before: computed again, the pod's own reservation would spoil them.
-            scores = self._state.attempt_scores(args.pod.metadata.uid) or self._fresh_scores(request, offer)
+            entry = self._pods.entries.get(args.pod.metadata.uid)
+            scores = (entry.scores if entry is not None else {}) or self._fresh_scores(request, offer)
         ranking = [protocol.HostPriority(host=name, score=scores.get(name, 0)) for name in offer.names]
         return Answer(wire.encode(ranking), "scored")
 

@@ -129,17 +129,17 @@ class InstantApi:
     ) -> bytes:
         """Only `binding` does anything."""
         if path.endswith("/binding") and self.daemon is not None:
-            state = self.daemon.state
-            waiting = state.waiting[body["metadata"]["uid"]]
-            pod = wire.POD.decode(wire.encode(waiting.pod))
+            state, effects = self.daemon.state, self.daemon.effects
+            entry = state.pods.entries[body["metadata"]["uid"]]
+            pod = wire.POD.decode(wire.encode(entry.pod))
             pod.spec.node_name = body["target"]["name"]
             pod.metadata.annotations = dict(body["metadata"]["annotations"])
             pod.status.phase = "Running"
-            state.on_pod(MODIFIED, pod.key, pod)
+            effects(state.on_pod(MODIFIED, pod.key, pod))
             self._bound.append(pod)
             if len(self._bound) > _PODS_KEPT:
                 gone = self._bound.pop(0)
-                state.on_pod(DELETED, gone.key, gone)
+                effects(state.on_pod(DELETED, gone.key, gone))
         return b"{}"
 
     async def watch(self, path: str, resource_version: str, *, query: Query = ()) -> AsyncIterator[WatchEvent]:

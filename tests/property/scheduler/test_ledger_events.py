@@ -127,7 +127,9 @@ class Cluster(RuleBasedStateMachine):
         self.truth: dict[str, wire.Pod] = {}
         self.nodes: dict[str, GpuNode] = {}
         self.watch: deque[tuple[str, Any]] = deque()
-        self.serial, self.seconds = itertools.count(), itertools.count()
+        self.serial = itertools.count()
+        self.shown: dict[str, str] = {}
+        """UID of the pod that the watch has shown under each name."""
         self.clock = 0.0
 
     def say(self, uid: str) -> None:
@@ -154,8 +156,6 @@ class Cluster(RuleBasedStateMachine):
             return None
         uid = f"{next(self.serial) * 7919 % 1000:03d}"
         self.truth[uid] = pod_of(uid, name, limits)
-        # A pod of the same name may be created anew within the same second.
-        self.truth[uid].metadata.creation_timestamp = f"2026-01-01T00:{next(self.seconds) // 2:04d}Z"
         self.say(uid)
         return uid
 
@@ -217,9 +217,8 @@ class Cluster(RuleBasedStateMachine):
         placement = Placement(node, places, tuple(wanted), request.mode)
         before = picture(self.ledger)
         self.clock += 1
-        created = pod.metadata.creation_timestamp or ""
         try:
-            self.ledger.reserve(uid, pod.key, request, placement, expires_at=self.clock + 5, created=created)
+            self.ledger.reserve(uid, pod.key, request, placement, expires_at=self.clock + 5)
         except LedgerError:
             assert picture(self.ledger) == before
             return
@@ -235,14 +234,31 @@ class Cluster(RuleBasedStateMachine):
         if holding is None or holding.state is HoldingState.BOUND:
             return
         name = holding.placement.node
+        described = self.ledger.fleet.nodes.get(name)
+        if described is None or not holding.counted or holding.predicted:
+            return
+        self.ledger.begin_binding(uid)
         if arrives and pod is not None and not pod.spec.node_name:
-            pod.metadata.annotations = annotations_of(self.ledger.fleet.nodes[name], holding.placement)
+            pod.metadata.annotations = annotations_of(described, holding.placement)
             pod.spec.node_name = name
             self.say(uid)
             if answered:
                 self.ledger.confirm(uid, name)
         elif not arrives:
             self.ledger.release(uid)
+
+    @rule(uid=pods)
+    def ask_for_a_binding(self, uid: str) -> None:
+        """The call is under way; nodes and time go on meanwhile."""
+        holding = self.ledger.holdings.get(uid)
+        if holding is not None and holding.state is HoldingState.RESERVED:
+            self.ledger.begin_binding(uid)
+
+    @invariant()
+    def what_is_being_bound_stays(self) -> None:
+        for holding in self.ledger.reservations():
+            row = self.ledger.fleet.row_of.get(holding.placement.node)
+            assert holding.state is HoldingState.RESERVED or holding.counted == (row is not None)
 
     @rule(uid=pods, name=NODE_NAMES, annotations=GARBAGE)
     def bind_by_another_scheduler(self, uid: str, name: str, annotations: dict[str, str]) -> None:
@@ -283,6 +299,10 @@ class Cluster(RuleBasedStateMachine):
             elif kind == "gone":
                 self.ledger.release(seen)
             elif kind == "pod":
+                earlier = self.shown.get(seen.metadata.name)
+                if earlier not in (None, seen.metadata.uid):
+                    self.ledger.release(earlier)
+                self.shown[seen.metadata.name] = seen.metadata.uid
                 self.ledger.apply(seen)
                 before = picture(self.ledger)
                 self.ledger.apply(seen)
@@ -303,8 +323,8 @@ class Cluster(RuleBasedStateMachine):
         """Whatever happened: a restart finds the same ledger."""
         order = random.Random(0)
         self.deliver(len(self.watch))
-        for uid in list(self.ledger.holdings):
-            if uid not in self.truth:
+        for uid, holding in list(self.ledger.holdings.items()):
+            if uid not in self.truth or holding.state is HoldingState.BINDING:
                 self.ledger.release(uid)
         self.ledger.expire(float("inf"))
         restarted = Ledger(Fleet())

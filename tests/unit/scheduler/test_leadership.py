@@ -8,6 +8,7 @@ import pytest
 from headroom.daemon.settings import SettingsError
 from headroom.kube.aio import connect
 from scheduler.daemon import SchedulerDaemon
+from scheduler.leadership import FencedClient
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs import protocol
 from scheduler.verbs.bind import Binder, BindError
@@ -161,8 +162,9 @@ async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_f
         await running.filter(wanted)
         daemon, meta = running.daemon, wanted["metadata"]
         kube = await connect(str(tmp_path / "kubeconfig"))
+        fenced = FencedClient(kube, lambda: False)
         binder = Binder(
-            daemon.state, kube, daemon.settings, daemon.decisions, may_write=lambda: False, monotonic=time.monotonic
+            daemon.state, fenced, daemon.settings, daemon.decisions, daemon.effects, monotonic=time.monotonic
         )
         with pytest.raises(BindError, match="another extender decides"):
             await binder.bind(

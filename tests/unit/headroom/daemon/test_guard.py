@@ -54,3 +54,21 @@ async def test_being_cancelled_is_no_failure() -> None:
     with pytest.raises(asyncio.CancelledError):
         await Guard(counted.append).run("tick", work())
     assert counted == []
+
+
+def test_a_call_that_raises_is_counted_and_tells_so() -> None:
+    counted: list[str] = []
+    guard = Guard(counted.append)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    assert not guard.attempt("effect", fail)
+    assert guard.attempt("effect", lambda: None)
+    assert counted == ["effect"]
+    with pytest.raises(KeyboardInterrupt):
+        guard.attempt("effect", _interrupt)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt

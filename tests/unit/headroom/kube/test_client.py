@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from headroom.daemon.guard import Guard
 from headroom.daemon.pages import serving
 from headroom.daemon.tasks import Backoff
 from headroom.kube import aio, calls, client, lease
@@ -122,6 +123,48 @@ async def test_a_list_in_pages_then_a_watch(tmp_path):
         assert list(reflector.items()) == ["a"]
         await until(lambda: len(script.asked) >= 4)
         assert script.asked[3]["resourceVersion"] == "8"  # the next watch goes on from the last event
+
+
+async def test_an_event_on_which_the_handler_fails_costs_neither_the_watch_nor_itself(tmp_path):
+    """A list brings it again, a deletion included; all other events are taken in meanwhile."""
+    script = Script()
+    script.lists = [page(5, thing("a", 1, 1), thing("b", 2, 2)), page(9, thing("b", 7, 20))]
+    script.watches = [
+        [
+            {"type": "MODIFIED", "object": thing("b", 7, 20)},
+            {"type": "DELETED", "object": thing("a", 8, 1)},
+            {"type": "ADDED", "object": thing("c", 9, 3)},
+        ]
+    ]
+    seen, failures, fails = [], [], {(MODIFIED, "b"), (DELETED, "a")}
+
+    def take(kind, key, item):
+        if (kind, key) in fails:
+            fails.remove((kind, key))
+            raise RuntimeError("not foreseen")
+        seen.append((kind, key, item.size))
+
+    app = web.Application()
+    app.router.add_get("/things", script.handle)
+    async with serving(app, "127.0.0.1", 0, shutdown_seconds=0.1) as port:
+        kube = await aio.connect(kubeconfig(tmp_path, port))
+        reflector = Reflector(
+            kube,
+            "/things",
+            msgspec.json.Decoder(Thing),
+            take,
+            guard=Guard(failures.append),
+            backoff=Backoff(initial_seconds=0.01, maximum_seconds=0.02, rng=random.Random(1)),
+        )
+        task = asyncio.create_task(reflector.run())
+        await until(lambda: (DELETED, "a", 1) in seen)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await kube.close()
+    assert failures == ["things", "things"]
+    assert seen[:3] == [(ADDED, "a", 1), (ADDED, "b", 2), (ADDED, "c", 3)]
+    assert (MODIFIED, "b", 20) in seen[3:]
+    assert "a" not in reflector.items()
 
 
 async def test_a_bookmark_moves_the_version_on(tmp_path):

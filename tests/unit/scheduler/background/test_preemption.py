@@ -4,16 +4,18 @@ import asyncio
 import json
 import time
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headroom import wire
+from headroom.daemon.guard import Guard
 from headroom.domain.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from headroom.kube.aio import connect
 from headroom.wire import ADDED, DELETED
 from scheduler.background.preemption import Preemptor
+from scheduler.cluster.changes import PodRefused
+from scheduler.cluster.effects import Effects
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.occupant import Occupant
 from scheduler.placement.victims import fits_without, plan
@@ -176,7 +178,7 @@ async def test_room_is_made_and_kept_for_the_pod_that_it_was_made_for(api, tmp_p
         assert (await running.filter(high, "gpu"))["NodeNames"] == ["gpu"]
         assert await running.bind(high, "gpu") == {}
         assert await running.metric("headroom_preemptions_total", result="completed") == 1
-        assert running.daemon.preemptor.claims == {}
+        assert running.daemon.state.pods.claims == {}
 
 
 async def test_while_victims_go_only_the_node_they_leave_is_named(api, tmp_path):
@@ -225,8 +227,12 @@ async def test_no_room_is_made_on_a_node_that_was_not_offered_but_came_in_the_pl
         await running.place(await running.create(pod("low", vram="60Gi")))
         await running.filter(high)
         kube = await connect(str(tmp_path / "kubeconfig"))
-        preemptor = Preemptor(state, kube, SchedulerSettings(), running.daemon.metrics, monotonic=time.monotonic)
-        preemptor.consider(state.waiting[high["metadata"]["uid"]], np.array([state.fleet.row_of["gpu"]]))
+        effects = Effects(Guard(lambda where: None))
+        preemptor = Preemptor(
+            state, kube, SchedulerSettings(), running.daemon.metrics, effects, monotonic=time.monotonic
+        )
+        preemptor.listen()
+        effects([PodRefused(state.pods.entries[high["metadata"]["uid"]])])
         state.on_node(DELETED, "gpu", wire.NODE.decode(json.dumps(node("gpu", 80)).encode()))
         state.on_node(ADDED, "other", wire.NODE.decode(json.dumps(node("other", 100)).encode()))
         there = pod("there", vram="60Gi", nodeName="other")
@@ -235,7 +241,7 @@ async def test_no_room_is_made_on_a_node_that_was_not_offered_but_came_in_the_pl
         assert state.fleet.row_of.keys() == {"other"}
         task = asyncio.create_task(preemptor.run())
         await asyncio.sleep(0.05)
-        assert preemptor.claims == {}
+        assert state.pods.claims == {}
         task.cancel()
         await kube.close()
 
@@ -247,7 +253,7 @@ async def test_a_preemption_that_takes_too_long_is_given_up(api, tmp_path):
         high = await running.create(pod("high", vram="70Gi", priority=1000))
         await running.filter(high)
         await running.until(lambda: nominated(api, "high") == "gpu")
-        await running.until(lambda: running.daemon.preemptor.claims == {})
+        await running.until(lambda: running.daemon.state.pods.claims == {})
         await running.until(lambda: nominated(api, "high") is None)
         assert await running.metric("headroom_preemptions_total", result="timed_out") == 1
         api.put(NODES, node("new", 80))
@@ -263,7 +269,7 @@ async def test_a_pod_that_goes_before_its_room_is_there_frees_it_for_others(api,
         await running.until(lambda: evictions(api) == ["low"])
         api.remove(PODS, "high")
         await running.caught_up()
-        assert running.daemon.preemptor.claims == {}
+        assert running.daemon.state.pods.claims == {}
         assert await running.metric("headroom_preemptions_total", result="cancelled") == 1
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from scheduler.cluster.records import Freed
+from scheduler.cluster.changes import Freed
+from scheduler.cluster.pod_entry import Stage
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 
@@ -94,10 +95,8 @@ async def test_the_end_of_a_pod_is_left_to_kube_scheduler_which_sees_it_itself(a
         await running.place(await running.create(pod("holder", vram="60Gi")))
         await refuse(running, 5)
         # Refused long before: kube-scheduler surely hears of the deletion after its own refusal.
-        state = running.daemon.state
-        state.refused.update(
-            {uid: replace(known, refused_at=known.refused_at - 60) for uid, known in state.refused.items()}
-        )
+        for entry in running.daemon.state.pods.at(Stage.REFUSED):
+            entry.refusal = replace(entry.refusal, at=entry.refusal.at - 60)
         api.remove(PODS, "holder")
         await settle(running)
         assert wakes(api) == 0

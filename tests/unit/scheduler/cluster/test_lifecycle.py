@@ -114,7 +114,6 @@ async def test_a_pod_that_somebody_else_has_bound(running, node_name):
         (409, "pod llm is being deleted, cannot be assigned to a host"),
         (422, "invalid"),
         (429, "later"),
-        (500, "etcd is gone"),
     ],
 )
 async def test_a_refused_binding_gives_the_reservation_back_and_may_be_tried_again(running, status, message):
@@ -127,6 +126,18 @@ async def test_a_refused_binding_gives_the_reservation_back_and_may_be_tried_aga
     # It was not the node's fault: the same node is offered again, not the next best.
     assert (await running.filter(wanted))["NodeNames"] == ["gpu"]
     assert await running.bind(wanted, "gpu") == {}
+
+
+async def test_a_binding_that_failed_inside_the_api_server_keeps_its_cards_for_another_try(running):
+    """etcd may commit what it was asked for after the API server has given up waiting."""
+    wanted = await running.create(pod("llm", vram="50Gi"))
+    await running.filter(wanted)
+    running.api.fail("POST", "/binding$", status=500, message="etcdserver: request timed out")
+    assert "timed out" in (await running.bind(wanted, "gpu"))["Error"]
+    assert held(running) == 50 * GIB
+    assert (await running.filter(wanted))["NodeNames"] == ["gpu"]
+    assert await running.bind(wanted, "gpu") == {}
+    assert held(running) == 50 * GIB
 
 
 async def test_a_binding_whose_answer_is_lost_counts_as_done(api, tmp_path):
@@ -188,7 +199,7 @@ async def test_a_pod_that_was_bound_elsewhere_unseen_is_not_taken_for_a_waiting_
     running.api.hold_watches()
     bound = running.api.put(PODS, pod("llm", vram="50Gi", nodeName="elsewhere"))
     assert "bound to node elsewhere already" in (await running.bind(bound, "gpu"))["Error"]
-    assert running.daemon.state.waiting == {}
+    assert running.daemon.state.pods.entries == {}
     assert held(running) == 0
 
 
@@ -221,7 +232,7 @@ async def test_changes_missed_during_an_outage_are_made_up_for(running):
     again = running.api.put(PODS, pod("same-name", vram="10Gi"))
     running.api.expire_history()
     await running.api.start()
-    await running.until(lambda: uid(again) in running.daemon.state.waiting)
+    await running.until(lambda: uid(again) in running.daemon.state.pods.entries)
     await running.until(lambda: held(running) == 0)
     assert running.daemon.state.breaches() == []
 

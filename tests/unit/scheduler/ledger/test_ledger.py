@@ -230,50 +230,63 @@ def test_a_terminating_pod_still_holds(ledger: Ledger) -> None:
     assert free(ledger) == [13000, 22000]
 
 
-EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"
-
-
-def created(pod: wire.Pod, at: str) -> wire.Pod:
-    pod.metadata.creation_timestamp = at
-    return pod
-
-
-def test_a_pod_of_the_same_name_ends_the_earlier_one(ledger: Ledger) -> None:
-    ledger.apply(bound("u1", VRAM, name="web-0", cards="GPU-0", vram_mib="9000", mode="pinned"))
-    change = ledger.apply(bound("u2", {}, name="web-0", node=""))
-    assert (change.kind, change.freed) == (ChangeKind.RELEASED, ("n1",))
-    assert ledger.holdings == {}
-
-
-@pytest.mark.parametrize("node", ["", "n1"])
-@pytest.mark.parametrize("confirmed", [False, True])
-def test_late_news_of_the_earlier_pod_of_a_name_is_void(ledger: Ledger, node: str, confirmed: bool) -> None:
-    ledger.reserve("u2", "ns/web-0", pinned(500), on("n1", 0, 500), expires_at=10, created=LATE)
-    if confirmed:
-        ledger.confirm("u2", "n1")
-    assert ledger.apply(created(bound("u1", VRAM, node, name="web-0"), EARLY)).kind is ChangeKind.NONE
-    assert free(ledger) == [21500, 22000]
-    news = bound("u2", VRAM, name="web-0", cards="GPU-0", vram_mib="500", mode="pinned")
-    ledger.apply(created(news, LATE))
-    assert list(ledger.holdings) == ["u2"]
-    assert free(ledger) == [21500, 22000]
-
-
-def test_a_reservation_stands_while_nobody_knows_which_pod_of_a_name_is_the_earlier(ledger: Ledger) -> None:
-    ledger.reserve("u2", "ns/web-0", pinned(500), on("n1", 0, 500), expires_at=10)
-    ledger.apply(created(bound("u1", VRAM, node="", name="web-0"), EARLY))
-    assert list(ledger.holdings) == ["u2"]
-    ledger.apply(created(bound("u1", VRAM, name="web-0", cards="GPU-1", vram_mib="500", mode="pinned"), EARLY))
-    assert list(ledger.holdings) == ["u1"]
-    ledger.apply(created(bound("u2", VRAM, name="web-0", cards="GPU-0", vram_mib="500", mode="pinned"), LATE))
-    assert list(ledger.holdings) == ["u2"]
-    assert free(ledger) == [21500, 22000]
-
-
-def test_reserving_for_a_recreated_pod_ends_the_earlier_one(ledger: Ledger) -> None:
+def test_a_reservation_never_ends_what_another_pod_of_the_name_holds(ledger: Ledger) -> None:
+    """Which of two pods of one name is the later one only the watch can tell (see `scheduler.cluster.pods`)."""
     ledger.apply(bound("u1", VRAM, name="web-0", cards="GPU-0", vram_mib="9000", mode="pinned"))
     ledger.reserve("u2", "ns/web-0", pinned(500), on("n1", 1, 500), expires_at=10)
-    assert free(ledger) == [22000, 21500]
+    assert free(ledger) == [13000, 21500]
+    ledger.reserve("u3", "ns/web-0", pinned(500), on("n1", 1, 500), expires_at=10)
+    assert free(ledger) == [13000, 21000]
+
+
+# While a binding is under way
+
+
+def being_bound(ledger: Ledger, card: int = 0) -> None:
+    ledger.reserve("u1", "ns/p", pinned(9000), on("n1", card, 9000), expires_at=10)
+    ledger.begin_binding("u1")
+
+
+def test_time_does_not_end_what_is_being_bound(ledger: Ledger) -> None:
+    being_bound(ledger)
+    assert ledger.expire(10_000) == []
+    assert ledger.expire(float("inf")) == []
+    assert free(ledger) == [13000, 22000]
+
+
+def test_no_other_reservation_takes_its_place(ledger: Ledger) -> None:
+    being_bound(ledger)
+    with pytest.raises(LedgerError, match="being bound to node n1"):
+        ledger.reserve("u1", "ns/p", pinned(9000), on("n1", 1, 9000), expires_at=10)
+    assert free(ledger) == [13000, 22000]
+
+
+def test_neither_the_end_of_the_node_nor_of_the_card_ends_it(ledger: Ledger) -> None:
+    being_bound(ledger, card=1)
+    assert ledger.forget_node("n1") == []
+    ledger.apply_node(whole())
+    assert free(ledger) == [22000, 13000]
+    assert ledger.apply_node(GpuNode("n1", (), cpu_milli=8000, memory_mib=32000)) == []
+    ledger.apply_node(whole())
+    assert free(ledger) == [22000, 13000]
+    assert ledger.check() == []
+    assert ledger.confirm("u1", "n1") is not None
+    assert ledger.holdings["u1"].state is HoldingState.BOUND
+
+
+def test_what_the_api_server_says_replaces_it(ledger: Ledger) -> None:
+    being_bound(ledger)
+    ledger.apply(bound("u1", VRAM, cards="GPU-1", vram_mib="9000", mode="pinned"))
+    assert free(ledger) == [22000, 13000]
+    assert ledger.reservations() == []
+
+
+def test_only_a_reservation_can_be_bound_by(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="no reservation"):
+        ledger.begin_binding("u1")
+    ledger.apply(bound("u1", VRAM, cards="GPU-0", vram_mib="9000", mode="pinned"))
+    with pytest.raises(LedgerError, match="no reservation"):
+        ledger.begin_binding("u1")
 
 
 def test_pods_without_cards_hold_cpu_and_memory(ledger: Ledger) -> None:

@@ -1,0 +1,48 @@
+"""What a change of the state changed: values that it returns, for `scheduler.cluster.effects` to hand on afterwards."""
+
+from dataclasses import dataclass
+
+from scheduler.cluster.pod_entry import PodEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """Room came free on a node. `number` counts such changes; `at` is in seconds of the steady clock."""
+
+    node: str
+    number: int
+    at: float
+    seen_by_scheduler: bool
+    """Whether the cause is a cluster event on which kube-scheduler tries refused pods again by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodWaits:
+    """A pod waits to be decided on."""
+
+    entry: PodEntry
+
+
+@dataclass(frozen=True, slots=True)
+class PodBound:
+    """A pod was bound; told once, by whoever hears of it first."""
+
+    entry: PodEntry
+
+
+@dataclass(frozen=True, slots=True)
+class PodGone:
+    """A pod that was not known to be bound is gone."""
+
+    entry: PodEntry
+
+
+@dataclass(frozen=True, slots=True)
+class PodRefused:
+    """A pod fits on none of the nodes that kube-scheduler offered."""
+
+    entry: PodEntry
+
+
+Change = Freed | PodWaits | PodBound | PodGone | PodRefused
+Changes = list[Change]

@@ -1,0 +1,200 @@
+"""One record for each pod that is not known to be bound: what it asks for now, and how far its placing has come. Pure.
+
+`TRANSITIONS` is the only place that says which step leads where. In the stages of `HOLDING` the ledger has a reservation for
+the pod, in the others it has none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from headroom import wire
+from headroom.domain.model import GpuRequest
+from headroom.domain.request import demand_of, project_of
+from headroom.errors import HeadroomError
+from scheduler.cluster.host_rules import soft_preferences, wholly_judged
+from scheduler.cluster.row_set import RowSet
+
+
+class Stage(StrEnum):
+    """How far the placing of a pod has come."""
+
+    GATED = "gated"  # it has scheduling gates: kube-scheduler does not ask about it yet
+    WAITING = "waiting"  # nobody has decided on it, or what was decided is void
+    NAMED = "named"  # cards are reserved, and kube-scheduler was not given the node yet
+    OFFERED = "offered"  # cards are reserved, and kube-scheduler was given the node
+    BINDING = "binding"  # the API server was asked to bind it: the cards are the binder's until the outcome is known
+    REFUSED = "refused"  # it fitted nowhere when it was last asked about
+    BOUND = "bound"  # the API server said that it is bound; the record goes when the watch says so, too
+    GONE = "gone"  # deleted, finished, being deleted, or replaced by another pod of its name
+
+
+class Step(StrEnum):
+    """What can happen to a pod."""
+
+    GATE = "gate"  # its scheduling gates are there (again)
+    OPEN = "open"  # its last scheduling gate went
+    NAME = "name"  # cards were reserved before kube-scheduler asked
+    OFFER = "offer"  # kube-scheduler was given its node
+    REFUSE = "refuse"  # it fits nowhere
+    VOID = (
+        "void"  # what was decided does not hold any more: time, the node's end, a more important pod, another extender
+    )
+    BIND = "bind"  # a binding is about to be asked for
+    FAIL = "fail"  # it is certain that the binding did not happen and will not
+    BOUND = "bound"  # the API server's answer or the watch says that it is bound
+    END = "end"  # it is gone
+
+
+HOLDING: Final = frozenset((Stage.NAMED, Stage.OFFERED, Stage.BINDING))
+"""Stages in which cards are reserved for the pod."""
+
+TRANSITIONS: Final[Mapping[tuple[Stage, Step], Stage]] = {
+    (Stage.WAITING, Step.GATE): Stage.GATED,
+    (Stage.REFUSED, Step.GATE): Stage.GATED,
+    (Stage.GATED, Step.OPEN): Stage.WAITING,
+    (Stage.WAITING, Step.NAME): Stage.NAMED,
+    (Stage.REFUSED, Step.NAME): Stage.NAMED,
+    # kube-scheduler may know of a lifted gate before the watch tells.
+    (Stage.GATED, Step.OFFER): Stage.OFFERED,
+    (Stage.WAITING, Step.OFFER): Stage.OFFERED,
+    (Stage.NAMED, Step.OFFER): Stage.OFFERED,
+    (Stage.OFFERED, Step.OFFER): Stage.OFFERED,
+    (Stage.REFUSED, Step.OFFER): Stage.OFFERED,
+    (Stage.GATED, Step.REFUSE): Stage.REFUSED,
+    (Stage.WAITING, Step.REFUSE): Stage.REFUSED,
+    (Stage.REFUSED, Step.REFUSE): Stage.REFUSED,
+    (Stage.NAMED, Step.VOID): Stage.WAITING,
+    (Stage.OFFERED, Step.VOID): Stage.WAITING,
+    (Stage.REFUSED, Step.VOID): Stage.WAITING,
+    # A binding may be asked for at any time: the filter call may have been another extender's, or of before a restart.
+    (Stage.GATED, Step.BIND): Stage.BINDING,
+    (Stage.WAITING, Step.BIND): Stage.BINDING,
+    (Stage.NAMED, Step.BIND): Stage.BINDING,
+    (Stage.OFFERED, Step.BIND): Stage.BINDING,
+    (Stage.REFUSED, Step.BIND): Stage.BINDING,
+    (Stage.BINDING, Step.BIND): Stage.BINDING,
+    (Stage.BINDING, Step.FAIL): Stage.WAITING,
+    **{(stage, Step.BOUND): Stage.BOUND for stage in Stage if stage is not Stage.GONE},
+    **{(stage, Step.END): Stage.GONE for stage in Stage if stage is not Stage.GONE},
+}
+
+
+class TransitionError(HeadroomError):
+    """A step that cannot follow on the pod's stage; names both. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """What follows from a pod object alone; read anew from every version of it."""
+
+    request: GpuRequest
+    project: str
+    priority: int
+    created_at: str
+    gated: bool
+    may_preempt: bool
+    can_be_named: bool
+    """Whether a node may be named ahead of kube-scheduler: nothing limits the pod's nodes that only that can judge."""
+    nominated: str
+
+
+def facts_of(pod: wire.Pod, scheduler_names: frozenset[str]) -> PodFacts:
+    """Read a pod; those of other schedulers are accounted for, and neither named nor preempted for. Raises RequestError."""
+    spec = pod.spec
+    ours = spec.scheduler_name in scheduler_names
+    return PodFacts(
+        request=demand_of(pod),
+        project=project_of(pod),
+        priority=spec.priority,
+        created_at=pod.metadata.creation_timestamp or "",
+        gated=bool(spec.scheduling_gates),
+        may_preempt=ours and spec.preemption_policy != "Never",
+        can_be_named=ours and wholly_judged(pod) and not soft_preferences(pod),
+        nominated=pod.status.nominated_node_name,
+    )
+
+
+def version_of(pod: wire.Pod) -> int:
+    """The resource version as a number, by which news and old news are told apart (Kubernetes 1.35 made that official); 0 if unknown."""
+    text = pod.metadata.resource_version
+    return int(text) if text.isdecimal() else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """When a pod was told that it fits nowhere. `change` is the number of the last freed room that it could have used."""
+
+    at: float
+    change: int
+    nodes: RowSet
+    """Those that kube-scheduler would have let it run on."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """A node that is being freed for a pod."""
+
+    node: str
+    deadline: float
+    secured: bool = False
+    """The room is there and reserved."""
+
+
+@dataclass(slots=True, eq=False)
+class PodEntry:
+    """The record of one pod. `Pods` alone changes it; others read."""
+
+    uid: str
+    key: str
+    """`namespace/name`."""
+    pod: wire.Pod = field(repr=False)
+    facts: PodFacts
+    arrival: int
+    """Counts the pods in the order in which they were first seen."""
+    noted_at: float
+    """When it was first seen, in seconds of the steady clock."""
+    stage: Stage = Stage.WAITING
+    version: int = 0
+    seen: bool = False
+    """The watch or a list has shown it; until then only a call of kube-scheduler's speaks for it."""
+    tried: set[str] = field(default_factory=set)
+    """Nodes given to the pod on which it was not bound in the end."""
+    decisive: bool = False
+    """The node of the last answer was the only one."""
+    scores: dict[str, int] = field(default_factory=dict)
+    """Scores of the last answer, where it gave kube-scheduler a choice."""
+    refusal: Refusal | None = None
+    """The last refusal, until a node is offered: while it stands, kube-scheduler lets the pod rest."""
+    may_be_named: bool = True
+    """False once nobody came for the node that it had been given: it must not hold memory again and again."""
+    name_landed: bool = False
+    """The name of its node is written on it."""
+    wants_room: bool = False
+    """Pods of lower priority shall be looked for that could make room for it."""
+    claim: Claim | None = None
+    """The node that is being freed for it."""
+    awaited: bool = False
+    """The API server's answer to a binding is awaited."""
+    unsure_since: float | None = None
+    """When a binding was last left without an answer: it may have been written, or may be written yet."""
+    reported_at: float | None = None
+    """When its last Event was written."""
+
+    @property
+    def request(self) -> GpuRequest:
+        """What it asks for, as of its last version."""
+        return self.facts.request
+
+    @property
+    def rank(self) -> tuple[int, str, int]:
+        """Sorts pods as kube-scheduler's queue does: by priority, then by age."""
+        return -self.facts.priority, self.facts.created_at, self.arrival
+
+    def after(self, step: Step) -> Stage:
+        """The stage that a step leads to. Raises TransitionError."""
+        stage = TRANSITIONS.get((self.stage, step))
+        if stage is None:
+            raise TransitionError(f"pod {self.key} is {self.stage.value}: it cannot {step.value}")
+        return stage

@@ -1,0 +1,101 @@
+"""What the API server tells of pods, by watch and by list, in its order. The API server wins over everything decided here."""
+
+from collections.abc import Callable
+
+from headroom import wire
+from headroom.domain.model import GpuRequest
+from headroom.domain.request import RequestError
+from headroom.wire import DELETED
+from scheduler.cluster.changes import Changes
+from scheduler.cluster.pods import Pods
+from scheduler.ledger.holding import HoldingState, is_finished
+from scheduler.ledger.ledger import Ledger
+from scheduler.metrics import SchedulerMetrics
+
+
+class PodNews:
+    """Applies events to the records and the ledger. `observe` is told of the requests of pods that were bound before they were seen."""
+
+    def __init__(
+        self, pods: Pods, ledger: Ledger, metrics: SchedulerMetrics, *, observe: Callable[[GpuRequest], None]
+    ) -> None:
+        self.problems: dict[str, str] = {}
+        """What is wrong with pods that cannot be understood, by `namespace/name`."""
+        self._pods, self._ledger, self._metrics, self._observe = pods, ledger, metrics, observe
+        self._shown: dict[str, str] = {}
+        """UID of the pod that the watch shows under each `namespace/name`."""
+
+    def on_event(self, kind: str, key: str, pod: wire.Pod) -> Changes:
+        """Apply an event of the pod watch. The watch shows the pods of a name in their order: a new one ends the one before."""
+        uid = pod.metadata.uid
+        known = self._shown.get(key)
+        changes = self._pods.end(known) if known is not None and known != uid else []
+        if kind == DELETED or is_finished(pod):
+            changes += self._pods.end(uid)
+            self.problems.pop(key, None)
+            if kind == DELETED and self._shown.get(key) == uid:
+                del self._shown[key]
+            return changes
+        self._shown[key] = uid
+        if pod.spec.node_name:
+            changes += self._show_bound(pod)
+            if known is None:
+                self._learn_from(uid)
+        else:
+            changes += self._show_unbound(pod)
+        return changes
+
+    def listed(self, began: float) -> Changes:
+        """End pods that a complete list does not hold although they were there before it `began`.
+
+        Those that the watch has shown end by its own news; this is about the others, of which kube-scheduler alone spoke.
+        """
+        ghosts = [entry.uid for entry in self._pods.entries.values() if not entry.seen and entry.noted_at < began]
+        return [change for uid in ghosts for change in self._pods.end(uid)]
+
+    def _show_bound(self, pod: wire.Pod) -> Changes:
+        uid = pod.metadata.uid
+        changes = self._pods.shown_bound(uid)
+        if pod.metadata.deletion_timestamp is not None:
+            self._pods.leaving.add(uid)
+        change = self._ledger.apply(pod)
+        if change.problem:
+            self.problems[pod.key] = change.problem
+            self._metrics.objects_refused.labels("pod").inc()
+        else:
+            self.problems.pop(pod.key, None)
+        changes += [self._pods.freed(node, seen_by_scheduler=True) for node in change.freed]
+        return changes + self._give_way(pod.spec.node_name)
+
+    def _learn_from(self, uid: str) -> None:
+        """Count a pod that was bound before it was first seen: after a restart those tell what pods are like here."""
+        holding = self._ledger.holdings.get(uid)
+        if holding is not None and holding.request.count > 0:
+            self._observe(holding.request)
+
+    def _give_way(self, node: str) -> Changes:
+        """End reservations on cards that bound pods, placed by somebody else, have over-filled."""
+        fleet, changes = self._ledger.fleet, Changes()
+        row = fleet.row_of.get(node)
+        if row is None or not (fleet.held_mib[row] > fleet.usable_mib[row]).any():
+            return changes
+        for held in self._ledger.on_node(node):
+            over = fleet.held_mib[row] > fleet.usable_mib[row]
+            if held.state is HoldingState.RESERVED and any(over[at] for at in held.placement.cards):
+                changes += self._pods.void(self._pods.entries[held.uid], "moved")
+        return changes
+
+    def _show_unbound(self, pod: wire.Pod) -> Changes:
+        uid, holding = pod.metadata.uid, self._ledger.holdings.get(pod.metadata.uid)
+        if holding is not None and holding.state is HoldingState.BOUND:
+            return []  # older than the API server's own answer
+        if pod.metadata.deletion_timestamp is not None:
+            return self._pods.end(uid)  # it cannot be bound any more
+        try:
+            _, changes = self._pods.show(pod, seen=True)
+        except RequestError as error:
+            self.problems[pod.key] = str(error)
+            self._metrics.objects_refused.labels("pod").inc()
+            return self._pods.forget(uid)
+        self.problems.pop(pod.key, None)
+        return changes

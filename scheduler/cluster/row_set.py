@@ -1,0 +1,27 @@
+"""A set of nodes that stays small and true while nodes come and go: one bit per row, and when it was made. Pure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.ledger.fleet import Fleet, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Rows of a fleet as of `clock`. A node that came into a row later is not in the set."""
+
+    bits: bytes = b""
+    clock: int = 0
+
+    @classmethod
+    def of(cls, fleet: Fleet, rows: IntArray) -> "RowSet":
+        """The nodes that have these rows now."""
+        chosen = np.zeros(fleet.capacity, np.bool_)
+        chosen[rows] = True
+        return cls(np.packbits(chosen).tobytes(), fleet.clock)
+
+    def rows(self, fleet: Fleet) -> IntArray:
+        """Rows of those that are still there."""
+        chosen = np.flatnonzero(np.unpackbits(np.frombuffer(self.bits, np.uint8)))
+        return chosen[fleet.alive[chosen] & (fleet.born[chosen] <= self.clock)]
