@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from agent.cards.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
+from agent.cards.inventory import Inventory, Known, cards_of_annotation, plugin_owns_instances, slices_of
 from agent.cards.reader import Reader, ReaderError, Reading
 from agent.cards.verdicts import HealthTracker, Verdict
 from agent.energy.attribution import Usage, holders_of, pids_of, usage_of
@@ -19,7 +19,7 @@ from agent.metrics import AgentMetrics, Snapshot
 from agent.pods.index import NODE_POD, NodePod, PodIndex
 from agent.pods.podresources import PodResources, PodResourcesError
 from agent.pods.processes import ProcessTable
-from agent.pods.reconcile import Truth, compare
+from agent.pods.reconcile import Truth, cards_held, compare, devices_by_card
 from agent.publisher import Publisher
 from agent.settings import AgentSettings
 from headroom import wire
@@ -28,10 +28,11 @@ from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health
 from headroom.daemon.tasks import Backoff
 from headroom.domain.model import Card
+from headroom.errors import HeadroomError
 from headroom.kube.calls import NODES, PODS
 from headroom.kube.client import KubeClient
 from headroom.kube.reflector import Reflector
-from headroom.names import ANNOTATION_NODE_CARDS
+from headroom.names import ANNOTATION_FORGET_CARDS, ANNOTATION_NODE_CARDS
 from headroom.wire import DELETED
 
 _WAIT_SLICE_SECONDS: Final = 1.0
@@ -40,6 +41,16 @@ _WAIT_SLICE_SECONDS: Final = 1.0
 _CALM_SECONDS: Final = 0.1
 """Faults come in swarms; one reading serves for a swarm, and a driver that reports one without end does not keep a core busy."""
 _LONGEST_READING_SECONDS: Final = 20.0
+
+_OFFER_SECONDS: Final = 60.0
+"""How often kubelet is asked which devices it may give; it changes when a plugin starts or withdraws a device."""
+
+_REACH_SECONDS: Final = 60.0
+"""How long the cards may be out of reach: an update of the driver or of the container runtime is over sooner."""
+
+
+class OutOfReachError(HeadroomError):
+    """This process cannot reach cards that it reached before, and that may be well."""
 
 
 @dataclass(slots=True)
@@ -78,7 +89,11 @@ class Agent:
         self._pending: asyncio.Task[Reading] | None = None
         self._monotonic, self._wall = monotonic, wall
         self._tracker = HealthTracker(settings.settle_seconds, frozenset(settings.ignored_xids))
-        self._inventory = Inventory()
+        self._inventory = Inventory(settings.unified_memory_mib, settings.excluded_cards, settings.forget_seconds)
+        self._offered: dict[str, int] | None = None
+        self._offer_asked_at = float("-inf")
+        self._answered_at: float | None = None
+        self._out_of_reach = False
         self._adopted = False
         self._truth = Truth()
         self._verdicts: dict[str, Verdict] = {}
@@ -99,12 +114,16 @@ class Agent:
             self._cluster.publisher.forget_pod(pod.metadata.uid)
 
     async def run(self) -> None:
-        """Cycle until cancelled. A driver that cannot be asked is asked again with back-off."""
+        """Cycle until cancelled. A driver that cannot be asked is asked again with back-off.
+
+        Raises OutOfReachError when this container has lost the cards for good: a new one has them again.
+        """
         backoff = Backoff(initial_seconds=self._settings.interval_seconds, maximum_seconds=60.0)
         while True:
             started = self._monotonic()
             answered = await self._guard.run("cycle", self.cycle())
             self._metrics.cycle_seconds.set(self._monotonic() - started)
+            self._check_reach()
             if answered:
                 backoff.reset()
                 await self._rest(started + self._settings.interval_seconds)
@@ -124,17 +143,60 @@ class Agent:
         self._adopt()
         reading = await self._read()
         now = self._monotonic()
-        verdicts = self._tracker.update(reading) if reading is not None else self._tracker.lost(now)
-        node = self._node()
-        instances = node is None or not plugin_owns_instances(node)
-        cards = self._inventory.update(reading, verdicts, self._slices(reading), instances=instances)
-        self._note_withdrawals(verdicts)
+        await self._ask_offer(reading, now)
+        verdicts = self._judge(reading, now)
+        known = self._known(reading)
+        cards = self._inventory.update(reading, verdicts, known=known)
+        for card_id in self._inventory.forgotten:
+            self._tracker.forget(card_id)
+            self._log.info("card_forgotten", card=card_id)
+        self._note_withdrawals(verdicts | self._inventory.reasons)
         # Before anything that waits for another machine: the account needs its readings in time.
         usage = self._book(reading, cards)
         self._metrics.snapshot = Snapshot(reading, cards, usage.memory, usage.outside_bytes)
         await self._publish(cards, now)
         await self._compare(cards, now)
         return reading is not None
+
+    def _judge(self, reading: Reading | None, now: float) -> dict[str, Verdict]:
+        """What is thought of each card. Cards that only this container cannot reach are as they were."""
+        if reading is not None:
+            return self._tracker.update(reading)
+        return self._tracker.last if self._out_of_reach else self._tracker.lost(now)
+
+    def _check_reach(self) -> None:
+        """Raise OutOfReachError once the cards have been out of this container's reach for a while."""
+        if self._out_of_reach and self._answered_at is not None:
+            silent = self._monotonic() - self._answered_at
+            if silent >= _REACH_SECONDS:
+                raise OutOfReachError(
+                    f"this container has lost the cards: NVML has answered nothing else for {silent:.0f} s; a new one may have them"
+                )
+
+    def _known(self, reading: Reading | None) -> Known:
+        node = self._node()
+        replaced = node.metadata.annotations.get(ANNOTATION_FORGET_CARDS, "") if node is not None else ""
+        return Known(
+            slices=self._slices(reading),
+            instances=node is None or not plugin_owns_instances(node),
+            offered=None if self._settings.slices else self._offered,
+            held=cards_held(self._pods),
+            replaced=frozenset(word.strip() for word in replaced.split(",")),
+        )
+
+    async def _ask_offer(self, reading: Reading | None, now: float) -> None:
+        """Ask kubelet now and then which devices its plugins hand out. What it last said stays when it is silent."""
+        if self._podresources is None or reading is None or now - self._offer_asked_at < _OFFER_SECONDS:
+            return
+        self._offer_asked_at = now
+        try:
+            devices = await self._podresources.allocatable()
+        except PodResourcesError as error:
+            self._log.info("offer_unknown", error=str(error), reason=error.reason)
+            return
+        cards = tuple(Card(card.id, card.index, card.model, 0) for card in reading.cards)
+        # An empty list is a plugin that starts anew; what it withheld before, it will withhold again.
+        self._offered = devices_by_card(devices, cards) or self._offered
 
     async def _publish(self, cards: tuple[Card, ...], now: float) -> None:
         node = self._node()
@@ -169,8 +231,11 @@ class Agent:
         node = self._node()
         if self._settings.slices or node is None:
             return max(self._settings.slices, 1)
-        physical = [card for card in reading.cards if not card.parent] if reading is not None else []
-        return slices_of(node, len(physical) + (len(reading.broken) if reading is not None else 0))
+        if reading is None:
+            return slices_of(node, 0)
+        instances = not plugin_owns_instances(node)
+        given = [card for card in reading.cards if card.allocatable and (instances or not card.parent)]
+        return slices_of(node, len(given) + len(reading.broken))
 
     async def _read(self) -> Reading | None:
         started = self._monotonic()
@@ -181,7 +246,10 @@ class Agent:
             self._metrics.driver_up.set(0)
             self._health.set_ready("driver", False, str(error))
             self._log.warning("cards_not_readable", error=str(error))
+            # Who never had an answer cannot tell a container without the cards from a dead driver.
+            self._out_of_reach = error.out_of_reach and self._answered_at is not None
             return None
+        self._answered_at, self._out_of_reach = self._monotonic(), False
         self._metrics.readings.labels("ok").inc()
         self._metrics.driver_up.set(1)
         self._metrics.reading_seconds.set(self._monotonic() - started)

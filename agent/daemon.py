@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from agent.cards.opening import open_reader
 from agent.cards.reader import Reading
-from agent.cycle import Agent, Cluster, follow
+from agent.cycle import Agent, Cluster, OutOfReachError, follow
 from agent.energy.books import Account
 from agent.energy.tariff import load_tariff
 from agent.metrics import AgentMetrics
@@ -90,6 +90,9 @@ async def _work(
             tasks.create_task(cluster.pods.run())
             tasks.create_task(_until_synced(cluster, health))
             tasks.create_task(_begin(agent, cluster, settings.interval_seconds))
+    except* OutOfReachError as lost:
+        # The process ends, and kubelet starts a container that has the devices again.
+        raise lost.exceptions[0] from None
     finally:
         if podresources is not None:
             await podresources.close()

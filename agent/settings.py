@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from headroom.daemon.common import CommonSettings
 from headroom.daemon.settings import setting
+from headroom.domain.model import LARGEST_MIB, MOST_SLICES
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,26 @@ class AgentSettings(CommonSettings):
     slices: int = setting(
         0,
         minimum=0,
-        maximum=1024,
-        reason="Time slices per card; 0 takes the Node label nvidia.com/gpu.replicas, else 1.",
+        maximum=MOST_SLICES,
+        reason="Time slices per card; 0 takes what kubelet's list or the Node says, else 1.",
+    )
+    unified_memory_mib: int = setting(
+        0,
+        unit="MiB",
+        minimum=0,
+        maximum=LARGEST_MIB,
+        reason="Memory of a card that reports none because it shares the host's (GB10), as much as pods may have of it; 0 publishes"
+        " it without a size: it then goes out whole.",
+    )
+    excluded_cards: tuple[str, ...] = setting(
+        (),
+        reason="Cards to leave to others, by UUID, index or model. Keep the device plugin from handing them out, too.",
+    )
+    forget_seconds: float = setting(
+        86_400.0,
+        unit="s",
+        minimum=60.0,
+        reason="After this long a card that the driver no longer lists counts as replaced; a repaired one is back within a day.",
     )
     publish_capacity: bool = setting(
         False, reason="Also publish the sum of usable memory as capacity of the extended resource headroom.dev/vram."

@@ -37,6 +37,7 @@ _DRIVER_GONE: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
 }
+_OUT_OF_REACH: Final = {pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_NO_PERMISSION}
 _CARD_GONE: Final = {
     pynvml.NVML_ERROR_GPU_IS_LOST: "lost",
     pynvml.NVML_ERROR_GPU_NOT_FOUND: "lost",
@@ -86,7 +87,7 @@ def _open(call: Callable[..., T], *args: Any) -> T:
     try:
         return call(*args)
     except (pynvml.NVMLError, OSError) as error:
-        raise ReaderError(f"NVML: {error}") from error
+        raise ReaderError(f"NVML: {error}", out_of_reach=getattr(error, "value", None) in _OUT_OF_REACH) from error
 
 
 class NvmlReader:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 
+from headroom.domain.card_models import label_value
 from headroom.errors import HeadroomError
 
 
@@ -26,8 +27,20 @@ _LARGEST_COUNTER: Final = 2**62
 """Readings above it are marks, not measurements: NVML and DCGM use values near 2^63 and 2^64 for "no value"."""
 
 
+UNKNOWN_ERROR: Final = "Unknown Error"
+"""NVML's words for its error 999. A container that lost its devices (a reload of systemd, an update of the runtime:
+nvidia-container-toolkit#48, #1227) gets it for every call from then on, while the cards are well."""
+
+
 class ReaderError(HeadroomError):
-    """No card can be read at all: no driver, driver lost, library missing. The text says which."""
+    """No card can be read at all: no driver, driver lost, library missing. The text says which.
+
+    `out_of_reach` tells that it may be this process alone that cannot reach the cards.
+    """
+
+    def __init__(self, message: str, *, out_of_reach: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_reach = out_of_reach
 
 
 class ScriptError(HeadroomError):
@@ -56,7 +69,7 @@ class CardReading:
     index: int
     """The driver's index of the card (of the parent for a MIG instance); it may change when the driver restarts."""
     model: str
-    """Product name with dashes for spaces, as GPU feature discovery writes it."""
+    """Product name, spelt as GPU feature discovery spells it."""
     memory_total_bytes: Whole = Missing.NOT_SUPPORTED
     memory_reserved_bytes: Whole = Missing.NOT_SUPPORTED
     """What the driver keeps for itself; part of the total, of neither used nor free."""
@@ -155,8 +168,8 @@ def ratio_of_percent(value: int) -> Number:
 
 
 def model_name(product: str) -> str:
-    """`NVIDIA A100-SXM4-80GB` as GPU feature discovery spells it in `nvidia.com/gpu.product`: dashes for spaces."""
-    return "-".join(product.split())
+    """`NVIDIA A100-SXM4-80GB` as GPU feature discovery spells it in `nvidia.com/gpu.product`."""
+    return label_value(product)
 
 
 def missing_fields(card: CardReading) -> list[tuple[str, str, Missing]]:

@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from agent.cards.reader import (
+    UNKNOWN_ERROR,
     BrokenCard,
     CardReading,
     Fault,
@@ -95,7 +96,7 @@ class ScriptedReader:
         for meter in self._meters.values():
             meter.joules += meter.watts * seconds
         if frame.driver_lost:
-            raise ReaderError(frame.driver_lost)
+            raise ReaderError(frame.driver_lost, out_of_reach=UNKNOWN_ERROR in frame.driver_lost)
         cards = tuple(self._metered(card) for card in frame.cards)
         missing = tuple(entry for card in cards for entry in missing_fields(card))
         return Reading(now, cards, frame.broken, faults, frame.driver, missing)

@@ -33,12 +33,14 @@ class HealthTracker:
     """Remembers, per card, when it was last seen in trouble.
 
     Reasons: `lost`, `reset_required`, `unreadable` (cannot be read), `gone` (no longer listed), `driver_lost`,
-    `row_remap`, `ecc` (a new uncorrected error), `xid N`.
+    `row_remap`, `ecc` (a new uncorrected error), `xid N`. The inventory adds `withheld` and `excluded`.
     """
 
     settle_seconds: float
     """How long a card must have been without trouble before it is given out again."""
     ignored_xids: frozenset[int] = APPLICATION_XIDS
+    last: dict[str, Verdict] = field(default_factory=dict)
+    """The latest verdicts."""
     _states: dict[str, _State] = field(default_factory=dict)
     _parents: dict[str, str] = field(default_factory=dict)
 
@@ -46,6 +48,12 @@ class HealthTracker:
         """Name cards that should be there, for example those a predecessor had published."""
         for card in cards:
             self._states.setdefault(card, _State())
+
+    def forget(self, card: str) -> None:
+        """Look for a card no longer: it has been replaced."""
+        self._states.pop(card, None)
+        self._parents.pop(card, None)
+        self.last.pop(card, None)
 
     def update(self, reading: Reading) -> dict[str, Verdict]:
         """The verdict on every card ever seen, after a reading."""
@@ -74,7 +82,9 @@ class HealthTracker:
         before = state.ecc
         if not isinstance(card.ecc_uncorrected, Missing):
             state.ecc = card.ecc_uncorrected
-        if isinstance(card.memory_total_bytes, Missing) or card.memory_total_bytes <= 0:
+        total = card.memory_total_bytes
+        # A card that shares the host's memory has none of its own to report; any other must.
+        if total is not Missing.NOT_SUPPORTED and (isinstance(total, Missing) or total <= 0):
             return "unreadable"
         if card.row_remap_broken is True:
             return "row_remap"
@@ -95,4 +105,5 @@ class HealthTracker:
             above = verdicts.get(parent)
             if above is not None and not above.healthy and verdicts[card_id].healthy:
                 verdicts[card_id] = above
+        self.last = verdicts
         return verdicts

@@ -18,14 +18,16 @@ from headroom.errors import HeadroomError
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
     "ListPodResourcesResponse": (("pod_resources", 1, "PodResources"),),
+    "AllocatableResourcesResponse": (("devices", 1, "ContainerDevices"),),
     "PodResources": (("name", 1, ""), ("namespace", 2, ""), ("containers", 3, "ContainerResources")),
     "ContainerResources": (("name", 1, ""), ("devices", 2, "ContainerDevices")),
     "ContainerDevices": (("resource_name", 1, ""), ("device_ids", 2, "[]")),
 }
 """Message -> (field, number, kind); kind is empty for text, `[]` for a list of texts, else the name of a repeated message."""
 
-_LIST_REQUEST: Final = b""  # a message without fields
+_NO_FIELDS: Final = b""  # both requests are messages without fields
 LIST_METHOD: Final = "/v1.PodResourcesLister/List"
+ALLOCATABLE_METHOD: Final = "/v1.PodResourcesLister/GetAllocatableResources"
 _LARGEST_ANSWER: Final = 16 * 2**20  # kubelet's own client allows this much
 
 
@@ -97,12 +99,24 @@ class PodResources:
         self._channel = grpc.aio.insecure_channel(f"unix://{socket}", options=options)
         # Bytes in, bytes out: a deserialiser that fails is only logged by gRPC, which then answers None.
         self._list = self._channel.unary_unary(LIST_METHOD)
+        self._allocatable = self._channel.unary_unary(ALLOCATABLE_METHOD)
 
     async def devices(self) -> tuple[Device, ...]:
         """Every device held by any pod of the node. Raises PodResourcesError."""
+        return devices_in(await self._ask(self._list, "ListPodResourcesResponse"))
+
+    async def allocatable(self) -> tuple[Device, ...]:
+        """Every device in working order that a device plugin hands out here, held by a pod or not. Raises PodResourcesError."""
+        answer = await self._ask(self._allocatable, "AllocatableResourcesResponse")
+        return tuple(
+            Device("", "", "", devices.resource_name, device_id)
+            for devices in answer.devices
+            for device_id in devices.device_ids
+        )
+
+    async def _ask(self, method: Any, message: str) -> Any:
         try:
-            answer = await self._list(_LIST_REQUEST, timeout=self._timeout)
-            return devices_in(MESSAGES["ListPodResourcesResponse"].FromString(answer))
+            return MESSAGES[message].FromString(await method(_NO_FIELDS, timeout=self._timeout))
         except grpc.aio.AioRpcError as error:
             reason = _REASONS.get(error.code(), "refused")
             raise PodResourcesError(f"{self._socket}: {error.code().name}: {error.details()}", reason) from error

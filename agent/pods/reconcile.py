@@ -6,6 +6,7 @@ Kubelet names pods by namespace and name only, so a pod that has not started yet
 those of a predecessor of the same name.
 """
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,12 +15,13 @@ from enum import StrEnum
 from typing import Final
 
 from agent.pods.index import NodePod, PodIndex, is_finished
+from headroom.domain.accelerators import NVIDIA
 from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of
 from headroom.domain.device_plugin import share_mib
 from headroom.domain.model import Card, GpuNode, Mode, Placement
 from headroom.domain.request import RequestError, request_of
 
-_SLICE: Final = re.compile(r"(?P<card>.+?)::\d+")
+_SLICE: Final = re.compile(r"(?P<card>.+?)(?:::|-_-|-)\d+")
 _GKE: Final = re.compile(r"nvidia(?P<index>\d+)(?:/vgpu\d+)?")
 _NVIDIA: Final = "nvidia.com/"
 
@@ -76,7 +78,8 @@ class Truth:
 
 
 def card_of(device_id: str, cards: Iterable[Card]) -> str | None:
-    """The id of the card a device belongs to: `UUID`, `UUID::n`, `MIG-...`, or GKE's `nvidiaN` and `nvidiaN/vgpuK`.
+    """The id of the card a device belongs to: `UUID`, `UUID::n`, `MIG-...`, GKE's `nvidiaN` and `nvidiaN/vgpuK`, HAMi's
+    `UUID-n`, gpushare's `UUID-_-n`.
 
     None when it is none of the node's cards. GKE's `nvidiaN/giM` is not resolved: NVML's instance ids are not published.
     """
@@ -84,9 +87,36 @@ def card_of(device_id: str, cards: Iterable[Card]) -> str | None:
     plain = match.group("card") if match else device_id
     gke = _GKE.fullmatch(plain)
     for card in cards:
-        if card.id == plain or (gke is not None and card.index == int(gke.group("index"))):
+        if card.id in (plain, device_id) or (gke is not None and card.index == int(gke.group("index"))):
             return card.id
     return None
+
+
+def devices_by_card(devices: Iterable[Device], cards: tuple[Card, ...]) -> dict[str, int] | None:
+    """How many devices of each card the NVIDIA device plugin hands out; None where that cannot be told.
+
+    It cannot when there is none, or when one names no known card: what is withheld would then be a guess.
+    """
+    found: Counter[str] = Counter()
+    for device in devices:
+        if device.resource not in NVIDIA.resources:
+            continue
+        card_id = card_of(device.id, cards)
+        if card_id is None:
+            return None
+        found[card_id] += 1
+    return dict(found) or None
+
+
+def cards_held(pods: PodIndex) -> frozenset[str]:
+    """Ids of the cards that are written on pods which have not ended."""
+    held: set[str] = set()
+    for pod in pods:
+        if not is_finished(pod):
+            with contextlib.suppress(AssignmentError):
+                assignment = assignment_of(pod.metadata.annotations)
+                held.update(assignment.cards if assignment is not None else ())
+    return frozenset(held)
 
 
 def compare(devices: Iterable[Device], pods: PodIndex, cards: tuple[Card, ...]) -> Truth:

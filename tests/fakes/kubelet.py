@@ -46,12 +46,20 @@ def list_answer(devices: Iterable[Device]) -> bytes:
     return answer
 
 
+def allocatable_answer(devices: Iterable[tuple[str, str]]) -> bytes:
+    """An AllocatableResourcesResponse as kubelet encodes it, of (resource, device id)."""
+    entries = (_field(1, resource.encode()) + _field(2, device_id.encode()) for resource, device_id in devices)
+    return b"".join(_field(1, entry) for entry in entries) + _field(2, b"\x00\x01")
+
+
 class Kubelet:
-    """Use as `async with Kubelet(socket) as kubelet:`; `devices` is what it lists from then on."""
+    """Use as `async with Kubelet(socket) as kubelet:`; `devices` is what it lists from then on, `allocatable` what its plugins
+    hand out: (resource, device id), or None for a kubelet that knows no such question."""
 
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.devices: list[Device] = []
+        self.allocatable: list[tuple[str, str]] | None = None
         self.delay_seconds = 0.0
         self.garbage = False
         self.refusal: grpc.StatusCode | None = None
@@ -66,12 +74,20 @@ class Kubelet:
             await context.abort(self.refusal, "scripted")
         return b"\xff\xff\xff" if self.garbage else list_answer(self.devices)
 
+    async def _allocatable(self, _: bytes, context: Any) -> bytes:
+        if self.allocatable is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown method")
+        return allocatable_answer(self.allocatable or ())
+
     async def start(self) -> None:
         """Listen, also again after a stop."""
         self._server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(self._list)
+        handlers = {
+            "List": grpc.unary_unary_rpc_method_handler(self._list),
+            "GetAllocatableResources": grpc.unary_unary_rpc_method_handler(self._allocatable),
+        }
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler}),)
+            (grpc.method_handlers_generic_handler("v1.PodResourcesLister", handlers),)
         )
         self._server.add_insecure_port(f"unix://{self.socket}")
         await self._server.start()

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from agent.cards.reader import BrokenCard, CardReading, Fault, Missing, ProcessUse
 from agent.cards.scripted import Frame, ScriptedReader
-from agent.cycle import Agent, follow
+from agent.cycle import Agent, OutOfReachError, follow
 from agent.energy.books import Account
 from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
@@ -436,3 +436,68 @@ async def test_the_daemon_survives_a_cycle_that_fails_for_a_reason_nobody_foresa
     assert world.value("headroom_agent_cycle_errors_total") == 1
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_container_that_lost_the_cards_for_good_ends_and_withdraws_none(world: World) -> None:
+    """A08 (nvidia-container-toolkit#48, #1227): every NVML call answers Unknown Error, the cards are well."""
+    await world.tick()
+    world.reader.show(Frame(driver_lost="NVML: Unknown Error"))
+    await world.tick(720)
+    assert world.published() == {"GPU-0": True, "GPU-1": True}
+    assert world.value("headroom_agent_driver_up") == 0
+    with pytest.raises(OutOfReachError, match="a new one may have them"):
+        await asyncio.wait_for(world.agent.run(), 5)
+
+
+async def test_cards_out_of_reach_for_a_moment_end_nothing(world: World) -> None:
+    await world.tick()
+    world.reader.show(Frame(driver_lost="NVML: Unknown Error"))
+    await world.tick(3)
+    world.show(*CARDS)
+    await world.tick(20)
+    assert world.published() == {"GPU-0": True, "GPU-1": True}
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(world.agent.run(), 0.2)
+
+
+async def test_a_new_container_that_reaches_no_card_either_withdraws_them(world: World) -> None:
+    world.api.put(NODES, NODE | {"metadata": NODE["metadata"] | {"annotations": {"headroom.dev/cards": json.dumps(
+        [{"id": "GPU-0", "index": 0, "model": "L4", "vram_mib": 24576}])}}})  # fmt: skip
+    await world.caught_up()
+    world.reader.show(Frame(driver_lost="NVML: Unknown Error"))
+    await world.tick(30)
+    assert world.published() == {"GPU-0": False}
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(world.agent.run(), 0.2)
+
+
+async def test_cards_that_the_device_plugin_withholds_are_not_published(tmp_path: Path) -> None:
+    """S18 (k8s-device-plugin#81, #197, #935), by kubelet's own list of what its plugins hand out."""
+    async with world_at(tmp_path) as world:
+        world.kubelet.allocatable = [("nvidia.com/gpu", f"GPU-1::{at}") for at in range(3)] + [("rdma/hca", "mlx5_0")]
+        await world.tick()
+        assert world.published() == {"GPU-1": True}
+        assert json.loads(world.api.get(NODES, "n1")["metadata"]["annotations"]["headroom.dev/cards"])[0]["slices"] == 3
+        # A plugin that starts anew hands out nothing for a moment: that is no word on what it withholds.
+        world.kubelet.allocatable = []
+        await world.tick(15)
+        assert world.published() == {"GPU-1": True}
+        world.kubelet.allocatable = [("nvidia.com/gpu", "GPU-0"), ("nvidia.com/gpu", "GPU-1")]
+        await world.tick(15)
+        assert world.published() == {"GPU-0": True, "GPU-1": True}
+
+
+async def test_one_command_forgets_a_replaced_card_and_ends_its_alert(world: World) -> None:
+    """N23 (NVSentinel#1585): `kubectl annotate node n1 headroom.dev/forget-cards=GPU-1`."""
+    await world.tick()
+    world.show(card(0), replace(card(1), id="GPU-9"))
+    await world.tick()
+    assert world.published() == {"GPU-0": True, "GPU-1": False, "GPU-9": True}
+    assert world.value("headroom_card_healthy", **world.place(1)) == 0
+    body = json.loads(json.dumps(world.api.get(NODES, "n1")))
+    body["metadata"]["annotations"]["headroom.dev/forget-cards"] = "GPU-1"
+    world.api.put(NODES, body)
+    await world.caught_up()
+    await world.tick(2)
+    assert world.published() == {"GPU-0": True, "GPU-9": True}
+    assert world.value("headroom_card_healthy", **world.place(1)) is None

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from agent.cards.inventory import Inventory, cards_of_annotation, plugin_owns_instances, slices_of
+from agent.cards.inventory import Inventory, Known, cards_of_annotation, plugin_owns_instances, slices_of
 from agent.cards.reader import BrokenCard, CardReading, Fault, Missing, Reading
 from agent.cards.verdicts import HealthTracker, Verdict
 from headroom import wire
 from headroom.domain.model import Card
-from headroom.domain.node_cards import encode_cards
+from headroom.domain.node_cards import encode_cards, node_of
 from headroom.names import ANNOTATION_NODE_CARDS
 
 GIB = 2**30
@@ -145,14 +145,14 @@ def test_a_partitioned_card_gives_way_to_its_instances_and_comes_back() -> None:
     published(inventory, reading(0, card("GPU-a")), slices=4)
     parted = reading(1, card("GPU-a", mig=True), card("MIG-1", parent="GPU-a"), card("MIG-2", parent="GPU-a"))
     cards = published(inventory, parted, slices=4)
-    assert [(one.id, one.index, one.slices) for one in cards] == [("MIG-1", 0, 1), ("MIG-2", 1, 1)]
+    assert [(one.id, one.index, one.slices) for one in cards] == [("MIG-1", 0, 4), ("MIG-2", 1, 4)]
     whole = published(inventory, reading(2, card("GPU-a", mig=False)), slices=4)
     assert [one.id for one in whole] == ["GPU-a"]
 
 
 def test_instances_that_the_device_plugin_names_itself_are_not_given_out_twice() -> None:
     parted = reading(0, card("GPU-a", mig=True), card("MIG-1", parent="GPU-a"), card("GPU-b", index=1))
-    assert [one.id for one in Inventory().update(parted, {}, 1, instances=False)] == ["GPU-b"]
+    assert [one.id for one in Inventory().update(parted, {}, known=Known(instances=False))] == ["GPU-b"]
     assert plugin_owns_instances(node(capacity={"nvidia.com/mig-3g.40gb": "2"}))
     assert not plugin_owns_instances(node(capacity={"nvidia.com/mig-3g.40gb": "0", "nvidia.com/gpu": "2"}))
 
@@ -173,10 +173,37 @@ def node(labels=None, capacity=None, annotation: str | None = None) -> wire.Node
         ({}, {"nvidia.com/gpu.shared": 6}, 3),
         ({}, {"nvidia.com/gpu": "-3"}, 1),
         ({}, {}, 1),
+        pytest.param({"nvidia.com/gpu.replicas": "1"}, {"nvidia.com/gpu": "24"}, 12, id="S10 k8s-device-plugin#732, gfd#76"),
+        pytest.param({"nvidia.com/gpu.replicas": "16384"}, {"nvidia.com/gpu": "32768"}, 16384, id="S05 k8s-device-plugin#1433"),
+        pytest.param({}, {"nvidia.com/gpu": "32768"}, 16384, id="S05 without labels"),
+        pytest.param({"cloud.google.com/gke-max-shared-clients-per-gpu": "3"}, {"nvidia.com/gpu": "6"}, 3, id="N06e GKE"),
+        pytest.param({"nvidia.com/gpu.replicas": "4"}, {"nvidia.com/gpu": "4"}, 2, id="what kubelet counts wins over a label"),
+        pytest.param({"nvidia.com/gpu.replicas": "4"}, {"nvidia.com/gpu": "5"}, 4, id="an odd number: the label"),
+        pytest.param({"nvidia.com/gpu.replicas": "1"}, {"nvidia.com/gpu": "5"}, 3, id="never too few for what is advertised"),
+        pytest.param({"nvidia.com/gpu.replicas": "1"}, {"nvidia.com/gpu": "1"}, 1, id="S18 a card withheld from the plugin"),
+        pytest.param(
+            {"nvidia.com/gpu.replicas": "4", "nvidia.com/gpu.count": "4"}, {"nvidia.com/gpu": "16"}, 4,
+            id="S08 bottlerocket#4418: instances are counted by the label",
+        ),
     ],
-)
-def test_slices_come_from_the_label_or_from_what_the_plugin_advertises(labels, capacity, slices: int) -> None:
+)  # fmt: skip
+def test_slices_come_from_what_the_plugin_advertises_and_from_the_label(labels, capacity, slices: int) -> None:
     assert slices_of(node(labels, capacity), 2) == slices
+
+
+def test_time_sliced_instances_are_published_as_they_are_advertised() -> None:
+    """S08 (bottlerocket#4418): MIG single, four instances by four replicas."""
+    labels = {
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb-SHARED", "nvidia.com/gpu.count": "4",
+        "nvidia.com/gpu.replicas": "4", "nvidia.com/gpu.sharing-strategy": "time-slicing",
+    }  # fmt: skip
+    parent, model = card("GPU-a", mig=True), "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"
+    kids = [card(f"MIG-{at}", parent="GPU-a", model=model, memory_total_bytes=4864 * 2**20) for at in range(4)]
+    devices = {"nvidia.com/gpu": "16"}
+    cards = published(Inventory(), reading(0, parent, *kids), slices=slices_of(node(labels, devices), 4))
+    described = node(labels, devices, encode_cards(cards))
+    described.status.allocatable = devices
+    assert [one.slices for one in node_of(described).cards] == [4] * 4
 
 
 @pytest.mark.parametrize("text", [None, "", "no json", "{}", '[{"id": ""}]'])
@@ -187,3 +214,118 @@ def test_an_annotation_that_cannot_be_read_names_no_cards(text: str | None) -> N
 def test_the_annotation_is_read_back_as_it_was_written() -> None:
     cards = published(Inventory(), reading(0, card("GPU-a"), card("GPU-b", index=1)), ("GPU-b",), slices=2)
     assert cards_of_annotation(node(annotation=encode_cards(cards))) == cards
+
+
+# Memory that the driver does not tell
+
+
+def test_unified_memory_is_published_without_a_size_or_with_the_configured_one() -> None:
+    """N02 (gpu-operator#1794): NVML has no memory of its own to report for a GB10."""
+    gb10 = reading(0, card("GPU-gb10", model="NVIDIA-GB10", memory_total_bytes=Missing.NOT_SUPPORTED))
+    assert HealthTracker(60).update(gb10) == {"GPU-gb10": FINE}
+    assert published(Inventory(), gb10) == (Card("GPU-gb10", 0, "NVIDIA-GB10", 0),)
+    assert published(Inventory(unified_memory_mib=110_000), gb10) == (Card("GPU-gb10", 0, "NVIDIA-GB10", 110_000),)
+
+
+def test_a_card_that_stops_to_tell_its_memory_keeps_what_it_said() -> None:
+    inventory = Inventory(unified_memory_mib=110_000)
+    before = published(inventory, reading(0, card()))
+    assert published(inventory, reading(5, card(memory_total_bytes=Missing.NOT_SUPPORTED))) == before
+
+
+# Cards that are not Headroom's to give
+
+
+@pytest.mark.parametrize("word", ["GPU-b", "1", "NVIDIA T1000 8GB", "nvidia-t1000-8gb"])
+def test_an_excluded_card_is_left_to_others(word: str) -> None:
+    """S18 (k8s-device-plugin#81, #197, #935)."""
+    seen = reading(0, card("GPU-a"), card("GPU-b", index=1, model="NVIDIA-T1000-8GB"))
+    assert [one.id for one in published(Inventory(excluded=(word,)), seen)] == ["GPU-a"]
+
+
+def test_an_excluded_card_stays_in_sight_while_somebody_has_it() -> None:
+    inventory = Inventory(excluded=("GPU-b",))
+    seen = reading(0, card("GPU-a"), card("GPU-b", index=1))
+    for known in (Known(held=frozenset({"GPU-b"})), Known(offered={"GPU-a": 1, "GPU-b": 1})):
+        shown = inventory.update(seen, {}, known=known)
+        assert [(one.id, one.healthy) for one in shown] == [("GPU-a", True), ("GPU-b", False)]
+        assert inventory.reasons == {"GPU-b": Verdict(False, "excluded")}
+    assert [one.id for one in inventory.update(seen, {}, known=Known())] == ["GPU-a"]
+
+
+def test_instances_of_an_excluded_card_are_excluded_with_it() -> None:
+    parted = reading(0, card("GPU-a", mig=True), card("MIG-1", parent="GPU-a"), card("GPU-b", index=1))
+    assert [one.id for one in published(Inventory(excluded=("GPU-a",)), parted)] == ["GPU-b"]
+
+
+def test_cards_that_only_drive_a_screen_are_left_out() -> None:
+    """S17 (gfd#27)."""
+    station = reading(0, card("GPU-a"), card("GPU-d", index=1, model="NVIDIA-DGX-Display"))
+    assert [one.id for one in published(Inventory(), station)] == ["GPU-a"]
+
+
+def test_a_card_withheld_from_the_device_plugin_is_not_published() -> None:
+    """S18: eight cards, of which the plugin was given one."""
+    inventory = Inventory()
+    seen = reading(0, card("GPU-a"), card("GPU-b", index=1))
+    assert [one.id for one in inventory.update(seen, {}, known=Known(offered={"GPU-a": 4}))] == ["GPU-a"]
+    assert [one.slices for one in inventory.update(seen, {}, known=Known(offered={"GPU-a": 4}))] == [4]
+
+
+def test_a_card_that_the_device_plugin_no_longer_hands_out_is_withdrawn_and_comes_back() -> None:
+    inventory = Inventory()
+    seen = reading(0, card("GPU-a"), card("GPU-b", index=1))
+    both = Known(offered={"GPU-a": 1, "GPU-b": 1})
+    assert all(one.healthy for one in inventory.update(seen, {}, known=both))
+    away = inventory.update(seen, {}, known=Known(offered={"GPU-a": 1}))
+    assert [(one.id, one.healthy) for one in away] == [("GPU-a", True), ("GPU-b", False)]
+    assert inventory.reasons == {"GPU-b": Verdict(False, "withheld")}
+    assert all(one.healthy for one in inventory.update(seen, {}, known=both))
+
+
+# Cards that were replaced
+
+
+def swapped(at: float, broken=()) -> Reading:
+    return reading(at, card("GPU-0"), card("GPU-9", index=1), broken=broken)
+
+
+def test_a_replaced_card_is_forgotten_after_a_day() -> None:
+    """N23 (NVSentinel#1585, tensor-fusion#736): GPU-1 was swapped for GPU-9, and the agent restarted."""
+    inventory, tracker = Inventory(), HealthTracker(60)
+    old = (Card("GPU-0", 0, "L4", 24576), Card("GPU-1", 1, "L4", 24576))
+    inventory.expect(old)
+    tracker.expect(one.id for one in old)
+    for hour in range(24):
+        seen = swapped(3600.0 * hour)
+        shown = inventory.update(seen, tracker.update(seen))
+        assert [(one.id, one.healthy) for one in shown] == [("GPU-0", True), ("GPU-1", False), ("GPU-9", True)]
+    shown = inventory.update(swapped(86_400.0), tracker.update(swapped(86_400.0)))
+    assert [(one.id, one.healthy) for one in shown] == [("GPU-0", True), ("GPU-9", True)]
+    assert inventory.forgotten == ("GPU-1",)
+    tracker.forget("GPU-1")
+    assert set(tracker.update(swapped(86_405.0))) == {"GPU-0", "GPU-9"}
+    assert inventory.update(swapped(86_405.0), {})
+    assert inventory.forgotten == ()
+
+
+def test_a_replaced_card_is_forgotten_at_once_when_somebody_says_so() -> None:
+    inventory = Inventory()
+    inventory.expect((Card("GPU-1", 1, "L4", 24576),))
+    told = Known(replaced=frozenset({"GPU-1", "GPU-0"}))
+    assert [one.id for one in inventory.update(swapped(0.0), {}, known=told)] == ["GPU-0", "GPU-9"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "known"),
+    [
+        pytest.param(swapped(1e9, [BrokenCard(1, "lost", "GPU-1")]), Known(), id="it is there and broken"),
+        pytest.param(swapped(1e9, [BrokenCard(1, "unreadable")]), Known(), id="a broken card cannot say its name"),
+        pytest.param(swapped(1e9), Known(held=frozenset({"GPU-1"})), id="a pod holds it"),
+    ],
+)
+def test_a_card_that_may_still_be_there_is_not_forgotten(seen: Reading, known: Known) -> None:
+    inventory = Inventory()
+    inventory.expect((Card("GPU-1", 1, "L4", 24576),))
+    inventory.update(replace(seen, at=0.0), {}, known=known)
+    assert "GPU-1" in [one.id for one in inventory.update(seen, {}, known=known)]

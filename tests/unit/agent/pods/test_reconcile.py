@@ -7,7 +7,7 @@ from agent.energy.attribution import holders_of, pids_of, usage_of
 from agent.energy.books import Holder, Use
 from agent.pods.cgroup import Owner
 from agent.pods.index import NODE_POD, NodePod, PodIndex, PodKey
-from agent.pods.reconcile import Device, Finding, card_of, compare
+from agent.pods.reconcile import Device, Finding, card_of, cards_held, compare, devices_by_card
 from headroom.domain.model import Allocation, Card, GpuNode, Sharing
 from headroom.wire import encode
 from scheduler.ledger.fleet import Fleet
@@ -66,12 +66,42 @@ def judge(devices, *pods):
         ("nvidia0/gi1", None),
         ("nvidia9", None),
         ("GPU-z", None),
+        pytest.param("GPU-a-4", "GPU-a", id="A06 HAMi#1422: HAMi's"),
+        pytest.param("GPU-b-_-77", "GPU-b", id="A06 gpushare#159: gpushare's"),
+        ("GPU-a-x", None),
         ("GPU-a::", None),
         ("", None),
     ],
 )
 def test_a_device_names_its_card(device: str, card: str | None) -> None:
     assert card_of(device, CARDS) == card
+
+
+@pytest.mark.parametrize(
+    ("devices", "found"),
+    [
+        (held("GPU-a::0", "GPU-a::1", "GPU-b::0"), {"GPU-a": 2, "GPU-b": 1}),
+        (held("MIG-c", resource="nvidia.com/gpu.shared"), {"MIG-c": 1}),
+        (
+            [*held("GPU-a"), *held("mlx5_0", resource="rdma/hca"), *held("MIG-z", resource="nvidia.com/mig-1g.5gb")],
+            {"GPU-a": 1},
+        ),
+        pytest.param(held("GPU-a", "nvidia0/gi1"), None, id="one that names no known card"),
+        pytest.param([], None, id="no plugin"),
+    ],
+)
+def test_what_the_device_plugin_hands_out_by_card(devices: list[Device], found: dict[str, int] | None) -> None:
+    assert devices_by_card(devices, CARDS) == found
+
+
+def test_cards_that_pods_hold() -> None:
+    pods = (
+        pod("a", cards="GPU-a,GPU-b"),
+        pod("b"),
+        pod("c", cards="MIG-c", phase="Failed"),
+        pod("d", cards="GPU-z", mode="?"),
+    )
+    assert cards_held(PodIndex(pods)) == {"GPU-a", "GPU-b"}
 
 
 def test_a_right_prediction_is_left_alone() -> None:
