@@ -153,7 +153,9 @@ class Agent:
         self._note_withdrawals(verdicts | self._inventory.reasons)
         # Before anything that waits for another machine: the account needs its readings in time.
         usage = self._book(reading, cards)
-        self._metrics.snapshot = Snapshot(reading, cards, usage.memory, usage.outside_bytes)
+        # Before the pods are listed every process seems to be outside them.
+        unattributed = usage.unattributed_bytes if self._cluster is not None and self._cluster.synced else {}
+        self._metrics.snapshot = Snapshot(reading, cards, usage.memory, unattributed)
         await self._publish(cards, now)
         await self._compare(cards, now)
         return reading is not None

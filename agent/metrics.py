@@ -46,7 +46,7 @@ class Snapshot:
     """None while the driver cannot be asked: no card series are exported then, rather than old ones."""
     cards: tuple[Card, ...] = ()
     memory: tuple[PodMemory, ...] = ()
-    outside_bytes: Mapping[str, int] = field(default_factory=dict)
+    unattributed_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 class AgentMetrics(Collector):
@@ -166,9 +166,11 @@ class AgentMetrics(Collector):
             used.add_metric((*place, pod.namespace, pod.name, entry.container, pod.project), entry.used_bytes)
         yield used
         outside = GaugeMetricFamily(
-            "headroom_card_unattributed_memory_bytes", "Memory of processes that belong to no pod.", labels=_CARD
+            "headroom_card_unattributed_memory_bytes",
+            "Memory of processes that belong to no pod; absent where the driver does not tell whose processes hold memory.",
+            labels=_CARD,
         )
-        for card, amount in sorted(self.snapshot.outside_bytes.items()):
+        for card, amount in sorted(self.snapshot.unattributed_bytes.items()):
             outside.add_metric((self._node, card, models.get(card, "")), amount)
         yield outside
 

@@ -80,8 +80,10 @@ class SchedulerDaemon:
         self._guard = Guard(lambda task: self.metrics.cycle_failures.labels(task).inc())
         self.health = Health(registry, metrics_in_thread=True)
         self.state = ClusterState(
-            policy_by_name(settings.policy), self.metrics, scheduler_names=settings.scheduler_names, monotonic=monotonic
-        )
+            policy_by_name(settings.policy), self.metrics,
+            scheduler_names=settings.scheduler_names, idle_mib=settings.measured_idle_mib,
+            monotonic=monotonic, unix_clock=unix_clock,
+        )  # fmt: skip
         placer = self.state.placer
         registry.register(FleetCollector(self.state, lambda: fragmentation(placer.fleet, placer.profile.profile())))
         self.effects = Effects(self._guard)
@@ -101,13 +103,24 @@ class SchedulerDaemon:
         self._make_background_parts()
         self.app = self._server().app()
         self._prometheus = PrometheusSource.of(settings) if settings.prometheus_url else None
-        self._measured = (
-            MeasuredPoll(self.state, self._prometheus, settings, self.metrics, self.effects, unix_clock=unix_clock)
+        self.measured = (
+            MeasuredPoll(
+                self.state,
+                self._prometheus,
+                settings,
+                self.metrics,
+                self.effects,
+                on_ready=lambda detail: self.health.set_ready("measured", ready=True, detail=detail),
+                monotonic=monotonic,
+                unix_clock=unix_clock,
+            )
             if self._prometheus is not None
             else None
         )
         self.health.set_ready("nodes", ready=False, detail="not listed yet")
         self.health.set_ready("pods", ready=False, detail="not listed yet")
+        if self.measured is not None:
+            self.health.set_ready("measured", ready=False, detail="not read yet")
 
     def _make_background_parts(self) -> None:
         """What acts without being asked, and which changes it hears of."""
@@ -180,6 +193,9 @@ class SchedulerDaemon:
             tasks.create_task(self._guard.keep("pods", self.pods.run))
             await self.pods.wait_synced()
             self.health.set_ready("pods", ready=True, detail=f"{len(self.pods.items())} listed at start")
+            if self.measured is not None:
+                tasks.create_task(self._guard.keep("measure", self.measured.run))
+                await self.measured.first_reading()
             # What was read at the start stays: out of the collector's sight it costs no pauses.
             gc.collect()
             gc.freeze()
@@ -192,8 +208,6 @@ class SchedulerDaemon:
             tasks.create_task(self._guard.keep("events", self.reporter.run))
             if not self.settings.plan_every_pods:
                 tasks.create_task(self._guard.keep("plan", self.planner.run))
-            if self._measured is not None:
-                tasks.create_task(self._guard.keep("measure", self._measured.run))
 
     async def _sweep(self) -> None:
         while True:

@@ -86,6 +86,13 @@ class SchedulerMetrics:
             registry=registry,
         )
         self.measured_cards = Gauge("headroom_measured_cards", "Cards with a fresh measurement.", registry=registry)
+        self.measured_series_left_out = Gauge(
+            "headroom_measured_series_left_out",
+            "Series of measured VRAM that do not count: stale, unusable (no card or no value), unmatched (a card that no node has)"
+            " or doubted (a scrape job that is not among device_jobs).",
+            ["why"],
+            registry=registry,
+        )
         self.cycle_failures = Counter(
             "headroom_cycle_failures_total",
             "Rounds of a background task that ended in an unforeseen error; the task goes on.",
@@ -125,12 +132,13 @@ class FleetCollector(Collector):
             "usable": fleet.usable_mib.sum(axis=1),
             "declared": fleet.held_mib.sum(axis=1),
             "measured": fleet.measured_mib.sum(axis=1),
+            "foreign": fleet.foreign_mib.sum(axis=1),
             "free": fleet.free_mib.sum(axis=1),
         }
         given, left = fleet.slices.sum(axis=1), fleet.slices_free.sum(axis=1)
         vram = GaugeMetricFamily(
             "headroom_node_vram_bytes",
-            "GPU memory of a node's cards: usable by pods, declared by them, measured in use, and free.",
+            "GPU memory of a node's cards: usable by pods, declared by them, measured in use, of that no pod's (foreign), and free.",
             labels=["node", "state"],
         )
         slices = GaugeMetricFamily(

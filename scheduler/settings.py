@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from headroom import names
 from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
+from headroom.domain.model import IDLE_MIB
 from headroom.prometheus.series import DEVICE_JOBS
 from headroom.prometheus.settings import PrometheusSettings
 
@@ -109,6 +110,20 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
     measured_every_seconds: float = setting(15.0, unit="s", minimum=1.0, reason="How often measured VRAM is read.")
     measured_max_age_seconds: float = setting(
         60.0, unit="s", minimum=1.0, reason="A measurement older than this does not count; four scrapes of 15 s."
+    )
+    measured_idle_mib: int = setting(
+        IDLE_MIB,
+        unit="MiB",
+        minimum=0,
+        maximum=2**20,
+        reason="Memory in use on a card that is no pod's, up to which it does not count: idle cards show a few MiB, tools of the"
+        " driver a few hundred.",
+    )
+    measured_start_seconds: float = setting(
+        30.0,
+        unit="s",
+        minimum=0.0,
+        reason="How long a start waits for the first reading of measured VRAM; after that what pods declare counts, and /readyz says so.",
     )
     preemption: bool = setting(True, reason="Evict pods of lower priority for a pod that fits nowhere.")
     preemption_seconds: float = setting(

@@ -32,6 +32,13 @@ class Usage:
     memory: tuple[PodMemory, ...]
     outside_bytes: Mapping[str, int]
     """Memory of processes outside any pod, by card."""
+    told: frozenset[str] = frozenset()
+    """Cards on which it is known of every process whose it is and what it holds."""
+
+    @property
+    def unattributed_bytes(self) -> dict[str, int]:
+        """Memory of processes outside any pod, for the cards where that is all of it."""
+        return {card: self.outside_bytes.get(card, 0) for card in self.told}
 
 
 def pids_of(reading: Reading) -> list[int]:
@@ -61,7 +68,8 @@ def usage_of(reading: Reading, owners: Mapping[int, Owner | None], pods: PodInde
             _append(uses, physical, Use(pod, process.sm_ratio))
         if not card.parent and not isinstance(card.processes, Missing):
             uses.setdefault(physical, [])
-    return Usage(uses, tuple(PodMemory(*place, used) for place, used in sorted(memory.items())), outside)
+    told = frozenset(card.id for card in reading.cards if _tells_all(card, owners))
+    return Usage(uses, tuple(PodMemory(*place, used) for place, used in sorted(memory.items())), outside, told)
 
 
 def _append(uses: dict[str, list[Use] | Missing], card: str, use: Use) -> None:
@@ -74,6 +82,16 @@ def _append(uses: dict[str, list[Use] | Missing], card: str, use: Use) -> None:
 
 def _processes(card: CardReading) -> tuple[ProcessUse, ...]:
     return () if isinstance(card.processes, Missing) else card.processes
+
+
+def _tells_all(card: CardReading, owners: Mapping[int, Owner | None]) -> bool:
+    """Whether each process on the card could be looked up, with its memory; a partitioned card's processes are its instances'."""
+    if not card.allocatable or isinstance(card.processes, Missing):
+        return False
+    return all(
+        (process.pod_uid or process.pid in owners) and not isinstance(process.memory_used_bytes, Missing)
+        for process in card.processes
+    )
 
 
 def _whose(process: ProcessUse, owners: Mapping[int, Owner | None], pods: PodIndex) -> tuple[PodKey | None, str]:

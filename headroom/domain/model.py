@@ -17,6 +17,9 @@ LARGEST_MIB: Final = 2**31
 LARGEST_HOST: Final = 2**40
 """CPU of a node in thousandths, and its memory in MiB."""
 
+IDLE_MIB: Final = 256
+"""Memory in use on a card by no pod that does not count: an idle H100 shows 2 to 4 MiB, a monitoring tool's context a few more."""
+
 
 class Sharing(StrEnum):
     """How a node's device plugin hands out its cards."""

@@ -107,16 +107,23 @@ class Answer:
 
     def __iter__(self) -> Iterator[Series]:
         try:
-            for result in self._results:
-                entries = _ENTRIES.decode(result)
-                if len(entries) == 2 and not bytes(entries[0]).lstrip().startswith(b"{"):
-                    entries = [msgspec.Raw(b'{"metric":{},"value":' + bytes(result) + b"}")]  # a scalar
-                for entry in entries:
-                    series = self._series(_FOUND.decode(entry))
-                    if series is not None:
-                        yield series
+            for entry in self.entries():
+                series = self._series(_FOUND.decode(entry))
+                if series is not None:
+                    yield series
         except (msgspec.MsgspecError, ValueError) as error:
             raise PrometheusAnswerError(f"{self._shown} answered something that is no query result: {error}") from error
+
+    def entries(self) -> Iterator[msgspec.Raw]:
+        """The series as text: `{"metric": {...}, "values": [[seconds, "value"], ...]}`, or with one `value`.
+
+        For who reads a hundred thousand of them and needs a few labels of each. Raises msgspec.MsgspecError and ValueError.
+        """
+        for result in self._results:
+            entries = _ENTRIES.decode(result)
+            if len(entries) == 2 and not bytes(entries[0]).lstrip().startswith(b"{"):
+                entries = [msgspec.Raw(b'{"metric":{},"value":' + bytes(result) + b"}")]  # a scalar
+            yield from entries
 
     def _series(self, found: _Found) -> Series | None:
         if found.values:

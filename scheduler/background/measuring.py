@@ -1,74 +1,123 @@
 """Brings measured VRAM into the fleet: one query for all cards, and none of it once it is too old."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from headroom.daemon.logs import get_logger
-from headroom.prometheus.client import PrometheusError
-from headroom.prometheus.series import DeviceJobs, Source
+from headroom.domain.model import GpuNode
+from headroom.prometheus.client import Answer, PrometheusAnswerError, PrometheusError, PrometheusSource
+from headroom.prometheus.series import DeviceJobs
 from scheduler.cluster.effects import Effects
-from scheduler.cluster.measured import MeasuredVram, measured_vram
+from scheduler.cluster.measured import MeasuredVram, line_of, measured_of, query_for
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
 
-_NODES_AT_ONCE: Final = 200  # so that filter calls are answered in between
+_SLICE_SECONDS: Final = 0.002  # so that filter calls are answered in between
 
 
 class MeasuredPoll:
-    """Reads again and again; run `run` as a task. `unix_clock` is what Prometheus stamps samples with."""
+    """Reads again and again; run `run` as a task. `unix_clock` is what Prometheus stamps samples with.
+
+    `on_ready(detail)` is told once the extender may go by what was read: at the first reading, or when that is waited for no longer.
+    """
 
     def __init__(
         self,
         state: ClusterState,
-        source: Source,
+        source: PrometheusSource,
         settings: SchedulerSettings,
         metrics: SchedulerMetrics,
         effects: Effects,
         *,
+        on_ready: Callable[[str], None] = lambda _: None,
+        monotonic: Callable[[], float],
         unix_clock: Callable[[], float],
     ) -> None:
         self._state, self._source, self._settings, self._metrics = state, source, settings, metrics
-        self._effects = effects
-        self._unix_clock = unix_clock
+        self._effects, self._on_ready = effects, on_ready
+        self._monotonic, self._unix_clock = monotonic, unix_clock
         self._jobs = DeviceJobs(settings.device_jobs)
-        self._jobs_left_out: set[str] = set()
         self._read_at: float | None = None
+        self._first = asyncio.Event()
+        self._named: set[str] = set()
         self._log = get_logger(__name__)
 
     async def run(self) -> None:
         """Read until cancelled."""
         while True:
             await self.read_once()
-            await asyncio.sleep(self._settings.measured_every_seconds)
+            await asyncio.sleep(self._settings.measured_every_seconds if self._first.is_set() else 1.0)
+
+    async def first_reading(self) -> None:
+        """Wait for the first reading, but not for ever: without one what pods declare counts, as whenever readings stop."""
+        patience = self._settings.measured_start_seconds
+        try:
+            async with asyncio.timeout(patience):
+                await self._first.wait()
+        except TimeoutError:
+            self._log.warning("measured_vram_not_read_at_start", waited_seconds=patience)
+            self._on_ready(f"not read within {patience:g} s: what pods declare counts until it is")
 
     async def read_once(self) -> None:
         """One reading. While Prometheus fails, the last one counts until its age bound, then only what pods declare."""
-        now = self._unix_clock()
+        max_age = self._settings.measured_max_age_seconds
         try:
-            reading = await measured_vram(self._source, self._settings.measured_max_age_seconds, now, self._jobs)
+            answer = await self._source.ask(query_for(max_age))
+            now = self._unix_clock()
+            nodes = dict(self._state.fleet.nodes)
+            reading = await asyncio.to_thread(self._understand, answer, nodes, now)
         except PrometheusError as error:
             self._metrics.measured_reads.labels("failed").inc()
             self._log.warning("measured_vram_not_read", error=str(error))
-            if self._read_at is not None and now - self._read_at > self._settings.measured_max_age_seconds:
+            if self._read_at is not None and self._unix_clock() - self._read_at > max_age:
                 self._read_at = None
                 await self._apply(MeasuredVram())
             return
         self._read_at = now
         self._metrics.measured_reads.labels("ok").inc()
-        if new := reading.jobs_left_out - self._jobs_left_out:
-            self._jobs_left_out |= new
-            self._log.warning("jobs_not_believed", jobs=sorted(new), setting="device_jobs")
+        self._tell(reading)
         await self._apply(reading)
+        if not self._first.is_set():
+            self._on_ready(f"{reading.cards} cards at the first reading")
+            self._first.set()
+
+    def _understand(self, answer: Answer, nodes: Mapping[str, GpuNode], now: float) -> MeasuredVram:
+        """Runs in a thread: a hundred thousand series take a second. Raises PrometheusError."""
+        max_age = self._settings.measured_max_age_seconds
+        try:
+            lines = map(line_of, answer.entries())
+            reading = measured_of(lines, nodes, max_age_seconds=max_age, now=now, jobs=self._jobs)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise PrometheusAnswerError(
+                f"{self._source.url} answered with something that is no series: {error}"
+            ) from error
+        if answer.partial:
+            reading.fill_from(self._state.reading, oldest=now - max_age)
+        return reading
+
+    def _tell(self, reading: MeasuredVram) -> None:
+        for what, number in (
+            ("stale", reading.stale),
+            ("unusable", reading.unusable),
+            ("unmatched", reading.unmatched),
+            ("doubted", reading.doubted),
+        ):
+            self._metrics.measured_series_left_out.labels(what).set(number)
+        if new := reading.doubted_jobs - self._named:
+            self._named |= new
+            self._log.warning("jobs_not_believed", jobs=sorted(new), setting="device_jobs")
 
     async def _apply(self, reading: MeasuredVram) -> None:
-        fresh = 0
-        for at, name in enumerate(list(self._state.fleet.nodes)):
+        self._state.reading = reading
+        started = self._monotonic()
+        for name in list(self._state.fleet.nodes):
             self._effects(self._state.set_measured(name, reading))
-            node = self._state.fleet.nodes.get(name)
-            fresh += reading.fresh_cards(node) if node is not None else 0
-            if at % _NODES_AT_ONCE == _NODES_AT_ONCE - 1:
+            if self._monotonic() - started > _SLICE_SECONDS:
                 await asyncio.sleep(0)
-        self._state.measured_cards = fresh
-        self._metrics.measured_cards.set(fresh)
+                started = self._monotonic()
+        self._state.measured_cards = reading.cards
+        self._metrics.measured_cards.set(reading.cards)

@@ -51,6 +51,11 @@ def live_figures(fleet: Fleet, row: int) -> str:
         return "no card"
     best = format_mib(int(fleet.free_mib[row, :width].max()))
     total, left = int(fleet.slices[row, :width].sum()), int(fleet.slices_free[row, :width].sum())
-    measured = fleet.measured_mib[row, :width] > fleet.held_mib[row, :width]
+    foreign, excess = fleet.foreign_mib[row, :width], fleet.excess_mib[row, :width]
+    measured = (foreign > fleet.idle_mib) | (excess > 0)
     text = f"best of {width} cards has {best} free, {total - left} of {total} devices handed out"
-    return f"{text}, measured use exceeds what pods declare on {int(measured.sum())}" if measured.any() else text
+    if not measured.any():
+        return text
+    text += f", measured use exceeds what pods declare on {int(measured.sum())}"
+    parts = {"no pod's": int(foreign[foreign > fleet.idle_mib].sum()), "beyond pods' shares": int(excess.sum())}
+    return f"{text} ({', '.join(f'{format_mib(mib)} {words}' for words, mib in parts.items() if mib)})"

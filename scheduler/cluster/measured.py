@@ -1,103 +1,304 @@
-"""How much memory of each card is really in use, read in one query for the whole fleet.
+"""What Prometheus says of the memory in use on each card, read in one query for the whole fleet and matched to its cards.
 
-Two exporters are understood: Headroom's agent and NVIDIA's dcgm-exporter. Only samples younger than the age bound count;
-where there is none, free memory falls back to what pods declare.
+Two exporters are understood. Headroom's agent tells what each card has in use, what each pod uses of it, and what processes
+outside pods use; NVIDIA's dcgm-exporter tells totals. Only samples younger than the age bound count.
+
+A card is found by its UUID wherever it is (dcgm-exporter's `Hostname` is often the name of its own pod), else by node and index.
+Pure.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
 
 from headroom.domain.model import GpuNode
-from headroom.prometheus.series import DeviceJobs, Series, Source, newest
+from headroom.prometheus.series import DeviceJobs, newest
 from headroom.units import MIB
+from scheduler.ledger.measured import CardUse
 
 AGENT_METRIC: Final = "headroom_card_memory_used_bytes"
+AGENT_OUTSIDE_METRIC: Final = "headroom_card_unattributed_memory_bytes"
+AGENT_POD_METRIC: Final = "headroom_pod_memory_used_bytes"
 DCGM_METRIC: Final = "DCGM_FI_DEV_FB_USED"  # MiB
+METRICS: Final = (AGENT_METRIC, AGENT_OUTSIDE_METRIC, AGENT_POD_METRIC, DCGM_METRIC)
 
-_NODE_LABELS: Final = ("node", "Hostname")
-"""Under which labels a node's name may come; dcgm-exporter says `Hostname`."""
 _LARGEST_MIB: Final = 2**24  # 16 TiB: beyond it lie the values that stand for "not supported"
+_ONE_SCRAPE_SECONDS: Final = 0.5
+"""Samples of one scrape carry one time; what is older than the card's total was not there any more when that was read."""
+_EXAMPLES: Final = 3
+_STRANGERS_KEPT: Final = 4096
+
+
+def query_for(max_age_seconds: float) -> str:
+    """The one query that reads it all: with the samples' own times, which an instant query would not tell."""
+    return f'{{__name__=~"{"|".join(METRICS)}"}}[{max(math.ceil(max_age_seconds), 1)}s]'
+
+
+class Labels(msgspec.Struct, rename={"name": "__name__"}, gc=False):
+    """The labels that are read; a fleet of 40,000 cards has well over 100,000 series with a dozen labels each."""
+
+    name: str = ""
+    job: str = ""
+    instance: str = ""
+    node: str = ""
+    hostname: str = msgspec.field(name="Hostname", default="")
+    card: str = ""
+    uuid: str = msgspec.field(name="UUID", default="")
+    gpu: str = ""
+    instance_id: str = msgspec.field(name="GPU_I_ID", default="")
+    namespace: str = ""
+    pod: str = ""
+    container: str = ""
+    exported_node: str = ""
+    exported_namespace: str = ""
+    exported_pod: str = ""
+    exported_container: str = ""
+
+
+class Line(msgspec.Struct, gc=False):
+    """One series, as Prometheus sends a range."""
+
+    metric: Labels
+    values: tuple[tuple[float, float], ...] = ()
+
+
+class _LineAsText(msgspec.Struct):
+    metric: Labels
+    values: list[tuple[float, str]] = []
+
+
+_LINE: Final = msgspec.json.Decoder(Line, strict=False)
+_LINE_AS_TEXT: Final = msgspec.json.Decoder(_LineAsText)
+
+
+def line_of(entry: msgspec.Raw) -> Line:
+    """Read one series. Raises ValueError for what is none."""
+    try:
+        return _LINE.decode(entry)
+    except msgspec.ValidationError:  # `+Inf` and `NaN`, which that decoder does not know
+        line = _LINE_AS_TEXT.decode(entry)
+        return Line(line.metric, tuple((at, float(value)) for at, value in line.values))
+
+
+class _Place(NamedTuple):
+    """What a scraped exporter calls one card."""
+
+    job: str
+    instance: str
+
+    node: str
+    hostname: str
+    card: str
+    uuid: str
+    position: str
+    """The driver's index of the card."""
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        node = self.node or self.hostname
+        card = self.card or self.uuid or f"index {self.position}"
+        return f"{card} of {node}" if node else card
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one exporter says of one card. Times are Unix seconds."""
+
+    believed: bool = False
+    """Whether its scrape job is."""
+    series: int = 0
+    total: tuple[float, int] = (-math.inf, 0)
+    """When, and MiB."""
+    outside: tuple[float, int] = (-math.inf, 0)
+    pods: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
+    """By pod (`namespace/name`) and container."""
+    dcgm: tuple[float, int] = (-math.inf, 0)
+
+    def use(self) -> CardUse:
+        """The agent's word where there is one, else dcgm-exporter's total."""
+        at = self.total[0]
+        if at == -math.inf and not self.pods and self.outside[0] == -math.inf:
+            return CardUse(self.dcgm[0], self.dcgm[1])
+        if at == -math.inf:
+            at = max(self.outside[0], *(sample[0] for sample in self.pods.values()), -math.inf)
+        known_from = at - _ONE_SCRAPE_SECONDS
+        by_pod: dict[str, int] = {}
+        for (pod, _), (read_at, mib) in self.pods.items():
+            if read_at >= known_from:
+                by_pod[pod] = by_pod.get(pod, 0) + mib
+        total = None if self.total[0] == -math.inf else self.total[1]
+        return CardUse(at, total, self.outside[1] if self.outside[0] >= known_from else None, by_pod)
 
 
 @dataclass(slots=True)
 class MeasuredVram:
-    """Memory in use by node and card, as of one reading."""
+    """Memory in use on the fleet's cards, as of one reading."""
 
-    used_mib: dict[tuple[str, str], int] = field(default_factory=dict)
-    """By node name and card id, and by node name and index where the exporter tells it."""
-    oldest_seconds: float = 0.0
-    """Age of the oldest sample that counts."""
+    uses: dict[str, dict[str, CardUse]] = field(default_factory=dict)
+    """By node name and card id."""
     stale: int = 0
     """Series left out for their age."""
     unusable: int = 0
     """Series left out because they name no card, or because their value cannot be one."""
-    jobs_left_out: set[str] = field(default_factory=set)
-    """Scrape jobs whose `exported_` labels were not believed."""
+    unmatched: int = 0
+    """Series of cards that no node has."""
+    examples: list[str] = field(default_factory=list)
+    """A few of those, in words."""
+    doubted_jobs: set[str] = field(default_factory=set)
+    """Scrape jobs whose word on other pods is not taken, see `headroom.prometheus.series`."""
+    doubted: int = 0
+    """Series left out for that."""
+    strangers: dict[_Place, CardUse] = field(default_factory=dict)
+    """Cards that no node had: it may be described again before the next reading."""
 
-    def of_node(self, node: GpuNode) -> list[int]:
-        """MiB in use by card position, as `Fleet.set_measured` takes it; 0 where nothing fresh is known."""
-        return [self.used_mib.get((node.name, card.id), 0) for card in node.cards]
+    @property
+    def cards(self) -> int:
+        """Cards with a fresh measurement."""
+        return sum(map(len, self.uses.values()))
 
-    def fresh_cards(self, node: GpuNode) -> int:
-        """How many of the node's cards have a fresh measurement."""
-        return sum((node.name, card.id) in self.used_mib for card in node.cards)
+    def of_node(self, node: GpuNode) -> Mapping[str, CardUse]:
+        """What was read of a node's cards, by card id."""
+        found = self.uses.get(node.name, {})
+        if self.strangers and len(found) < len(node.cards):
+            finder = CardFinder({node.name: node})
+            late = {card[1]: use for place, use in self.strangers.items() if (card := finder.find(place)) is not None}
+            return late | found
+        return found
 
-    def covers(self, node: GpuNode) -> bool:
-        """Whether every card of the node has a fresh measurement."""
-        return all((node.name, card.id) in self.used_mib for card in node.cards)
+    def fill_from(self, earlier: "MeasuredVram", *, oldest: float) -> None:
+        """Take what is missing here from an earlier reading, where it is not too old: this one is known to be a part."""
+        for name, cards in earlier.uses.items():
+            for card_id, use in cards.items():
+                if use.at >= oldest:
+                    self.uses.setdefault(name, {}).setdefault(card_id, use)
 
 
-async def measured_vram(
-    source: Source, max_age_seconds: float, now: float, jobs: DeviceJobs | None = None
-) -> MeasuredVram:
-    """Read all cards at once; `now` is in Unix seconds. Raises PrometheusError."""
-    window = max(math.ceil(max_age_seconds), 1)
-    series = await source.query(f'{{__name__=~"{AGENT_METRIC}|{DCGM_METRIC}"}}[{window}s]')
-    return measured_of(series, max_age_seconds, now, jobs)
+class CardFinder:
+    """Finds the card that a series speaks of among all nodes."""
+
+    def __init__(self, nodes: Mapping[str, GpuNode]) -> None:
+        self._ids = {name: {card.id: (name, card.id) for card in node.cards} for name, node in nodes.items()}
+        self._owner: dict[str, tuple[str, str] | None] = {}
+        self._by_short_name: dict[str, str | None] = {}
+        for name, ids in self._ids.items():
+            for card_id, found in ids.items():
+                if not card_id.isdigit():  # an index stands for an id where no agent runs
+                    self._owner[card_id] = None if card_id in self._owner else found
+            short = name.split(".", 1)[0]
+            self._by_short_name[short] = None if short in self._by_short_name else name
+
+    def find(self, place: _Place) -> tuple[str, str] | None:
+        """Node name and card id; None where no node has the card, or several could be meant."""
+        for name in (place.node, place.hostname):
+            if (found := self._on(name, place)) is not None:
+                return found
+        for card_id in (place.card, place.uuid):
+            if (found := self._owner.get(card_id)) is not None:
+                return found
+        for name in filter(None, (place.node, place.hostname)):
+            full = self._by_short_name.get(name.split(".", 1)[0])
+            if full is not None and (found := self._on(full, place)) is not None:
+                return found
+        return None
+
+    def _on(self, name: str, place: _Place) -> tuple[str, str] | None:
+        ids = self._ids.get(name)
+        return None if ids is None else ids.get(place.card) or ids.get(place.uuid) or ids.get(place.position)
 
 
 def measured_of(
-    series: Iterable[Series], max_age_seconds: float, now: float, jobs: DeviceJobs | None = None
+    lines: Iterable[Line],
+    nodes: Mapping[str, GpuNode],
+    *,
+    max_age_seconds: float,
+    now: float,
+    jobs: DeviceJobs | None = None,
 ) -> MeasuredVram:
-    """What the series say. Of several for one card the largest counts. `jobs` may speak of other nodes than their own.
+    """What the series say of the nodes' cards; `now` is in Unix seconds.
 
-    dcgm-exporter repeats the whole card for every pod that shares it, so its series are never added up; those of MIG
-    instances are left out, because they name the card and not the instance that was handed out.
+    Series of MIG instances by dcgm-exporter are left out: they name the card, not the instance that was handed out.
     """
-    found, jobs = MeasuredVram(), jobs or DeviceJobs()
-    for one in series:
-        point = newest(one.points)
-        if point is None:
-            found.unusable += 1
+    jobs = jobs or DeviceJobs()
+    result = MeasuredVram()
+    found: dict[_Place, _Found] = {}
+    oldest = now - max_age_seconds
+    for line in lines:
+        labels = line.metric
+        sample = newest(line.values)
+        if sample is None:
+            result.unusable += 1
             continue
-        at, value = point
-        if now - at > max_age_seconds:
-            found.stale += 1
+        if sample[0] < oldest:
+            result.stale += 1
             continue
-        if jobs.doubted(one.labels):
-            found.jobs_left_out.add(one.labels.get("job", ""))
-        labels = jobs.own_labels(one.labels)
-        keys, mib = list(_keys(labels)), _mib(labels.get("__name__", ""), value)
-        if not keys or mib is None:
-            found.unusable += 1
+        believed = jobs.believed(labels.job, labels.namespace)
+        if labels.name == AGENT_POD_METRIC and labels.exported_pod and not believed:
+            result.doubted += 1
+            result.doubted_jobs.add(labels.job)
             continue
-        found.oldest_seconds = max(found.oldest_seconds, now - at)
-        for key in keys:
-            found.used_mib[key] = max(found.used_mib.get(key, 0), mib)
-    return found
+        mib = math.ceil(sample[1] if labels.name == DCGM_METRIC else sample[1] / MIB)
+        place = _place_of(labels, believed=believed)
+        if place is None or sample[1] < 0 or mib > _LARGEST_MIB:
+            result.unusable += 1
+            continue
+        one = found.get(place)
+        if one is None:
+            one = found[place] = _Found()
+        _add(one, labels, (sample[0], mib), believed=believed)
+    _match(result, found, CardFinder(nodes))
+    return result
 
 
-def _keys(labels: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    if labels.get("GPU_I_ID"):
+def _place_of(labels: Labels, *, believed: bool) -> _Place | None:
+    if labels.instance_id:
+        return None
+    node = (labels.exported_node if believed else "") or labels.node
+    if not (labels.card or labels.uuid or (labels.gpu and (node or labels.hostname))):
+        return None
+    return _Place(labels.job, labels.instance, node, labels.hostname, labels.card, labels.uuid, labels.gpu)
+
+
+def _add(one: _Found, labels: Labels, sample: tuple[float, int], *, believed: bool) -> None:
+    """Of two samples of one thing the newer counts; of one time the larger: dcgm-exporter repeats a shared card for each pod."""
+    one.series += 1
+    if labels.name == AGENT_POD_METRIC:
+        namespace, pod, container = labels.namespace, labels.pod, labels.container
+        if labels.exported_pod:
+            namespace, pod = labels.exported_namespace or namespace, labels.exported_pod
+            container = labels.exported_container or container
+        key = f"{namespace}/{pod}", container
+        one.pods[key] = max(one.pods.get(key, (-math.inf, 0)), sample)
         return
-    cards = {labels[name] for name in ("card", "UUID", "gpu") if labels.get(name)}
-    for name in _NODE_LABELS:
-        if labels.get(name):
-            yield from ((labels[name], card) for card in cards)
+    one.believed |= believed
+    if labels.name == AGENT_METRIC:
+        one.total = max(one.total, sample)
+    elif labels.name == AGENT_OUTSIDE_METRIC:
+        one.outside = max(one.outside, sample)
+    else:
+        one.dcgm = max(one.dcgm, sample)
 
 
-def _mib(metric: str, value: float) -> int | None:
-    mib = value / MIB if metric == AGENT_METRIC else value
-    return math.ceil(mib) if 0 <= mib <= _LARGEST_MIB else None
+def _match(result: MeasuredVram, found: Mapping[_Place, _Found], finder: CardFinder) -> None:
+    ranks: dict[tuple[str, str], tuple[bool, bool, float]] = {}
+    for place, one in found.items():
+        use, card = one.use(), finder.find(place)
+        if card is None:
+            _note_stranger(result, place, use, one.series)
+            continue
+        # Those who are believed before others, who names processes before who does not, the newer before the older.
+        rank = (one.believed, use.outside_mib is not None or bool(use.by_pod), use.at)
+        if card not in ranks or rank > ranks[card]:
+            ranks[card] = rank
+            result.uses.setdefault(card[0], {})[card[1]] = use
+
+
+def _note_stranger(result: MeasuredVram, place: _Place, use: CardUse, series: int) -> None:
+    result.unmatched += series
+    if len(result.examples) < _EXAMPLES:
+        result.examples.append(place.words)
+    if len(result.strangers) < _STRANGERS_KEPT:
+        result.strangers.setdefault(place, use)

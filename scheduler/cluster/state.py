@@ -9,7 +9,7 @@ from typing import Any
 
 from headroom import names, wire
 from headroom.daemon.logs import get_logger
-from headroom.domain.model import GpuNode, GpuRequest
+from headroom.domain.model import IDLE_MIB, GpuNode, GpuRequest
 from headroom.domain.node_cards import InventoryError, node_of, without_cards
 from headroom.wire import DELETED
 from scheduler.cluster.changes import Changes
@@ -26,7 +26,10 @@ from scheduler.placement.scoring import Policy
 
 
 class ClusterState:
-    """Nodes, pods, ledger and fleet as of the last event. `monotonic` is the clock of reservations."""
+    """Nodes, pods, ledger and fleet as of the last event.
+
+    `monotonic` is the clock of reservations; `unix_clock` tells whether what was measured is older than a pod's end.
+    """
 
     def __init__(
         self,
@@ -34,10 +37,12 @@ class ClusterState:
         metrics: SchedulerMetrics,
         *,
         scheduler_names: tuple[str, ...] = (names.SCHEDULER_NAME,),
+        idle_mib: int = IDLE_MIB,
         monotonic: Callable[[], float],
+        unix_clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self.fleet = Fleet()
-        self.ledger = Ledger(self.fleet)
+        self.fleet = Fleet(idle_mib=idle_mib)
+        self.ledger = Ledger(self.fleet, unix_clock=unix_clock)
         self.placer = Placer(self.fleet, policy)
 
         def observe(request: GpuRequest) -> None:
@@ -51,6 +56,8 @@ class ClusterState:
         self.node_problems: dict[str, str] = {}
         self.measured_cards: int | None = None
         """Cards whose measured use is fresh; None where nothing is measured."""
+        self.reading = MeasuredVram()
+        """What was measured last."""
         self._metrics = metrics
         self._log = get_logger(__name__)
 
@@ -79,6 +86,7 @@ class ClusterState:
         if gpu_node == self.fleet.nodes.get(name):
             return []
         changes = self.pods.ended_with_node(self.ledger.apply_node(gpu_node))
+        self.ledger.read(name, self.reading.of_node(gpu_node))
         return [*changes, self.pods.freed(name, seen_by_scheduler=True)]
 
     def _described(self, name: str, node: wire.Node) -> GpuNode | None:
@@ -102,13 +110,9 @@ class ClusterState:
         node = self.fleet.nodes.get(name)
         if node is None:
             return []
-        row, width = self.fleet.row_of[name], len(node.cards)
-        measured = reading.of_node(node)
-        if measured == self.fleet.measured_mib[row, :width].tolist():
-            return []
+        row = self.fleet.row_of[name]
         before = self.fleet.free_mib[row].copy()
-        self.fleet.set_measured(row, measured)
-        more = (self.fleet.free_mib[row] > before).any()
+        more = self.ledger.read(name, reading.of_node(node)) and (self.fleet.free_mib[row] > before).any()
         return [self.pods.freed(name, seen_by_scheduler=False)] if more else []
 
     # Questions
@@ -138,7 +142,9 @@ class ClusterState:
             if held.state is HoldingState.BOUND and held.placement.cards:
                 namespace, name = held.pod.split("/", 1)
                 leaving = held.uid in self.pods.leaving
-                found.append(Occupant(held.uid, namespace, name, held.priority, held.placement, leaving))
+                found.append(
+                    Occupant(held.uid, namespace, name, held.priority, held.placement, leaving, held.excess_mib)
+                )
         return found
 
     def reservations(self, now: float) -> list[dict[str, Any]]:

@@ -4,19 +4,20 @@ Rows are nodes, columns are card positions (padded with cards of size 0). Every 
 a consumer that keeps a score per row (see `scheduler.placement.placer`) recomputes only the rows that changed since it last looked.
 A row index stays with its node for the node's life; the row of a removed node is reused.
 
-Free memory follows one rule: free = usable - max(held, measured), per card, never below 0; `usable` is total less driver
-reserve, `held` the sum that pods were promised, `measured` what the card really has in use (0 when unknown or too old).
+Free memory follows one rule, per card, never below 0: free = usable - held - excess - foreign. `usable` is total less driver
+reserve; `held` the sum of the shares that pods were promised; `excess` what those pods use beyond their shares, so that each
+counts with the larger of the two; `foreign` what is in use and no pod's here. `scheduler.ledger.measured` tells the last two.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from headroom.domain.model import LARGEST_MIB, Allocation, Card, GpuNode, PinBar, Sharing
+from headroom.domain.model import IDLE_MIB, LARGEST_MIB, Allocation, Card, GpuNode, PinBar, Sharing
 
 IntArray = npt.NDArray[np.int64]
 
@@ -60,15 +61,17 @@ def _cpu_class(node: GpuNode) -> int:
 class Fleet:
     """Arrays over nodes and cards, and the operations that keep them true.
 
-    Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `measured_mib`, `free_mib`, `slices`, `slices_free`,
-    `pinned` and `plugin` (shares held in each mode), `card_model` and `card_resource` (codes; -1 where there is no card),
-    `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code of PIN_BARS), `model_matched`, `sized` (its memory
-    is known), `limit_mib` (the most that one share may hold).
+    Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `excess_mib`, `foreign_mib`, `free_mib`, `measured_mib` (in use by
+    anybody, for people to see), `slices`, `slices_free`, `pinned` and `plugin` (shares held in each mode), `card_model` and
+    `card_resource` (codes; -1 where there is no card), `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code
+    of PIN_BARS), `model_matched`, `sized` (its memory is known), `limit_mib` (the most that one share may hold). Foreign memory up
+    to `idle_mib` takes nothing from `free_mib`; beyond it all of it does.
     Arrays of shape [rows]: `born` (the `clock` when the row's node came), `alive`, `schedulable`, `sharing`, `allocation`,
     `one_device_each`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
     """
 
-    def __init__(self, *, rows: int = 16, width: int = 8) -> None:
+    def __init__(self, *, rows: int = 16, width: int = 8, idle_mib: int = IDLE_MIB) -> None:
+        self.idle_mib = idle_mib
         self.names: list[str] = []
         """Node name by row, empty for a free row."""
         self.row_of: dict[str, int] = {}
@@ -89,6 +92,8 @@ class Fleet:
         cards, nodes = (rows, width), (rows,)
         self.usable_mib = np.zeros(cards, np.int64)
         self.held_mib = np.zeros(cards, np.int64)
+        self.excess_mib = np.zeros(cards, np.int64)
+        self.foreign_mib = np.zeros(cards, np.int64)
         self.measured_mib = np.zeros(cards, np.int64)
         self.free_mib = np.zeros(cards, np.int64)
         self.slices = np.zeros(cards, np.int64)
@@ -140,7 +145,7 @@ class Fleet:
         """An independent copy with the same rows, for questions of the kind "what if"."""
         other = Fleet(rows=self.capacity, width=self.width)
         for name, value in vars(self).items():
-            setattr(other, name, value if name == "changes_dropped" else value.copy())
+            setattr(other, name, value if isinstance(value, int) else value.copy())
         return other
 
     def code_of(self, model: str) -> int:
@@ -185,13 +190,9 @@ class Fleet:
         else:
             cpu_used = int(self.cpu_milli[row] - self.cpu_free_milli[row])
             memory_used = int(self.memory_mib[row] - self.memory_free_mib[row])
+            arrays = self._carried()
             carried = {
-                card.id: (
-                    int(self.held_mib[row, at]),
-                    int(self.measured_mib[row, at]),
-                    int(self.pinned[row, at]),
-                    int(self.plugin[row, at]),
-                )
+                card.id: tuple(int(array[row, at]) for array in arrays)
                 for at, card in enumerate(self.nodes[node.name].cards)
             }
         if len(node.cards) > self.width:
@@ -202,11 +203,15 @@ class Fleet:
         for at, card in enumerate(node.cards):
             if card.usable_mib:
                 self.card_kind[row, at] = _code_of_kind(CardKind(card.model, card.usable_mib, cpu_class))
-            self._describe_card(row, at, node, card, carried.get(card.id, (0, 0, 0, 0)))
+            self._describe_card(row, at, node, card, carried.get(card.id, ()))
         self.cpu_free_milli[row] = node.cpu_milli - cpu_used
         self.memory_free_mib[row] = node.memory_mib - memory_used
         self.touch(row)
         return row
+
+    def _carried(self) -> tuple[IntArray, ...]:
+        """What stays with a card when its node is described anew."""
+        return self.held_mib, self.excess_mib, self.foreign_mib, self.measured_mib, self.pinned, self.plugin
 
     def _new_row(self, name: str) -> int:
         if self._free_rows:
@@ -230,16 +235,13 @@ class Fleet:
         self.card_count[row] = len(node.cards)
         self.cpu_milli[row] = node.cpu_milli
         self.memory_mib[row] = node.memory_mib
-        for array in (
-            self.usable_mib, self.held_mib, self.measured_mib, self.free_mib, self.slices, self.slices_free, self.pinned, self.plugin,
-        ):  # fmt: skip
+        for array in (*self._carried(), self.usable_mib, self.free_mib, self.slices, self.slices_free):
             array[row] = 0
         self.card_kind[row] = self.pin_bar[row] = self.limit_mib[row] = 0
         self.pinnable[row] = self.model_matched[row] = self.sized[row] = False
         self.card_model[row] = self.card_resource[row] = -1
 
     def _describe_card(self, row: int, at: int, node: GpuNode, card: Card, carried: tuple[int, ...]) -> None:
-        held, measured, pinned, plugin = carried
         self.card_resource[row, at] = self.resource_code.setdefault(node.resource_of(card), len(self.resource_code))
         self.pin_bar[row, at], self.pinnable[row, at] = _PIN_BAR_CODE[card.pin_bar], not card.pin_bar
         self.model_matched[row, at], self.sized[row, at] = card.model_matched, card.sized
@@ -248,13 +250,15 @@ class Fleet:
         self.usable_mib[row, at] = card.usable_mib
         self.slices[row, at] = card.slices if card.healthy else 0
         self.card_model[row, at] = self.code_of(card.model)
-        self.held_mib[row, at], self.measured_mib[row, at] = held, measured
-        self.pinned[row, at], self.plugin[row, at] = pinned, plugin
+        for array, value in zip(self._carried(), carried, strict=False):
+            array[row, at] = value
         self._settle(row, at)
 
     def _settle(self, row: int, at: int) -> None:
-        used = max(self.held_mib[row, at], self.measured_mib[row, at])
-        self.free_mib[row, at] = max(self.usable_mib[row, at] - used, 0)
+        taken = self.held_mib[row, at] + self.excess_mib[row, at]
+        if (foreign := self.foreign_mib[row, at]) > self.idle_mib:
+            taken += foreign
+        self.free_mib[row, at] = max(self.usable_mib[row, at] - taken, 0)
         self.slices_free[row, at] = max(self.slices[row, at] - self.plugin[row, at], 0)
 
     def remove_node(self, name: str) -> None:
@@ -296,20 +300,30 @@ class Fleet:
         """Undo `take` with the same arguments."""
         self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, -1)
 
-    def give_many(self, rows: IntArray, cards: IntArray, share_mib: IntArray, *, plugin: bool) -> None:
-        """Give back many shares at once, and the part of the cards' measured use that was theirs.
+    def give_many(
+        self, rows: IntArray, cards: IntArray, share_mib: IntArray, excess_mib: IntArray, *, plugin: bool
+    ) -> None:
+        """Give back many shares at once, and what their pods use beyond them.
 
-        `rows`, `cards` and `share_mib` have an entry for each share.
+        `rows`, `cards`, `share_mib` and `excess_mib` have an entry for each share.
         """
         places = (rows, cards)
         np.subtract.at(self.held_mib, places, share_mib)
-        np.subtract.at(self.measured_mib, places, share_mib)
+        np.subtract.at(self.excess_mib, places, excess_mib)
         np.subtract.at(self.plugin if plugin else self.pinned, places, 1)
-        self.measured_mib[places] = np.maximum(self.measured_mib[places], 0)
-        used = np.maximum(self.held_mib[places], self.measured_mib[places])
-        self.free_mib[places] = np.maximum(self.usable_mib[places] - used, 0)
+        foreign = np.where(self.foreign_mib[places] > self.idle_mib, self.foreign_mib[places], 0)
+        taken = self.held_mib[places] + self.excess_mib[places] + foreign
+        self.free_mib[places] = np.maximum(self.usable_mib[places] - taken, 0)
         self.slices_free[places] = np.maximum(self.slices[places] - self.plugin[places], 0)
         for row in np.unique(rows).tolist():
+            self.touch(row)
+
+    def add_excess(self, row: int, excess_mib: Mapping[int, int], sign: int = 1) -> None:
+        """Count what a pod uses beyond its shares, by card position; with sign -1 no longer."""
+        for at, mib in excess_mib.items():
+            self.excess_mib[row, at] += sign * mib
+            self._settle(row, at)
+        if excess_mib:
             self.touch(row)
 
     def _hold(
@@ -331,17 +345,23 @@ class Fleet:
         self.memory_free_mib[row] -= sign * memory_mib
         self.touch(row)
 
-    def set_measured(self, row: int, measured_mib: Iterable[int]) -> bool:
+    def set_measured(self, row: int, measured_mib: Iterable[int], foreign_mib: Iterable[int] | None = None) -> bool:
         """Store measured use per card position (0 = unknown); returns whether free memory changed.
 
-        On a card whose memory is unknown there is nothing to hold it against.
+        Without `foreign_mib`, which says how much of it is no pod's, pods are taken to use what they hold, and the rest is foreign.
         """
-        before = self.free_mib[row].copy()
-        for at, mib in enumerate(measured_mib):
-            self.measured_mib[row, at] = mib if self.sized[row, at] else 0
-            self._settle(row, at)
-        changed = bool((before != self.free_mib[row]).any())
+        measured, held = list(measured_mib), self.held_mib[row]
+        cards = slice(0, len(measured))
+        if foreign_mib is None:
+            foreign_mib = [max(mib - int(share), 0) for mib, share in zip(measured, held, strict=False)]
+        self.measured_mib[row, cards] = measured
+        foreign = self.foreign_mib[row]
+        foreign[cards] = list(foreign_mib)
+        taken = held + self.excess_mib[row] + np.where(foreign > self.idle_mib, foreign, 0)
+        free = np.maximum(self.usable_mib[row] - taken, 0)
+        changed = bool((free != self.free_mib[row]).any())
         if changed:
+            self.free_mib[row] = free
             self.touch(row)
         return changed
 
@@ -361,6 +381,8 @@ class Fleet:
                             "model": card.model,
                             "usable_mib": card.usable_mib,
                             "held_mib": int(self.held_mib[row, at]),
+                            "excess_mib": int(self.excess_mib[row, at]),
+                            "foreign_mib": int(self.foreign_mib[row, at]),
                             "measured_mib": int(self.measured_mib[row, at]),
                             "free_mib": int(self.free_mib[row, at]),
                             "slices": card.slices,

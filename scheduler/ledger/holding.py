@@ -1,7 +1,8 @@
 """What one pod holds of a node: the ledger's entries, derived from pods alone. Pure."""
 
+import datetime
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
@@ -57,6 +58,15 @@ class Holding:
     """What is wrong with the pod itself: annotations or resources that cannot be read."""
     counted: bool = False
     """Whether the fleet's arrays include it; not so while the node is unknown."""
+    bound_at: float = float("inf")
+    """When the binding was learned of (Unix seconds)."""
+    excess_mib: dict[int, int] = field(default_factory=dict)
+    """What the pod was measured to use beyond its shares, by card position."""
+
+    @property
+    def begun(self) -> float:
+        """From when on the pod can have used its cards (Unix seconds): kubelet's word, else when its binding was learned of."""
+        return (_unix(self.started) if self.started else None) or self.bound_at
 
     @property
     def claim(self) -> tuple[object, ...]:
@@ -108,6 +118,16 @@ def handed_out(holding: Holding) -> tuple[str, bool, str]:
 def is_finished(pod: wire.Pod) -> bool:
     """Whether the pod has ended and its devices are free."""
     return pod.status.phase in FINISHED_PHASES
+
+
+@lru_cache(maxsize=4096)
+def _unix(stamp: str) -> float | None:
+    """Unix seconds of an RFC 3339 time; None where it cannot be read."""
+    try:
+        at = datetime.datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ not on the order in which the ledger heard of it: a restart finds the same ledge
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -34,8 +34,9 @@ from scheduler.ledger.holding import (
     holding_of,
     is_finished,
 )
+from scheduler.ledger.measured import CardUse, Measured
 
-__all__ = ["Change", "ChangeKind", "Holding", "HoldingState", "Ledger", "LedgerError", "OverCommitError"]
+__all__ = ["CardUse", "Change", "ChangeKind", "Holding", "HoldingState", "Ledger", "LedgerError", "OverCommitError"]
 
 _NEVER: Final = float("inf")
 _UNLIMITED: Final = 2**31
@@ -47,8 +48,10 @@ class Ledger:
     Only where devices went to pods without annotations does an event also cost as much as that node has pods.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, unix_clock: Callable[[], float] = lambda: 0.0) -> None:
         self.fleet = fleet
+        self.measured = Measured(fleet)
+        self._unix_clock = unix_clock
         self.holdings: dict[str, Holding] = {}
         """By pod UID; read only."""
         self.problems: dict[str, str] = {}
@@ -153,7 +156,7 @@ class Ledger:
         if holding is None or holding.placement.node != node:
             return None
         if holding.state is not HoldingState.BOUND:
-            holding.state, holding.expires_at = HoldingState.BOUND, _NEVER
+            holding.state, holding.expires_at, holding.bound_at = HoldingState.BOUND, _NEVER, self._unix_clock()
             self._rank(holding, 1)
         self._reserved.pop(uid, None)
         return holding
@@ -163,6 +166,8 @@ class Ledger:
         holding = self.holdings.get(uid)
         if holding is None:
             return None
+        if holding.state is HoldingState.BOUND:
+            self.measured.note_end(holding, self._unix_clock())
         self._uncount(holding)
         self._drop(holding)
         self._predict(holding.placement.node)
@@ -193,12 +198,17 @@ class Ledger:
         old = self.holdings.get(uid)
         if old is not None and old.state is HoldingState.BOUND and old.claim == holding.claim:
             return Change(ChangeKind.NONE, old, (), self.problems.get(uid, ""))
+        holding.bound_at = self._unix_clock()
         if old is not None:
             self._uncount(old)
             self._drop(old)
+            holding.bound_at = min(holding.bound_at, old.bound_at)
         self._add(holding)
         self._resolve(holding)
         self._predict(holding.placement.node)
+        if old is not None and old.excess_mib and old.placement.cards == holding.placement.cards and holding.counted:
+            holding.excess_mib = old.excess_mib  # until the next reading
+            self.fleet.add_excess(self.fleet.row_of[holding.placement.node], holding.excess_mib)
         if old is not None and old.placement.node != holding.placement.node:
             self._predict(old.placement.node)
         freed = (old.placement.node,) if old is not None and old.placement != holding.placement else ()
@@ -231,6 +241,7 @@ class Ledger:
         for holding in here:
             self._uncount(holding)
         self.fleet.remove_node(name)
+        self.measured.forget_node(name)
         for holding in self._by_node.get(name, {}).values():
             self._resolve(holding)
         return ended
@@ -348,13 +359,21 @@ class Ledger:
         row = self.fleet.row_of.get(holding.placement.node)
         if row is not None:
             self.fleet.take(row, *holding.per_card, **holding.per_node)
-            holding.counted = True
+            holding.counted, holding.excess_mib = True, {}
 
     def _uncount(self, holding: Holding) -> None:
         if holding.counted:
             row = self.fleet.row_of[holding.placement.node]
             self.fleet.give(row, *holding.per_card, **holding.per_node)
+            self.fleet.add_excess(row, holding.excess_mib, -1)
             holding.counted = False
+
+    # What was measured
+
+    def read(self, name: str, uses: Mapping[str, CardUse]) -> bool:
+        """Take in a reading of a node's cards, by card id; returns whether free memory changed. Unknown nodes are ignored."""
+        node = self.fleet.nodes.get(name)
+        return node is not None and self.measured.read(node, self.on_node(name), uses)
 
     # Views
 
@@ -409,8 +428,17 @@ class Ledger:
                 breaches.append(f"{holding.pod}: counted is {holding.counted} on node {holding.placement.node}")
             if row is not None:
                 fresh.take(row, *holding.per_card, **holding.per_node)
+                fresh.add_excess(row, holding.excess_mib)
         for name, row in fleet.row_of.items():
-            for array in ("held_mib", "pinned", "plugin", "slices_free", "cpu_free_milli", "memory_free_mib"):
+            for array in (
+                "held_mib",
+                "excess_mib",
+                "pinned",
+                "plugin",
+                "slices_free",
+                "cpu_free_milli",
+                "memory_free_mib",
+            ):
                 ours, theirs = getattr(fleet, array)[row], getattr(fresh, array)[fresh.row_of[name]]
                 if not np.array_equal(ours, theirs):
                     breaches.append(f"{name}: {array} is {ours}, the holdings say {theirs}")

@@ -1,6 +1,7 @@
 """A pod that holds cards, as preemption looks at it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from headroom.domain.model import Placement
 
@@ -16,8 +17,10 @@ class Occupant:
     placement: Placement
     leaving: bool = False
     """Being deleted already."""
+    excess_mib: Mapping[int, int] = field(default_factory=dict)
+    """What it uses beyond its shares, by card position."""
 
     @property
     def held_mib(self) -> int:
         """Memory that it gives back when it ends."""
-        return sum(self.placement.share_mib)
+        return sum(self.placement.share_mib) + sum(self.excess_mib.values())

@@ -4,7 +4,7 @@ First the node whose most important victim matters least, then the fewest victim
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,9 +106,9 @@ def fits_without(fleet: Fleet, row: int, removed: Iterable[Occupant], request: G
 
 def _one_row(fleet: Fleet, row: int) -> Fleet:
     name = fleet.names[row]
-    single = Fleet(rows=1, width=max(len(fleet.nodes[name].cards), 1))
+    single = Fleet(rows=1, width=max(len(fleet.nodes[name].cards), 1), idle_mib=fleet.idle_mib)
     single.upsert_node(fleet.nodes[name])
-    for array in ("held_mib", "measured_mib", "free_mib", "pinned", "plugin", "slices_free"):
+    for array in ("held_mib", "excess_mib", "foreign_mib", "free_mib", "pinned", "plugin", "slices_free"):
         getattr(single, array)[0] = getattr(fleet, array)[row, : single.width]
     return single
 
@@ -117,21 +117,25 @@ def _take_all_away(fleet: Fleet, pods: Sequence[tuple[int, Occupant]]) -> None:
     """`_take_away` for the pods of many rows at once: one by one, those of 5,000 nodes take a second."""
     for mode in Mode:
         shares = [
-            (row, at, mib)
+            (row, at, mib, excess)
             for row, pod in pods
             if pod.placement.mode is mode
-            for at, mib in zip(pod.placement.cards, pod.placement.share_mib, strict=True)
+            for at, mib, excess in _shares(pod)
             if at < fleet.width  # the node may have got more cards since the fleet was copied
         ]
         if shares:
-            row, at, mib = np.array(shares, np.int64).T
-            fleet.give_many(row, at, mib, plugin=mode is Mode.SLICE)
+            row, at, mib, excess = np.array(shares, np.int64).T
+            fleet.give_many(row, at, mib, excess, plugin=mode is Mode.SLICE)
+
+
+def _shares(pod: Occupant) -> Iterator[tuple[int, int, int]]:
+    """Card position, share and, with a card's first share, what the pod uses beyond its shares of it."""
+    excess = dict(pod.excess_mib)
+    for at, mib in zip(pod.placement.cards, pod.placement.share_mib, strict=True):
+        yield at, mib, excess.pop(at, 0)
 
 
 def _take_away(fleet: Fleet, row: int, pod: Occupant) -> None:
-    # What the cards were measured to use includes the pod: it takes at least its own share along.
-    measured = fleet.measured_mib[row].copy()
-    for at, mib in zip(pod.placement.cards, pod.placement.share_mib, strict=True):
-        measured[at] = max(int(measured[at]) - mib, 0)
+    """The pod's share, or all that it uses where that is more; never what is in use and no pod's: that outlives it."""
     fleet.give(row, pod.placement.cards, pod.placement.share_mib, plugin=pod.placement.mode is Mode.SLICE)
-    fleet.set_measured(row, measured.tolist())
+    fleet.add_excess(row, pod.excess_mib, -1)

@@ -6,11 +6,13 @@ import numpy as np
 
 from headroom.domain.model import GpuRequest, Placement
 from scheduler.cluster.decisions import Decisions, live_figures
+from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.pod_entry import Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 
 _NODES_SHOWN: Final = 20
+_JOBS_NAMED: Final = 5
 
 
 def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float) -> dict[str, Any] | None:
@@ -34,18 +36,23 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
         answer["stage"] = waiting.stage.value
         answer["claimed_node"] = None if waiting.claim is None else waiting.claim.node
         answer["tried"] = sorted(waiting.tried)
-        answer["measured_vram"] = _measured_words(state.measured_cards)
+        answer["measured_vram"] = measured_words(state.measured_cards, state.reading)
     return answer
 
 
-def _measured_words(fresh_cards: int | None) -> str:
+def measured_words(fresh_cards: int | None, reading: MeasuredVram) -> str:
+    """For how many cards measured use counts, and what of the reading does not."""
     if fresh_cards is None:
         return "not read: what pods declare counts"
-    return (
-        f"fresh for {fresh_cards} card{'s' if fresh_cards > 1 else ''}"
-        if fresh_cards
-        else "too old: what pods declare counts"
-    )
+    words = [f"fresh for {fresh_cards} card{'s' if fresh_cards > 1 else ''}"]
+    if not fresh_cards:
+        words = [f"{'too old' if reading.stale else 'none'}: what pods declare counts"]
+    if reading.unmatched:
+        words.append(f"{reading.unmatched} series match no card, such as {', '.join(reading.examples)}")
+    if reading.doubted:
+        jobs = ", ".join(sorted(reading.doubted_jobs)[:_JOBS_NAMED])
+        words.append(f"{reading.doubted} series of jobs that are not among device_jobs left out: {jobs}")
+    return "; ".join(words)
 
 
 def request_values(request: GpuRequest) -> dict[str, Any]:

@@ -232,7 +232,7 @@ class _NodeRun:
         cards = self._inventory.update(reading, {}, 1)
         usage = usage_of(reading, {}, pods)
         self._account.observe(reading, holders_of(pods, {}, cards, reading), usage.uses)
-        self.metrics.snapshot = Snapshot(reading, cards, usage.memory, usage.outside_bytes)
+        self.metrics.snapshot = Snapshot(reading, cards, usage.memory, usage.unattributed_bytes)
 
     def scrape(self, at: float, file: IO[str]) -> None:
         """What Prometheus would have got."""

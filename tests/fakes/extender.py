@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -167,12 +168,19 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def extender(
-    api: ApiServer, tmp_path: Path, *, wait_ready: bool = True, **settings: Any
+    api: ApiServer,
+    tmp_path: Path,
+    *,
+    wait_ready: bool = True,
+    unix_clock: Callable[[], float] = time.time,
+    **settings: Any,
 ) -> AsyncIterator[Running]:
     """An extender on a free port, ready unless that is not waited for; `settings` are those of SchedulerSettings."""
     kube = await connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
     daemon = SchedulerDaemon(
-        kube, SchedulerSettings(**{"host": "127.0.0.1", "port": 0, "wake_delay_seconds": 0.05, **settings})
+        kube,
+        SchedulerSettings(**{"host": "127.0.0.1", "port": 0, "wake_delay_seconds": 0.05, **settings}),
+        unix_clock=unix_clock,
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(kube.close)

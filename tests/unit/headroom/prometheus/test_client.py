@@ -1,4 +1,4 @@
-"""Queries to Prometheus over real HTTP, and what they say of the cards' memory."""
+"""Queries to Prometheus over real HTTP."""
 
 import asyncio
 import math
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from headroom.domain.model import Card, GpuNode
 from headroom.prometheus.client import (
     PrometheusAnswerError,
     PrometheusError,
@@ -18,7 +17,6 @@ from headroom.prometheus.client import (
     PrometheusUnreachableError,
     Series,
 )
-from scheduler.cluster.measured import measured_of, measured_vram
 from tests.fakes.prometheus import FakePrometheus, series
 
 NOW = 1_700_000_000.0
@@ -152,93 +150,3 @@ async def test_several_queries_at_once(server: FakePrometheus, source: Prometheu
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(PrometheusError, match="not the address"):
         PrometheusSource(url)
-
-
-AGENT = {"__name__": "headroom_card_memory_used_bytes"}
-DCGM = {"__name__": "DCGM_FI_DEV_FB_USED"}
-GIB = 2.0**30
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        pytest.param([series(AGENT, (NOW, 3 * GIB), node="n1", card="GPU-a")], {("n1", "GPU-a"): 3072}, id="agent"),
-        pytest.param(
-            [series(AGENT, (NOW, 1.0), node="n1", card="GPU-a")], {("n1", "GPU-a"): 1}, id="rounded up to a MiB"
-        ),
-        pytest.param(
-            [series(DCGM, (NOW, 500.0), Hostname="n1", UUID="GPU-a", gpu="0")],
-            {("n1", "GPU-a"): 500, ("n1", "0"): 500}, id="dcgm-exporter: by UUID and by index",
-        ),
-        pytest.param(
-            [series(AGENT, (NOW, GIB), exported_node="n1", node="other", card="a", namespace="headroom-system", job="pods")],
-            {("n1", "a"): 1024}, id="labels not honoured",
-        ),
-        pytest.param(
-            [series(AGENT, (NOW, GIB), exported_node="n1", node="other", card="a", namespace="evil", job="pods")],
-            {("other", "a"): 1024}, id="a pod that speaks of another node is not believed",
-        ),
-        pytest.param(
-            [
-                series(DCGM, (NOW, 700.0), Hostname="n1", UUID="GPU-a", pod="x"),
-                series(DCGM, (NOW, 710.0), Hostname="n1", UUID="GPU-a", pod="y"),
-            ],
-            {("n1", "GPU-a"): 710}, id="a shared card repeated for each pod is one card",
-        ),
-        pytest.param(
-            [
-                series(DCGM, (NOW, 900.0), Hostname="n1", UUID="GPU-a"),
-                series(AGENT, (NOW, GIB), node="n1", card="GPU-a"),
-            ],
-            {("n1", "GPU-a"): 1024}, id="two exporters, the larger counts",
-        ),
-        pytest.param(
-            [series(AGENT, (NOW - 90, 9 * GIB), (NOW - 10, GIB), node="n1", card="a")],
-            {("n1", "a"): 1024}, id="the last sample counts",
-        ),
-    ],
-)  # fmt: skip
-def test_memory_in_use(found: list[Any], expected: dict[tuple[str, str], int]) -> None:
-    read = measured_of([Series(labels, tuple(points)) for labels, points in found], 60, NOW)
-    assert read.used_mib == expected
-    assert (read.stale, read.unusable) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "at", "value", "stale", "unusable"),
-    [
-        pytest.param({**AGENT, "node": "n", "card": "a"}, NOW - 61, GIB, 1, 0, id="too old"),
-        pytest.param({**DCGM, "Hostname": "n", "UUID": "a"}, NOW, 9.2e18, 0, 1, id="not supported"),
-        pytest.param({**DCGM, "Hostname": "n", "UUID": "a"}, NOW, 2147483632.0, 0, 1, id="not supported, 32 bit"),
-        pytest.param({**AGENT, "node": "n", "card": "a"}, NOW, -1.0, 0, 1, id="negative"),
-        pytest.param({**AGENT, "card": "a"}, NOW, GIB, 0, 1, id="no node"),
-        pytest.param({**AGENT, "node": "n"}, NOW, GIB, 0, 1, id="no card"),
-        pytest.param({**DCGM, "Hostname": "n", "UUID": "a", "GPU_I_ID": "3"}, NOW, 5.0, 0, 1, id="MIG instance"),
-    ],
-)
-def test_what_does_not_count(labels: dict[str, str], at: float, value: float, stale: int, unusable: int) -> None:
-    read = measured_of([Series(labels, ((at, value),))], 60, NOW)
-    assert (read.used_mib, read.stale, read.unusable) == ({}, stale, unusable)
-
-
-async def test_one_query_reads_the_fleet(server: FakePrometheus, source: PrometheusSource) -> None:
-    server.answer(
-        "headroom_card_memory_used_bytes",
-        series(AGENT, (NOW - 12, 2 * GIB), node="n1", card="GPU-a"),
-        series(DCGM, (NOW - 40, 333.0), Hostname="n2", UUID="GPU-z", gpu="1"),
-        series(AGENT, (NOW - 75, 5 * GIB), node="n1", card="GPU-b"),
-    )
-    read = await measured_vram(source, 60, NOW)
-    assert server.queries == ['{__name__=~"headroom_card_memory_used_bytes|DCGM_FI_DEV_FB_USED"}[60s]']
-    first = GpuNode("n1", (Card("GPU-a", 0, "L4", 23000), Card("GPU-b", 1, "L4", 23000)))
-    second = GpuNode("n2", (Card("0", 0, "T4", 15000), Card("1", 1, "T4", 15000)))
-    assert (read.of_node(first), read.covers(first)) == ([2048, 0], False)
-    assert read.of_node(second) == [0, 333]
-    assert read.covers(GpuNode("n2", (Card("GPU-z", 0, "T4", 15000),)))
-    assert (read.oldest_seconds, read.stale) == (40, 1)
-
-
-async def test_an_outage_is_not_an_empty_fleet(server: FakePrometheus, source: PrometheusSource) -> None:
-    server.fail(503, "starting")
-    with pytest.raises(PrometheusError):
-        await measured_vram(source, 60, NOW)

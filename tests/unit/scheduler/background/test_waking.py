@@ -1,17 +1,14 @@
 """Refused pods are tried again when memory comes free in ways that kube-scheduler cannot see, and only then."""
 
 import asyncio
-import json
-import time
 from dataclasses import replace
 
 import pytest
-from aiohttp import web
 
 from scheduler.cluster.changes import Freed
 from scheduler.cluster.pod_entry import Stage
 from tests.fakes.apiserver import ApiServer
-from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
+from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
 
 WAKE = "headroom.dev/vram-freed"
 
@@ -117,74 +114,3 @@ async def test_a_hidden_cause_is_not_forgotten_when_a_visible_one_follows(api, t
         running.daemon.waker.freed(Freed("gpu", 7, 0.0, seen_by_scheduler=False))
         running.daemon.waker.freed(Freed("gpu", 8, 1.0, seen_by_scheduler=True))
         assert list(running.daemon.waker._freed.values()) == [Freed("gpu", 8, 1.0, seen_by_scheduler=False)]
-
-
-class Exporter:
-    """Prometheus as far as the extender asks: one query over all cards."""
-
-    def __init__(self) -> None:
-        self.used_mib = 0
-        self.age_seconds = 0.0
-        self.broken = False
-        self.url = ""
-
-    async def answer(self, _: web.Request) -> web.Response:
-        if self.broken:
-            return web.json_response({"status": "error", "error": "no"}, status=503)
-        labels = {"__name__": "headroom_card_memory_used_bytes", "node": "gpu", "card": "gpu-gpu0"}
-        sample = [time.time() - self.age_seconds, str(self.used_mib * 2**20)]
-        data = {"resultType": "matrix", "result": [{"metric": labels, "values": [sample]}]}
-        return web.json_response({"status": "success", "data": data})
-
-
-@pytest.fixture
-async def exporter():
-    found = Exporter()
-    app = web.Application()
-    app.router.add_route("*", "/api/v1/query", found.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield found
-    await runner.cleanup()
-
-
-async def test_measured_use_beyond_what_pods_declare_counts_until_it_is_gone_or_stale(api, tmp_path, exporter):
-    exporter.used_mib = 70 * GIB
-    async with extender(
-        api, tmp_path, prometheus_url=exporter.url, measured_max_age_seconds=5.0, preemption=False
-    ) as running:
-        poll = running.daemon._measured
-        await poll.read_once()
-        (waits,) = await refuse(running, 1, vram="20Gi")
-        assert await running.metric("headroom_node_vram_bytes", node="gpu", state="measured") == 70 * 2**30
-        explained = json.loads((await running.get("/v1/explain?pod=default/waits-0"))[1])
-        assert "measured use exceeds what pods declare on 1" in explained["nodes"][0]["now"]
-        assert explained["measured_vram"] == "fresh for 1 card"
-        exporter.used_mib = 10 * GIB
-        await poll.read_once()
-        await running.until(lambda: wakes(api) == 1)
-        assert (await running.filter(waits))["NodeNames"] == ["gpu"]
-        exporter.used_mib, exporter.age_seconds = 80 * GIB, 60.0
-        await poll.read_once()
-        explained = json.loads((await running.get("/v1/explain?pod=default/waits-0"))[1])
-        assert explained["measured_vram"] == "too old: what pods declare counts"
-        assert running.daemon.state.fleet.measured_mib.sum() == 0
-
-
-async def test_while_prometheus_fails_the_last_reading_counts_until_its_age_bound(api, tmp_path, exporter):
-    exporter.used_mib = 70 * GIB
-    async with extender(
-        api, tmp_path, prometheus_url=exporter.url, measured_max_age_seconds=5.0, preemption=False
-    ) as running:
-        poll = running.daemon._measured
-        now = time.time()
-        await poll.read_once()
-        exporter.broken = True
-        await poll.read_once()
-        assert running.daemon.state.fleet.measured_mib.sum() == 70 * GIB
-        poll._unix_clock = lambda: now + 6.0
-        await poll.read_once()
-        assert running.daemon.state.fleet.measured_mib.sum() == 0
-        assert await running.metric("headroom_measured_reads_total", result="failed") == 2
