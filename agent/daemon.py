@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO, Final, TypeAlias
 
 import msgspec
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from agent.cards.opening import open_reader
@@ -21,6 +20,7 @@ from agent.pods.podresources import PodResources
 from agent.pods.processes import ProcessTable
 from agent.settings import AgentSettings
 from headroom.daemon import logs
+from headroom.daemon.http import Question, Reply, fault
 from headroom.daemon.pages import Health, serving
 from headroom.errors import HeadroomError
 from headroom.kube import aio
@@ -48,11 +48,10 @@ async def serve(settings: AgentSettings, connect: Connect | None = None) -> None
     )
     metrics = AgentMetrics(registry, node=settings.node, account=account, tariff=tariff)
 
-    async def last_reading(_: web.Request) -> web.Response:
+    async def last_reading(_: Question) -> Reply:
         return _shown(metrics.snapshot.reading)
 
-    app = health.app([web.get("/debug/reading", last_reading)])
-    async with serving(app, settings.host, settings.port):
+    async with serving(health.site({("GET", "/debug/reading"): last_reading}), settings.host, settings.port):
         with _Lock(settings.lock_file) as lock:
             await _until_alone(lock, health, metrics)
             await _work(
@@ -60,11 +59,11 @@ async def serve(settings: AgentSettings, connect: Connect | None = None) -> None
             )
 
 
-def _shown(reading: Reading | None) -> web.Response:
+def _shown(reading: Reading | None) -> Reply:
     """A reading as `--once --json` prints it, on one line: a script, for reports of what went wrong."""
     if reading is None:
-        return web.json_response({"error": "the cards cannot be read"}, status=503)
-    return web.Response(body=msgspec.json.encode(reading) + b"\n", content_type="application/json")
+        return fault(503, "the cards cannot be read")
+    return Reply(msgspec.json.encode(reading) + b"\n")
 
 
 async def _work(

@@ -274,7 +274,7 @@ async def serve(settings: AutoscalerSettings) -> None:
     kube = await connect(settings.kubeconfig or None)
     daemon = AutoscalerDaemon(kube, settings)
     try:
-        async with serving(daemon.health.app(), settings.host, settings.port) as port:
+        async with serving(daemon.health.site(), settings.host, settings.port) as port:
             log.info("listening", host=settings.host, port=port)
             await daemon.run()
     finally:

@@ -5,6 +5,8 @@ Everything else in an object is skipped while decoding, which is what keeps 40,0
 field into a WireError that names its place.
 """
 
+import types
+import typing
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -263,7 +265,7 @@ class Decoder(Generic[T]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._error(error) from error
         try:
-            return self._decoder.decode(msgspec.json.encode(_without_nulls(msgspec.json.decode(data))))
+            return self._decoder.decode(_without_nulls(self._kind, data))
         except (msgspec.MsgspecError, RecursionError) as error:
             raise self._error(error) from error
 
@@ -271,12 +273,34 @@ class Decoder(Generic[T]):
         return WireError(f"{self._kind.__name__}: {error}")
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in value if item is not None]
-    return value
+def _without_nulls(kind: Any, data: Any) -> Any:
+    """The JSON of a value of this type without nulls in fields, lists and maps that the type has.
+
+    Everything else is dropped unread: a long message costs no more memory than its known fields.
+    """
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            found = _MEMBERS.decode(data)
+            kinds = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+            members = {name: _without_nulls(kinds[name], value) for name, value in found.items() if name in kinds}
+            return msgspec.Raw(msgspec.json.encode({name: value for name, value in members.items() if value != _NULL}))
+        if origin is dict:
+            members = {name: _without_nulls(inner[1], value) for name, value in _MEMBERS.decode(data).items()}
+            return msgspec.Raw(msgspec.json.encode({name: value for name, value in members.items() if value != _NULL}))
+        if isinstance(origin, type) and issubclass(origin, Sequence):
+            items = [_without_nulls(inner[0], item) for item in _ITEMS.decode(data) if item != _NULL]
+            return msgspec.Raw(msgspec.json.encode(items))
+    except msgspec.ValidationError:
+        pass  # something else stands there: whoever decodes it says what
+    return data
+
+
+_NULL: Final = msgspec.Raw(b"null")
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 POD: Final = Decoder(Pod)

@@ -7,13 +7,15 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from headroom import wire
+from headroom.daemon.doors import Bridge, kept_for, two_doors
 from headroom.daemon.guard import Guard
+from headroom.daemon.http import Limits, Site
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health, serving
 from headroom.daemon.settings import SettingsError
@@ -43,13 +45,18 @@ from scheduler.settings import SchedulerSettings
 from scheduler.verbs.bind import Binder
 from scheduler.verbs.filter import Extender
 from scheduler.verbs.fit import FitPage
-from scheduler.verbs.server import ExtenderServer
+from scheduler.verbs.pages import Pages
+from scheduler.verbs.server import ExtenderServer, anyone, over_tls_only, this_machine, with_certificate
+from scheduler.verbs.tls import ServerCertificate, uses_tls
 
 log = get_logger(__name__)
 
 
 _NO_SPEC: Final = wire.PodSpec()
 _NO_STATUS: Final = wire.PodStatus()
+_FOR_KUBE_SCHEDULER: Final = Limits(connections=1024, idle_seconds=120.0, buffer_bytes=2**20)
+"""It keeps connections for 90 s, one for each binding under way, and sends all names of a large cluster at once."""
+_PROBES_KEPT_SECONDS: Final = 0.25
 _BINDS_PER_LEASE: Final = 3
 """A lease is given up a third of its duration before others may take it: a bind must end in that."""
 
@@ -72,6 +79,7 @@ class SchedulerDaemon:
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         _check_lease(settings)
+        uses_tls(settings)
         self.settings, self._kube, self._monotonic = settings, kube, monotonic
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -101,7 +109,10 @@ class SchedulerDaemon:
         self.metrics.deciding.set_function(lambda: float(self.leadership.deciding))
         self.decisions = Decisions()
         self._make_background_parts()
-        self.app = self._server().app()
+        self.server = self._server()
+        self.pages = Pages(
+            self.state, self.decisions, FitPage(self.state, kube), self.health, self.leadership, monotonic=monotonic
+        ).pages()
         self._prometheus = PrometheusSource.of(settings) if settings.prometheus_url else None
         self.measured = (
             MeasuredPoll(
@@ -148,9 +159,31 @@ class SchedulerDaemon:
         extender = Extender(state, settings, self.decisions, self.effects, monotonic=monotonic)
         binder = Binder(state, self._fenced, settings, self.decisions, self.effects, monotonic=monotonic)
         return ExtenderServer(
-            state, extender, binder, self.decisions, FitPage(state, self._kube), settings, self.metrics, self.health, self.leadership,
+            state, extender, binder, settings, self.metrics, self.health, self.leadership,
             head_start=self.naming.head_start, monotonic=monotonic,
         )  # fmt: skip
+
+    @property
+    def app(self) -> Site:
+        """Everything, without TLS."""
+        check = anyone if self.settings.allow_remote else this_machine
+        return self.health.site(self.pages, self.server.handlers(check), _FOR_KUBE_SCHEDULER)
+
+    def pages_alone(self, bridge: Bridge | None = None) -> Site:
+        """The pages, for callers who may not call the verbs; with a bridge, for another thread."""
+        check = over_tls_only(self.settings.tls_port) if uses_tls(self.settings) else this_machine
+        refused = self.server.handlers(check)
+        if bridge is None:
+            return self.health.site(self.pages, refused)
+        pages = {route: bridge.page(page) for route, page in (self.health.pages() | self.pages).items()}
+        for path in ("/healthz", "/readyz"):
+            pages["GET", path] = kept_for(_PROBES_KEPT_SECONDS, pages["GET", path])
+        return Site(pages, refused)
+
+    def verbs_over_tls(self) -> Site:
+        """The verbs, for callers with a certificate."""
+        check = with_certificate(self.settings.tls_client_names)
+        return Site({}, self.server.handlers(check), _FOR_KUBE_SCHEDULER)
 
     def _on_node(self, kind: str, name: str, node: wire.Node) -> None:
         self.effects(self.state.on_node(kind, name, node))
@@ -237,9 +270,42 @@ async def serve(settings: SchedulerSettings) -> None:
         stack.push_async_callback(kube.close)
         daemon = SchedulerDaemon(kube, settings)
         stack.push_async_callback(daemon.leadership.release)  # once the calls under way have been answered
-        try:
-            port = await stack.enter_async_context(serving(daemon.app, settings.host, settings.port))
-        except OSError as error:
-            raise HeadroomError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
-        log.info("listening", host=settings.host, port=port)
+        await stack.enter_async_context(listening(daemon))
         await daemon.run()
+
+
+@contextlib.asynccontextmanager
+async def listening(daemon: SchedulerDaemon) -> AsyncIterator[tuple[int, int | None]]:
+    """Answer on the daemon's ports while the block runs: that of the pages, and that of the verbs where those go over TLS.
+
+    Raises HeadroomError where a port is taken or the TLS files are no good.
+    """
+    settings = daemon.settings
+    tls, tls_port = ServerCertificate(settings) if uses_tls(settings) else None, None
+    async with contextlib.AsyncExitStack() as stack:
+        if tls is not None:
+            host = settings.host if settings.allow_remote else "127.0.0.1"
+            over_tls = serving(daemon.verbs_over_tls(), host, settings.tls_port, tls=tls.context)
+            tls_port = await _listen(stack, over_tls, host, settings.tls_port, "TLS")
+            task = asyncio.create_task(tls.run())
+            stack.callback(task.cancel)
+        if settings.allow_remote and tls is None:
+            plain = serving(daemon.app, settings.host, settings.port)
+        else:
+            plain = two_doors(None if tls else daemon.app, daemon.pages_alone, settings.host, settings.port)
+        yield await _listen(stack, plain, settings.host, settings.port, "HTTP"), tls_port
+
+
+async def _listen(
+    stack: contextlib.AsyncExitStack,
+    server: contextlib.AbstractAsyncContextManager[int],
+    host: str,
+    port: int,
+    protocol: str,
+) -> int:
+    try:
+        taken = await stack.enter_async_context(server)
+    except OSError as error:
+        raise HeadroomError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    log.info("listening", host=host, port=taken, protocol=protocol)
+    return taken

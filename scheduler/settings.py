@@ -23,6 +23,22 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         reason="Answer filter, prioritize and bind to callers other than this machine. kube-scheduler runs beside the"
         " extender, and whoever may call bind may place pods.",
     )
+    tls_port: int = setting(
+        8904,
+        minimum=0,
+        maximum=65535,
+        reason="Port on which filter, prioritize, bind and preempt are answered once the three TLS files are named; the other port then"
+        " answers none of them. For extenders in the host's network, where every program of the host calls from 127.0.0.1.",
+    )
+    tls_cert_file: str = setting("", reason="Certificate of the extender, PEM.")
+    tls_key_file: str = setting("", reason="Its key, PEM.")
+    tls_client_ca_file: str = setting(
+        "", reason="Authority, PEM, whose certificates kube-scheduler may show. One that signs for nobody else is best."
+    )
+    tls_client_names: tuple[str, ...] = setting(
+        (),
+        reason="Common names that the certificate may carry; any where none is given. Needed where the authority signs for others, too.",
+    )
     lease_namespace: str = setting(
         "",
         reason="Namespace of the Lease that elects the one extender that decides, where several run beside a kube-scheduler"

@@ -71,7 +71,7 @@ async def serve(url: str, host: str, port: int, every_seconds: float) -> None:
     poller = FastchatPoller(url, registry)
     health = Health(registry)
     health.set_ready("exporter", ready=True)
-    async with serving(health.app(), host, port) as bound, aiohttp.ClientSession() as session:
+    async with serving(health.site(), host, port) as bound, aiohttp.ClientSession() as session:
         log.info("listening", host=host, port=bound, worker=url)
         while True:
             await poller.poll(session)

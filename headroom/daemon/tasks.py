@@ -5,7 +5,7 @@ import contextlib
 import random
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 
@@ -38,15 +38,20 @@ class Backoff:
         self._failures = 0
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a daemon until it returns or SIGTERM or SIGINT comes, which cancels it; its own `finally` blocks then run in order."""
-    factory = None
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes an event loop: uvloop's where there is one, else None for Python's own."""
     if sys.platform != "win32":
         with contextlib.suppress(ImportError):
             import uvloop
 
-            factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+            return factory
+    return None
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a daemon until it returns or SIGTERM or SIGINT comes, which cancels it; its own `finally` blocks then run in order."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_until_signal(main))
 
 

@@ -25,6 +25,7 @@ from aiohttp import web
 
 from headroom import wire
 from headroom.daemon import logs, tasks
+from headroom.daemon.http import Site
 from headroom.daemon.pages import serving
 from headroom.domain.request import request_of
 from simulations.bench.extender_cluster import SIZES_GIB, filled_daemon, pod_object
@@ -77,7 +78,7 @@ def _serve_bare(connection: _Connection) -> None:
     tasks.run(_serve_app(connection, app))
 
 
-async def _serve_app(connection: _Connection, app: web.Application) -> None:
+async def _serve_app(connection: _Connection, app: web.Application | Site) -> None:
     gc.collect()
     gc.freeze()
     async with serving(app, "127.0.0.1", 0) as port:

@@ -10,9 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from headroom.daemon.pages import serving
 from headroom.kube.aio import connect
-from scheduler.daemon import SchedulerDaemon
+from scheduler.daemon import SchedulerDaemon, listening
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer
 
@@ -89,6 +88,7 @@ class Running:
     ) -> None:
         self.api, self.daemon, self.session, self.url, self._task = api, daemon, session, url, task
         self.killed = False
+        self.tls_port: int | None = None
 
     async def kill(self) -> None:
         """End it without a word to the others."""
@@ -184,10 +184,11 @@ async def extender(
     )
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(kube.close)
-        port = await stack.enter_async_context(serving(daemon.app, "127.0.0.1", 0))
+        port, tls_port = await stack.enter_async_context(listening(daemon))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         task = asyncio.create_task(daemon.run())
         running = Running(api, daemon, session, f"http://127.0.0.1:{port}", task)
+        running.tls_port = tls_port
         try:
             if wait_ready:
                 await running.until(lambda: daemon.health.ready or task.done())

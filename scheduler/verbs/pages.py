@@ -1,0 +1,137 @@
+"""The pages for people and other programs: fit, explain, snapshot. They read and never write.
+
+One is answered at a time, callers by turns, with a rest after each: whoever asks again and again takes a part of the event loop's
+time and no more.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import msgspec
+
+from headroom import wire
+from headroom.daemon.http import JSON, THIS_MACHINE, Page, Question, Reply, Route, fault
+from headroom.daemon.pages import Health
+from headroom.domain.request import RequestError, request_of
+from headroom.kube.client import KubeError
+from headroom.wire import WireError
+from scheduler.cluster.decisions import Decisions
+from scheduler.cluster.state import ClusterState
+from scheduler.leadership import Leadership
+from scheduler.verbs.explain import explanation, snapshot
+from scheduler.verbs.fit import FitPage, FitQuestion
+
+_FIT_QUESTION: Final = wire.Decoder(FitQuestion)
+_REST: Final = 2.0  # as long as the page took, so many times
+_LONGEST_REST_SECONDS: Final = 0.1
+
+
+class Turns:
+    """One at a time; those who wait are let in by caller, round and round."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._busy = False
+
+    @contextlib.asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[None]:
+        """Wait for a turn, have it while the block runs, and rest."""
+        await self._enter(caller)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            yield
+        finally:
+            rest = min(_REST * (clock() - began), _LONGEST_REST_SECONDS)
+            asyncio.get_running_loop().call_later(rest, self._next)
+
+    async def _enter(self, caller: str) -> None:
+        if not self._busy:
+            self._busy = True
+            return
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():
+                self._next()  # the turn had come already
+            raise
+
+    def _next(self) -> None:
+        while self._waiting:
+            caller, queue = self._waiting.popitem(last=False)
+            first = queue.popleft()
+            if queue:
+                self._waiting[caller] = queue
+            if not first.done():
+                first.set_result(None)
+                return
+        self._busy = False
+
+
+class Pages:
+    """What may be asked of the extender besides kube-scheduler's verbs."""
+
+    def __init__(
+        self,
+        state: ClusterState,
+        decisions: Decisions,
+        fit: FitPage,
+        health: Health,
+        leadership: Leadership,
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._state, self._decisions, self._fit_page = state, decisions, fit
+        self._health, self._leadership, self._monotonic = health, leadership, monotonic
+        self._turns = Turns()
+
+    def pages(self) -> dict[Route, Page]:
+        """The pages by method and path."""
+        return {
+            ("POST", "/v1/fit"): self._fit,
+            ("GET", "/v1/explain"): self._explain,
+            ("GET", "/debug/snapshot"): self._snapshot,
+        }
+
+    async def _fit(self, asked: Question) -> Reply:
+        if asked.content_type != JSON:
+            return fault(415, f"Content-Type is {asked.content_type}, not {JSON}")
+        if not self._health.ready:
+            return fault(503, "not ready: the cluster's state is still being read")
+        async with self._turns.turn(asked.caller):
+            try:
+                question = _FIT_QUESTION.decode(asked.body)
+                request = request_of(question.pod)
+                if request is None:
+                    return fault(400, f"pod {question.pod.key} asks for no GPU")
+                return _json(await self._fit_page.answer(question, request))
+            except (WireError, RequestError) as error:
+                return fault(400, str(error))
+            except KubeError as error:
+                return fault(503, f"the pods that this one is kept apart from cannot be listed: {error}")
+
+    async def _explain(self, asked: Question) -> Reply:
+        pod = asked.query.get("pod", "")
+        if pod.count("/") != 1:
+            return fault(400, "ask with ?pod=namespace/name")
+        async with self._turns.turn(asked.caller):
+            answer = explanation(self._state, self._decisions, pod, self._monotonic())
+        aside = {} if self._leadership.deciding else {"this_extender": self._leadership.words}
+        if answer is None:
+            return _json({"Error": f"nothing is known of pod {pod}"} | aside, 404)
+        return _json(answer | aside)
+
+    async def _snapshot(self, asked: Question) -> Reply:
+        if asked.caller not in THIS_MACHINE:
+            return fault(403, "this page is for callers on the same machine")
+        async with self._turns.turn(asked.caller):
+            return _json(snapshot(self._state, self._monotonic(), check="check" in asked.query))
+
+
+def _json(value: Any, status: int = 200) -> Reply:
+    return Reply(msgspec.json.encode(value), status=status)
