@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from headroom.domain.model import GpuNode, Placement
 from headroom.errors import HeadroomError
 from simulations.serving.engine.hardware import Pair, marginal_work_seconds
-from simulations.serving.engine.replica import Request
 from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.observe import Monitor
 from simulations.serving.fleet.placing import PairCards, SharedFleet
-from simulations.serving.laws.base import Entry, Law, Objective, Parameters, Setting
-from simulations.serving.laws.others import Static
+from simulations.serving.fleet.routers import ROUTERS
+from simulations.serving.fleet.served import Served
+from simulations.serving.laws.base import Entry, Law, Objective, Parameters, Setting, Watching
+from simulations.serving.laws.knowing import Static
 from simulations.serving.loads.traces import Trace
 from simulations.virtual_time import Engine
 
@@ -57,6 +58,14 @@ class Conditions:
     tick_seconds: float = 15.0
     settle_seconds: float = 300.0
     cold_nodes: bool = False
+    router: str = "least-requests"
+    """`random` (a Service), `least-requests` or `prefix-aware` (gateways)."""
+    silent_share: float = 0.0
+    """Of the pods, that never report a metric."""
+    slow_every: int = 0
+    """Every so manieth pod runs on a slower card; 0: none."""
+    slow_factor: float = 1.0
+    """How many times as long it takes for everything."""
 
 
 @dataclass(slots=True)
@@ -78,7 +87,8 @@ class Lane:
     deployment: Deployment
     monitor: Monitor
     law: Law
-    requests: list[Request]
+    total: int
+    """Requests that the model can serve."""
     unservable: int
     """Requests beyond the model's context or KV room: refused at the door."""
     moves: list[tuple[float, int, int]] = field(default_factory=list)
@@ -133,7 +143,7 @@ def run(
     ]
     end = max(workload.trace.span_seconds for workload in workloads) + conditions.settle_seconds
     for lane in lanes:
-        lane.deployment.feed(lane.requests)
+        lane.deployment.feed(lane.workload.trace.requests(most_tokens(lane.workload.pair)))
     _every(engine, conditions.scrape_seconds, lambda: _scrape(engine, lanes), end)
     _every(engine, conditions.tick_seconds, lambda: _tick(engine, lanes), end)
     if progress is not None:
@@ -153,12 +163,18 @@ def _lane(
 ) -> Lane:
     pair = workload.pair
     cards = shared.cards_for(pair)
+    objective = workload.objective
     deployment = Deployment(
         engine,
         pair.speed,
         cards_per_replica=pair.cards,
         cards=cards,
         cold_start_seconds=_cold_start(pair, cards, workload.name, conditions, seed),
+        router=ROUTERS[conditions.router](seed),
+        served=Served(objective.ttft_seconds, objective.itl_seconds),
+        slowness=lambda order: (
+            conditions.slow_factor if conditions.slow_every and not order % conditions.slow_every else 1.0
+        ),
     )
     initial = workload.initial_replicas or initial_replicas(workload)
     law = entry.make(
@@ -175,15 +191,26 @@ def _lane(
         ),
         parameters,
     )
+
+    def silent(order: int) -> bool:
+        return (
+            conditions.silent_share > 0 and random.Random(f"{seed}/silent/{order}").random() < conditions.silent_share
+        )
+
+    if isinstance(law, Watching):
+        law.watch(deployment, seed, silent)
     deployment.start_ready(law.replicas if isinstance(law, Static) else initial)
     for pod in deployment.pods:
         if pod.placement is not None:
             cards.new_on(pod.placement.node)
-    requests = workload.trace.requests()
-    limit = min(pair.context_tokens, pair.speed.kv_tokens)
-    servable = [request for request in requests if request.prompt_tokens + request.output_tokens <= limit]
-    monitor = Monitor(deployment, delay_seconds=conditions.delay_seconds)
-    return Lane(workload, deployment, monitor, law, servable, len(requests) - len(servable))
+    servable = workload.trace.servable(most_tokens(pair))
+    monitor = Monitor(deployment, delay_seconds=conditions.delay_seconds, silent=silent)
+    return Lane(workload, deployment, monitor, law, servable, len(workload.trace) - servable)
+
+
+def most_tokens(pair: Pair) -> int:
+    """Longest prompt plus output that a replica takes; longer requests are refused at the door."""
+    return min(pair.context_tokens, pair.speed.kv_tokens)
 
 
 def _cold_start(

@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -14,17 +15,17 @@ from headroom.units import UnitError, parse_duration_seconds
 from simulations.serving.arena import Conditions, Workload, check, initial_replicas
 from simulations.serving.engine.hardware import bundled_pairs, find_pair, read_pairs
 from simulations.serving.fleet.placing import SharedFleet, uniform_fleet
-from simulations.serving.laws.base import Entry, Objective
+from simulations.serving.fleet.routers import ROUTERS
+from simulations.serving.laws.base import Entry, Objective, Parameters
 from simulations.serving.laws.catalogue import LAWS, law_by_name
 from simulations.serving.loads.patterns import PATTERNS, parse_pattern
 from simulations.serving.loads.traces import FORMATS, Trace, read_trace
 from simulations.serving.suite import plots, tables, tuning
-from simulations.serving.suite.results import work_bound_gpu_hours
+from simulations.serving.suite.results import Outcome, work_bound_gpu_hours
+from simulations.serving.suite.search import search
 from simulations.serving.suite.tuning import Point
 
-_DEFAULT_LAWS = (
-    "hpa-cpu,hpa-gpu,keda-queue,keda-running,kpa,apa-kv,wva,llmd-slo,static,headroom,headroom-ahead,clairvoyant"
-)
+_DEFAULT_LAWS = ",".join(LAWS)
 
 
 class ServingUsageError(HeadroomError):
@@ -57,7 +58,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, dict[str, float]]:
             found.setdefault(law_by_name(law).name, {})[name] = float(value)
         except ValueError:
             raise ServingUsageError(f"--set: {item!r} is not LAW.PARAMETER=NUMBER") from None
-        known = {*LAWS[law].defaults, *LAWS[law].grid}
+        known = {*LAWS[law].defaults, *LAWS[law].space}
         if law not in {"headroom", "headroom-ahead"} and name not in known:
             raise ServingUsageError(f"--set: {law} has no parameter {name!r}; there are {', '.join(sorted(known))}")
     return found
@@ -125,7 +126,12 @@ def _duration(_: click.Context, option: click.Parameter, value: str | None) -> f
 @click.option("--slo", default="ttft=2s,itl=0.1s", show_default=True)
 @click.option("--laws", default=_DEFAULT_LAWS, help="Names, separated by commas.  [default: all]")
 @click.option("--set", "settings", multiple=True, metavar="LAW.PARAMETER=NUMBER", help="Change a parameter of a law.")
-@click.option("--tune", is_flag=True, help="Run each law on its whole grid; report default and tuned.")
+@click.option(
+    "--tune", is_flag=True, help="Look for each law's best setting, over all its fields; report default and tuned."
+)
+@click.option(
+    "--budget", default=20, show_default=True, type=click.IntRange(1), help="Settings that --tune tries of each law."
+)
 @click.option("--attainment", default=0.98, show_default=True, help="What the tuned setting of a law must reach.")
 @click.option("--seeds", default="1", show_default=True, help="Draws of cold starts: 1, 1,2,3 or 1:5.")
 @click.option(
@@ -154,6 +160,13 @@ def _duration(_: click.Context, option: click.Parameter, value: str | None) -> f
 @click.option("--scrape", default="15s", show_default=True, callback=_duration)
 @click.option("--delay", default="5s", show_default=True, callback=_duration, help="From a scrape until laws see it.")
 @click.option("--tick", default="15s", show_default=True, callback=_duration)
+@click.option(
+    "--router",
+    default="least-requests",
+    show_default=True,
+    type=click.Choice(sorted(ROUTERS)),
+    help="random: a Service.",
+)
 @click.option("--cold-nodes", is_flag=True, help="The first replica on a node also waits for the node.")
 @click.option(
     "--pairs",
@@ -167,10 +180,10 @@ def _duration(_: click.Context, option: click.Parameter, value: str | None) -> f
     help="Folder for results.json, the table and the figures; must not exist yet.",
 )
 def main(
-    traces: tuple[str, ...], form: str, models: tuple[str, ...], cards: tuple[str, ...], slo: str, laws: str, settings: tuple[str, ...],
-    tune: bool, attainment: float, seeds: str, copies: int, shift: float, start: float, duration: float | None, least: int, most: int,
-    initial: int, nodes: int, cards_per_node: int, policy: str, scrape: float, delay: float, tick: float, cold_nodes: bool,
-    pairs_file: Path | None, out: Path | None,
+    traces: tuple[str, ...], form: str, models: tuple[str, ...], cards: tuple[str, ...], slo: str, laws: str,
+    settings: tuple[str, ...], tune: bool, budget: int, attainment: float, seeds: str, copies: int, shift: float, start: float,
+    duration: float | None, least: int, most: int, initial: int, nodes: int, cards_per_node: int, policy: str, scrape: float,
+    delay: float, tick: float, router: str, cold_nodes: bool, pairs_file: Path | None, out: Path | None,
 ) -> None:  # fmt: skip
     """Replay request traces against scaling laws on one fleet, in virtual time."""
     if out is not None and out.exists():
@@ -196,13 +209,13 @@ def main(
         raise ServingUsageError("the same trace with the same model twice: give it another model, or use --copies")
     conditions = Conditions(
         [node for part in fleet.values() for node in part],
-        policy=policy, scrape_seconds=scrape, delay_seconds=delay, tick_seconds=tick, cold_nodes=cold_nodes,
+        policy=policy, scrape_seconds=scrape, delay_seconds=delay, tick_seconds=tick, cold_nodes=cold_nodes, router=router,
     )  # fmt: skip
     shared = SharedFleet(conditions.nodes, conditions.policy)
     for workload in workloads:
         shared.cards_for(workload.pair)
         _say(workload)
-    points = _run(entries, workloads, conditions, draws, changed, tune, attainment)
+    points = _run(entries, workloads, conditions, draws, changed, budget if tune else 1, attainment)
     text = report(workloads, points, attainment, tune)
     click.echo(text)
     if out is not None:
@@ -233,23 +246,24 @@ def _run(
     conditions: Conditions,
     seeds: Sequence[int],
     changed: dict[str, dict[str, float]],
-    tune: bool,
+    budget: int,
     attainment: float,
 ) -> list[Point]:
-    plan = [
-        (entry, {**setting, **changed.get(entry.name, {})})
-        for entry in entries
-        for setting in (tuning.settings_of(entry) if tune else [dict(entry.defaults)])
-    ]
     points: list[Point] = []
     drawn: dict[str, int] = {}
-    gc.disable()  # a run makes objects that live until its end: nothing to collect before
+
+    def judge(entry: Entry, setting: Parameters) -> Outcome:
+        setting = {**setting, **changed.get(entry.name, {})}
+        click.echo(f"[{len(points) + 1}] {entry.name} {tables.setting_text(entry, setting)}", err=True)
+        points.append(tuning.measure(workloads, entry, setting, conditions, seeds))
+        outcome = points[-1].total
+        _keep_best(points, drawn, attainment)
+        return outcome
+
+    gc.disable()  # what a run makes is freed as it goes: a collection would only walk the traces
     try:
-        for number, (entry, setting) in enumerate(plan, start=1):
-            click.echo(f"[{number}/{len(plan)}] {entry.name} {tables.setting_text(entry, setting)}", err=True)
-            points.append(tuning.measure(workloads, entry, setting, conditions, seeds))
-            _keep_best(points, drawn, attainment)
-            gc.collect()
+        for entry in entries:
+            search(entry, budget, attainment, partial(judge, entry))
     finally:
         gc.enable()
     return points
@@ -271,9 +285,8 @@ def report(workloads: Sequence[Workload], points: Sequence[Point], attainment: f
     by_law: dict[str, list[Point]] = {}
     for point in points:
         by_law.setdefault(point.law, []).append(point)
-    clairvoyant = tuning.hours_at(by_law["clairvoyant"], attainment) if "clairvoyant" in by_law else None
-    if clairvoyant is None and "clairvoyant" in by_law:
-        clairvoyant = by_law["clairvoyant"][0].total.gpu_hours
+    seer = by_law.get("clairvoyant")
+    clairvoyant = tuning.best_setting(seer, attainment).total.gpu_hours if seer else None
     rows = []
     for law, own in by_law.items():
         entry = LAWS[law]

@@ -28,6 +28,7 @@ from simulations.embedded.store import CardRef
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.emulator import Load, ServingEmulator
 from simulations.kwok.process import free_port
+from simulations.serving.laws import hpa
 from simulations.serving.laws.hpa import Behaviour, pods_metric_wish
 
 _HPA_TARGET: Final = 10.0
@@ -39,7 +40,9 @@ class HpaLaw:
     """The HPA's rule on requests in the engine, with its down window a tenth of the usual 300 s."""
 
     def __init__(self) -> None:
-        self._behaviour = Behaviour(down_window_seconds=30.0, period_seconds=_HPA_SECONDS)
+        self._behaviour = Behaviour(
+            {**hpa.DEFAULTS, "down_window": 30.0, "up_period": _HPA_SECONDS, "down_period": _HPA_SECONDS}
+        )
         self._due = 0.0
 
     def wish(self, now: float, current: int, ready: int, inside: list[float]) -> int:

@@ -5,9 +5,8 @@ replicas (`supply`) and in the law that wants replicas. Replicas that share a ca
 share of time its neighbours kept the card busy in the last tick (time-slicing gives equal turns to whoever has work).
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from headroom.domain.model import GpuNode, Placement
@@ -16,10 +15,13 @@ from simulations.demo.services.scenario import SERVICES, Service, pair_of, promi
 from simulations.embedded.store import CardRef
 from simulations.serving.arena import Workload, initial_replicas
 from simulations.serving.engine.hardware import Pair
-from simulations.serving.engine.replica import Request, Speed
-from simulations.serving.fleet.deployment import Deployment, Phase, Pod
+from simulations.serving.engine.replica import Speed
+from simulations.serving.engine.request import Request
+from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.observe import Monitor
-from simulations.serving.laws.base import Entry, Law, Parameters, Setting
+from simulations.serving.fleet.pods import Phase, Pod
+from simulations.serving.fleet.served import Served
+from simulations.serving.laws.base import Entry, Law, Parameters, Setting, Watching
 from simulations.virtual_time import Engine
 
 TICK_SECONDS: Final = 15.0
@@ -27,6 +29,7 @@ METRIC_DELAY_SECONDS: Final = 5.0
 _SETTLE_SECONDS: Final = 120.0
 _LATENCY_WINDOW_SECONDS: Final = 60.0
 _SLOWDOWN_STEP: Final = 0.05
+_SHARE_OF_TURNS: Final = 1.06
 
 
 class Door:
@@ -124,6 +127,7 @@ class Side:
             cards_per_replica=pair.cards,
             cards=door,
             cold_start_seconds=lambda order, placement: self._cold_start(index, order, placement),
+            served=Served(service.objective.ttft_seconds, service.objective.itl_seconds),
         )
         initial = initial_replicas(
             Workload(trace, pair_of(service, whole=True), service.objective, service.min_replicas, service.max_replicas)
@@ -141,7 +145,9 @@ class Side:
         )
         monitor = Monitor(deployment, delay_seconds=METRIC_DELAY_SECONDS)
         law = entry.make(setting, parameters)
-        return Lane(index, service, pair, trace.requests(), deployment, door, monitor, law, initial)
+        if isinstance(law, Watching):
+            law.watch(deployment, self.seed, lambda order: False)
+        return Lane(index, service, pair, list(trace.requests()), deployment, door, monitor, law, initial)
 
     def _cold_start(self, index: int, order: int, placement: Placement) -> float:
         lane = self.lanes[index]
@@ -257,45 +263,27 @@ class Side:
         speed, factor = lane.pair.speed, round(factor / _SLOWDOWN_STEP) * _SLOWDOWN_STEP
         if abs(factor - 1) < _SLOWDOWN_STEP / 2:
             return speed
-        return replace(
-            speed,
-            base_seconds=speed.base_seconds * factor,
-            per_sequence_seconds=speed.per_sequence_seconds * factor,
-            per_prompt_token_seconds=speed.per_prompt_token_seconds * factor,
-            per_kv_token_seconds=speed.per_kv_token_seconds * factor,
-        )
+        return speed.slower(factor)
 
     def _record(self, lane: Lane, now: float) -> None:
         deployment, track = lane.deployment, lane.track
-        arrived = len(deployment.arrived)
+        arrived = deployment.served.arrived
         track.demand.append((arrived - lane.arrived_before) / TICK_SECONDS)
         lane.arrived_before = arrived
         track.replicas.append(deployment.replicas)
         track.ready.append(len(deployment.ready))
         track.queue.append(len(deployment.held) + sum(len(pod.replica.waiting) for pod in deployment.pods))
-        track.ttft.append(_recent_ttft(deployment.first_tokens, now))
+        track.ttft.append(lane.monitor.newest().ttft_quantile(0.95, _LATENCY_WINDOW_SECONDS))
 
 
 def slowdown(pod: Pod, pods: Iterable[tuple[Pod, float]]) -> float:
-    """How many times longer everything takes a replica: once, plus its neighbours' busy shares."""
-    return 1.0 + sum(busy for other, busy in pods if other is not pod)
+    """How many times longer everything takes a replica: once, plus its neighbours' busy shares and what switching costs.
 
-
-def _recent_ttft(first_tokens: Sequence[Request], now: float) -> float | None:
-    values: list[float] = []
-    for request in reversed(first_tokens):
-        if request.first_token < now - _LATENCY_WINDOW_SECONDS:
-            break
-        values.append(request.ttft_seconds)
-    values.sort()
-    return values[math.ceil(0.95 * len(values)) - 1] if values else None
+    Measured on one H200 (2026-11-27): two, three and four engines that never pause take 2.10, 3.15 and 4.19 times as long each.
+    """
+    return 1.0 + _SHARE_OF_TURNS * sum(busy for other, busy in pods if other is not pod)
 
 
 def attainment(lane: Lane) -> tuple[int, int]:
     """(requests that met both objectives, requests); what did not finish in time counts as missed."""
-    objective = lane.service.objective
-    met = sum(
-        request.ttft_seconds <= objective.ttft_seconds and request.itl_seconds <= objective.itl_seconds
-        for request in lane.deployment.finished
-    )
-    return met, len(lane.requests)
+    return lane.deployment.served.met, len(lane.requests)

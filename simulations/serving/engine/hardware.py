@@ -11,13 +11,14 @@ from typing import Any, Final
 import yaml
 
 from headroom.errors import HeadroomError
-from simulations.serving.engine.replica import Request, Speed
+from simulations.serving.engine.replica import Speed
+from simulations.serving.engine.request import Request
 
 _NUMBERS: Final = (
     "base_ms", "per_sequence_ms", "per_prompt_token_ms", "per_kv_token_ms", "slots", "kv_tokens", "chunk_tokens", "context_tokens",
     "vram_mib", "card_vram_mib", "cards",
 )  # fmt: skip
-_MAY_BE_ZERO: Final = frozenset({"per_sequence_ms", "per_kv_token_ms"})
+_MAY_BE_ZERO: Final = frozenset({"per_sequence_ms", "per_kv_token_ms", "per_prompt_pair_ns"})
 
 
 class HardwareError(HeadroomError):
@@ -73,13 +74,7 @@ class Pair:
     def idle_ttft_seconds(self, prompt_tokens: int) -> float:
         """Time to first token on an idle replica: no law can do better."""
         speed = self.speed
-        chunks = math.ceil(prompt_tokens / speed.chunk_tokens)
-        cached = speed.chunk_tokens * chunks * (chunks - 1) / 2
-        return (
-            chunks * speed.base_seconds
-            + prompt_tokens * speed.per_prompt_token_seconds
-            + cached * speed.per_kv_token_seconds
-        )
+        return math.ceil(prompt_tokens / speed.chunk_tokens) * speed.base_seconds + speed.prompt_seconds(prompt_tokens)
 
     def idle_itl_seconds(self, prompt_tokens: int, output_tokens: int) -> float:
         """Mean time between tokens of a request alone on a replica."""
@@ -146,6 +141,7 @@ def _pair(entry: Any, where: str) -> Pair:
             slots=int(numbers["slots"]),
             kv_tokens=int(numbers["kv_tokens"]),
             chunk_tokens=int(numbers["chunk_tokens"]),
+            per_prompt_pair_seconds=_number({"per_prompt_pair_ns": 0, **entry}, "per_prompt_pair_ns", where) / 1e9,
         ),
         cold_start=tuple(_phase(phase, where) for phase in phases),
         checks=tuple(entry.get("checks", ())),
@@ -182,13 +178,11 @@ def work_seconds(speed: Speed, request: Request, batch: float) -> float:
     gaps = request.output_tokens - 1
     context = request.prompt_tokens + request.output_tokens / 2
     step = speed.base_seconds / batch + speed.per_sequence_seconds + speed.per_kv_token_seconds * context
-    return (request.prompt_tokens - request.cached_tokens) * speed.per_prompt_token_seconds + gaps * step
+    return speed.prompt_seconds(request.prompt_tokens) + gaps * step
 
 
 def marginal_work_seconds(speed: Speed, request: Request) -> float:
     """GPU seconds that a request adds to a replica that iterates anyway: without the part of an iteration that the batch shares."""
     context = request.prompt_tokens + request.output_tokens / 2
     step = speed.per_sequence_seconds + speed.per_kv_token_seconds * context
-    return (request.prompt_tokens - request.cached_tokens) * speed.per_prompt_token_seconds + (
-        request.output_tokens - 1
-    ) * step
+    return speed.prompt_seconds(request.prompt_tokens) + (request.output_tokens - 1) * step

@@ -1,63 +1,32 @@
-"""One model server with continuous batching, in virtual time.
+"""One model server with continuous batching, in virtual time, admitting and preempting as vLLM's scheduler does.
 
-An iteration with `b` sequences in the batch, `c` prompt tokens of a prefill chunk and `k` tokens in the KV cache takes
+An iteration with `b` sequences that decode, `k` tokens of theirs in the KV cache, and a prefill chunk of `c` prompt tokens takes
 
-    base + per_sequence * b + per_prompt_token * c + per_kv_token * k        seconds.
+    base + per_sequence b + per_kv_token k + per_prompt_token c + per_prompt_pair p        seconds,
 
-A sequence whose prompt is complete yields one token per iteration. Between two changes of the batch the iterations follow
-an arithmetic progression (each adds `b` tokens to the cache), so a whole run of them is advanced in closed form: the cost of
-a simulation grows with the number of requests, not of tokens.
+`p` the pairs of a prompt token and a token before it: attention, which makes long prompts dearer than their length. A sequence
+whose prompt is complete yields one token per iteration. Between two changes of the batch the iterations follow an arithmetic
+progression (each adds `b` tokens to the cache), so a whole run of them is advanced in closed form: the cost of a simulation
+grows with the number of requests, not of tokens.
 
-Admission is first come first served: a request enters while a slot is free and its prompt and output fit the KV room that
-nobody else was promised, so nothing is ever preempted.
+Admission is first come first served: a request enters while a slot is free and its prompt fits the KV room; outputs grow
+into what is left. When nothing is left the request that entered last goes back to the head of the queue and loses its memory:
+prompt and output so far are computed again.
 """
 
 import heapq
 import math
-from collections import OrderedDict, deque
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-BLOCK_TOKENS = 512
-"""Prompt tokens per hash of a request's prefix."""
+from simulations.serving.engine.prefix import BLOCK_TOKENS, PrefixCache
+from simulations.serving.engine.request import Request
 
-
-class Request:
-    """One inference request and what became of it. Times in seconds, NaN until they happen."""
-
-    __slots__ = ("arrival", "blocks", "cached_tokens", "finished", "first_token", "output_tokens", "prompt_tokens")
-
-    def __init__(self, arrival: float, prompt_tokens: int, output_tokens: int, blocks: Sequence[int] = ()) -> None:
-        self.arrival = arrival
-        self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.blocks = blocks
-        """Hashes of the prompt's leading blocks; equal hashes mean a prefix that a replica may still have cached."""
-        self.cached_tokens = 0
-        self.first_token = math.nan
-        self.finished = math.nan
-
-    @property
-    def ttft_seconds(self) -> float:
-        """Time to first token."""
-        return self.first_token - self.arrival
-
-    @property
-    def itl_seconds(self) -> float:
-        """Mean time between output tokens; 0 for an output of one token."""
-        gaps = self.output_tokens - 1
-        return (self.finished - self.first_token) / gaps if gaps else 0.0
-
-
-class Prefill:
-    """An admitted request and the prompt tokens it still lacks."""
-
-    __slots__ = ("lacking", "request")
-
-    def __init__(self, request: Request, lacking: int) -> None:
-        self.request = request
-        self.lacking = lacking
+WATERMARK: Final = 0.01
+"""Share of the KV room that admission leaves to the outputs of those inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,55 +42,109 @@ class Speed:
     kv_tokens: int
     """Room of the KV cache."""
     chunk_tokens: int
-    """Most prompt tokens in one iteration."""
+    """Most tokens in one iteration, those of decoding sequences included."""
+    per_prompt_pair_seconds: float = 0.0
 
-    def iteration_seconds(self, batch: float, chunk_tokens: float, kv_tokens: float) -> float:
-        """Length of one iteration."""
+    def iteration_seconds(self, batch: float, chunk_tokens: float, kv_tokens: float, pairs: float = 0.0) -> float:
+        """Length of one iteration; `kv_tokens` are those of the sequences that decode."""
         return (
             self.base_seconds
             + self.per_sequence_seconds * batch
             + self.per_prompt_token_seconds * chunk_tokens
             + self.per_kv_token_seconds * kv_tokens
+            + self.per_prompt_pair_seconds * pairs
         )
+
+    def prompt_seconds(self, tokens: float) -> float:
+        """Time that the tokens of a prompt take, without the iterations that they are computed in."""
+        return tokens * (self.per_prompt_token_seconds + self.per_prompt_pair_seconds * tokens / 2)
+
+    def slower(self, factor: float) -> "Speed":
+        """A replica that takes `factor` times as long for everything."""
+        return Speed(
+            self.base_seconds * factor,
+            self.per_sequence_seconds * factor,
+            self.per_prompt_token_seconds * factor,
+            self.per_kv_token_seconds * factor,
+            self.slots,
+            self.kv_tokens,
+            self.chunk_tokens,
+            self.per_prompt_pair_seconds * factor,
+        )
+
+
+class Prefill:
+    """An admitted request, the prompt tokens it still lacks and those it has."""
+
+    __slots__ = ("done", "lacking", "order", "request")
+
+    def __init__(self, request: Request, lacking: int, done: int, order: int) -> None:
+        self.request = request
+        self.lacking = lacking
+        self.done = done
+        self.order = order
+
+
+class Histogram:
+    """Counts by upper edge (the last one of everything above), and the sum of the values."""
+
+    __slots__ = ("counts", "edges", "total")
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self.edges = edges
+        self.counts = [0.0] * (len(edges) + 1)
+        self.total = 0.0
+
+    def add(self, value: float, count: float = 1.0) -> None:
+        self.counts[bisect_left(self.edges, value)] += count
+        self.total += value * count
 
 
 class Replica:
     """The state of one server. The owner calls `arrive`, and `advance` at each time that either of them returned.
 
-    Counters only grow: `busy_seconds`, `prompt_tokens_done` (computed, without cached ones), `cached_tokens_done`,
-    `output_tokens_done`, `finished_count`, `iterations_done`, `gap_seconds` (sum of all gaps between output tokens). They are
-    exact at the ends of runs of iterations; `read` interpolates between.
+    Counters only grow: `busy_seconds`; `prompt_tokens_done` (whole prompts, counted with their first token, as engines do) and
+    `cached_tokens_done` (of these, found in the prefix cache); `computed_tokens` (prompt tokens that were computed, after a
+    preemption once more); `output_tokens_done`; `finished_count`; `iterations_done`; `gap_seconds` (sum of the `gaps_done`
+    between output tokens); `preemptions`. They are exact at the ends of runs of iterations; `read` interpolates between.
+    `histograms`, where set, are filled as vLLM fills its own.
     """
 
     __slots__ = (
-        "_cache", "_chunk", "_end", "_running", "_sequence", "_start", "_step", "_steps", "busy_seconds",
-        "cached_tokens_done", "finished_count", "gap_seconds", "iterations_done", "kv", "output_tokens_done", "prefilling",
-        "prompt_tokens_done", "reserved", "speed", "waiting",
+        "_chunk", "_end", "_order", "_prefix", "_running", "_start", "_step", "_steps", "busy_seconds", "cached_tokens_done",
+        "computed_tokens", "context", "finished_count", "gap_seconds", "gaps_done", "histograms", "iterations_done", "output_tokens_done",
+        "preemptions", "prefilling", "prompt_tokens_done", "speed", "taken", "waiting",
     )  # fmt: skip
 
-    def __init__(self, speed: Speed) -> None:
+    def __init__(self, speed: Speed, histograms: "Histograms | None" = None) -> None:
         self.speed = speed
+        self.histograms = histograms
         self.waiting: deque[Request] = deque()
         self.prefilling: deque[Prefill] = deque()
         self._running: list[tuple[int, int, Request]] = []
-        """Heap of (decode step at which it ends, order, request)."""
-        self._sequence = 0
+        """Heap of (decode step at which it ends, order of admission, request)."""
+        self._order = 0
         self._step = 0
         self._steps = 0
-        """Decode steps of the run under way; 0 when idle or when nothing decodes."""
+        """Decode steps of the run under way; 0 when idle."""
         self._chunk = 0
         self._start = 0.0
         self._end = math.inf
-        self.kv = 0
-        self.reserved = 0
-        self._cache: OrderedDict[int, None] = OrderedDict()
+        self.taken = 0
+        """KV tokens that are in use or promised to an admitted prompt."""
+        self.context = 0
+        """KV tokens of the sequences that decode."""
+        self._prefix = PrefixCache()
         self.busy_seconds = 0.0
         self.prompt_tokens_done = 0
         self.cached_tokens_done = 0
+        self.computed_tokens = 0
         self.output_tokens_done = 0
         self.iterations_done = 0
         self.gap_seconds = 0.0
+        self.gaps_done = 0
         self.finished_count = 0
+        self.preemptions = 0
 
     @property
     def load(self) -> int:
@@ -138,6 +161,10 @@ class Replica:
         """When `advance` is due; infinity while idle."""
         return self._end
 
+    def cached_blocks(self, blocks: Sequence[int]) -> int:
+        """Leading blocks of a prompt that the prefix cache holds."""
+        return self._prefix.hits(blocks)
+
     def arrive(self, request: Request, now: float) -> float | None:
         """Take a request. Returns a new time for `advance` when the one given before no longer holds."""
         self.waiting.append(request)
@@ -152,98 +179,191 @@ class Replica:
         """Finish the run that ends at `now` and begin the next; returns (got their first token, finished)."""
         first: list[Request] = []
         done: list[Request] = []
-        running, steps, chunk = self._running, self._steps, self._chunk
-        self.busy_seconds += now - self._start
+        running, steps = self._running, self._steps
+        elapsed = now - self._start
+        self.busy_seconds += elapsed
         self.iterations_done += steps
         batch = len(running)
         if batch:
-            self.gap_seconds += batch * (now - self._start)
+            grown = batch * steps
+            self.gap_seconds += batch * elapsed
             self._step += steps
-            self.kv += batch * steps
-            self.output_tokens_done += batch * steps
-            while running and running[0][0] <= self._step:
+            self.taken += grown
+            self.context += grown
+            self.output_tokens_done += grown
+            self.gaps_done += grown
+            if self.histograms is not None:
+                self.histograms.inter_token.add(elapsed / steps, grown)
+            step = self._step
+            while running and running[0][0] <= step:
                 self._finish(heapq.heappop(running)[2], now, done)
-        if chunk:
-            self._prefill(chunk, now, first, done)
+        if self._chunk:
+            self._prefill(now, first, done)
         self._begin(now)
         return first, done
 
     def _finish(self, request: Request, now: float, done: list[Request]) -> None:
         request.finished = now
-        self.kv -= request.prompt_tokens + request.output_tokens - 1
-        self.reserved -= request.prompt_tokens + request.output_tokens
+        tokens = request.prompt_tokens + request.output_tokens - 1
+        self.context -= tokens
+        self._let_go(request, tokens)
         self.finished_count += 1
+        if self.histograms is not None:
+            self.histograms.ended(request)
         done.append(request)
 
-    def _prefill(self, chunk: int, now: float, first: list[Request], done: list[Request]) -> None:
-        self.prompt_tokens_done += chunk
+    def _let_go(self, request: Request, tokens: int) -> None:
+        """Give a request's KV tokens back; shared blocks only when nobody uses them any more."""
+        if request.held_blocks:
+            held = request.blocks[: request.held_blocks]
+            self.taken -= tokens - len(held) * BLOCK_TOKENS + self._prefix.drop(held) * BLOCK_TOKENS
+            request.held_blocks = 0
+            self._prefix.trim(self.speed.kv_tokens - self.taken)
+        else:
+            self.taken -= tokens
+
+    def _prefill(self, now: float, first: list[Request], done: list[Request]) -> None:
+        chunk = self._chunk
+        self.computed_tokens += chunk
+        prefilling = self.prefilling
         while chunk > 0:
-            entry = self.prefilling[0]
-            request, lacking = entry.request, entry.lacking
+            entry = prefilling[0]
+            lacking = entry.lacking
             if lacking > chunk:
                 entry.lacking = lacking - chunk
-                self.kv += chunk
+                entry.done += chunk
                 return
             chunk -= lacking
-            self.kv += lacking
-            self.prefilling.popleft()
+            prefilling.popleft()
+            self._complete(entry, now, first, done)
+
+    def _complete(self, entry: Prefill, now: float, first: list[Request], done: list[Request]) -> None:
+        """A prompt is computed: its request has a token more and decodes from here on."""
+        request = entry.request
+        generated = request.generated
+        if not generated:
             request.first_token = now
-            self.output_tokens_done += 1
+            self.prompt_tokens_done += request.prompt_tokens
+            self.cached_tokens_done += request.cached_tokens
+            if self.histograms is not None:
+                self.histograms.began(request)
             first.append(request)
-            if request.blocks:
-                self._remember(request.blocks)
-            if request.output_tokens == 1:
-                self._finish(request, now, done)
-            else:
-                self._sequence += 1
-                heapq.heappush(self._running, (self._step + request.output_tokens - 1, self._sequence, request))
+        self.output_tokens_done += 1
+        self.context += request.prompt_tokens + generated
+        if request.blocks:
+            self._share(request)
+        if request.output_tokens == generated + 1:
+            self._finish(request, now, done)
+        else:
+            ends = self._step + request.output_tokens - generated - 1
+            heapq.heappush(self._running, (ends, entry.order, request))
+
+    def _share(self, request: Request) -> None:
+        """The blocks of a prompt that was computed are there for others from now on."""
+        whole = request.prompt_tokens // BLOCK_TOKENS
+        new = request.blocks[request.held_blocks : whole]
+        self.taken -= (len(new) - self._prefix.hold(new)) * BLOCK_TOKENS  # another one computed them at the same time
+        request.held_blocks += len(new)
 
     def _admissible(self, request: Request) -> bool:
-        return (
-            len(self.prefilling) + len(self._running) < self.speed.slots
-            and self.reserved + request.prompt_tokens + request.output_tokens <= self.speed.kv_tokens
-        )
+        speed = self.speed
+        inside = len(self.prefilling) + len(self._running)
+        if not inside:
+            return True
+        if inside >= speed.slots:
+            return False
+        need = request.prompt_tokens + request.generated
+        if request.blocks:
+            need -= self._prefix.hits(request.blocks) * BLOCK_TOKENS
+        return self.taken + need <= speed.kv_tokens * (1 - WATERMARK)
 
-    def _begin(self, now: float) -> None:
-        """Admit what fits and start the next run of iterations."""
-        waiting, prefilling, speed = self.waiting, self.prefilling, self.speed
+    def _admit(self, now: float) -> None:
+        waiting = self.waiting
         while waiting and self._admissible(waiting[0]):
             request = waiting.popleft()
-            self.reserved += request.prompt_tokens + request.output_tokens
-            lacking = request.prompt_tokens
+            need = request.prompt_tokens + request.generated
+            have = 0
             if request.blocks:
-                request.cached_tokens = cached = self._cached_tokens(request)
-                self.cached_tokens_done += cached
-                self.kv += cached
-                lacking -= cached
-            prefilling.append(Prefill(request, lacking))
-        batch = len(self._running)
+                have = self._reuse(request)
+            if math.isnan(request.scheduled):
+                request.scheduled = now
+                request.cached_tokens = have
+            self.taken += need - have
+            self._order += 1
+            self.prefilling.append(Prefill(request, need - have, have, self._order))
+
+    def _reuse(self, request: Request) -> int:
+        """Use what the prefix cache has of a prompt; returns the tokens. At least one token is always computed."""
+        hits = min(self._prefix.hits(request.blocks), (request.prompt_tokens - 1) // BLOCK_TOKENS)
+        self.taken += self._prefix.hold(request.blocks[:hits]) * BLOCK_TOKENS
+        request.held_blocks = hits
+        self._prefix.trim(self.speed.kv_tokens - self.taken)
+        return hits * BLOCK_TOKENS
+
+    def _begin(self, now: float) -> None:
+        """Admit what fits, make room for what grows, and start the next run of iterations."""
+        if self.waiting:
+            self._admit(now)
+        running, speed = self._running, self.speed
+        batch = len(running)
+        left = speed.kv_tokens - self.taken
+        while left < batch and batch + len(self.prefilling) > 1:
+            self._preempt()
+            batch = len(running)
+            left = speed.kv_tokens - self.taken
         self._start = now
-        if prefilling:
-            budget = max(speed.chunk_tokens - batch, 1)
-            chunk = 0
-            for entry in prefilling:
-                chunk += entry.lacking
-                if chunk >= budget:
-                    chunk = budget
-                    break
-            self._chunk, self._steps = chunk, 1
-            self._end = now + speed.iteration_seconds(batch, chunk, self.kv)
+        if self.prefilling:
+            self._chunk, pairs = self._next_chunk(max(speed.chunk_tokens - batch, 1))
+            self._steps = 1
+            self._end = now + speed.iteration_seconds(batch, self._chunk, self.context, pairs)
         elif batch:
-            self._chunk, self._steps = 0, self._running[0][0] - self._step
-            self._end = now + self._run_seconds(self._steps, batch)
+            steps = running[0][0] - self._step
+            if left < batch * steps:
+                steps = max(left // batch, 1)
+            self._chunk, self._steps = 0, steps
+            self._end = now + self._run_seconds(steps, batch)
         else:
             self._chunk = self._steps = 0
             self._end = math.inf
 
+    def _next_chunk(self, budget: int) -> tuple[int, float]:
+        """(prompt tokens of the next iteration, pairs of them with tokens before them)."""
+        chunk, pairs = 0, 0.0
+        for entry in self.prefilling:
+            tokens = min(entry.lacking, budget - chunk)
+            chunk += tokens
+            pairs += tokens * (entry.done + tokens / 2)
+            if chunk >= budget:
+                break
+        return chunk, pairs
+
+    def _preempt(self) -> None:
+        """Take the memory of the request that entered last; it waits at the head of the queue."""
+        self.preemptions += 1
+        running, prefilling = self._running, self.prefilling
+        at = max(range(len(running)), key=lambda index: running[index][1], default=-1)
+        if prefilling and (at < 0 or prefilling[-1].order > running[at][1]):
+            request = prefilling.pop().request
+            self._let_go(request, request.prompt_tokens + request.generated)
+        else:
+            ends, _, request = running[at]
+            running[at] = running[-1]
+            running.pop()
+            heapq.heapify(running)
+            request.generated = request.output_tokens - (ends - self._step)
+            tokens = request.prompt_tokens + request.generated - 1
+            self.context -= tokens
+            self._let_go(request, tokens)
+        self.waiting.appendleft(request)
+
     def _run_seconds(self, steps: int, batch: int) -> float:
         """Length of `steps` iterations without prefill from the present state."""
-        first = self.speed.iteration_seconds(batch, 0, self.kv)
+        first = self.speed.iteration_seconds(batch, 0, self.context)
         return steps * first + self.speed.per_kv_token_seconds * batch * (steps * (steps - 1) // 2)
 
     def _steps_until(self, elapsed: float, batch: int) -> int:
         """Iterations of a run without prefill that have begun after `elapsed` seconds."""
-        first = self.speed.iteration_seconds(batch, 0, self.kv)
+        first = self.speed.iteration_seconds(batch, 0, self.context)
         growth = self.speed.per_kv_token_seconds * batch / 2
         if growth * elapsed < 1e-9 * first * first:
             return max(math.ceil(elapsed / first), 1)
@@ -265,26 +385,6 @@ class Replica:
         self._steps, self._end = steps, end
         return end
 
-    def _cached_tokens(self, request: Request) -> int:
-        """Leading prompt tokens found in the prefix cache; at least one token is always computed."""
-        cache, hits = self._cache, 0
-        for block in request.blocks:
-            if block not in cache:
-                break
-            cache.move_to_end(block)
-            hits += 1
-        return min(hits * BLOCK_TOKENS, request.prompt_tokens - 1)
-
-    def _remember(self, blocks: Sequence[int]) -> None:
-        """Keep a prompt's blocks; the oldest leave when the cache holds as many as the KV room."""
-        cache = self._cache
-        for block in blocks:
-            cache[block] = None
-            cache.move_to_end(block)
-        room = self.speed.kv_tokens // BLOCK_TOKENS
-        while len(cache) > room:
-            cache.popitem(last=False)
-
     def read(self, now: float) -> "Counters":
         """The counters as of `now`, inside a run of iterations in proportion to its time."""
         if self._end == math.inf or now <= self._start:
@@ -294,13 +394,17 @@ class Replica:
             share = min(elapsed / (self._end - self._start), 1.0)
         batch = len(self._running)
         tokens = share * self._steps * batch
+        lacking = sum(entry.lacking for entry in self.prefilling) if self.prefilling else 0
         return Counters(
             self.busy_seconds + elapsed,
-            self.prompt_tokens_done + share * self._chunk,
+            self.prompt_tokens_done,
+            self.cached_tokens_done,
             self.output_tokens_done + tokens,
             self.iterations_done + share * self._steps,
             self.gap_seconds + batch * elapsed,
-            self.kv + tokens,
+            self.gaps_done + tokens,
+            self.taken - lacking + share * self._chunk + tokens,
+            self.finished_count,
         )
 
 
@@ -309,7 +413,71 @@ class Counters(NamedTuple):
 
     busy_seconds: float
     prompt_tokens: float
+    """Of whole prompts, those found in the prefix cache included."""
+    cached_tokens: float
     output_tokens: float
     iterations: float
     gap_seconds: float
+    gaps: float
     kv_tokens: float
+    """A gauge: KV tokens in use."""
+    finished: float
+
+
+_LATENCY_EDGES: Final = (
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1.0,
+    2.5,
+    5.0,
+    7.5,
+    10.0,
+    20.0,
+    40.0,
+    80.0,
+)
+_FIRST_TOKEN_EDGES: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0,
+    2560.0,
+)  # fmt: skip
+_REQUEST_EDGES: Final = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+)  # fmt: skip
+_TOKEN_EDGES: Final = tuple(float(step * 10**power) for power in range(6) for step in (1, 2, 5))
+
+
+class Histograms:
+    """vLLM's, with its edges (vllm 0.33.0, `vllm/v1/metrics/loggers.py`). Times are of the engine, which knows of no router."""
+
+    __slots__ = ("first_token", "inter_token", "per_output_token", "prefill", "prompt_tokens", "request")
+
+    def __init__(self) -> None:
+        self.first_token = Histogram(_FIRST_TOKEN_EDGES)
+        self.inter_token = Histogram(_LATENCY_EDGES)
+        self.per_output_token = Histogram(_LATENCY_EDGES)
+        """Mean gap of a request that ended."""
+        self.request = Histogram(_REQUEST_EDGES)
+        self.prefill = Histogram(_REQUEST_EDGES)
+        self.prompt_tokens = Histogram(_TOKEN_EDGES)
+        """Computed tokens of a request that ended, those found in the prefix cache left out."""
+
+    def began(self, request: Request) -> None:
+        """A request has its first token."""
+        self.first_token.add(request.first_token - request.sent)
+
+    def ended(self, request: Request) -> None:
+        """A request has its last token."""
+        self.request.add(request.finished - request.sent)
+        self.prefill.add(request.first_token - request.scheduled)
+        self.prompt_tokens.add(request.prompt_tokens - request.cached_tokens)
+        if request.output_tokens > 1:
+            self.per_output_token.add(request.itl_seconds)

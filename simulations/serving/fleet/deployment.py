@@ -1,29 +1,20 @@
 """The replicas of one model: cold starts, cards, routing, draining, and the record of what was held when.
 
-A replica is pending (no cards yet), starting (cards held, cold start under way), ready, or draining (takes no new requests,
-finishes its own). Cards are held, and GPU seconds counted, from placement to the end of the drain.
+Cards are held, and GPU seconds counted, from placement to the end of the drain.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from enum import IntEnum
-from operator import attrgetter
 from typing import Protocol
 
 from headroom.domain.model import Placement
-from simulations.serving.engine.replica import Counters, Replica, Request, Speed
+from simulations.serving.engine.replica import Histograms, Speed
+from simulations.serving.engine.request import Request
+from simulations.serving.fleet.pods import Phase, Pod
+from simulations.serving.fleet.routers import Router, least_requests
+from simulations.serving.fleet.served import Served
 from simulations.virtual_time import Engine
-
-
-class Phase(IntEnum):
-    """Where a replica is in its life; in the order in which a scale-down prefers to take it."""
-
-    PENDING = 0
-    STARTING = 1
-    READY = 2
-    DRAINING = 3
-    GONE = 4
 
 
 class Cards(Protocol):
@@ -36,28 +27,8 @@ class Cards(Protocol):
         """The cards back."""
 
 
-class Pod:
-    """One replica and its place in the world."""
-
-    __slots__ = ("created", "last_counters", "load", "order", "phase", "placement", "ready_at", "replica")
-
-    def __init__(self, order: int, created: float, speed: Speed) -> None:
-        self.order = order
-        self.created = created
-        self.phase = Phase.PENDING
-        self.placement: Placement | None = None
-        self.ready_at = math.inf
-        self.replica = Replica(speed)
-        self.load = 0
-        self.last_counters: Counters | None = None
-        """As of the last scrape."""
-
-
-_LOAD = attrgetter("load")
-
-
 class Deployment:
-    """Replicas of one model behind a least-loaded router; requests that find none ready are held at the router."""
+    """Replicas of one model behind a router; requests that find none ready are held there."""
 
     def __init__(
         self,
@@ -67,9 +38,19 @@ class Deployment:
         cards_per_replica: int,
         cards: Cards,
         cold_start_seconds: Callable[[int, Placement], float],
+        router: Router | None = None,
+        served: Served | None = None,
+        slowness: Callable[[int], float] = lambda order: 1.0,
     ) -> None:
         self.engine = engine
         self.speed = speed
+        self.router = router or least_requests(0)
+        self.served = served or Served()
+        self.slowness = slowness
+        """Order of the start -> how many times as long as the others this replica takes for everything (another card)."""
+        self.observed = False
+        """Whether replicas fill histograms, for who reads them."""
+        self.on_ready: Callable[[Pod], None] = lambda pod: None
         self.cards_per_replica = cards_per_replica
         self.cards = cards
         self.cold_start_seconds = cold_start_seconds
@@ -78,12 +59,7 @@ class Deployment:
         """Pods that are not gone."""
         self.ready: list[Pod] = []
         self.held: deque[Request] = deque()
-        self.arrived: list[Request] = []
-        self.first_tokens: list[Request] = []
-        """Requests in the order of their first tokens."""
-        self.finished: list[Request] = []
         self.rejected_count = 0
-        self.arrived_prompt_tokens = 0
         self.gpu_seconds = 0.0
         self.cold_starts = 0
         self._starts = 0
@@ -93,9 +69,6 @@ class Deployment:
         self.request_seconds = 0.0
         """Integral over time of the requests inside (held, waiting, running)."""
         self._inside_until = 0.0
-        self.gone_busy_seconds = 0.0
-        self.gone_prompt_tokens = 0
-        self.gone_output_tokens = 0
 
     # --- requests -------------------------------------------------------------------------------------------------------
 
@@ -104,11 +77,10 @@ class Deployment:
         if request.prompt_tokens + request.output_tokens > self.speed.kv_tokens:
             self.rejected_count += 1
             return
-        self.arrived.append(request)
-        self.arrived_prompt_tokens += request.prompt_tokens
+        self.served.arrived += 1
         self._count_inside(1)
         if self.ready:
-            self._send(min(self.ready, key=_LOAD), request)
+            self._send(self.router(self.ready, request), request)
         else:
             self.held.append(request)
 
@@ -134,9 +106,9 @@ class Deployment:
             return  # the run was cut short after this event was set
         first, done = replica.advance(now)
         if first:
-            self.first_tokens.extend(first)
+            self.served.began(first)
         if done:
-            self.finished.extend(done)
+            self.served.ended(done)
             pod.load -= len(done)
             self._count_inside(-len(done))
         due = replica.next_event
@@ -161,20 +133,25 @@ class Deployment:
         now = self.engine.now
         kept = [pod for pod in self.pods if pod.phase is not Phase.DRAINING]
         for _ in range(replicas - len(kept)):
-            self._starts += 1
-            self.pods.append(Pod(self._starts, now, self.speed))
+            self._create(now)
         if len(kept) > replicas:
             kept.sort(key=lambda pod: (pod.phase, pod.load, -pod.order))
             for pod in kept[: len(kept) - replicas]:
                 self._drain(pod)
         self.place_pending()
 
+    def _create(self, now: float) -> Pod:
+        self._starts += 1
+        factor = self.slowness(self._starts)
+        speed = self.speed if factor == 1.0 else self.speed.slower(factor)
+        pod = Pod(self._starts, now, speed, Histograms() if self.observed else None)
+        self.pods.append(pod)
+        return pod
+
     def start_ready(self, replicas: int) -> None:
         """Put the first replicas in place, warm: the state in which every law takes over."""
         for _ in range(replicas):
-            self._starts += 1
-            pod = Pod(self._starts, self.engine.now, self.speed)
-            self.pods.append(pod)
+            pod = self._create(self.engine.now)
             if self._place(pod):
                 self._become_ready(pod)
 
@@ -194,6 +171,7 @@ class Deployment:
             return False
         self._count_cards(self.cards_per_replica)
         pod.placement = placement
+        pod.placed_at = self.engine.now
         pod.phase = Phase.STARTING
         return True
 
@@ -205,22 +183,23 @@ class Deployment:
         pod.phase = Phase.READY
         pod.ready_at = self.engine.now
         self.ready.append(pod)
+        self.on_ready(pod)
         while self.held:
-            self._send(min(self.ready, key=_LOAD), self.held.popleft())
+            request = self.held.popleft()
+            request.sent = self.engine.now
+            self._send(self.router(self.ready, request), request)
 
     def _drain(self, pod: Pod) -> None:
         if pod.phase is Phase.READY:
             self.ready.remove(pod)
         pod.phase = Phase.DRAINING
+        pod.removed_at = self.engine.now
         if pod.load == 0:
             self._remove(pod)
 
     def _remove(self, pod: Pod) -> None:
         pod.phase = Phase.GONE
         self.pods.remove(pod)
-        self.gone_busy_seconds += pod.replica.busy_seconds
-        self.gone_prompt_tokens += pod.replica.prompt_tokens_done
-        self.gone_output_tokens += pod.replica.output_tokens_done
         if pod.placement is not None:
             self._count_cards(-self.cards_per_replica)
             self.cards.give(pod.placement)

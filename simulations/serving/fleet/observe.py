@@ -1,6 +1,7 @@
-"""What a law may know: samples as a monitoring system scrapes them, and the API server's view of the pods.
+"""What rivals may know: samples as a monitoring system scrapes them, and the API server's view of the pods.
 
-Samples are taken every scrape interval and become visible `delay_seconds` later. All laws see the same ones.
+All replicas are sampled at once, which is kinder than a real Prometheus (each target has its own moment, see `scrapes`).
+Samples become visible `delay_seconds` later. All laws but Headroom's see the same ones.
 """
 
 import math
@@ -8,9 +9,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import sub
+from typing import Final
 
-from simulations.serving.engine.replica import Counters, Request
-from simulations.serving.fleet.deployment import Deployment, Phase, Pod
+from simulations.serving.engine.replica import Counters
+from simulations.serving.fleet.deployment import Deployment
+from simulations.serving.fleet.pods import Phase, Pod
+
+_KEPT: Final = 240
+"""Samples kept: an hour at 15 s, longer than any law looks back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +29,8 @@ class PodSample:
     """KV cache in use, 0-1."""
     busy_share: float
     """Share of the time since the last scrape that the GPU ran a kernel, 0-1."""
-    age_seconds: float = 0.0
-    """Since it became ready."""
-    step: Counters | None = None
-    """Growth of the engine's counters since the last scrape; None for a pod's first."""
+    waiting_tokens: int = 0
+    """Prompt tokens that wait or are not computed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +39,12 @@ class Sample:
 
     time: float
     pods: tuple[PodSample, ...]
+    """Of the pods that report."""
     held: int
     """Requests at the router without a ready replica."""
     inside: int
-    """Requests held, waiting or running."""
+    """Requests held, waiting or running, as the router counts them."""
     arrived: int
-    arrived_prompt_tokens: int
-    prompt_tokens: float
-    """Computed, so without those found in a prefix cache."""
-    output_tokens: float
-    busy_seconds: float
     request_seconds: float
     """Integral of the requests inside."""
     first_token_count: int
@@ -54,9 +54,13 @@ class Sample:
 class Monitor:
     """Takes the samples of one deployment and answers questions on the visible ones."""
 
-    def __init__(self, deployment: Deployment, *, delay_seconds: float) -> None:
+    def __init__(
+        self, deployment: Deployment, *, delay_seconds: float, silent: Callable[[int], bool] = lambda order: False
+    ) -> None:
         self.deployment = deployment
         self.delay_seconds = delay_seconds
+        self.silent = silent
+        """Order of the start -> whether the pod never reports."""
         self.samples: list[Sample] = []
         self._times: list[float] = []
 
@@ -64,61 +68,49 @@ class Monitor:
         """Take a sample now."""
         deployment = self.deployment
         now = deployment.engine.now
-        busy, prompt, output = (
-            deployment.gone_busy_seconds,
-            float(deployment.gone_prompt_tokens),
-            float(deployment.gone_output_tokens),
-        )
-        pods: list[PodSample] = []
-        for pod in deployment.pods:
-            if pod.phase < Phase.READY:
-                continue
-            counters = pod.replica.read(now)
-            busy, prompt, output = (
-                busy + counters.busy_seconds,
-                prompt + counters.prompt_tokens,
-                output + counters.output_tokens,
-            )
-            if pod.phase is Phase.READY:
-                pods.append(self._pod(pod, counters, now))
-            pod.last_counters = counters
+        pods = [
+            self._pod(pod, now) for pod in deployment.pods if pod.phase is Phase.READY and not self.silent(pod.order)
+        ]
+        served = deployment.served
+        if len(self.samples) >= 2 * _KEPT:
+            del self.samples[:_KEPT], self._times[:_KEPT]
         self.samples.append(
             Sample(
                 time=now,
                 pods=tuple(pods),
                 held=len(deployment.held),
                 inside=deployment.inside,
-                arrived=len(deployment.arrived),
-                arrived_prompt_tokens=deployment.arrived_prompt_tokens,
-                prompt_tokens=prompt,
-                output_tokens=output,
-                busy_seconds=busy,
+                arrived=served.arrived,
                 request_seconds=deployment.request_seconds_until_now(),
-                first_token_count=len(deployment.first_tokens),
-                finished_count=len(deployment.finished),
+                first_token_count=len(served.ttft),
+                finished_count=served.finished,
             )
         )
         self._times.append(now)
 
-    def _pod(self, pod: Pod, counters: Counters, now: float) -> PodSample:
-        waiting = len(pod.replica.waiting)
-        last = pod.last_counters
-        step = None if last is None else Counters(*map(sub, counters, last))
+    def _pod(self, pod: Pod, now: float) -> PodSample:
+        counters, last, replica = pod.replica.read(now), pod.last_counters, pod.replica
+        pod.last_counters = counters
+        waiting = len(replica.waiting)
+        step = counters if last is None else Counters(*map(sub, counters, last))
         span = now - (pod.ready_at if last is None else self._times[-1])
-        busy = (counters if step is None else step).busy_seconds
         return PodSample(
             waiting=waiting,
             running=pod.load - waiting,
             kv_share=counters.kv_tokens / self.deployment.speed.kv_tokens,
-            busy_share=min(max(busy / span, 0.0), 1.0) if span > 0 else 0.0,
-            age_seconds=now - pod.ready_at,
-            step=step,
+            busy_share=min(max(step.busy_seconds / span, 0.0), 1.0) if span > 0 else 0.0,
+            waiting_tokens=sum(request.prompt_tokens for request in replica.waiting)
+            + sum(entry.lacking for entry in replica.prefilling),
         )
 
     def view(self) -> "View":
         """What is visible now."""
         now = self.deployment.engine.now
         return View(self, now, bisect_right(self._times, now - self.delay_seconds + 1e-9))
+
+    def newest(self) -> "View":
+        """What will be visible once the newest sample is: for records, not for laws."""
+        return View(self, self.deployment.engine.now, len(self.samples))
 
 
 class View:
@@ -168,32 +160,17 @@ class View:
 
     def ttft_quantile(self, share: float, seconds: float) -> float | None:
         """Quantile of the time to first token of those who got it in the window; None when nobody did."""
-        return self._quantile(
-            self.deployment.first_tokens, lambda sample: sample.first_token_count, share, seconds, _ttft
-        )
+        return self._quantile(self.deployment.served.ttft, lambda sample: sample.first_token_count, share, seconds)
 
     def itl_quantile(self, share: float, seconds: float) -> float | None:
         """Quantile of the mean time between tokens of the requests that finished in the window; None when none did."""
-        return self._quantile(self.deployment.finished, lambda sample: sample.finished_count, share, seconds, _itl)
+        return self._quantile(self.deployment.served.inter_token, lambda sample: sample.finished_count, share, seconds)
 
     def _quantile(
-        self,
-        requests: list[Request],
-        count: Callable[[Sample], int],
-        share: float,
-        seconds: float,
-        value: Callable[[Request], float],
+        self, values: Sequence[float], count: Callable[[Sample], int], share: float, seconds: float
     ) -> float | None:
         samples = self.window(seconds)
         if not samples:
             return None
-        values = sorted(map(value, requests[count(samples[0]) if len(samples) > 1 else 0 : count(samples[-1])]))
-        return values[min(math.ceil(share * len(values)), len(values)) - 1] if values else None
-
-
-def _ttft(request: Request) -> float:
-    return request.ttft_seconds
-
-
-def _itl(request: Request) -> float:
-    return request.itl_seconds
+        ordered = sorted(values[count(samples[0]) if len(samples) > 1 else 0 : count(samples[-1])])
+        return ordered[min(math.ceil(share * len(ordered)), len(ordered)) - 1] if ordered else None

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from simulations.serving.engine.hardware import Pair
+from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.observe import View
+from simulations.serving.laws.space import Space
 from simulations.serving.loads.traces import Trace
 
 Parameters = Mapping[str, float]
@@ -16,6 +18,14 @@ class Law(Protocol):
 
     def wish(self, view: View) -> int:
         """Replicas wanted now, before the bounds."""
+
+
+@runtime_checkable
+class Watching(Law, Protocol):
+    """A law that scrapes the pods itself."""
+
+    def watch(self, deployment: Deployment, seed: int, silent: Callable[[int], bool]) -> None:
+        """Scrape this deployment; pods that `silent` names (by order of their start) never report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +63,7 @@ class Entry:
     make: Callable[[Setting, Parameters], Law]
     defaults: Parameters
     """As its documentation gives them."""
-    grid: Mapping[str, tuple[float, ...]]
-    """What tuning tries, all combinations."""
+    space: Space
+    """All that its users can set: what tuning draws from."""
     source: str
     knows_future: bool = False
-    beside: tuple[Parameters, ...] = ()
-    """Settings that tuning tries besides the grid."""

@@ -1,78 +1,87 @@
-"""All laws by name, with the defaults of their documentation and the grid on which each is tuned."""
+"""All laws by name, with the defaults of their documentation and all that their users can set."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from headroom.errors import HeadroomError
-from simulations.serving.laws import headroom, hpa, knowing, others
+from simulations.serving.laws import aibrix, headroom, hpa, knative, knowing, llmd
 from simulations.serving.laws.base import Entry
+from simulations.serving.laws.space import Choice, Range
+
+_POLLING: Final = Choice((5.0, 15.0, 30.0, 60.0))
 
 LAWS: Final[Mapping[str, Entry]] = {
     entry.name: entry
     for entry in (
         Entry(
-            "hpa-cpu", "HPA on CPU", hpa.make_cpu, {"target": 80.0, "down_window": 300.0},
-            {"target": (24.0,)},
+            "hpa-cpu", "HPA on CPU", hpa.make_cpu, {**hpa.DEFAULTS, "target": 80.0},
+            {**hpa.SPACE, "target": Range(5.0, 95.0)},
             "kubernetes.io, Horizontal Pod Autoscaling; target 80 %",
         ),
         Entry(
-            "hpa-gpu", "HPA on GPU utilisation", hpa.make_gpu, {"target": 80.0, "down_window": 300.0},
-            {"target": (90.0, 95.0)},
+            "hpa-gpu", "HPA on GPU utilisation", hpa.make_gpu, {**hpa.DEFAULTS, "target": 80.0},
+            {**hpa.SPACE, "target": Range(30.0, 99.9, logarithmic=False)},
             "kubernetes.io, Horizontal Pod Autoscaling; DCGM_FI_DEV_GPU_UTIL, target 80 %",
         ),
         Entry(
-            "keda-queue", "KEDA on waiting requests", hpa.make_keda_queue, {"target": 5.0, "down_window": 300.0, "polling": 15.0},
-            {"target": (1.0,)},
+            "keda-queue", "KEDA on waiting requests", hpa.make_keda_queue, {**hpa.DEFAULTS, "target": 5.0, "polling": 15.0},
+            {**hpa.SPACE, "target": Range(0.2, 50.0), "polling": _POLLING},
             "vLLM production-stack, KEDA guide: vllm:num_requests_waiting, target 5, polling 15 s",
         ),
         Entry(
-            "keda-running", "KEDA on requests inside", hpa.make_keda_inside, {"target": 16.0, "down_window": 300.0, "polling": 15.0},
-            {"target": (6.0, 16.0, 25.0, 30.0, 36.0, 43.0, 52.0)},
-            "llm-d, autoscaling with KEDA: running requests, target 16",
+            "keda-running", "KEDA on requests inside", hpa.make_keda_inside, {**hpa.DEFAULTS, "target": 16.0, "polling": 15.0},
+            {**hpa.SPACE, "target": Range(2.0, 150.0), "polling": _POLLING},
+            "running and waiting requests in one trigger, target 16 as llm-d's guide has it for running ones",
         ),
         Entry(
-            "kpa", "Knative KPA", others.make_kpa, {"target": 70.0, "stable": 60.0},
-            {"target": (6.0, 12.0, 25.0, 30.0, 36.0, 43.0), "stable": (60.0, 300.0)},
+            "keda-epp", "KEDA on EPP metrics", hpa.make_keda_epp,
+            {**hpa.DEFAULTS, "queue_target": 1.0, "running_target": 16.0, "polling": 15.0, "up_window": 300.0},
+            {**hpa.SPACE, "up_window": Choice((0.0, 15.0, 30.0, 60.0, 300.0)), "queue_target": Range(0.2, 50.0),
+             "running_target": Range(2.0, 150.0), "polling": _POLLING},
+            "llm-d, autoscaling with KEDA on endpoint-picker metrics: queue 1, running 16, both windows 300 s",
+        ),
+        Entry(
+            "llmd-tokens", "llm-d token law", llmd.make_tokens, llmd.TOKENS_DEFAULTS, llmd.TOKENS_SPACE,
+            "llm-d, token-aware autoscaling: backlog over prefill speed in 1.5 s, KV 80 %",
+        ),
+        Entry(
+            "llmd-slo", "llm-d SLO law", llmd.make_slo, llmd.SLO_DEFAULTS, llmd.SLO_SPACE,
+            "llm-d, SLO-aware autoscaling: up past 0.55, down below 0.40",
+        ),
+        Entry(
+            "kpa", "Knative KPA", knative.make, knative.DEFAULTS, knative.SPACE,
             "Knative, Autoscaling: concurrency, 70 % of 100, stable window 60 s",
         ),
         Entry(
-            "apa-kv", "AIBrix APA on KV cache", others.make_apa_kv, {"target": 0.5, "cooldown": 300.0},
-            {"target": (0.1,)},
-            "AIBrix, Autoscaling: APA, gpu_cache_usage_perc 0.5",
+            "apa-kv", "AIBrix APA on KV cache", aibrix.make_kv, aibrix.DEFAULTS, aibrix.SPACE,
+            "AIBrix, Autoscaling: APA, KV cache 0.5",
         ),
         Entry(
-            "wva", "WVA saturation", others.make_wva,
-            {"kv_limit": 0.8, "queue_limit": 5.0, "kv_spare": 0.1, "queue_spare": 3.0, "interval": 60.0},
-            {"kv_limit": (0.2,)},
-            "llm-d workload-variant-autoscaler, saturation analyser v1",
+            "wva", "WVA saturation (deprecated)", llmd.make_wva, llmd.WVA_DEFAULTS, llmd.WVA_SPACE,
+            "llm-d workload-variant-autoscaler, saturation analyser v1; its project recommends KEDA since 2026",
         ),
         Entry(
-            "llmd-slo", "llm-d SLO law", others.make_slo, {"up_at": 0.55, "down_share": 0.727},
-            {"up_at": (0.3, 0.4, 0.55, 0.7, 0.85), "down_share": (0.727,)},
-            "llm-d, autoscaling with KEDA on endpoint-picker metrics: up past 0.55, down below 0.40",
-        ),
-        Entry(
-            "static", "Static", knowing.make_static, {"replicas": 0.0},
-            {"replicas": (7.0, 8.0, 9.0, 10.0, 12.0)},
+            "static", "Static", knowing.make_static, {"replicas": 0.0}, {"replicas": Range(1.0, 64.0, whole=True)},
             "a fixed count; default: the busiest minute at 80 % busy", knows_future=True,
         ),
         Entry(
-            "headroom", "Headroom", headroom.make, {"target": 0.9},
-            {"target": (0.85, 0.95, 1.0, 1.05, 1.1)},
-            "autoscaler.law.decide", beside=tuple({"burst_factor": factor} for factor in (2.0, 3.0, 4.0, 5.0, 6.0)),
+            "headroom", "Headroom", headroom.make, {}, {"target": Range(0.7, 1.2)}, "autoscaler.law.decide",
         ),
         Entry(
-            "headroom-ahead", "Headroom, told one cold start", knowing.make_foresight, {"target": 0.9, "ahead": 120.0},
-            {"target": (0.9, 1.0, 1.1)},
+            "headroom-ahead", "Headroom, told one cold start", knowing.make_foresight, {"ahead": 120.0},
+            {"target": Range(0.7, 1.2)},
             "autoscaler.law.decide with the arrivals of the next two minutes", knows_future=True,
         ),
         Entry(
             "clairvoyant", "Clairvoyant", knowing.make_clairvoyant, {"rho": 0.9, "ahead": 120.0},
-            {"rho": (0.8, 0.9, 1.0)},
+            {"rho": Range(0.6, 1.3, logarithmic=False)},
             "docs/simulation.md", knows_future=True,
         ),
     )
 }  # fmt: skip
+
+RIVALS: Final = ("hpa-gpu", "keda-queue", "keda-running", "keda-epp", "llmd-tokens", "llmd-slo", "kpa", "apa-kv", "wva")
+"""Laws that Headroom is compared with. (HPA on CPU does not see the load at all; it is here for `headroom simulate serving`.)"""
 
 
 class LawError(HeadroomError):

@@ -15,11 +15,11 @@ from itertools import accumulate
 from typing import Final
 
 from autoscaler.law.inputs import Work
+from autoscaler.observation.observer import Observer
 from simulations.serving.engine.hardware import Pair
 from simulations.serving.fleet.observe import View
 from simulations.serving.laws.base import Law, Objective, Parameters, Setting
 from simulations.serving.laws.headroom import HeadroomLaw
-from simulations.serving.laws.others import Static
 from simulations.serving.loads.traces import Trace
 
 _BIN_SECONDS: Final = 5.0
@@ -34,7 +34,7 @@ def capacity_seconds(pair: Pair, objective: Objective, prompt_tokens: int, outpu
     """
     speed = pair.speed
     step = speed.per_sequence_seconds + speed.per_kv_token_seconds * (prompt_tokens + output_tokens / 2)
-    prompt = prompt_tokens * speed.per_prompt_token_seconds
+    prompt = speed.prompt_seconds(prompt_tokens)
     decode = (output_tokens - 1) * step
     share = max(1 - speed.base_seconds / objective.itl_seconds, 0.05)
     return max((prompt + decode) / share, prompt + prompt_tokens / speed.chunk_tokens * speed.base_seconds + decode)
@@ -78,8 +78,10 @@ class Foresight(HeadroomLaw):
         self.law = replace(self.law, burst_margin=math.inf)  # nothing is sudden to who is told: no reserve
         self.ahead_seconds = parameters["ahead"]
 
-    def work(self, view: View) -> Work:
-        work = super().work(view)
+    def work(self, observer: Observer, view: View) -> Work | None:
+        work = super().work(observer, view)
+        if work is None:
+            return None
         trace = self.setting.trace
         times = trace.arrival_seconds
         first = bisect.bisect_left(times, view.now)
@@ -108,6 +110,16 @@ class Foresight(HeadroomLaw):
         return max(
             (bisect.bisect_left(times, end) - bisect.bisect_left(times, end - seconds)) / seconds for end in ends
         )
+
+
+class Static:
+    """A fixed number of replicas."""
+
+    def __init__(self, replicas: int) -> None:
+        self.replicas = replicas
+
+    def wish(self, view: View) -> int:
+        return self.replicas
 
 
 def make_static(setting: Setting, parameters: Parameters) -> Law:

@@ -12,14 +12,15 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from headroom.errors import HeadroomError
-from simulations.serving.engine.replica import Request
+from simulations.serving.engine.request import Request
 
 FORMATS: Final = ("auto", "azure", "mooncake", "generic")
 _ARRIVAL: Final = ("arrival_seconds", "arrival", "timestamp", "time", "arrival_time")
@@ -48,13 +49,13 @@ class TraceError(HeadroomError):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests in order of arrival; seconds count from the first one."""
+    """Requests in order of arrival; seconds count from the first one. Columns, since a week has millions of them."""
 
     name: str
-    arrival_seconds: tuple[float, ...]
-    prompt_tokens: tuple[int, ...]
-    output_tokens: tuple[int, ...]
-    blocks: tuple[tuple[int, ...], ...] = ()
+    arrival_seconds: Sequence[float]
+    prompt_tokens: Sequence[int]
+    output_tokens: Sequence[int]
+    blocks: Sequence[tuple[int, ...]] = ()
     """Prefix block hashes per request; empty when the trace has none."""
     notes: tuple[str, ...] = field(default=())
     """What was done to rows that could not be used as they were."""
@@ -67,11 +68,18 @@ class Trace:
         """From the first arrival to the last."""
         return self.arrival_seconds[-1]
 
-    def requests(self) -> list[Request]:
-        """Fresh requests for one run."""
-        if self.blocks:
-            return list(map(Request, self.arrival_seconds, self.prompt_tokens, self.output_tokens, self.blocks))
-        return list(map(Request, self.arrival_seconds, self.prompt_tokens, self.output_tokens))
+    def requests(self, most_tokens: float = math.inf) -> Iterator[Request]:
+        """Fresh requests for one run, one at a time; those of more than `most_tokens` (prompt and output) are left out."""
+        columns = (self.arrival_seconds, self.prompt_tokens, self.output_tokens)
+        made = map(Request, *columns, self.blocks) if self.blocks else map(Request, *columns)
+        if math.isinf(most_tokens):
+            return made
+        return (request for request in made if request.prompt_tokens + request.output_tokens <= most_tokens)
+
+    def servable(self, most_tokens: float) -> int:
+        """How many requests have at most so many tokens."""
+        both = zip(self.prompt_tokens, self.output_tokens, strict=True)
+        return sum(prompt + output <= most_tokens for prompt, output in both)
 
     def copies(self, count: int, shift_seconds: float) -> "Trace":
         """The trace laid over itself, each copy `shift_seconds` later than the one before, its end wrapped round to the start.
@@ -90,9 +98,9 @@ class Trace:
         return replace(
             self,
             name=f"{self.name} x{count}",
-            arrival_seconds=tuple(row[0] - start for row in rows),
-            prompt_tokens=tuple(self.prompt_tokens[row[2]] for row in rows),
-            output_tokens=tuple(self.output_tokens[row[2]] for row in rows),
+            arrival_seconds=array("d", [row[0] - start for row in rows]),
+            prompt_tokens=array("l", [self.prompt_tokens[row[2]] for row in rows]),
+            output_tokens=array("l", [self.output_tokens[row[2]] for row in rows]),
             blocks=tuple(_own(self.blocks[row[2]], row[1]) for row in rows) if self.blocks else (),
         )
 
@@ -105,9 +113,9 @@ class Trace:
         first = self.arrival_seconds[kept[0]]
         return replace(
             self,
-            arrival_seconds=tuple(self.arrival_seconds[at] - first for at in kept),
-            prompt_tokens=tuple(self.prompt_tokens[at] for at in kept),
-            output_tokens=tuple(self.output_tokens[at] for at in kept),
+            arrival_seconds=array("d", [self.arrival_seconds[at] - first for at in kept]),
+            prompt_tokens=array("l", [self.prompt_tokens[at] for at in kept]),
+            output_tokens=array("l", [self.output_tokens[at] for at in kept]),
             blocks=tuple(self.blocks[at] for at in kept) if self.blocks else (),
         )
 
@@ -148,9 +156,9 @@ def read_trace(path: Path, form: str = "auto") -> Trace:
         name = name.removesuffix(suffix)
     return Trace(
         name=name,
-        arrival_seconds=tuple(row[0] - start for row in rows),
-        prompt_tokens=tuple(row[1] for row in rows),
-        output_tokens=tuple(row[2] for row in rows),
+        arrival_seconds=array("d", [row[0] - start for row in rows]),
+        prompt_tokens=array("l", [row[1] for row in rows]),
+        output_tokens=array("l", [row[2] for row in rows]),
         blocks=tuple(row[3] for row in rows) if any(row[3] for row in rows) else (),
         notes=tuple(notes),
     )

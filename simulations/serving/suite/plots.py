@@ -58,8 +58,8 @@ def attainment(points: Sequence[Point], titles: dict[str, str], path: Path) -> N
 
 def _per_minute(lane: Lane) -> list[int]:
     counts = [0] * (int(lane.workload.trace.span_seconds / 60) + 1)
-    for request in lane.requests:
-        counts[int(request.arrival / 60)] += 1
+    for arrival in lane.workload.trace.arrival_seconds:
+        counts[int(arrival / 60)] += 1
     return counts
 
 

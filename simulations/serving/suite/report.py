@@ -1,171 +1,300 @@
-"""Tables of the published comparison, from the files that `simulations.serving.suite.run` leaves."""
+"""Tables of the published comparison from the runs that are there; a cell whose runs are missing shows `...`."""
 
-import json
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from simulations.serving.laws.catalogue import LAWS
-from simulations.serving.suite import tables, tuning
-from simulations.serving.suite.results import Outcome
-from simulations.serving.suite.tuning import Point
+from simulations.serving.laws.catalogue import LAWS, RIVALS
+from simulations.serving.suite import tables
+from simulations.serving.suite.compare import Bench, Scored, Study, candidates
+from simulations.serving.suite.results import Outcome, work_bound_gpu_hours
+from simulations.serving.suite.scenarios import LOADS, SHARE, TUNED_ON, Load
+from simulations.serving.suite.search import Judged, cost, spread
 
-LEVELS: Final = (0.90, 0.95, 0.98, 0.99, 0.995)
-TUNED_FOR: Final = 0.98
-TWO_MODELS: Final = "two-models"
-_YARDSTICKS: Final = ("headroom", "headroom-ahead", "clairvoyant")
-
-
-def file_of(folder: Path, load: str, law: str) -> Path:
-    """Where the runs of a law on a load are kept."""
-    return folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', load)}.{law}.json"
+MISSING: Final = "..."
+OURS: Final = "headroom"
+SEER: Final = "clairvoyant"
 
 
-def read_points(folder: Path, scenario: str) -> dict[str, list[Point]]:
-    """Law -> measured settings of its grid, the default first; laws without a file are left out."""
-    found: dict[str, list[Point]] = {}
-    for law, entry in LAWS.items():
-        path = file_of(folder, scenario, law)
-        if path.exists():
-            runs = read_runs(path)
-            found[law] = [run for setting in tuning.settings_of(entry) for run in runs if run.parameters == setting]
-    return found
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One law on one load, as far as it was run."""
+
+    law: str
+    default: Scored | None
+    tuned: Scored | None
+    tried: int
 
 
-def read_runs(path: Path) -> list[Point]:
-    """All runs of a file."""
-    return [
-        Point(
-            run["law"],
-            run["parameters"],
-            _outcome(run["total"]),
-            {name: _outcome(values) for name, values in run["workloads"].items()},
-        )
-        for run in json.loads(path.read_text("utf-8"))
-    ]
+class Book:
+    """All that was measured."""
+
+    def __init__(self, study: Study, loads: Sequence[str], laws: Sequence[str]) -> None:
+        self.study = study
+        self.loads = [LOADS[name] for name in loads]
+        self.laws = [name for name in LAWS if name in laws]
+        self._rows = {(load.name, law): self._row(load, law) for load in self.loads for law in self.laws}
+
+    def _row(self, load: Load, law: str) -> Row:
+        bench = Bench(self.study, load.name, law)
+        default = bench.known(bench.entry.defaults)
+        if law == OURS:
+            return Row(law, default, default, 0)
+        tried = self.tried(load.name, law)
+        scores = [score for setting in candidates(tried) if (score := bench.known(setting)) is not None]
+        tuned = min(scores, key=lambda score: cost(score.mean, SHARE), default=None)
+        return Row(law, default, tuned, len(tried))
+
+    def tried(self, load: str, law: str) -> list[Judged]:
+        """What was tried on the seed of tuning, as far as the search got."""
+        return Bench(self.study, load, law).tried_so_far()
+
+    def row(self, load: Load, law: str) -> Row:
+        """One law on one load."""
+        return self._rows[load.name, law]
+
+    def best(self, load: Load, *, tuned: bool) -> Row | None:
+        """The rival that reaches the share for the fewest GPU hours, else the one that comes nearest."""
+        rows = [self.row(load, law) for law in self.laws if law in RIVALS]
+        found = [row for row in rows if (row.tuned if tuned else row.default) is not None]
+        return min(found, key=lambda row: cost(_mean(row.tuned if tuned else row.default), SHARE), default=None)
 
 
-def _outcome(values: Mapping[str, float | None]) -> Outcome:
-    numbers = {
-        field.name: math.nan if values[field.name] is None else float(values[field.name] or 0)
-        for field in fields(Outcome)
-    }
-    return Outcome(**numbers)
+def _mean(scored: Scored | None) -> Outcome:
+    assert scored is not None
+    return scored.mean
 
 
-def summary(points: Mapping[str, Mapping[str, list[Point]]]) -> str:
-    """Headroom by default, and its GPU hours against the best tuned law at equal attainment, one line per scenario."""
-    head = [
-        "",
-        "default: both %, GPU h",
-        *(f"{100 * level:g} %" for level in (0.90, 0.95, 0.98, 0.99)),
-        "against itself told one cold start, 98 %",
-    ]
+def tables_of(study: Study, loads: Sequence[str], laws: Sequence[str]) -> str:
+    """All tables as Markdown."""
+    book = Book(study, loads, laws)
+    parts = [bounds(book), summary(book), goals(book), elsewhere(book)]
+    parts += [load_table(book, load) for load in book.loads]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def bounds(book: Book) -> str:
+    """The clairvoyant's hours, and a strict bound below which nothing can serve the load."""
     rows = []
-    for scenario, laws in points.items():
-        if "headroom" not in laws:
-            continue
-        default = laws["headroom"][0].total
-        ours, rivals = _hours_of("headroom", laws), _best_rival(laws)
-        told = _hours_of("headroom-ahead", laws) if "headroom-ahead" in laws else [None] * len(LEVELS)
-        at = LEVELS.index(TUNED_FOR)
+    for load in book.loads:
+        workload = load.workload(book.study.seeds[0], book.study.traces)
+        bound = work_bound_gpu_hours(workload.trace, workload.pair, workload.objective)
+        seer = book.row(load, SEER).tuned if SEER in book.laws else None
+        rows.append([load.name, load.kind, f"{len(workload.trace):,}", f"{bound:.2f}", *_cells(seer)])
+    head = ["load", "kind", "requests", "strict bound, GPU h", "clairvoyant: within objective", "GPU h"]
+    return f"### Bounds\n\n{tables.markdown(head, rows)}"
+
+
+def summary(book: Book) -> str:
+    """Ours by default against the best rival by default and tuned, load by load."""
+    rows = []
+    for load in book.loads:
+        ours = book.row(load, OURS).default if OURS in book.laws else None
+        tuned, default = book.best(load, tuned=True), book.best(load, tuned=False)
         rows.append(
             [
-                scenario,
-                f"{100 * default.attainment:.2f}, {default.gpu_hours:.2f}",
-                *(_difference(ours[n], rivals[n]) for n in range(4)),
-                _difference(ours[at], told[at]),
+                load.name,
+                *_cells(ours),
+                LAWS[tuned.law].title if tuned else MISSING,
+                *_cells(tuned.tuned if tuned else None),
+                _against(ours, tuned.tuned if tuned else None),
+                LAWS[default.law].title if default else MISSING,
+                *_cells(default.default if default else None),
+                _against(ours, default.default if default else None),
             ]
         )
-    return "### Summary\n\n" + tables.markdown(head, rows)
+    head = [
+        "load", "ours: within", "GPU h", "best tuned rival", "within", "GPU h", "ours against it", "best rival by default", "within",
+        "GPU h", "ours against it",
+    ]  # fmt: skip
+    return f"### Summary\n\n{tables.markdown(head, rows)}"
 
 
-def held_out_text(loads: Sequence[str], folder: Path, laws: Sequence[str]) -> str:
-    """Loads that no setting was picked on: laws by default and as tuned on the load of the same kind."""
+def _cells(scored: Scored | None) -> tuple[str, str]:
+    """Share within the objective and GPU hours, each with its spread over seeds."""
+    if scored is None:
+        return MISSING, MISSING
+    shares = [100 * outcome.attainment for outcome in scored.outcomes]
+    hours = [outcome.gpu_hours for outcome in scored.outcomes]
+    return f"{_centre(shares):.2f} % ({_spread(shares)})", f"{_centre(hours):.2f} ({_spread(hours)})"
+
+
+def _centre(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{min(values):.1f}-{max(values):.1f}"
+
+
+def _against(ours: Scored | None, theirs: Scored | None) -> str:
+    if ours is None or theirs is None:
+        return MISSING
+    difference = f"{100 * (ours.mean.gpu_hours / theirs.mean.gpu_hours - 1):+.1f} %"
+    short = theirs.mean.attainment < SHARE
+    return f"{difference} (it misses the share)" if short else difference
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One thing to reach, and on which loads it holds."""
+
+    words: str
+    held: tuple[str, ...]
+    missed: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+
+
+def goals(book: Book) -> str:
+    """Which goals hold, with the loads on which they do not."""
     rows = []
-    for load in loads:
-        for law in laws:
-            for at, point in enumerate(read_runs(file_of(folder, load, law))):
-                entry, total = LAWS[law], point.total
-                setting = f"tuned elsewhere: {tables.setting_text(entry, point.parameters)}" if at else "default"
-                first = law == laws[0] and not at
-                numbers = (f"{100 * total.attainment:.2f}", f"{total.gpu_hours:.2f}", f"{total.moves:.0f}")
-                rows.append([load if first else "", f"{entry.title}, {setting}", *numbers])
-    return "### Held out\n\n" + tables.markdown(["load", "law", "both %", "GPU h", "moves"], rows)
+    for goal in goals_of(book):
+        verdict = "not run yet" if not (goal.held or goal.missed) else "yes" if not goal.missed else "no"
+        rows.append(
+            [goal.words, verdict, f"{len(goal.held)} of {len(goal.held) + len(goal.missed)}", ", ".join(goal.missed)]
+        )
+    return f"### What holds\n\n{tables.markdown(['goal', 'holds', 'on loads', 'not on'], rows)}"
 
 
-def two_models_text(folder: Path, laws: Sequence[str]) -> str:
-    """Two models on one fleet, all laws by default, with a line for each model."""
-    rows = []
-    for law in laws:
-        for point in read_runs(file_of(folder, TWO_MODELS, law)):
-            rows.append(tables.row(LAWS[law].title, "default", point.total, None))
-            rows += [tables.row(f"  {name}", "", outcome, None) for name, outcome in point.by_workload.items()]
-    return "### Two models\n\n" + tables.markdown(tables.HEAD, rows)
+def goals_of(book: Book) -> list[Goal]:
+    """The goals, judged on means over the seeds of scoring."""
+    share = f"{100 * SHARE:g} %"
+    return [
+        _judged(
+            book,
+            f"reaches {share} where the best tuned rival does; else within 1 point of the best",
+            _reaches,
+            first=False,
+        ),
+        _judged(
+            book,
+            "at most 5 % above the best rival tuned with hindsight",
+            lambda v: v.hours <= 1.05 * v.rival_hours,
+            first=False,
+        ),
+        _judged(
+            book,
+            "smooth: half of the gap between the best tuned rival and the clairvoyant closed",
+            lambda v: v.hours <= (v.rival_hours + v.seer_hours) / 2,
+            kinds=("smooth",),
+        ),
+        _judged(
+            book,
+            "at least 20 % below the best rival at its defaults",
+            lambda v: v.hours <= 0.8 * v.default_hours,
+            first=False,
+        ),
+        _mean_of_others(book),
+    ]
 
 
-def scenario_text(scenario: str, points: Mapping[str, list[Point]], bound_gpu_hours: float) -> str:
-    """One scenario: each law by default and tuned, then GPU hours at equal attainment."""
-    clairvoyant = tuning.hours_at(points.get("clairvoyant", []), TUNED_FOR)
-    rows = []
-    for law, own in points.items():
-        entry = LAWS[law]
-        rows.append(tables.row(entry.title, tables.setting_text(entry, own[0].parameters), own[0].total, clairvoyant))
-        best = tuning.best_setting(own, TUNED_FOR)
-        if best is not own[0]:
-            rows.append(tables.row("", tables.setting_text(entry, best.parameters), best.total, clairvoyant))
-    return "\n".join(
-        [
-            f"### {scenario}",
-            "",
-            tables.markdown(tables.HEAD, rows),
-            "",
-            f"No law can serve this load within the objective in less than {bound_gpu_hours:.2f} GPU hours.",
-            "",
-            equal_attainment(points),
-        ]
+@dataclass(frozen=True, slots=True)
+class _View:
+    hours: float
+    share: float
+    rival_hours: float
+    rival_share: float
+    default_hours: float
+    seer_hours: float
+
+
+def _view(book: Book, load: Load) -> _View | None:
+    ours = book.row(load, OURS).default if OURS in book.laws else None
+    tuned, default = book.best(load, tuned=True), book.best(load, tuned=False)
+    seer = book.row(load, SEER).tuned if SEER in book.laws else None
+    if ours is None or tuned is None or default is None or seer is None:
+        return None
+    rival = _mean(tuned.tuned)
+    return _View(
+        ours.mean.gpu_hours,
+        ours.mean.attainment,
+        rival.gpu_hours,
+        rival.attainment,
+        _mean(default.default).gpu_hours,
+        seer.mean.gpu_hours,
     )
 
 
-def equal_attainment(points: Mapping[str, list[Point]]) -> str:
-    """GPU hours at which each law's front reaches a level, and how Headroom compares."""
-    reached = {law: _hours_of(law, points) for law in points}
-    head = ["GPU hours at an attainment of", "", *(f"{100 * level:g} %" for level in LEVELS)]
-    rows = [[LAWS[law].title, "tuned", *map(_hours, own)] for law, own in reached.items()]
-    if "headroom" in reached:
-        ours = reached["headroom"]
-        rivals = _best_rival(points)
-        rows.append(["Headroom against the best tuned law", "", *map(_difference, ours, rivals)])
-        for law, words in (
-            ("static", "Headroom against the best fixed count"),
-            ("headroom-ahead", "Headroom against itself told one cold start"),
-            ("clairvoyant", "Headroom against the clairvoyant"),
-        ):
-            if law in reached:
-                rows.append([words, "", *map(_difference, ours, reached[law])])
-    return tables.markdown(head, rows)
+def _reaches(view: _View) -> bool:
+    return view.share >= SHARE if view.rival_share >= SHARE else view.share >= view.rival_share - 0.01
 
 
-def _hours_of(law: str, points: Mapping[str, list[Point]]) -> list[float | None]:
-    return [tuning.hours_at(points[law], level) for level in LEVELS]
+def _judged(
+    book: Book, words: str, holds: Callable[[_View], bool], *, kinds: Sequence[str] = (), first: bool = True
+) -> Goal:
+    held: list[str] = []
+    missed: list[str] = []
+    unknown: list[str] = []
+    for load in book.loads:
+        if (kinds and load.kind not in kinds) or (load.kind == "first burst" and not first):
+            continue
+        view = _view(book, load)
+        where = unknown if view is None else held if holds(view) else missed
+        where.append(load.name)
+    return Goal(words, tuple(held), tuple(missed), tuple(unknown))
 
 
-def _best_rival(points: Mapping[str, list[Point]]) -> list[float | None]:
-    """Fewest GPU hours of any law that does not know the trace, per level."""
-    reached = [_hours_of(law, points) for law in points if law not in {*_YARDSTICKS, "static"}]
-    return [
-        min((hours for own in reached if (hours := own[at]) is not None), default=None) for at in range(len(LEVELS))
+def _mean_of_others(book: Book) -> Goal:
+    views = [
+        (load.name, view)
+        for load in book.loads
+        if load.kind not in ("smooth", "first burst") and (view := _view(book, load)) is not None
     ]
+    if not views:
+        return Goal("the others: at least 10 % below the best tuned rival in the mean", (), ())
+    mean = math.exp(sum(math.log(view.hours / view.rival_hours) for _, view in views) / len(views)) - 1
+    words = f"the others: at least 10 % below the best tuned rival in the mean ({100 * mean:+.1f} %)"
+    names = tuple(name for name, _ in views)
+    return Goal(words, names, ()) if mean <= -0.10 else Goal(words, (), names)
 
 
-def _hours(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def elsewhere(book: Book) -> str:
+    """Each rival with the one setting that does best on all other loads (seed of tuning)."""
+    rows = []
+    for load in book.loads:
+        ours = Bench(book.study, load.name, OURS).store.get({}, TUNED_ON) if OURS in book.laws else None
+        cells = [load.name, f"{100 * ours.attainment:.2f} %, {ours.gpu_hours:.2f}" if ours else MISSING]
+        rows.append([*cells, *(_carried(book, load, law) for law in book.laws if law in RIVALS)])
+    head = ["load", "Headroom by default", *(LAWS[law].title for law in book.laws if law in RIVALS)]
+    text = "Within the objective and GPU hours of each rival with the setting that is best over all loads but the one in its row."
+    return f"### Tuned on the other loads\n\n{text}\n\n{tables.markdown(head, rows)}"
 
 
-def _difference(ours: float | None, theirs: float | None) -> str:
-    if ours is None:
-        return "not reached" if theirs is not None else "-"
-    return "only ours" if theirs is None else f"{100 * (ours / theirs - 1):+.1f} %"
+def _carried(book: Book, load: Load, law: str) -> str:
+    """Of the settings that every load has seen."""
+    shared = list(spread(LAWS[law], max(book.study.budget // 2, 1)))
+    known = {one.name: book.tried(one.name, law)[: len(shared)] for one in book.loads}
+    if any(len(tried) < len(shared) for tried in known.values()) or len(known) < 2:
+        return MISSING
+    others = [tried for name, tried in known.items() if name != load.name]
+
+    def regret(at: int) -> float:
+        total = 0.0
+        for tried in others:
+            best = min(cost(outcome, SHARE) for _, outcome in tried)[1]
+            total += math.log(tried[at][1].gpu_hours / best) + 20 * max(SHARE - tried[at][1].attainment, 0.0)
+        return total
+
+    outcome = known[load.name][min(range(len(shared)), key=regret)][1]
+    return f"{100 * outcome.attainment:.2f} %, {outcome.gpu_hours:.2f}"
+
+
+def load_table(book: Book, load: Load) -> str:
+    """All laws on one load, by default and tuned."""
+    rows = []
+    for law in book.laws:
+        row, entry = book.row(load, law), LAWS[law]
+        rows.append([entry.title, "default", *_cells(row.default), *_more(row.default)])
+        if row.tuned is not None and row.tuned is not row.default:
+            setting = tables.setting_text(entry, row.tuned.parameters)
+            rows.append(["", f"best of {row.tried}: {setting}", *_cells(row.tuned), *_more(row.tuned)])
+    head = ["law", "setting", "within", "GPU h", "TTFT p99 s", "moves", "cold starts", "unfinished"]
+    return f"### {load.name}\n\n{tables.markdown(head, rows)}"
+
+
+def _more(scored: Scored | None) -> list[str]:
+    if scored is None:
+        return [MISSING] * 4
+    mean = replace(scored.mean)
+    return [f"{mean.ttft_p99_seconds:.2f}", f"{mean.moves:.0f}", f"{mean.cold_starts:.0f}", f"{mean.unfinished:.0f}"]

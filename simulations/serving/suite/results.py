@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from simulations.serving.arena import Lane
+from simulations.serving.arena import Lane, most_tokens
 from simulations.serving.engine.hardware import Pair, work_seconds
-from simulations.serving.engine.replica import Request
 from simulations.serving.laws.base import Objective
 from simulations.serving.loads.traces import Trace
 
@@ -40,15 +39,13 @@ class Outcome:
 
 def outcome(lane: Lane, span_seconds: float) -> Outcome:
     """Summary of a lane at the end of its run."""
-    objective = lane.workload.objective
-    requests = lane.requests
-    total = max(len(requests), 1)
-    ttft = sorted(request.ttft_seconds for request in requests if not math.isnan(request.first_token))
-    itl = sorted(request.itl_seconds for request in requests if not math.isnan(request.finished))
+    objective, served = lane.workload.objective, lane.deployment.served
+    total = max(lane.total, 1)
+    ttft, itl = sorted(served.ttft), sorted(served.inter_token)
     gpu_seconds = lane.deployment.gpu_seconds_until_now()
     directions = [after > before for _, before, after in lane.moves]
     return Outcome(
-        attainment=sum(met(request, objective) for request in requests) / total,
+        attainment=served.met / total,
         ttft_attainment=sum(value <= objective.ttft_seconds for value in ttft) / total,
         itl_attainment=sum(value <= objective.itl_seconds for value in itl) / total,
         ttft_p50_seconds=quantile(ttft, 0.5),
@@ -58,18 +55,12 @@ def outcome(lane: Lane, span_seconds: float) -> Outcome:
         moves=len(lane.moves),
         reversals=sum(a != b for a, b in itertools.pairwise(directions)),
         cold_starts=lane.deployment.cold_starts,
-        arrived=len(requests),
-        finished=len(lane.deployment.finished),
+        arrived=lane.total,
+        finished=served.finished,
         dropped=lane.unservable,
         unfinished=lane.deployment.inside,
         mean_replicas=gpu_seconds / span_seconds / lane.workload.pair.cards,
     )
-
-
-def met(request: Request, objective: Objective) -> bool:
-    """Whether a request met both objectives; one that has not finished has not."""
-    done = not math.isnan(request.finished)
-    return done and request.ttft_seconds <= objective.ttft_seconds and request.itl_seconds <= objective.itl_seconds
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -121,10 +112,5 @@ def work_bound_gpu_hours(trace: Trace, pair: Pair, objective: Objective) -> floa
     speed = pair.speed
     room = (objective.itl_seconds - speed.base_seconds) / max(speed.per_sequence_seconds, 1e-12)
     batch = max(min(speed.slots, room), 1.0)
-    limit = min(pair.context_tokens, speed.kv_tokens)
-    seconds = sum(
-        work_seconds(speed, request, batch)
-        for request in trace.requests()
-        if request.prompt_tokens + request.output_tokens <= limit
-    )
+    seconds = sum(work_seconds(speed, request, batch) for request in trace.requests(most_tokens(pair)))
     return seconds * pair.cards / 3600

@@ -1,7 +1,7 @@
-"""Each law on its grid, and the front of what can be had: attainment against GPU hours."""
+"""A law measured with a setting, and the front of what can be had: attainment against GPU hours."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from simulations.serving.arena import Conditions, Lane, Workload, run
@@ -22,18 +22,6 @@ class Point:
     """Of the first seed, for plots."""
 
 
-def settings_of(entry: Entry) -> Iterator[dict[str, float]]:
-    """The defaults, all combinations of the grid, and what is tried beside it."""
-    yield dict(entry.defaults)
-    names = list(entry.grid)
-    for values in itertools.product(*entry.grid.values()):
-        setting = {**entry.defaults, **dict(zip(names, values, strict=True))}
-        if setting != dict(entry.defaults):
-            yield setting
-    for extra in entry.beside:
-        yield {**entry.defaults, **extra}
-
-
 def measure(
     workloads: Sequence[Workload],
     entry: Entry,
@@ -49,32 +37,18 @@ def measure(
         lanes = run(workloads, entry, parameters, conditions, seed=seed, progress=progress)
         kept = kept or lanes
         per_seed.append({lane.workload.name: results.outcome(lane, lane.deployment.engine.now) for lane in lanes})
+        gc.collect()
     by_workload = {name: results.mean([outcomes[name] for outcomes in per_seed]) for name in per_seed[0]}
     return Point(entry.name, dict(parameters), results.total(list(by_workload.values())), by_workload, kept)
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def front(points: Iterable[Point]) -> list[Point]:
     """Points that no other beats in both attainment and GPU hours, by rising GPU hours."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.total.gpu_hours, -p.total.attainment)):
         if not best or point.total.attainment > best[-1].total.attainment:
             best.append(point)
     return best
-
-
-def hours_at(points: Sequence[Point], attainment: float) -> float | None:
-    """Fewest GPU hours at which the points reach an attainment, straight lines between points of the front.
-
-    None when they never do. Below the front's first point its hours count: nothing cheaper was seen.
-    """
-    edge = front(points)
-    if not edge or edge[-1].total.attainment < attainment:
-        return None
-    for low, high in itertools.pairwise(edge):
-        if low.total.attainment < attainment <= high.total.attainment:
-            share = (attainment - low.total.attainment) / (high.total.attainment - low.total.attainment)
-            return low.total.gpu_hours + share * (high.total.gpu_hours - low.total.gpu_hours)
-    return edge[0].total.gpu_hours
 
 
 def best_setting(points: Sequence[Point], wanted_attainment: float) -> Point:

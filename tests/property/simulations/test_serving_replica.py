@@ -3,13 +3,14 @@
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations.serving.engine.replica import Replica, Request, Speed
+from simulations.serving.engine.replica import Replica, Speed
+from simulations.serving.engine.request import Request
 
 SPEED = Speed(
     base_seconds=0.02,
@@ -53,17 +54,26 @@ def closed_form(rows: list[tuple[float, int, int]], speed: Speed) -> tuple[list[
 @dataclass
 class Sequence:
     request: Request
+    order: int
     lacking: int
-    produced: int = 0
+    produced: int
+    """Output tokens, those before a preemption included."""
+
+    @property
+    def taken(self) -> int:
+        """KV tokens in use, or promised to a prompt that is being computed."""
+        return self.request.prompt_tokens + self.produced - (0 if self.lacking else 1)
 
 
 @dataclass
 class Iterated:
-    """The same engine, one iteration after another."""
+    """The same engine by the rules of its docstring, one iteration after another."""
 
     speed: Speed
-    waiting: deque[Request] = field(default_factory=deque)
+    waiting: deque[tuple[Request, int]] = field(default_factory=deque)
+    """(request, output tokens it had when it was preempted)."""
     batch: list[Sequence] = field(default_factory=list)
+    entered: int = 0
 
     def run(self, made: list[Request]) -> None:
         coming = deque(made)
@@ -72,65 +82,96 @@ class Iterated:
             if not self.waiting and not self.batch:
                 now = max(now, coming[0].arrival)
             while coming and coming[0].arrival <= now:
-                self.waiting.append(coming.popleft())
+                self.waiting.append((coming.popleft(), 0))
             self._admit()
+            self._make_room()
             now += self._iterate()
             self._end(now)
 
+    def _taken(self) -> int:
+        return sum(sequence.taken for sequence in self.batch)
+
     def _admit(self) -> None:
         while self.waiting and len(self.batch) < self.speed.slots:
-            held = sum(s.request.prompt_tokens + s.request.output_tokens for s in self.batch)
-            request = self.waiting[0]
-            if held + request.prompt_tokens + request.output_tokens > self.speed.kv_tokens:
+            request, produced = self.waiting[0]
+            need = request.prompt_tokens + produced
+            if self.batch and self._taken() + need > self.speed.kv_tokens * 0.99:
                 return
             self.waiting.popleft()
-            self.batch.append(Sequence(request, request.prompt_tokens))
+            self.entered += 1
+            self.batch.append(Sequence(request, self.entered, need, produced))
+
+    def _make_room(self) -> None:
+        while len(self.batch) > 1 and self.speed.kv_tokens - self._taken() < sum(not s.lacking for s in self.batch):
+            last = max(self.batch, key=lambda sequence: sequence.order)
+            self.batch.remove(last)
+            self.waiting.appendleft((last.request, last.produced))
 
     def _iterate(self) -> float:
         decoding = [s for s in self.batch if not s.lacking]
-        kv = sum(s.request.prompt_tokens - s.lacking + max(s.produced - 1, 0) for s in self.batch)
+        context = sum(s.taken for s in decoding)
         budget = max(self.speed.chunk_tokens - len(decoding), 1)
-        chunk = 0
-        for sequence in self.batch:
+        chunk, pairs = 0, 0.0
+        for sequence in sorted(self.batch, key=lambda s: s.order):
             part = min(sequence.lacking, budget - chunk)
             if part:
+                done = sequence.request.prompt_tokens + sequence.produced - sequence.lacking
+                pairs += sum(done + token + 0.5 for token in range(part))
                 chunk += part
                 sequence.lacking -= part
                 if not sequence.lacking:
-                    sequence.produced = 1
+                    sequence.produced += 1
         for sequence in decoding:
             sequence.produced += 1
-        return self.speed.iteration_seconds(len(decoding), chunk, kv)
+        return self.speed.iteration_seconds(len(decoding), chunk, context, pairs)
 
     def _end(self, now: float) -> None:
         for sequence in self.batch:
-            if sequence.produced and math.isnan(sequence.request.first_token):
+            if sequence.produced and not sequence.lacking and math.isnan(sequence.request.first_token):
                 sequence.request.first_token = now
-            if sequence.produced == sequence.request.output_tokens:
+            if not sequence.lacking and sequence.produced == sequence.request.output_tokens:
                 sequence.request.finished = now
-        self.batch = [s for s in self.batch if s.produced < s.request.output_tokens]
+        self.batch = [s for s in self.batch if s.lacking or s.produced < s.request.output_tokens]
 
 
-@settings(max_examples=150, deadline=None)
-@given(requests)
-def test_advancing_many_iterations_at_once_equals_iterating_them(rows: list[tuple[float, int, int]]) -> None:
-    made, _ = closed_form(rows, SPEED)
+TIGHT = replace(SPEED, kv_tokens=1300, per_prompt_pair_seconds=1e-7)
+"""So little memory that outputs take it from one another."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests, st.sampled_from([SPEED, TIGHT]))
+def test_advancing_many_iterations_at_once_equals_iterating_them(
+    rows: list[tuple[float, int, int]], speed: Speed
+) -> None:
+    made, _ = closed_form(rows, speed)
     expected = [Request(*row) for row in rows]
-    Iterated(SPEED).run(expected)
+    Iterated(speed).run(expected)
     for got, wanted in zip(made, expected, strict=True):
         assert got.first_token == pytest.approx(wanted.first_token, abs=1e-6)
         assert got.finished == pytest.approx(wanted.finished, abs=1e-6)
 
 
+def test_memory_that_runs_out_takes_the_last_request_back_to_the_head_of_the_queue() -> None:
+    made, replica = closed_form([(0.0, 600, 200), (0.1, 600, 200)], TIGHT)
+    alone, _ = closed_form([(0.0, 600, 200)], TIGHT)
+    assert replica.preemptions >= 1
+    assert replica.computed_tokens > 1200  # prompt and output so far are computed again
+    assert replica.prompt_tokens_done == 1200  # and counted once
+    assert made[0].finished < made[1].finished
+    assert made[1].itl_seconds > 1.5 * alone[0].itl_seconds
+
+
 @settings(max_examples=100, deadline=None)
-@given(requests)
-def test_a_drained_replica_has_done_all_tokens_and_holds_nothing(rows: list[tuple[float, int, int]]) -> None:
-    made, replica = closed_form(rows, SPEED)
+@given(requests, st.sampled_from([SPEED, TIGHT]))
+def test_a_drained_replica_has_done_all_tokens_and_holds_nothing(
+    rows: list[tuple[float, int, int]], speed: Speed
+) -> None:
+    made, replica = closed_form(rows, speed)
     assert all(request.arrival < request.first_token <= request.finished for request in made)
     assert replica.finished_count == len(made)
     assert replica.output_tokens_done == sum(output for _, _, output in rows)
     assert replica.prompt_tokens_done == sum(prompt for _, prompt, _ in rows)
-    assert (replica.load, replica.kv, replica.reserved) == (0, 0, 0)
+    assert (replica.load, replica.taken, replica.context) == (0, 0, 0)
     assert replica.busy_seconds <= max(request.finished for request in made) - rows[0][0] + 1e-9
 
 

@@ -17,7 +17,8 @@ from simulations.serving.engine.hardware import (
     find_pair,
     read_pairs,
 )
-from simulations.serving.engine.replica import Replica, Request
+from simulations.serving.engine.replica import Replica
+from simulations.serving.engine.request import Request
 from simulations.serving.fleet.placing import uniform_fleet
 from simulations.serving.laws.base import Objective
 from simulations.serving.laws.catalogue import LAWS
@@ -30,11 +31,22 @@ CHECKS = [(pair, check) for pair in bundled_pairs() for check in pair.checks]
 
 
 @pytest.mark.parametrize(
-    ("pair", "check"), [c for c in CHECKS if "batch" in c[1]], ids=lambda v: getattr(v, "name", "")
+    ("pair", "check"), [c for c in CHECKS if "output_tokens_per_second" in c[1]], ids=lambda v: getattr(v, "name", "")
 )
 def test_decode_speed_meets_the_published_point(pair: Pair, check: dict[str, float]) -> None:
     speed = decode_tokens_per_second(pair.speed, int(check["batch"]), check["context_tokens"])
     assert speed == pytest.approx(check["output_tokens_per_second"], rel=check["tolerance"])
+
+
+@pytest.mark.parametrize(("pair", "check"), [c for c in CHECKS if "step_ms" in c[1]])
+def test_a_decode_step_takes_as_long_as_measured(pair: Pair, check: dict[str, float]) -> None:
+    step = pair.speed.iteration_seconds(check["batch"], 0, check["batch"] * check["context_tokens"])
+    assert 1000 * step == pytest.approx(check["step_ms"], rel=check["tolerance"])
+
+
+@pytest.mark.parametrize(("pair", "check"), [c for c in CHECKS if "prefill_ms" in c[1]])
+def test_a_prompt_takes_as_long_as_measured(pair: Pair, check: dict[str, float]) -> None:
+    assert 1000 * pair.speed.prompt_seconds(check["prompt_tokens"]) == pytest.approx(check["prefill_ms"], rel=check["tolerance"])
 
 
 def test_a_simulated_batch_of_64_runs_at_the_published_speed() -> None:

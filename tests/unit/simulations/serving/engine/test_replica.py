@@ -1,10 +1,12 @@
 """One replica: times of single requests by hand, caps, order, prefix reuse."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from simulations.serving.engine.replica import Replica, Request, Speed
+from simulations.serving.engine.replica import Replica, Speed
+from simulations.serving.engine.request import Request
 from simulations.virtual_time import Engine
 
 SPEED = Speed(
@@ -52,14 +54,34 @@ def test_a_request_joins_at_the_next_boundary_between_iterations() -> None:
     assert second.finished == pytest.approx(0.031 + 0.012)
 
 
-def test_slots_and_cache_room_hold_requests_back_in_order_of_arrival() -> None:
+def test_slots_and_cache_room_hold_prompts_back_in_order_of_arrival() -> None:
     replica = Replica(SPEED)
     big, bigger, small = Request(0.0, 500, 50), Request(0.0, 600, 50), Request(0.0, 10, 5)
     for request in (big, bigger, small):
         replica.arrive(request, 0.0)
-    assert (replica.running_count, len(replica.waiting)) == (1, 2)  # 550 + 650 tokens do not fit; small waits its turn
+    assert (replica.running_count, len(replica.waiting)) == (1, 2)  # 500 + 600 tokens do not fit; small waits its turn
     drain(replica)
     assert big.finished < bigger.first_token < small.first_token
+
+
+def test_admission_asks_for_room_for_the_prompt_and_not_for_the_output() -> None:
+    replica = Replica(SPEED)
+    for _ in range(2):
+        replica.arrive(Request(0.0, 300, 600), 0.0)
+    assert (replica.running_count, len(replica.waiting)) == (1, 1)
+    replica.advance(replica.next_event)
+    assert (replica.running_count, len(replica.waiting)) == (2, 0)  # 1800 tokens in the end, of a room of 1000
+    drain(replica)
+    assert replica.preemptions > 0
+    assert replica.finished_count == 2
+
+
+def test_long_prompts_cost_more_than_their_length() -> None:
+    speed = replace(SPEED, kv_tokens=100_000, per_prompt_pair_seconds=1e-8)
+    replica, request = Replica(speed), Request(0.0, 10_000, 1)
+    replica.arrive(request, 0.0)
+    drain(replica)
+    assert request.ttft_seconds == pytest.approx(100 * 0.01 + 10_000 * 0.0001 + 1e-8 * 10_000**2 / 2)
 
 
 def test_a_known_prefix_is_not_computed_again() -> None:
@@ -74,7 +96,11 @@ def test_a_known_prefix_is_not_computed_again() -> None:
     drain(replica)
     assert (again.cached_tokens, other.cached_tokens) == (1024, 0)
     assert again.ttft_seconds == pytest.approx(0.01 + 976 * 0.0001)
-    assert replica.cached_tokens_done + replica.prompt_tokens_done == 6000
+    assert (replica.cached_tokens_done, replica.prompt_tokens_done, replica.computed_tokens) == (
+        1024,
+        6000,
+        6000 - 1024,
+    )
 
 
 def test_the_clock_refuses_to_run_backwards_and_keeps_the_order_of_equal_times() -> None:
@@ -90,3 +116,27 @@ def test_the_clock_refuses_to_run_backwards_and_keeps_the_order_of_equal_times()
     engine.run(3.0)
     assert seen == ["b", "a", "c", "e"]
     assert engine.next_time is None
+
+
+def test_requests_with_one_prefix_hold_it_once() -> None:
+    speed = Speed(0.01, 0.0, 0.0001, 0.0, 8, 10_000, 4096)
+    replica = Replica(speed)
+    replica.arrive(Request(0.0, 2048, 50, (1, 2, 3, 4)), 0.0)
+    replica.advance(replica.next_event)
+    held = replica.taken
+    for _ in range(3):
+        replica.arrive(Request(0.1, 2100, 50, (1, 2, 3, 4)), 0.1)
+        replica.advance(replica.next_event)
+    assert replica.taken < held + 3 * (2100 - 2048) + 4 * 50
+    drain(replica)
+    assert (replica.taken, replica.context, replica.load) == (0, 0, 0)
+    assert replica.cached_blocks((1, 2, 3, 4)) == 4
+
+
+def test_prefixes_leave_when_their_memory_is_needed_the_oldest_first() -> None:
+    speed = Speed(0.01, 0.0, 0.0001, 0.0, 8, 4096, 4096)
+    replica = Replica(speed)
+    for start in (0, 10, 20):
+        replica.arrive(Request(float(start), 2000, 1, (start, start + 1, start + 2)), float(start))
+        drain(replica)
+    assert [replica.cached_blocks((start, start + 1, start + 2)) for start in (0, 10, 20)] == [0, 3, 3]
