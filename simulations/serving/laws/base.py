@@ -35,6 +35,8 @@ class Objective:
     ttft_seconds: float
     itl_seconds: float
     """Mean over the request's tokens."""
+    share: float = 0.98
+    """Of the requests that are to meet it."""
 
 
 @dataclass(frozen=True, slots=True)

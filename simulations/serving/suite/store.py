@@ -20,12 +20,14 @@ from simulations.serving.suite.results import Outcome, as_json
 
 _ROOT: Final = Path(__file__).resolve().parents[3]
 _WORLD: Final = (
-    "simulations/virtual_time.py", "simulations/serving/arena.py", "simulations/serving/engine", "simulations/serving/fleet",
-    "simulations/serving/loads", "simulations/serving/laws/base.py",
+    "simulations/virtual_time.py", "simulations/serving/arena.py", "simulations/serving/engine", "simulations/serving/loads",
+    "simulations/serving/laws/base.py",
+    *(f"simulations/serving/fleet/{name}.py" for name in ("deployment", "pods", "routers", "served", "observe", "placing")),
 )  # fmt: skip
 _RIVALS: Final = tuple(f"simulations/serving/laws/{name}.py" for name in ("hpa", "knative", "aibrix", "llmd"))
 _OURS: Final = (
-    "autoscaler/law", "autoscaler/observation", "autoscaler/api", "simulations/serving/laws/headroom.py",
+    "autoscaler/law", "autoscaler/observation", "autoscaler/api", "simulations/serving/fleet/scrapes.py",
+    "simulations/serving/laws/headroom.py",
     "simulations/serving/laws/knowing.py",
 )  # fmt: skip
 

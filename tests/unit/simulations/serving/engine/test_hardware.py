@@ -46,7 +46,9 @@ def test_a_decode_step_takes_as_long_as_measured(pair: Pair, check: dict[str, fl
 
 @pytest.mark.parametrize(("pair", "check"), [c for c in CHECKS if "prefill_ms" in c[1]])
 def test_a_prompt_takes_as_long_as_measured(pair: Pair, check: dict[str, float]) -> None:
-    assert 1000 * pair.speed.prompt_seconds(check["prompt_tokens"]) == pytest.approx(check["prefill_ms"], rel=check["tolerance"])
+    assert 1000 * pair.speed.prompt_seconds(check["prompt_tokens"]) == pytest.approx(
+        check["prefill_ms"], rel=check["tolerance"]
+    )
 
 
 def test_a_simulated_batch_of_64_runs_at_the_published_speed() -> None:
