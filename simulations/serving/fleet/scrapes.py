@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from headroom.domain.engines import VLLM
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.series import PodKey, Rate, Sample
+from headroom.domain.engines import VLLM
 from simulations.serving.engine.replica import Counters, Histogram
 from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.pods import Phase, Pod
