@@ -33,7 +33,7 @@ from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
 from scheduler.background.settling import Settler
 from scheduler.background.waking import Waker
-from scheduler.cluster.changes import Freed, PodRefused, PodWaits
+from scheduler.cluster.changes import Freed, PodDisagrees, PodRefused, PodWaits
 from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.effects import Effects
 from scheduler.cluster.state import ClusterState
@@ -151,6 +151,7 @@ class SchedulerDaemon:
         self.preemptor.listen()  # before the waker: what came free for a pod is reserved for it first
         effects.on(Freed, "wake", self.waker.freed)
         effects.on(PodRefused, "events", lambda change: self.reporter.refused(change.entry))
+        effects.on(PodDisagrees, "events", self._tell_disagreement)
         if settings.naming_ahead:
             effects.on(PodWaits, "name_ahead", lambda _: self.naming.pods_changed())
 
@@ -200,6 +201,13 @@ class SchedulerDaemon:
     def _gained(self) -> None:
         self.health.set_ready("lease", ready=True, detail=self.leadership.words)
         self.naming.pods_changed()  # pods may have queued up while nobody decided
+
+        for change in self.state.disagreements():
+            self.reporter.disagrees(change)  # nobody told of those that were found before
+
+    def _tell_disagreement(self, change: PodDisagrees) -> None:
+        if self._deciding():
+            self.reporter.disagrees(change)
 
     def _lost(self) -> None:
         # Ready all the same: it knows the cluster, and a Deployment would wait for ever for a second one to decide, too.

@@ -174,5 +174,6 @@ _FIGURES: Final = {
     "refused_pods": "Pods that fitted nowhere when last asked about.",
     "nodes": "Nodes whose cards are known.",
     "nodes_not_understood": "Nodes whose description of their cards cannot be used.",
+    "pods_in_disagreement": "Bound pods whose assignment cannot be read, or is not what they ask for; the larger of the two counts.",
     "over_committed_cards": "Cards on which pods hold more than there is, as found in the API.",
 }

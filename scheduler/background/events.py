@@ -1,4 +1,6 @@
-"""Events with live figures on pods that fit nowhere, seldom enough not to matter to the API server.
+"""Events with live figures on pods that fit nowhere, and on pods whose annotations disagree with their demand.
+
+Seldom enough not to matter to the API server.
 
 The reason in a pod's condition must not change with the fleet (a changed text wakes the pod); an Event may.
 """
@@ -14,6 +16,7 @@ from headroom import names
 from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError
+from scheduler.cluster.changes import PodDisagrees
 from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
@@ -52,7 +55,7 @@ class Reporter:
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
         self._instance, self._monotonic, self._wall_clock = instance, monotonic, wall_clock
-        self._queue: asyncio.Queue[PodEntry] = asyncio.Queue(_QUEUE_PODS)
+        self._queue: asyncio.Queue[PodEntry | PodDisagrees] = asyncio.Queue(_QUEUE_PODS)
         self._log = get_logger(__name__)
 
     def refused(self, entry: PodEntry) -> None:
@@ -64,33 +67,42 @@ class Reporter:
             entry.reported_at = now
             self._queue.put_nowait(entry)
 
+    def disagrees(self, change: PodDisagrees) -> None:
+        """Note a bound pod whose annotations are not what it asks for."""
+        if not self._queue.full():
+            self._queue.put_nowait(change)
+
     async def run(self) -> None:
         """Write Events until cancelled."""
         while True:
-            entry = await self._queue.get()
-            if entry.stage is Stage.REFUSED:
-                await self._write(entry)
+            about = await self._queue.get()
+            if isinstance(about, PodDisagrees):
+                note = f"{about.problem}; the larger of what is written and what is asked for counts"
+                await self._write(about.key, about.uid, "AssignmentDisagrees", "Accounting", note)
+            elif about.stage is Stage.REFUSED:
+                note = refusal_note(self._state, about, self._decisions)
+                await self._write(about.key, about.uid, "NoGpuMemory", "Filtering", note)
             await asyncio.sleep(_SPACING_SECONDS)
 
-    async def _write(self, entry: PodEntry) -> None:
-        meta = entry.pod.metadata
+    async def _write(self, key: str, uid: str, reason: str, action: str, note: str) -> None:
+        namespace, name = key.split("/", 1)
         try:
             await calls.record_event(
                 self._kube,
                 regarding={
                     "apiVersion": "v1",
                     "kind": "Pod",
-                    "namespace": meta.namespace,
-                    "name": meta.name,
-                    "uid": entry.uid,
+                    "namespace": namespace,
+                    "name": name,
+                    "uid": uid,
                 },
-                reason="NoGpuMemory",
-                note=refusal_note(self._state, entry, self._decisions),
-                action="Filtering",
+                reason=reason,
+                note=note,
+                action=action,
                 controller=f"{names.DOMAIN}/scheduler",
                 instance=self._instance,
                 now=self._wall_clock(),
                 warning=True,
             )
         except KubeError as error:
-            self._log.info("event_not_written", pod=entry.key, error=str(error))
+            self._log.info("event_not_written", pod=key, error=str(error))

@@ -44,5 +44,15 @@ class PodRefused:
     entry: PodEntry
 
 
-Change = Freed | PodWaits | PodBound | PodGone | PodRefused
+@dataclass(frozen=True, slots=True)
+class PodDisagrees:
+    """What is written on a bound pod cannot be read, or is not what the pod asks for; told when that changes."""
+
+    key: str
+    """`namespace/name`."""
+    uid: str
+    problem: str
+
+
+Change = Freed | PodWaits | PodBound | PodGone | PodRefused | PodDisagrees
 Changes = list[Change]

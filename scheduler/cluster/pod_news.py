@@ -6,7 +6,7 @@ from headroom import wire
 from headroom.domain.model import GpuRequest
 from headroom.domain.request import RequestError
 from headroom.wire import DELETED
-from scheduler.cluster.changes import Changes
+from scheduler.cluster.changes import Changes, PodDisagrees
 from scheduler.cluster.pods import Pods
 from scheduler.ledger.holding import HoldingState, is_finished
 from scheduler.ledger.ledger import Ledger
@@ -59,9 +59,11 @@ class PodNews:
         if pod.metadata.deletion_timestamp is not None:
             self._pods.leaving.add(uid)
         change = self._ledger.apply(pod)
+        if change.problem and self.problems.get(pod.key) != change.problem:
+            self._metrics.objects_refused.labels("pod").inc()
+            changes.append(PodDisagrees(pod.key, uid, change.problem))
         if change.problem:
             self.problems[pod.key] = change.problem
-            self._metrics.objects_refused.labels("pod").inc()
         else:
             self.problems.pop(pod.key, None)
         changes += [self._pods.freed(node, seen_by_scheduler=True) for node in change.freed]

@@ -12,7 +12,7 @@ from headroom.daemon.logs import get_logger
 from headroom.domain.model import IDLE_MIB, GpuNode, GpuRequest
 from headroom.domain.node_cards import InventoryError, node_of, without_cards
 from headroom.wire import DELETED
-from scheduler.cluster.changes import Changes
+from scheduler.cluster.changes import Changes, PodDisagrees
 from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.pod_news import PodNews
@@ -130,6 +130,12 @@ class ClusterState:
         """Whether the pod is known to be bound."""
         return self.bound_node(uid) is not None
 
+    def disagreements(self) -> list[PodDisagrees]:
+        """Bound pods whose annotations cannot be read, or are not what they ask for."""
+        return [
+            PodDisagrees(self.ledger.holdings[uid].pod, uid, problem) for uid, problem in self.ledger.problems.items()
+        ]
+
     def outranks_any(self, entry: PodEntry) -> bool:
         """Whether some pod that holds cards must give way to this one, or is leaving anyway."""
         priority = entry.facts.priority
@@ -174,5 +180,6 @@ class ClusterState:
             "refused_pods": len(self.pods.at(Stage.REFUSED)),
             "nodes": len(self.fleet.nodes),
             "nodes_not_understood": len(self.node_problems),
+            "pods_in_disagreement": len(self.ledger.problems),
             "over_committed_cards": int((self.fleet.held_mib > self.fleet.usable_mib).sum()),
         }

@@ -12,6 +12,7 @@ from headroom.domain.assignment import Assignment, AssignmentError, assignment_o
 from headroom.domain.model import GpuRequest, Mode, Placement
 from headroom.domain.request import RequestError, demand_of, project_of
 from headroom.errors import HeadroomError
+from scheduler.ledger.agreement import agreed
 
 FINISHED_PHASES: Final = ("Succeeded", "Failed")
 _NOT_STARTED: Final = "~"  # after every timestamp
@@ -55,7 +56,9 @@ class Holding:
     predicted: bool = False
     """Whether `placement` is a guess: nothing valid is written on the pod, or the card it names is not there."""
     fault: str = ""
-    """What is wrong with the pod itself: annotations or resources that cannot be read."""
+    """What is wrong with the pod itself: annotations or resources that cannot be read, or that disagree."""
+    as_written: bool = False
+    """Whether its annotations alone say what it holds, since its demand cannot be read."""
     counted: bool = False
     """Whether the fleet's arrays include it; not so while the node is unknown."""
     bound_at: float = float("inf")
@@ -141,10 +144,11 @@ def holding_of(pod: wire.Pod) -> Holding:
 
     A pod whose annotations cannot be read counts as one of another scheduler; a pod whose demand cannot be read, or that
     asks for devices by a name unknown here, counts by its annotations, else the former as one device of the default size
-    and the latter as none.
+    and the latter as none. Of others the annotations are believed as far as they agree with the demand.
     """
     problems: list[str] = []
     assigned: Assignment | None = None
+    as_written = False
     try:
         assigned = assignment_of(pod.metadata.annotations)
     except AssignmentError as error:
@@ -153,14 +157,19 @@ def holding_of(pod: wire.Pod) -> Holding:
         request = demand_of(pod)
     except RequestError as error:
         problems.append(str(error))
+        as_written = True
         request = GpuRequest(count=len(assigned.cards) if assigned else 1, mode=Mode.SLICE)
     if assigned is not None and request.count == 0:
         if assigned.mode is Mode.SLICE and _asks_a_device_plugin(pod):
             # The agent wrote down what kubelet handed out under a name that Headroom cannot read.
+            as_written = True
             request = replace(request, count=len(assigned.cards), mode=Mode.SLICE)
         else:
             problems.append("cards are written on a pod that asks for none")
             assigned = None
+    if assigned is not None and not as_written:
+        assigned, disagreements = agreed(request, assigned)
+        problems += disagreements
     mode = assigned.mode if assigned else request.mode
     return Holding(
         uid=pod.metadata.uid,
@@ -173,6 +182,7 @@ def holding_of(pod: wire.Pod) -> Holding:
         assigned=assigned,
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
+        as_written=as_written,
     )
 
 

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from headroom import wire
+from headroom import names, wire
 from headroom.domain.assignment import Assignment
 from headroom.domain.device_plugin import greedy_cards, share_mib
 from headroom.domain.model import GpuNode, GpuRequest, Mode, Placement
+from scheduler.ledger.agreement import counted_share, positions_counted
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import (
     NO_CHANGE,
@@ -196,6 +197,8 @@ class Ledger:
             return NO_CHANGE
         holding = holding_of(pod)
         old = self.holdings.get(uid)
+        if old is not None and old.state is HoldingState.BOUND:
+            _keep_pinned_cards(holding, old)
         if old is not None and old.state is HoldingState.BOUND and old.claim == holding.claim:
             return Change(ChangeKind.NONE, old, (), self.problems.get(uid, ""))
         holding.bound_at = self._unix_clock()
@@ -299,7 +302,10 @@ class Ledger:
                 missing = f"node {node.name} has not the cards written on the pod: {', '.join(holding.assigned.cards)}"
                 problem = "; ".join(filter(None, (problem, missing)))
             else:
-                sizes = self._sizes(node, holding, positions)
+                if not holding.as_written:
+                    positions = positions_counted(node, holding.request, positions)
+                sizes, wrong = self._sizes(node, holding, positions)
+                problem = "; ".join(filter(None, (problem, wrong)))
                 holding.placement = replace(holding.placement, cards=positions, share_mib=sizes)
         if problem:
             self.problems[holding.uid] = problem
@@ -336,7 +342,7 @@ class Ledger:
 
     def _guess(self, node: GpuNode, holding: Holding, used: list[int], slices: list[int]) -> Placement:
         request, assigned = holding.request, holding.assigned
-        count = len(assigned.cards) if assigned else request.count
+        count = max(len(assigned.cards), request.count) if assigned else request.count
         cards = greedy_cards(used, slices, count, node.allocation)
         if cards is None:
             # More devices than the node is known to have: accounted where they hurt least, to be seen as over-commit.
@@ -344,16 +350,21 @@ class Ledger:
                 [_UNLIMITED if number else 0 for number in slices] if any(slices) else [_UNLIMITED] * len(slices)
             )
             cards = greedy_cards(used, unlimited, count, node.allocation) or ()
-        return Placement(node.name, cards, self._sizes(node, holding, cards), holding.placement.mode)
+        return Placement(node.name, cards, self._sizes(node, holding, cards)[0], holding.placement.mode)
 
-    def _sizes(self, node: GpuNode, holding: Holding, cards: tuple[int, ...]) -> tuple[int, ...]:
-        """MiB held on each card: as written on the pod, or by its request where nothing is or 0 (a card of unknown memory) is."""
+    def _sizes(self, node: GpuNode, holding: Holding, cards: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+        """MiB held on each card, by what is written on the pod and what it asks for; and what is wrong with what is written."""
         usable = self.fleet.usable_mib[self.fleet.row_of[node.name]]
-        written = holding.assigned.share_mib if holding.assigned and cards else (0,) * len(cards)
-        return tuple(
-            mib or share_mib(holding.request, int(usable[at]), node.cards[at].slices)
-            for at, mib in zip(cards, written, strict=True)
-        )
+        written = [*(holding.assigned.share_mib if holding.assigned else ()), *(0 for _ in cards)]
+        wrong, sizes = "", []
+        for at, mib in zip(cards, written, strict=False):
+            card = node.cards[at]
+            believed = not mib or holding.as_written
+            counted, words = (mib, "") if believed else counted_share(holding.request, card, mib)
+            # Nothing is written, or 0 on a card of unknown memory.
+            sizes.append(counted or share_mib(holding.request, int(usable[at]), card.slices))
+            wrong = wrong or words
+        return tuple(sizes), wrong
 
     def _count(self, holding: Holding) -> None:
         row = self.fleet.row_of.get(holding.placement.node)
@@ -462,3 +473,21 @@ def _positions(node: GpuNode, ids: tuple[str, ...]) -> tuple[int, ...] | None:
     by_index = {str(card.index): at for at, card in enumerate(node.cards)}
     found = [by_id.get(card, by_index.get(card)) for card in ids]
     return None if None in found else tuple(at for at in found if at is not None)
+
+
+def _keep_pinned_cards(holding: Holding, old: Holding) -> None:
+    """Cards that Headroom picked never change once the pod is bound, whatever is written on it later."""
+    known, written = old.assigned, holding.assigned
+    if (
+        known is None
+        or not known.cards
+        or holding.request.mode is not Mode.PINNED
+        or holding.placement.node != old.placement.node
+    ):
+        return
+    if written is not None and Counter(written.cards) == Counter(known.cards):
+        return
+    said = ",".join(written.cards) if written is not None else "none"
+    words = f"{names.ANNOTATION_ASSIGNED_CARDS}: {said}: changed since the binding, which gave {','.join(known.cards)}"
+    holding.assigned = known
+    holding.fault = "; ".join(filter(None, (holding.fault, words)))

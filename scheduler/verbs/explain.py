@@ -19,9 +19,12 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
     """Plain values for `/v1/explain`; None for a pod that nothing is known of."""
     decision = decisions.get(pod)
     waiting = state.pods.find(pod)
-    if decision is None and waiting is None:
+    problem = state.news.problems.get(pod)
+    if decision is None and waiting is None and problem is None:
         return None
     answer: dict[str, Any] = {"pod": pod}
+    if problem is not None:
+        answer["problem"] = problem
     if decision is not None:
         answer |= {
             "outcome": decision.outcome,

@@ -198,9 +198,9 @@ def test_news_of_an_unbound_pod_leaves_its_reservation(ledger: Ledger) -> None:
 
 def test_annotations_win_over_the_reservation(ledger: Ledger) -> None:
     ledger.reserve("u1", "ns/u1", pinned(9000), on("n1", 1, 9000), expires_at=10)
-    change = ledger.apply(bound("u1", VRAM, cards="GPU-0", vram_mib="8000", mode="pinned"))
+    change = ledger.apply(bound("u1", VRAM, cards="GPU-0", vram_mib="9000", mode="pinned"))
     assert (change.kind, change.freed) == (ChangeKind.HELD, ("n1",))
-    assert free(ledger) == [14000, 22000]
+    assert free(ledger) == [13000, 22000]
     assert ledger.expire(1e9) == []
 
 
@@ -374,7 +374,11 @@ def test_reality_may_over_commit_and_is_told() -> None:
         ({"cards": "GPU-1,", "vram_mib": "9000", "mode": "pinned"}, "an empty card id", [13000, 22000]),
         ({"cards": "GPU-1", "vram_mib": "1,2", "mode": "pinned"}, "not one size per card", [13000, 22000]),
         ({"cards": "1", "vram_mib": "9000", "mode": "pinned"}, "", [22000, 13000]),
-        ({"cards": "GPU-0,GPU-1", "vram_mib": "10,20", "mode": "pinned"}, "", [21990, 21980]),
+        (
+            {"cards": "GPU-0,GPU-1", "vram_mib": "10,20", "mode": "pinned"},
+            "2 cards: the pod asks for 1",
+            [13000, 13000],
+        ),
     ],
 )
 def test_what_is_written_on_a_pod(ledger: Ledger, annotations: dict[str, str], words: str, left: list[int]) -> None:
