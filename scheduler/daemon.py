@@ -37,6 +37,7 @@ from scheduler.cluster.changes import Freed, PodDisagrees, PodRefused, PodWaits
 from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.effects import Effects
 from scheduler.cluster.state import ClusterState
+from scheduler.cluster.view import StateView
 from scheduler.leadership import FencedClient, Leadership
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.fragmentation import fragmentation
@@ -86,14 +87,14 @@ class SchedulerDaemon:
         PlatformCollector(registry=registry)
         self.metrics = SchedulerMetrics(registry)
         self._guard = Guard(lambda task: self.metrics.cycle_failures.labels(task).inc())
-        self.health = Health(registry, metrics_in_thread=True)
         self.state = ClusterState(
             policy_by_name(settings.policy), self.metrics,
             scheduler_names=settings.scheduler_names, idle_mib=settings.measured_idle_mib,
             monotonic=monotonic, unix_clock=unix_clock,
         )  # fmt: skip
-        placer = self.state.placer
-        registry.register(FleetCollector(self.state, lambda: fragmentation(placer.fleet, placer.profile.profile())))
+        view = StateView(self.state)
+        registry.register(FleetCollector(view, lambda: fragmentation(view.fleet, view.profile)))
+        self.health = Health(registry, metrics_in_thread=True, before_metrics=view.take)
         self.effects = Effects(self._guard)
         self.nodes = Reflector(kube, calls.NODES, wire.NODE, self._on_node, guard=self._guard, monotonic=monotonic)
         self.pods = Reflector(

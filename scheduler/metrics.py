@@ -115,7 +115,10 @@ class Gauges(Protocol):
 
 
 class FleetCollector(Collector):
-    """Per-node memory and the state's figures, computed when scraped, so that an event costs nothing here."""
+    """Per-node memory and the state's figures, computed when scraped, so that an event costs nothing here.
+
+    It may run beside the event loop; `state` is then a copy as of one moment.
+    """
 
     def __init__(self, state: Gauges, fragmentation: Callable[[], float]) -> None:
         self._state = state
@@ -126,8 +129,7 @@ class FleetCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         fleet = self._state.fleet
-        # Runs beside the event loop: rows first, so that all of them are in the arrays read after.
-        rows = sorted(list(fleet.row_of.items()))  # noqa: C414 - the copy is made in one step
+        rows = sorted(fleet.row_of.items())
         totals = {
             "usable": fleet.usable_mib.sum(axis=1),
             "declared": fleet.held_mib.sum(axis=1),

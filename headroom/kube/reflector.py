@@ -15,6 +15,7 @@ import msgspec
 
 from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
+from headroom.daemon.slices import Slices
 from headroom.daemon.tasks import Backoff
 from headroom.kube.client import Gone, KubeClient, KubeError, Query
 from headroom.wire import ADDED, DELETED, MODIFIED, WireError
@@ -23,7 +24,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-_PAGE: Final = 2000
+_PAGE: Final = 1000
 
 
 class ObjectDecoder(Protocol[T_co]):
@@ -177,14 +178,17 @@ class Reflector(Generic[T]):
             except msgspec.MsgspecError as error:
                 raise KubeError(f"GET {self._path}: broken list: {error}") from error
             self._contact()
+            slices = Slices()
             for item in page.items or []:
                 self._apply_listed(item, seen)
+                await slices.pause()
             version, token = page.metadata.resource_version, page.metadata.continue_
             if not token:
                 break
-            await asyncio.sleep(0)
+        slices = Slices()
         for key in [key for key in self._versions if key not in seen]:
             self._forget(key)
+            await slices.pause()
         if self._relisting is None:
             self._again.reset()
         self.relists += 1
@@ -207,6 +211,7 @@ class Reflector(Generic[T]):
 
     async def _watch(self, version: str) -> str:
         self._version = version
+        slices = Slices()
         async for event in self._kube.watch(self._path, version, query=self._query):
             self._contact()
             self._backoff.reset()
@@ -217,6 +222,8 @@ class Reflector(Generic[T]):
                 key = _key(meta)
                 self._upsert(event.type, key, meta.resource_version, event.object)
             self._version = meta.resource_version or self._version
+            # After an event that was waited for, this slice is over at once: one more turn of the loop.
+            await slices.pause()
         return self._version
 
     def _upsert(self, kind: str, key: str, version: str, raw: msgspec.Raw) -> None:

@@ -25,7 +25,7 @@ from scheduler.placement.policies.plan import (
     face_value,
     solve_for_chance,
 )
-from scheduler.placement.profile import Profile
+from scheduler.placement.profile import Profile, size_of
 from scheduler.placement.scoring import CardKinds, Policy, card_units, compose, packing_tie, shares_on_first
 
 _STEP: Final = 20.0
@@ -34,6 +34,7 @@ the fleet is half empty (`headroom demo`, five seeds), for 0.02 points of alloca
 _TOP_COST: Final = 2**24
 _CPU_IN_REACH: Final = 0.8  # of a pool's free CPU; the rest is thought to be left in bits too small for any pod
 _CPU_USED: Final = 0.95  # most of the fleet's CPU that the pods to come are thought to take
+_SIZES_PLANNED: Final = 128  # the published traces have 68 to 78
 _HORIZON_MARGIN: Final = 1.05  # look a little past the moment at which the mean says the fleet is full
 
 
@@ -55,9 +56,10 @@ class Headroom(Policy):
         super().__init__()
         self._pools = CardKinds(by_cpu=True)
         self._table = face_value(np.ones(1))
-        self._keys_of_pieces: dict[tuple[int, int, int, int], int] = {}
+        self._keys_of_pieces: dict[tuple[int, int, bool, int], int] = {}
 
     def inputs(self, fleet: Fleet, profile: Profile) -> PlanInputs:
+        profile = profile.coarsened(_SIZES_PLANNED)
         rows = np.flatnonzero(fleet.alive & fleet.schedulable)
         pool = self._pools.at(fleet, rows)
         count = len(self._pools)
@@ -96,7 +98,7 @@ class Headroom(Policy):
         horizon = _HORIZON_MARGIN * free / mean
         # Were all CPU short, no card would be worth anything and no packing worth doing: only pools may be short of CPU.
         cpu = cpu * max(_CPU_IN_REACH, horizon * mean_cpu / max(_CPU_USED * float(cpu.sum()), 1.0))
-        pieces: dict[tuple[int, int, int, int], _Shares] = defaultdict(_Shares)
+        pieces: dict[tuple[int, int, bool, int], _Shares] = defaultdict(_Shares)
         bound: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
         several: dict[tuple[int, tuple[int, ...]], float] = defaultdict(float)
         for at, request in enumerate(profile.kinds):
@@ -104,12 +106,7 @@ class Headroom(Policy):
                 continue
             amount = share[at] * horizon
             open_to_all = dataclasses.replace(request, models=frozenset()) if request.models else request
-            name = (
-                request.vram_mib,
-                request.milli,
-                request.mode == "slice",
-                request.cpu_milli // max(request.count, 1),
-            )
+            name = size_of(request)
             shares = pieces[name]
             shares.units = tuple(self._pools.share_units(open_to_all).tolist())
             shares.expected += amount * request.count
@@ -140,7 +137,7 @@ class Headroom(Policy):
             self._table.patterns,
         )
 
-    def _piece_key(self, name: tuple[int, int, int, int]) -> int:
+    def _piece_key(self, name: tuple[int, int, bool, int]) -> int:
         return self._keys_of_pieces.setdefault(name, len(self._keys_of_pieces))
 
     def _weights(self, fleet: Fleet) -> FloatArray:

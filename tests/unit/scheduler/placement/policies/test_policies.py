@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scheduler.placement.placer import Placer, hold
 from scheduler.placement.policies.fgd import Fgd
 from scheduler.placement.policies.registry import POLICIES, PolicyError, policy_by_name
 from scheduler.placement.policies.simple import GpuClustering
-from scheduler.placement.profile import LearnedProfile, Profile
+from scheduler.placement.profile import LearnedProfile, Profile, size_of
 
 HALF = GpuRequest(1, milli=500, cpu_milli=4_000)
 WHOLE = GpuRequest(1, milli=1000, cpu_milli=8_000)
@@ -218,6 +220,51 @@ class TestProfile:
         for at in range(5000):
             learned.observe(HALF if at % 2 else WHOLE)
         assert learned.profile().shares == pytest.approx((2 / 3, 1 / 3))
+
+    def test_of_ever_new_kinds_the_rarest_are_forgotten(self) -> None:
+        learned = LearnedProfile()
+        for at in range(10_000):
+            learned.observe(GpuRequest(1, vram_mib=1 + at))
+            learned.observe(HALF)
+        kinds = learned.profile().kinds
+        assert kinds[0] == HALF
+        assert len(kinds) <= 1024
+
+    def test_many_sizes_become_few_that_still_fit_where_the_old_ones_did(self) -> None:
+        requests = [GpuRequest(1, vram_mib=20_000 + at, cpu_milli=1000 + at) for at in range(500)]
+        requests += [GpuRequest(2, milli=500 + at % 400, memory_mib=100) for at in range(500)]
+        profile = Profile.from_requests(requests)
+        coarse = profile.coarsened(128)
+        assert 2 < len({size_of(kind) for kind in coarse.kinds}) <= 128
+        assert sum(coarse.shares) == pytest.approx(1)
+        of_two = sum(share for kind, share in zip(coarse.kinds, coarse.shares, strict=True) if kind.count == 2)
+        assert of_two == pytest.approx(0.5)
+        assert max(kind.vram_mib for kind in coarse.kinds) <= 20_499
+        for kind, memory_mib in zip(coarse.kinds, coarse.memory_mib, strict=True):
+            assert memory_mib == pytest.approx(100 if kind.count == 2 else 0)
+        assert profile.coarsened(1000) is profile
+
+    def test_a_profile_can_be_asked_for_while_arrivals_are_counted(self) -> None:
+        learned, ended = LearnedProfile(), threading.Event()
+        failures: list[Exception] = []
+
+        def ask() -> None:
+            while not ended.is_set():
+                try:
+                    learned.profile()
+                except Exception as error:
+                    failures.append(error)
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for at in range(20_000):
+            learned.observe(GpuRequest(1, vram_mib=1 + at % 5000))
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(before)
+        assert failures == []
 
 
 def test_nodes_of_a_new_kind_are_placed_on_before_the_next_plan() -> None:
