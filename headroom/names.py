@@ -54,6 +54,9 @@ ANNOTATION_ASSIGNED_VRAM_MIB: Final = "headroom.dev/assigned-vram-mib"
 ANNOTATION_ASSIGNED_VRAM_SHARE: Final = "headroom.dev/assigned-vram-share"
 ANNOTATION_ASSIGNED_MODE: Final = "headroom.dev/assigned-mode"
 
+# On pods that were not bound when an extender began to decide: its term. What was decided before does not match the pod any more.
+ANNOTATION_TERM: Final = "headroom.dev/term"
+
 # Read from pods.
 LABEL_PROJECT: Final = "headroom.dev/project"
 

@@ -8,7 +8,8 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
@@ -27,11 +28,11 @@ from headroom.kube.lease import wall_clock
 from headroom.kube.reflector import Reflector
 from headroom.prometheus.client import PrometheusSource
 from scheduler.background.events import Reporter
+from scheduler.background.fencing import Fence
 from scheduler.background.measuring import MeasuredPoll
 from scheduler.background.nominating import NamingAhead
 from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
-from scheduler.background.settling import Settler
 from scheduler.background.waking import Waker
 from scheduler.cluster.changes import Freed, PodDisagrees, PodRefused, PodWaits
 from scheduler.cluster.decisions import Decisions
@@ -104,8 +105,10 @@ class SchedulerDaemon:
         self.leadership = Leadership(
             kube, settings,
             instance=f"{socket.gethostname()}_{settings.port}", process=secrets.token_hex(4),
-            catch_up=self.pods.relist, on_gained=self._gained, on_lost=self._lost, monotonic=monotonic,
+            catch_up=self._catch_up, on_gained=self._gained, on_lost=self._lost, monotonic=monotonic,
         )  # fmt: skip
+        self.metrics.watch_age.labels("nodes").set_function(lambda: self.nodes.seconds_since_contact)
+        self.metrics.watch_age.labels("pods").set_function(lambda: self.pods.seconds_since_contact)
         self._fenced = FencedClient(kube, self._deciding)
         self.metrics.deciding.set_function(lambda: float(self.leadership.deciding))
         self.decisions = Decisions()
@@ -144,7 +147,7 @@ class SchedulerDaemon:
         self.naming = NamingAhead(
             state, kube, settings, metrics, effects, may_write=self._deciding, monotonic=monotonic
         )
-        self.settler = Settler(state, self._kube, settings, effects, monotonic=monotonic)
+        self.fence = Fence(state, self._kube, settings, effects, term=lambda: self.leadership.term, monotonic=monotonic)
         self.reporter = Reporter(
             state, kube, settings, self.decisions,
             instance=socket.gethostname(), monotonic=monotonic, wall_clock=wall_clock,
@@ -159,7 +162,10 @@ class SchedulerDaemon:
     def _server(self) -> ExtenderServer:
         state, settings, monotonic = self.state, self.settings, self._monotonic
         extender = Extender(state, settings, self.decisions, self.effects, monotonic=monotonic)
-        binder = Binder(state, self._fenced, settings, self.decisions, self.effects, monotonic=monotonic)
+        binder = Binder(
+            state, self._fenced, settings, self.decisions, self.effects,
+            term=lambda: self.leadership.term, monotonic=monotonic,
+        )  # fmt: skip
         return ExtenderServer(
             state, extender, binder, settings, self.metrics, self.health, self.leadership,
             head_start=self.naming.head_start, monotonic=monotonic,
@@ -196,8 +202,17 @@ class SchedulerDaemon:
     def _on_pods_listed(self, began: float) -> None:
         self.effects(self.state.news.listed(began))
 
+    def _is_heard(self, reflector: Reflector[Any]) -> tuple[bool, str]:
+        age = reflector.seconds_since_contact
+        return age < self.settings.watch_silence_seconds, f"heard {age:.0f} s ago"
+
     def _deciding(self) -> bool:
         return self.leadership.deciding
+
+    async def _catch_up(self) -> None:
+        """Know what was bound before, and see to it that nothing more is bound by what was decided before."""
+        await self.pods.relist()
+        await self.fence.raise_before_deciding()
 
     def _gained(self) -> None:
         self.health.set_ready("lease", ready=True, detail=self.leadership.words)
@@ -234,7 +249,11 @@ class SchedulerDaemon:
             self.health.set_ready("nodes", ready=True, detail=f"{len(self.state.nodes)} listed at start")
             tasks.create_task(self._guard.keep("pods", self.pods.run))
             await self.pods.wait_synced()
+            if not self.settings.lease_namespace:
+                await self.fence.raise_before_deciding()  # what a process before this one was binding
             self.health.set_ready("pods", ready=True, detail=f"{len(self.pods.items())} listed at start")
+            for kind, reflector in (("nodes", self.nodes), ("pods", self.pods)):
+                self.health.add_check(f"{kind} watch", partial(self._is_heard, reflector))
             if self.measured is not None:
                 tasks.create_task(self._guard.keep("measure", self.measured.run))
                 await self.measured.first_reading()
@@ -243,7 +262,7 @@ class SchedulerDaemon:
             gc.freeze()
             log.info("ready", nodes=len(self.state.nodes), cards=int((self.state.fleet.usable_mib > 0).sum()))
             tasks.create_task(self._guard.keep("sweep", self._sweep))
-            tasks.create_task(self._guard.keep("settle", self.settler.run))
+            tasks.create_task(self._guard.keep("settle", self.fence.run))
             tasks.create_task(self._guard.keep("wake", self.waker.run))
             tasks.create_task(self._guard.keep("preempt", self.preemptor.run))
             tasks.create_task(self._guard.keep("name_ahead", self.naming.run))

@@ -4,7 +4,8 @@ Reservations live in one process's memory, so two extenders that both answered w
 by a Lease. kube-schedulers elect theirs by a Lease of their own, and each asks the extender beside it: being asked is
 therefore how an extender learns that it should lead, and not being asked is what makes the one that leads give way.
 
-Whoever takes over lists the pods again before it decides anything: all that the one before it has bound is known then.
+Whoever takes over lists the pods again before it decides anything: all that the one before it has bound is known then. And it
+marks those that are not bound (`scheduler.background.fencing`): what the one before it has decided cannot be bound any more.
 """
 
 import asyncio
@@ -79,12 +80,13 @@ class Leadership:
     ) -> None:
         self._catch_up, self._on_gained, self._on_lost, self._monotonic = catch_up, on_gained, on_lost, monotonic
         self._lease = f"{settings.lease_namespace}/{settings.lease_name}"
+        self._identity = f"{instance}_{process}"
         self._elector = (
             Elector(
                 kube,
                 namespace=settings.lease_namespace,
                 name=settings.lease_name,
-                identity=f"{instance}_{process}",
+                identity=self._identity,
                 seat=f"{instance}_",
                 duration_seconds=settings.lease_seconds,
                 renew_seconds=settings.lease_seconds / _RENEWALS,
@@ -109,6 +111,11 @@ class Leadership:
         """Whether this extender may decide, and write what nobody asked it for, now."""
         elector = self._elector
         return elector is None or (elector.is_leader and self._term == elector.terms)
+
+    @property
+    def term(self) -> str:
+        """This process, and the number of the lease's term in which it decides or begins to: what it marks pods with."""
+        return f"{self._identity}/{0 if self._elector is None else self._elector.transitions}"
 
     @property
     def words(self) -> str:
@@ -157,7 +164,7 @@ class Leadership:
     def _looked(self) -> None:
         elector = self._elector
         assert elector is not None
-        if self._term and not elector.holds:
+        if self._term and not (elector.holds and elector.terms == self._term):
             self._term = 0
             self._log.info("stands_by", lease=self._lease, holder=elector.holder)
             self._on_lost()

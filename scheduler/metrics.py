@@ -46,6 +46,12 @@ class SchedulerMetrics:
             "1 for the extender that decides, 0 for those that stand by.",
             registry=registry,
         )
+        self.watch_age = Gauge(
+            "headroom_watch_age_seconds",
+            "Time since the API server was last heard on the watch, events and bookmarks alike.",
+            ["kind"],
+            registry=registry,
+        )
         self.events_read = Counter(
             "headroom_watch_events_total", "Node and pod changes applied.", ["kind"], registry=registry
         )

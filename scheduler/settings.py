@@ -82,6 +82,13 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         reason="How long a filter's choice holds its cards before bind. Longer than any sane bind; short enough that a"
         " scheduler that died costs little.",
     )
+    watch_silence_seconds: float = setting(
+        240.0,
+        unit="s",
+        minimum=1.0,
+        reason="A watch of nodes or pods from which nothing has come for so long, bookmarks included, is not believed: the extender is not"
+        " ready until it is heard again. A dead watch is noticed after 150 s, and a new one may be silent for another minute.",
+    )
     unsure_seconds: float = setting(
         180.0,
         unit="s",

@@ -34,6 +34,7 @@ class Health:
         self.registry = registry
         self._metrics_in_thread, self._before_metrics = metrics_in_thread, before_metrics
         self._conditions: dict[str, tuple[bool, str]] = {}
+        self._checks: dict[str, Callable[[], tuple[bool, str]]] = {}
         self._lock = asyncio.Lock()
         self._asked = self._written = 0
         self._page = b""
@@ -43,10 +44,18 @@ class Health:
         """State whether the named part is ready; `detail` is shown to whoever asks."""
         self._conditions[name] = (ready, detail)
 
+    def add_check(self, name: str, check: Callable[[], tuple[bool, str]]) -> None:
+        """Have a condition looked at whenever readiness is asked for; it gives what `set_ready` takes."""
+        self._checks[name] = check
+
     @property
     def ready(self) -> bool:
         """True when at least one condition was stated and all hold."""
-        return bool(self._conditions) and all(ready for ready, _ in self._conditions.values())
+        return (
+            bool(self._conditions)
+            and all(ready for ready, _ in self._conditions.values())
+            and all(check()[0] for check in self._checks.values())
+        )
 
     async def healthz(self, _: Question) -> Reply:
         """Whether the event loop turns: who gets this answer knows that it does."""
@@ -54,9 +63,10 @@ class Health:
 
     async def readyz(self, _: Question) -> Reply:
         """Every condition, and whether all hold."""
+        conditions = self._conditions | {name: check() for name, check in self._checks.items()}
         lines = [
             f"{'ok' if ready else 'not ready'} {name}{': ' + detail if detail else ''}"
-            for name, (ready, detail) in sorted(self._conditions.items())
+            for name, (ready, detail) in sorted(conditions.items())
         ]
         text = "\n".join(lines or ["not ready: starting"]) + "\n"
         return Reply(text.encode(), _TEXT, 200 if self.ready else 503)

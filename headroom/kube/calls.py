@@ -42,13 +42,18 @@ async def bind(
     node: str,
     annotations: Mapping[str, str],
     *,
+    resource_version: str = "",
     timeout_seconds: float = 10.0,
 ) -> None:
-    """Bind a pod to a node; the API server merges `annotations` into the pod in the same write and checks `uid`."""
+    """Bind a pod to a node; the API server merges `annotations` into the pod in the same write and checks `uid`.
+
+    With a `resource_version` it also refuses (Conflict) a pod that has changed since.
+    """
     binding = {
         "apiVersion": "v1",
         "kind": "Binding",
-        "metadata": {"name": name, "uid": uid, "annotations": annotations},
+        "metadata": {"name": name, "uid": uid, "annotations": annotations}
+        | ({"resourceVersion": resource_version} if resource_version else {}),
         "target": {"apiVersion": "v1", "kind": "Node", "name": node},
     }
     await kube.request("POST", f"{pod_path(namespace, name)}/binding", body=binding, timeout_seconds=timeout_seconds)

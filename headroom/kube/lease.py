@@ -101,6 +101,9 @@ class Elector:
         """Whether this process holds the lease as far as it knows; it leads only while it also renews in time."""
         self.terms = 0
         """How often this process has taken the lease from somebody else, or from nobody."""
+        self.transitions = 0
+        """How often the lease had changed hands when this process wrote it last."""
+        self._acquired = ""
         self._log = get_logger(__name__).bind(lease=f"{namespace}/{name}", identity=identity)
 
     @property
@@ -159,6 +162,8 @@ class Elector:
             started,
         )
         challenger = str((lease["metadata"].get("annotations") or {}).get(ANNOTATION_CHALLENGER, ""))
+        if self.holds and not self._is_ours(spec):
+            self._lost()  # somebody reigned in between, whoever holds it now
         if not may_take(self._seen, self.identity, started, self._seat):
             self._lost()
             if challenger != self.identity and self._wants():
@@ -169,6 +174,12 @@ class Elector:
             await self._give(lease, challenger)
             return False
         return await self._write("PUT", f"{self._base}/{self._name}", lease, started)
+
+    def _is_ours(self, spec: dict[str, Any]) -> bool:
+        """Whether the record is one of the term that this process takes itself to be in."""
+        return (spec.get("holderIdentity"), spec.get("acquireTime"), int(spec.get("leaseTransitions") or 0)) == (
+            self.identity, self._acquired, self.transitions,
+        )  # fmt: skip
 
     def _lost(self) -> None:
         self._renewed_at, self.holds = None, False
@@ -231,6 +242,7 @@ class Elector:
             return self.is_leader
         written = _as_lease(answer, path)["spec"]
         self._seen = Seen(self.identity, msgspec.json.encode(written), self._duration_seconds, started)
+        self._acquired, self.transitions = str(written.get("acquireTime")), int(written.get("leaseTransitions") or 0)
         self._renewed_at = started
         self._challenged = ""
         if not self.holds:

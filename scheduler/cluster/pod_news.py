@@ -7,6 +7,7 @@ from headroom.domain.model import GpuRequest
 from headroom.domain.request import RequestError
 from headroom.wire import DELETED
 from scheduler.cluster.changes import Changes, PodDisagrees
+from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.pods import Pods
 from scheduler.ledger.holding import HoldingState, is_finished
 from scheduler.ledger.ledger import Ledger
@@ -42,7 +43,7 @@ class PodNews:
             if known is None:
                 self._learn_from(uid)
         else:
-            changes += self._show_unbound(pod)
+            changes += self._show_unbound(pod, seen=True)
         return changes
 
     def listed(self, began: float) -> Changes:
@@ -53,9 +54,21 @@ class PodNews:
         ghosts = [entry.uid for entry in self._pods.entries.values() if not entry.seen and entry.noted_at < began]
         return [change for uid in ghosts for change in self._pods.end(uid)]
 
+    def told(self, entry: PodEntry, pod: wire.Pod) -> Changes:
+        """Take in what the API server answered about a pod; the watch, which may be behind, says the same later."""
+        if self._pods.entries.get(entry.uid) is not entry:
+            return []  # the watch was before the answer
+        if pod.metadata.uid != entry.uid or is_finished(pod):
+            return self._pods.end(entry.uid)
+        if pod.spec.node_name:
+            return [*self._pods.note_bound(entry), *self._apply_bound(pod)]
+        return self._show_unbound(pod)
+
     def _show_bound(self, pod: wire.Pod) -> Changes:
-        uid = pod.metadata.uid
-        changes = self._pods.shown_bound(uid)
+        return [*self._pods.shown_bound(pod.metadata.uid), *self._apply_bound(pod)]
+
+    def _apply_bound(self, pod: wire.Pod) -> Changes:
+        uid, changes = pod.metadata.uid, Changes()
         if pod.metadata.deletion_timestamp is not None:
             self._pods.leaving.add(uid)
         change = self._ledger.apply(pod)
@@ -87,17 +100,18 @@ class PodNews:
                 changes += self._pods.void(self._pods.entries[held.uid], "moved")
         return changes
 
-    def _show_unbound(self, pod: wire.Pod) -> Changes:
+    def _show_unbound(self, pod: wire.Pod, *, seen: bool = False) -> Changes:
         uid, holding = pod.metadata.uid, self._ledger.holdings.get(pod.metadata.uid)
         if holding is not None and holding.state is HoldingState.BOUND:
             return []  # older than the API server's own answer
         if pod.metadata.deletion_timestamp is not None:
             return self._pods.end(uid)  # it cannot be bound any more
         try:
-            _, changes = self._pods.show(pod, seen=True)
+            _, changes = self._pods.show(pod, seen=seen)
         except RequestError as error:
             self.problems[pod.key] = str(error)
             self._metrics.objects_refused.labels("pod").inc()
-            return self._pods.forget(uid)
+            entry = self._pods.entries.get(uid)
+            return [] if entry is not None and entry.stage is Stage.BINDING else self._pods.forget(uid)
         self.problems.pop(pod.key, None)
         return changes

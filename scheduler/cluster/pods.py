@@ -219,7 +219,7 @@ class Pods:
         if self.entries.get(entry.uid) is not entry or entry.stage is Stage.BOUND:
             return []
         self._ledger.confirm(entry.uid, node)
-        return self._note_bound(entry)
+        return self.note_bound(entry)
 
     def fail_binding(self, entry: PodEntry) -> Changes:
         """Give the cards back: the binding did not happen, and will not.
@@ -251,11 +251,12 @@ class Pods:
         entry = self.entries.get(uid)
         if entry is None:
             return []
-        changes = self._note_bound(entry)
+        changes = self.note_bound(entry)
         self._remove(entry)
         return changes
 
-    def _note_bound(self, entry: PodEntry) -> Changes:
+    def note_bound(self, entry: PodEntry) -> Changes:
+        """Take in that a pod is bound; its record stays until the watch shows it so. What it holds is the ledger's to know."""
         told = entry.stage is Stage.BOUND
         if entry.stage in HOLDING:
             self._metrics.reservations_ended.labels("bound").inc()

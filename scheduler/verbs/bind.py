@@ -3,15 +3,14 @@
 The API server merges the Binding's annotations into the pod in the same write, and checks the UID. No lock is held
 meanwhile: from just before the call until its outcome is certain the cards are the binder's, and nothing else ends that. A
 call without an answer is not certain: the API server may carry it out later. Then the pod keeps its cards, and may be bound to
-the same node again, until `scheduler.background.settling` has learned what became of it.
+the same node again, until `scheduler.background.fencing` has made sure of what became of it.
 """
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Final
 
-from headroom import wire
+from headroom import names, wire
 from headroom.daemon.logs import get_logger
 from headroom.domain.assignment import annotations_of
 from headroom.domain.model import Placement
@@ -27,7 +26,8 @@ from scheduler.ledger.holding import LedgerError
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs import protocol
 
-_ASSIGNED: Final = re.compile(r'already assigned to node "([^"]*)"')
+_VERSION: Final = "ResourceVersion in precondition"
+_TRIES: Final = 3
 
 
 class BindError(HeadroomError):
@@ -42,7 +42,12 @@ class BindError(HeadroomError):
 
 
 class Binder:
-    """Carries out kube-scheduler's bind calls. `kube` must refuse to write once another extender decides."""
+    """Carries out kube-scheduler's bind calls. `kube` must refuse to write once another extender decides.
+
+    That cannot help a process that is stopped between its last look at the lease and its write. So a binding names the version of
+    the pod; whoever takes over changes all pods that may be under way (`scheduler.background.fencing`), and `term` tells its marks
+    from our own.
+    """
 
     def __init__(
         self,
@@ -52,10 +57,11 @@ class Binder:
         decisions: Decisions,
         effects: Effects,
         *,
+        term: Callable[[], str],
         monotonic: Callable[[], float],
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
-        self._effects, self._monotonic = effects, monotonic
+        self._effects, self._term, self._monotonic = effects, term, monotonic
         self._calls: dict[str, tuple[str, asyncio.Task[None]]] = {}
         """Node and work of the bindings under way, by the pod's UID."""
         self._log = get_logger(__name__)
@@ -87,11 +93,11 @@ class Binder:
         if entry is None or (entry.request.count == 0 and args.node not in self._state.fleet.row_of):
             if entry is not None:
                 self._effects(self._state.pods.void(entry, "moved"))
-            await self._post(args, {})
+            await self._post(args, {}, None)
             return
         placement = self._take(entry, args)
         try:
-            await self._post(args, annotations_of(self._state.fleet.nodes[args.node], placement))
+            await self._post(args, annotations_of(self._state.fleet.nodes[args.node], placement), entry)
         except BindError as error:
             if error.unsure:
                 self._state.pods.binding_unsure(entry)
@@ -156,26 +162,38 @@ class Binder:
             raise BindError(f"node {args.node} cannot take pod {entry.key}: {error}") from error
         return placement
 
-    async def _post(self, args: protocol.BindingArgs, annotations: dict[str, str]) -> None:
-        try:
-            await calls.bind(
-                self._kube, args.pod_namespace, args.pod_name, args.pod_uid, args.node, annotations,
-                timeout_seconds=self._settings.bind_timeout_seconds,
-            )  # fmt: skip
-        except Conflict as error:
-            assigned = _ASSIGNED.search(str(error))
-            if assigned is None or assigned.group(1) != args.node or not await self._is_bound(args, error):
+    async def _post(self, args: protocol.BindingArgs, annotations: dict[str, str], entry: PodEntry | None) -> None:
+        """Have the API server bind the pod; returns when it is bound to the asked node. Raises BindError."""
+        for _ in range(_TRIES):
+            version = str(entry.version) if entry is not None and entry.version else ""
+            try:
+                await calls.bind(
+                    self._kube, args.pod_namespace, args.pod_name, args.pod_uid, args.node, annotations,
+                    resource_version=version, timeout_seconds=self._settings.bind_timeout_seconds,
+                )  # fmt: skip
+            except Conflict as error:
+                if await self._is_bound(args, error, entry):
+                    return
+                if not version or _VERSION not in str(error):
+                    raise BindError(str(error)) from error
+                conflict = error  # the pod changed meanwhile in a way that does not matter: once more
+            except (Unreachable, ServerError) as error:
+                # The write may have happened although its answer did not arrive, and it may happen yet.
+                if not await self._is_bound(args, error, entry):
+                    raise BindError(str(error), unsure=True) from error
+                return
+            except KubeError as error:
                 raise BindError(str(error)) from error
-        except (Unreachable, ServerError) as error:
-            # The write may have happened although its answer did not arrive, and it may happen yet.
-            if not await self._is_bound(args, error):
-                raise BindError(str(error), unsure=True) from error
-        except KubeError as error:
-            raise BindError(str(error)) from error
+            else:
+                return
+        raise BindError(str(conflict)) from conflict
 
-    async def _is_bound(self, args: protocol.BindingArgs, cause: KubeError) -> bool:
-        """Whether the pod is bound to the asked node now. Raises BindError: unsure when that cannot be learned, else for a pod that
-        is gone or bound elsewhere."""
+    async def _is_bound(self, args: protocol.BindingArgs, cause: KubeError, entry: PodEntry | None) -> bool:
+        """Whether the pod is bound to the asked node now; takes its present version in.
+
+        Raises BindError: unsure when that cannot be learned, else for a pod that is gone, bound elsewhere, or in another extender's
+        hands.
+        """
         try:
             pod = await self._read(args)
         except NotFound as error:
@@ -184,4 +202,9 @@ class Binder:
             raise BindError(f"{cause}; and whether it was bound cannot be read: {error}", unsure=True) from error
         if pod.metadata.uid != args.pod_uid or pod.spec.node_name not in ("", args.node):
             raise BindError(str(cause)) from cause
+        if entry is not None:
+            self._effects(self._state.news.told(entry, pod))
+        mark = pod.metadata.annotations.get(names.ANNOTATION_TERM, "")
+        if mark and not pod.spec.node_name and not mark.startswith(f"{self._term()}/"):
+            raise BindError(f"another extender decides by now: pod {pod.key} carries the mark {mark}") from cause
         return pod.spec.node_name == args.node

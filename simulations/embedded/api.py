@@ -154,6 +154,11 @@ class ApiServer:
                 raise Conflict(
                     f"Precondition failed: UID in precondition: {uid}, UID in object meta: {pod['metadata']['uid']}"
                 )
+            version, there = meta.get("resourceVersion"), pod["metadata"]["resourceVersion"]
+            if version and version != there:
+                raise Conflict(
+                    f"Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {there}"
+                )
             if pod["metadata"].get("deletionTimestamp"):
                 raise Conflict(f"pod {key[1]} is being deleted, cannot be assigned to a host")
             bound = pod["spec"].get("nodeName")

@@ -2,8 +2,8 @@
 
 It keeps objects of any kind under their paths and answers list (with paging), watch (with bookmarks and expiry), get,
 create, replace, merge-patch, delete, and the subresources that Headroom uses: `binding` with the real server's
-conflicts, `eviction` with disruption budgets, `status` and `scale`. `fail` and `stall` script its faults; `requests`
-records what it was asked.
+conflicts, `eviction` with disruption budgets, `status` and `scale`. `fail`, `stall` and `delay` script its faults; `requests`
+records what it was asked. `front` gives a client an address of its own, which can be cut off.
 """
 
 import asyncio
@@ -50,6 +50,18 @@ class _Stall:
     method: str
     path: re.Pattern[str]
     released: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Front:
+    """An address of the server for one client; while `down`, no call gets through and none is answered."""
+
+    def __init__(self, server: "ApiServer", url: str) -> None:
+        self._server, self.url = server, url
+        self.down = False
+
+    def write_kubeconfig(self, path: Path) -> Path:
+        """A kubeconfig for this address, without credentials."""
+        return self._server.write_kubeconfig(path, self.url)
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,8 @@ class ApiServer:
         self._stalls: list[_Stall] = []
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._delays: list[_Stall] = []
+        self._fronts: dict[int, Front] = {}
         self._watch_tasks: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -135,19 +149,28 @@ class ApiServer:
     async def stop(self) -> None:
         """Cut every connection and refuse new ones; the objects stay."""
         self.cut_watches()
-        for stall in self._stalls:
+        for stall in (*self._stalls, *self._delays):
             stall.released.set()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
-    def write_kubeconfig(self, path: Path) -> Path:
+    async def front(self) -> Front:
+        """One more address, for a client that shall be cut off alone."""
+        assert self._runner is not None
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        port = self._runner.addresses[-1][1]
+        self._fronts[port] = Front(self, f"http://127.0.0.1:{port}")
+        return self._fronts[port]
+
+    def write_kubeconfig(self, path: Path, url: str = "") -> Path:
         """A kubeconfig for this server, without credentials."""
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": self.url}}],
+            "clusters": [{"name": "test", "cluster": {"server": url or self.url}}],
             "users": [{"name": "test", "user": {}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }
@@ -166,6 +189,12 @@ class ApiServer:
         self._stalls.append(stall)
         return stall.released
 
+    def delay(self, method: str, path: str) -> asyncio.Event:
+        """Calls that match are carried out only when the returned event is set, whether their client still waits or not."""
+        delay = _Stall(method, re.compile(path))
+        self._delays.append(delay)
+        return delay.released
+
     def cut_watches(self) -> None:
         """End every open watch, as a restarting API server does."""
         for task in list(self._watch_tasks):
@@ -175,6 +204,10 @@ class ApiServer:
         """No watch is told of anything, as by a server whose watch cache lags, until the returned event is set."""
         self._flowing.clear()
         return self._flowing
+
+    def release_watches(self) -> None:
+        """Let watches that were held go on."""
+        self._flowing.set()
 
     def expire_history(self) -> None:
         """Forget past events: a watch from an old resource version gets 410 Expired."""
@@ -232,8 +265,13 @@ class ApiServer:
         except ValueError:
             body = raw.decode(errors="replace")
         request = Request(http.method, http.path, dict(http.query), body)
+        front = self._front_of(http)
+        await self._get_through(http, front)
         self.requests.append(request)
         try:
+            for delay in self._delays:
+                if delay.method == request.method and delay.path.search(request.path):
+                    await delay.released.wait()
             self._raise_fault(request)
             target = _target(http.path)
             if request.query.get("watch") in ("1", "true"):
@@ -242,9 +280,21 @@ class ApiServer:
             for stall in self._stalls:
                 if stall.method == request.method and stall.path.search(request.path):
                     await stall.released.wait()
+            await self._get_through(http, front)
             return web.json_response(answer, status=status)
         except Refusal as refusal:
             return web.json_response(_status(refusal), status=refusal.code)
+
+    def _front_of(self, http: web.Request) -> Front | None:
+        assert http.transport is not None
+        return self._fronts.get(http.transport.get_extra_info("sockname")[1])
+
+    async def _get_through(self, http: web.Request, front: Front | None) -> None:
+        """Nothing comes through an address that is cut off, in either direction; the client sees no more than silence."""
+        while front is not None and front.down:
+            if http.transport is None:
+                raise ConnectionResetError
+            await asyncio.sleep(0.01)
 
     def _raise_fault(self, request: Request) -> None:
         for fault in self._faults:
@@ -310,9 +360,14 @@ class ApiServer:
         if target.subresource == "scale":
             body["spec"]["replicas"] = request.body["spec"]["replicas"]
         else:
-            changes = {"status": request.body.get("status", {})} if target.subresource == "status" else request.body
+            changes = copy.deepcopy(request.body)
+            if target.subresource == "status":  # and of the metadata, as the real server has it for pods
+                changes = {part: changes[part] for part in ("status", "metadata") if part in changes}
             _check_preconditions(body, request.body)
-            _merge(body, copy.deepcopy(changes))
+            before = copy.deepcopy(body)
+            _merge(body, changes)
+            if body == before:  # what changes nothing gets no new version
+                return body
         self._record("MODIFIED", target.resource, body)
         return _scale_of(body) if target.subresource == "scale" else body
 
@@ -335,6 +390,11 @@ class ApiServer:
         uid, node = wanted.get("uid"), request.body["target"]["name"]
         if uid and uid != meta["uid"]:
             text = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {meta['uid']}"
+            raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on pods/binding "{target.name}": {text}')
+        version = wanted.get("resourceVersion")
+        if version and version != meta["resourceVersion"]:
+            there = f"ResourceVersion in object meta: {meta['resourceVersion']}"
+            text = f"Precondition failed: ResourceVersion in precondition: {version}, {there}"
             raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on pods/binding "{target.name}": {text}')
         if meta.get("deletionTimestamp"):
             text = f"pod {target.name} is being deleted, cannot be assigned to a host"
@@ -381,7 +441,9 @@ class ApiServer:
                 gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
                 await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
                 return response
+            front = self._front_of(http)
             async for line in self._events(at, target, request):
+                await self._get_through(http, front)
                 await response.write(line)
         except ConnectionResetError:
             pass

@@ -13,7 +13,7 @@ import aiohttp
 from headroom.kube.aio import connect
 from scheduler.daemon import SchedulerDaemon, listening
 from scheduler.settings import SchedulerSettings
-from tests.fakes.apiserver import ApiServer
+from tests.fakes.apiserver import ApiServer, Front
 
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
@@ -172,11 +172,15 @@ async def extender(
     tmp_path: Path,
     *,
     wait_ready: bool = True,
+    front: Front | None = None,
     unix_clock: Callable[[], float] = time.time,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """An extender on a free port, ready unless that is not waited for; `settings` are those of SchedulerSettings."""
-    kube = await connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
+    """An extender on a free port, ready unless that is not waited for; `settings` are those of SchedulerSettings.
+
+    It talks to the API server through `front`, if given.
+    """
+    kube = await connect(str((front or api).write_kubeconfig(tmp_path / "kubeconfig")))
     daemon = SchedulerDaemon(
         kube,
         SchedulerSettings(**{"host": "127.0.0.1", "port": 0, "wake_delay_seconds": 0.05, **settings}),

@@ -120,6 +120,33 @@ def pod_known(api: ApiServer, name: str, vram: str) -> dict:
     return api.put(PODS, pod(name, vram=vram))
 
 
+async def test_who_comes_back_after_another_reigned_reads_what_was_bound_meanwhile(api, tmp_path):
+    """s06: cut off while the other took the lease, bound a pod and gave the lease up, the first must not take up its old promises."""
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+    front = await api.front()
+    async with extender(api, tmp_path / "a", front=front, port=1, **QUICK) as first:
+        promised = await first.create(pod("promised", vram="50Gi"))
+        assert (await filter_until_answered(first, promised))["NodeNames"] == ["gpu"]
+        front.down = True
+        async with extender(api, tmp_path / "b", port=2, **QUICK) as second:
+            bound = await second.create(pod("bound", vram="50Gi"))
+            assert (await filter_until_answered(second, bound))["NodeNames"] == ["gpu"]
+            flow = api.hold_watches()
+            assert await second.bind(bound, "gpu") == {}
+        (lease,) = api.all(LEASE)
+        assert lease["spec"]["holderIdentity"] == ""
+        relists = first.daemon.pods.relists
+        front.down = False
+        await first.until(lambda: first.daemon.leadership.deciding)
+        assert first.daemon.pods.relists > relists
+        assert first.daemon.leadership.term.endswith("/2")
+        assert held(first) == 50 * GIB
+        assert first.daemon.state.ledger.reservations() == []
+        assert (await first.filter(promised))["NodeNames"] == []
+        flow.set()
+
+
 async def test_a_lease_that_was_given_up_is_taken_at_once_and_the_same_place_takes_its_own_back(api, tmp_path):
     slow = QUICK | {"lease_seconds": 600.0}
     async with extender(api, tmp_path, port=1, **slow) as first:
@@ -164,7 +191,13 @@ async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_f
         kube = await connect(str(tmp_path / "kubeconfig"))
         fenced = FencedClient(kube, lambda: False)
         binder = Binder(
-            daemon.state, fenced, daemon.settings, daemon.decisions, daemon.effects, monotonic=time.monotonic
+            daemon.state,
+            fenced,
+            daemon.settings,
+            daemon.decisions,
+            daemon.effects,
+            term=lambda: "t",
+            monotonic=time.monotonic,
         )
         with pytest.raises(BindError, match="another extender decides"):
             await binder.bind(
