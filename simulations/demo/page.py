@@ -12,7 +12,7 @@ def page_of(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the templates name, and what the script draws."""
     ours, theirs = story.accounts[:2]
-    models = model_names(placement.stream)
+    models = sorted({*model_names(placement.stream), *(service.model for service in story.sides[0].services)})
     saved = 1 - ours.card_hours / theirs.card_hours
     page: dict[str, Any] = {
         "title": "The same models on fewer GPUs",
@@ -29,5 +29,5 @@ def page_of(
         "method": [*story.method, *placement_method(placement)],
         "footer": footer,
     }
-    data = {"models": models, "story": story_data(story), "placement": placement_data(placement, models)}
+    data = {"models": models, "story": story_data(story, models), "placement": placement_data(placement, models)}
     return page, data

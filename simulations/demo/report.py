@@ -69,12 +69,8 @@ def placement_page(chapter: PlacementChapter) -> dict[str, Any]:
         "whole": chapter.whole,
         "spread": chapter.risk_spread,
         "packed": chapter.risk_packed,
-        "spread_running": round(
-            chapter.headroom.pods - chapter.risk_spread.crashed_mean - chapter.risk_spread.unplaced_mean
-        ),
-        "packed_running": round(
-            chapter.headroom.pods - chapter.risk_packed.crashed_mean - chapter.risk_packed.unplaced_mean
-        ),
+        "spread_running": running_mean(chapter.headroom.pods, chapter.risk_spread),
+        "packed_running": running_mean(chapter.headroom.pods, chapter.risk_packed),
         "stream_count": len(chapter.stream),
         "card_count": len(usable),
         "need_gib": gib(chapter.need_mib),
@@ -108,6 +104,7 @@ def placement_data(chapter: PlacementChapter, models: Sequence[str]) -> dict[str
     total_cards = len({(node.name, card.index) for node in nodes for card in node.cards})
     return {
         "nodes": node_rows(chapter.nodes),
+        "models": sorted({models.index(deployment.offer.model) for deployment in chapter.stream}),
         "last": round(max(deployment.arrival_seconds for deployment in chapter.stream)) + 1,
         "shares": [share(name, ref, start) for name, (start, refs) in chapter.placed.items() for ref in refs],
         "whole_shares": [
@@ -118,7 +115,8 @@ def placement_data(chapter: PlacementChapter, models: Sequence[str]) -> dict[str
         "methods": [
             _method_row("Headroom", chapter.headroom, total_cards),
             _method_row("Whole cards", chapter.whole, total_cards),
-            _method_row("Time-slicing, spread", chapter.slicing, total_cards),
+            _risk_method_row("Time-slicing, spread", chapter.headroom.pods, chapter.risk_spread),
+            _risk_method_row("Time-slicing, packed", chapter.headroom.pods, chapter.risk_packed),
         ],
     }
 
@@ -132,8 +130,6 @@ def _method_row(name: str, method: Method, total_cards: int) -> dict[str, Any]:
     text = f"{method.cards_needed} cards"
     if method.cards_needed > total_cards:
         text += f" (the fleet has {total_cards})"
-    elif method.out_of_memory:
-        text += f", and {method.out_of_memory} replicas die of it"
     return {
         "name": name,
         "running": method.running,
@@ -141,6 +137,22 @@ def _method_row(name: str, method: Method, total_cards: int) -> dict[str, Any]:
         "cards_needed": method.cards_needed,
         "cards_text": text,
     }
+
+
+def _risk_method_row(name: str, pods: int, risk: Risk) -> dict[str, Any]:
+    """Of time-slicing, whose outcome depends on the order of arrival: the means that the table shows."""
+    return {
+        "name": name,
+        "running": running_mean(pods, risk),
+        "pods": pods,
+        "cards_needed": round(risk.cards_mean),
+        "cards_text": f"{risk.cards_mean:.0f} cards, and {risk.crashed_mean:.0f} replicas die of it",
+    }
+
+
+def running_mean(pods: int, risk: Risk) -> int:
+    """Replicas that run in the mean over the orders of arrival, whole."""
+    return round(pods - risk.crashed_mean - risk.unplaced_mean)
 
 
 def placement_lines(chapter: PlacementChapter) -> list[str]:
@@ -175,9 +187,8 @@ def placement_lines(chapter: PlacementChapter) -> list[str]:
 
 
 def _risk_row(name: str, pods: int, risk: Risk) -> tuple[str, str, str, str, str, str]:
-    running = pods - risk.crashed_mean - risk.unplaced_mean
     died = f"{risk.crashed_mean:.0f} ({risk.crashed_low} to {risk.crashed_high})"
-    return name, f"{risk.cards_mean:.0f}", "", f"{running:.0f}", f"{risk.unplaced_mean:.0f}", died
+    return name, f"{risk.cards_mean:.0f}", "", f"{running_mean(pods, risk)}", f"{risk.unplaced_mean:.0f}", died
 
 
 def placement_method(chapter: PlacementChapter) -> list[Block]:

@@ -18,7 +18,9 @@ function html(name, className, parent, text) {
   return element;
 }
 
-const colour = (model) => `var(--m${model % 12})`;
+// One colour for each model on the whole page; a second service of the same model has a paler shade of it.
+const colour = (model, shade) => (shade ? `color-mix(in srgb, var(--m${model % 14}) 62%, var(--shade))` : `var(--m${model % 14})`);
+const letter = (index) => String.fromCharCode(97 + (index % 26));
 const gib = (mib) => `${(mib / 1024).toFixed(mib < 10240 ? 1 : 0)} GiB`;
 
 const ago = (seconds, last) => (last < 600 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
@@ -34,3 +36,12 @@ function showTip(event, text) {
   tip.style.top = `${below ? event.clientY + 16 : event.clientY - box.height - 10}px`;
 }
 function hideTip() { tip.style.display = "none"; }
+// A finger has no pointer that leaves: the next touch elsewhere ends the tip.
+document.addEventListener("pointerdown", (event) => { if (!event.target.closest("svg")) hideTip(); });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+window.addEventListener("scroll", hideTip, { passive: true });
+// Where a tip of something without a pointer belongs.
+function middleOf(element) {
+  const box = element.getBoundingClientRect();
+  return { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+}

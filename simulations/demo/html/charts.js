@@ -19,7 +19,7 @@ function lineChart(target, title, times, series, options) {
   const box = html("div", "chart", target);
   html("b", "", box, title);
   const PLOT = { ...FRAME, ...(target.classList.contains("four") ? { width: 290, height: 118 } : {}) };
-  const image = svg("svg", { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: "img", "aria-label": title }, box);
+  const image = svg("svg", { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: "img", tabindex: 0, "aria-label": `${title}: arrow keys read the values` }, box);
   const last = times[times.length - 1];
   const highest = Math.max(...series.flatMap((line) => line.values.filter((value) => value !== null)), options.limit ? options.limit.value * 1.15 : 0);
   const top = niceTop(options.cap ? Math.min(highest, options.cap) : highest);
@@ -54,21 +54,36 @@ function lineChart(target, title, times, series, options) {
     svg("path", { d: path, fill: "none", stroke: line.stroke, "stroke-width": line.width || 1.8, "stroke-dasharray": line.dash || "none", "stroke-linejoin": "round" }, image);
   }
   const cross = svg("line", { y1: PLOT.top, y2: PLOT.height - PLOT.bottom, stroke: "var(--faint)", visibility: "hidden" }, image);
-  image.addEventListener("mousemove", (event) => {
-    const area = image.getBoundingClientRect();
-    const at = ((event.clientX - area.left) / area.width) * PLOT.width;
-    const time = ((at - PLOT.left) / (PLOT.width - PLOT.left - PLOT.right)) * last;
-    if (time < 0 || time > last) return;
-    let index = 0;
-    while (index + 1 < times.length && times[index + 1] <= time) index += 1;
+  let shown = 0;
+  function read(index, event) {
+    shown = index;
     cross.setAttribute("x1", x(times[index]));
     cross.setAttribute("x2", x(times[index]));
     cross.setAttribute("visibility", "visible");
     const lines = series.map((line) => `${line.name}: ${line.values[index] === null ? "none" : short(line.values[index])}${options.unit || ""}`);
     if (options.limit) lines.push(`${options.limit.name}: ${short(options.limit.value)}${options.unit || ""}`);
     showTip(event, [last < 600 ? `second ${Math.round(times[index])}` : `minute ${(times[index] / 60).toFixed(1)}`, ...lines].join("\n"));
+  }
+  function point(event) {
+    const area = image.getBoundingClientRect();
+    const at = ((event.clientX - area.left) / area.width) * PLOT.width;
+    const time = ((at - PLOT.left) / (PLOT.width - PLOT.left - PLOT.right)) * last;
+    if (time < 0 || time > last) return;
+    let index = 0;
+    while (index + 1 < times.length && times[index + 1] <= time) index += 1;
+    read(index, event);
+  }
+  function leave() { hideTip(); cross.setAttribute("visibility", "hidden"); }
+  image.addEventListener("pointermove", point);
+  image.addEventListener("pointerdown", point);
+  image.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
+  image.addEventListener("blur", leave);
+  image.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -times.length, End: times.length }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    read(Math.min(Math.max(shown + step, 0), times.length - 1), middleOf(cross));
   });
-  image.addEventListener("mouseleave", () => { hideTip(); cross.setAttribute("visibility", "hidden"); });
 }
 
 // rows: [{name, value, text, fill}]
@@ -79,7 +94,7 @@ function barRows(target, rows) {
     html("div", "", line, row.name);
     const track = html("div", "track", line);
     const bar = html("div", "bar", track);
-    bar.style.width = `${(54 * row.value) / most}%`;
+    bar.style.setProperty("--part", row.value / most);
     bar.style.background = row.fill;
     html("div", "", track, row.text);
   }

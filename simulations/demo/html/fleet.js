@@ -17,7 +17,25 @@ function fleetMap(target, nodes, shares, options) {
     groups.get(node.type).push([node, index]);
   });
   const root = html("div", "fleet", target);
+  root.tabIndex = 0;
+  root.setAttribute("role", "group");
+  root.setAttribute("aria-label", "cards of the fleet; arrow keys go from card to card");
   const boxes = [];
+  let at = -1;
+  function look(step) {
+    if (boxes[at]) boxes[at].frame.classList.remove("looked-at");
+    at = Math.min(Math.max(at + step, 0), boxes.length - 1);
+    boxes[at].frame.classList.add("looked-at");
+    boxes[at].frame.scrollIntoView({ block: "nearest" });
+    showTip(middleOf(boxes[at].frame), describe(boxes[at]));
+  }
+  root.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -8, ArrowDown: 8 }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    look(step);
+  });
+  root.addEventListener("blur", () => { if (boxes[at]) boxes[at].frame.classList.remove("looked-at"); hideTip(); });
   for (const [type, members] of groups) {
     const group = html("div", "group", root);
     html("b", "", group, `${type}  (${gib(members[0][0].cards[0])} a card)`);
@@ -35,8 +53,9 @@ function fleetMap(target, nodes, shares, options) {
       const fill = svg("g", {}, group);
       const frame = svg("rect", { width: CARD.width, height: CARD.height, rx: 2.5, fill: "transparent", stroke: "var(--card-line)" }, group);
       const box = { node, card, usable, fill, frame, shares: byCard.get(`${index}/${card}`) || [], now: [] };
-      frame.addEventListener("mousemove", (event) => showTip(event, describe(box)));
-      frame.addEventListener("mouseleave", hideTip);
+      frame.addEventListener("pointermove", (event) => showTip(event, describe(box)));
+      frame.addEventListener("pointerdown", (event) => { at = list.indexOf(box); showTip(event, describe(box)); });
+      frame.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideTip(); });
       list.push(box);
     });
   }
@@ -58,7 +77,11 @@ function fleetMap(target, nodes, shares, options) {
         const shown = Math.min(width, CARD.width - x);
         const starting = share.ready !== undefined && (share.ready === null || share.ready > time);
         if (shown > 0) {
-          svg("rect", { x, y: 0, width: Math.max(shown - 0.6, 0.9), height: CARD.height, fill: colour(share.model), opacity: starting ? 0.45 : 1 }, box.fill);
+          svg("rect", { x, y: 0, width: Math.max(shown - 0.6, 0.9), height: CARD.height, fill: colour(share.model, share.shade), opacity: starting ? 0.45 : 1 }, box.fill);
+          if (shown >= 7) {
+            const mark = svg("text", { x: x + Math.min(shown, CARD.width - x) / 2, y: CARD.height / 2 + 3.5, "text-anchor": "middle", class: "mark" }, box.fill);
+            mark.textContent = letter(share.mark);
+          }
         }
         x += width;
       }

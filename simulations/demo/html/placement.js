@@ -2,8 +2,8 @@
 // Chapter: the same pods placed three ways.
 function placementChapter(data) {
   const label = (share) => share.pod;
-  const shares = data.shares.map(([node, card, model, mib, start, pod]) => ({ node, card, model, mib, start, end: null, pod }));
-  const whole = data.whole_shares.map(([node, card, model, mib, start, pod]) => ({ node, card, model, mib, start, end: null, pod }));
+  const shares = data.shares.map(([node, card, model, mib, start, pod]) => ({ node, card, model, mark: model, mib, start, end: null, pod }));
+  const whole = data.whole_shares.map(([node, card, model, mib, start, pod]) => ({ node, card, model, mark: model, mib, start, end: null, pod }));
   const place = document.getElementById("placement-fleet");
   const columns = html("div", "columns", place);
   const left = html("div", "", columns);
@@ -20,7 +20,7 @@ function placementChapter(data) {
   };
   const set = timeSlider(document.getElementById("placement-slider"), data.last, 1, draw);
   set(data.last);
-  const fills = ["var(--accent)", "var(--other)", "var(--faint)"];
+  const fills = ["var(--accent)", "var(--other)", "var(--faint)", "var(--soft)"];
   barRows(document.getElementById("placement-running"), data.methods.map((method, index) => ({
     name: method.name, value: method.running, fill: fills[index],
     text: `${method.running} of ${method.pods} replicas run`,
@@ -31,10 +31,13 @@ function placementChapter(data) {
 }
 
 function legend(target) {
-  const names = target.dataset.legend === "story" ? DATA.story.services.map((service) => service.name) : DATA.models;
-  names.forEach((name, index) => {
+  const entries = target.dataset.legend === "story"
+    ? DATA.story.services.map((service, index) => ({ ...service, mark: index }))
+    : DATA.placement.models.map((model) => ({ name: DATA.models[model], model, mark: model }));
+  for (const { name, model, shade, mark } of entries) {
     const entry = html("span", "", target);
-    html("i", "", entry).style.background = colour(index);
+    const key = html("i", "key", entry, letter(mark));
+    key.style.background = colour(model, shade);
     entry.append(name);
-  });
+  }
 }

@@ -16,7 +16,9 @@ function storyChapter(data) {
   const draws = [ours, theirs].map((side, index) => {
     const panel = html("div", "", fleets);
     const title = html("h3", "", panel);
-    const shares = side.shares.map(([node, card, model, mib, start, ready, end, pod]) => ({ node, card, model, mib, start, ready, end, pod }));
+    const shares = side.shares.map(([node, card, mark, mib, start, ready, end, pod]) => ({
+      node, card, mark, model: data.services[mark].model, shade: data.services[mark].shade, mib, start, ready, end, pod,
+    }));
     const draw = fleetMap(panel, data.nodes, shares, { label: (share) => share.pod, whole: index === 1, large: true });
     return (time) => { title.textContent = `${side.name}: ${draw(time)} cards held`; };
   });
@@ -27,17 +29,19 @@ function storyChapter(data) {
   set(data.opening);
 
   const list = document.getElementById("story-services");
+  const wide = window.matchMedia("(min-width: 901px)").matches;
   data.services.forEach((service, index) => {
-    const block = html("div", "model", list);
-    const head = html("h3", "", block);
-    html("i", "", head).style.background = colour(index);
-    head.append(service.name);
+    const own = colour(service.model, service.shade);
+    const block = html("details", "model", list);
+    block.open = wide; // on a small screen forty-eight charts would be one long column
+    const head = html("summary", "", block);
+    html("i", "key", head, letter(index)).style.background = own;
+    html("b", "", head, service.name);
     html("small", "", head, `${service.what}. ${service.promise}`);
-    const met = html("small", "", head, `met: ${service.met[0]} on Headroom, ${service.met[1]} with the HPA`);
-    met.style.marginLeft = "auto";
+    html("small", "met", head, `met: ${service.met[0]} on Headroom, ${service.met[1]} with the HPA`);
     const row = html("div", "charts four", block);
     const two = (pick, options) => [ours, theirs].map((side, at) => ({
-      name: side.name, values: pick(side.services[index]), stroke: at === 0 ? colour(index) : "var(--faint)", width: at === 0 ? 2.2 : 1.5, ...options,
+      name: side.name, values: pick(side.services[index]), stroke: at === 0 ? own : "var(--faint)", width: at === 0 ? 2.2 : 1.5, ...options,
     })).reverse();
     lineChart(row, "Demand, requests a second", data.times, [{ name: "demand", values: service.demand, stroke: "var(--soft)", fill: "var(--card)", width: 1.2 }], {});
     lineChart(row, "Replicas ready", data.times, two((side) => side.ready, { step: true }), {});

@@ -209,6 +209,7 @@ class SideRun:
             services.append(
                 ServiceRecord(
                     name=service.name,
+                    model=service.model,
                     what=f"{service.model}, emulated vLLM, {service.vram_mib / 1024:.0f} GiB on {service.card}",
                     promise=promise,
                     ttft_seconds=TTFT_SECONDS,

@@ -1,7 +1,7 @@
 """First chapter of the demo: one stream of Deployments, placed three ways.
 
 Headroom's side is the real extender, asked over HTTP by the simulated kube-scheduler, one pod at a time. The other two are the
-baselines of `demo_baselines`, over the same pods and the same cards.
+baselines of `simulations.demo.placement.baselines`, over the same pods and the same cards.
 """
 
 import random
@@ -14,7 +14,6 @@ from simulations.demo.placement.baselines import (
     Risk,
     pods_of,
     slicing_risk,
-    time_slicing,
     usable_by_card,
     whole_cards,
 )
@@ -57,7 +56,6 @@ class PlacementChapter:
     need_mib: int
     """What all pods really need."""
     whole: Method
-    slicing: Method
     headroom: Method
     risk_spread: Risk
     risk_packed: Risk
@@ -118,7 +116,6 @@ def chapter_of(
     view.picture(state_of(nodes, stream, kubelets, deployment_of, len(pending)), model_names(stream))
     pods = pods_of(stream)
     whole = whole_cards(nodes, pods)
-    slicing = time_slicing(nodes, pods, slices=SLICES, packed=False, rng=rng)
     spread, packed = (
         slicing_risk(nodes, pods, slices=SLICES, packed=packed, runs=_RISK_RUNS, rng=rng) for packed in (False, True)
     )
@@ -133,7 +130,6 @@ def chapter_of(
         stream=tuple(stream),
         need_mib=sum(pod.need_mib for pod in pods),
         whole=_method("whole", nodes, len(pods), whole, waiting_in(whole)),
-        slicing=_method("slicing", nodes, len(pods), slicing, waiting_in(slicing)),
         headroom=_method("headroom", nodes, len(pods), headroom, [stream[deployment_of[name]] for name in pending]),
         risk_spread=spread,
         risk_packed=packed,

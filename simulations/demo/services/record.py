@@ -38,6 +38,7 @@ class ServiceRecord:
     """One service on one side."""
 
     name: str
+    model: str
     what: str
     """Model, engine and memory in words."""
     promise: str

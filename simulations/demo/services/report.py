@@ -136,7 +136,7 @@ def _kept(account: Account) -> int:
     return sum(share >= _GOOD for share in account.by_service)
 
 
-def story_data(chapter: StoryChapter) -> dict[str, Any]:
+def story_data(chapter: StoryChapter, models: Sequence[str]) -> dict[str, Any]:
     """What story.js draws."""
     first = chapter.sides[0]
     nodes = sorted_nodes(first.nodes)
@@ -144,24 +144,29 @@ def story_data(chapter: StoryChapter) -> dict[str, Any]:
     demand = [
         round(sum(values), 2) for values in zip(*(service.track.demand for service in first.services), strict=True)
     ]
+    # What runs out after the last request has come is no outage, and is not drawn.
+    ticks = max(at for at, value in enumerate(demand) if value > 0) + 1
     busiest = first.times[demand.index(max(demand))]
+    named = [models.index(service.model) for service in first.services]
     return {
         "nodes": node_rows(first.nodes),
-        "times": [round(time) for time in first.times],
-        "last": round(first.end),
+        "times": [round(time) for time in first.times[:ticks]],
+        "last": round(first.times[ticks - 1]),
         "opening": round(busiest),
-        "demand": demand,
+        "demand": demand[:ticks],
         "sides": [
-            _side_data(side, name, row_of, whole_map=at < 2)
+            _side_data(side, name, row_of, ticks, whole_map=at < 2)
             for at, (side, name) in enumerate(zip(chapter.sides, chapter.names, strict=True))
         ],
         "services": [
             {
                 "name": service.name,
+                "model": named[at],
+                "shade": named[:at].count(named[at]),
                 "what": service.what,
                 "promise": service.promise,
                 "ttft": service.ttft_seconds,
-                "demand": [round(value, 2) for value in service.track.demand],
+                "demand": [round(value, 2) for value in service.track.demand[:ticks]],
                 "met": [percent(side.services[at].attainment) for side in chapter.sides[:2]],
             }
             for at, service in enumerate(first.services)
@@ -169,11 +174,13 @@ def story_data(chapter: StoryChapter) -> dict[str, Any]:
     }
 
 
-def _side_data(side: SideRecord, name: str, row_of: dict[str, int], *, whole_map: bool) -> dict[str, Any]:
+def _side_data(side: SideRecord, name: str, row_of: dict[str, int], ticks: int, *, whole_map: bool) -> dict[str, Any]:
     return {
         "name": name,
-        "cards": [sum(values) for values in zip(*side.held.values(), strict=True)],
-        "queue": [sum(values) for values in zip(*(service.track.queue for service in side.services), strict=True)],
+        "cards": [sum(values) for values in zip(*side.held.values(), strict=True)][:ticks],
+        "queue": [sum(values) for values in zip(*(service.track.queue for service in side.services), strict=True)][
+            :ticks
+        ],
         "shares": [
             [
                 row_of[share.card[0]],
@@ -189,7 +196,7 @@ def _side_data(side: SideRecord, name: str, row_of: dict[str, int], *, whole_map
         ]
         if whole_map
         else [],
-        "services": [_track_data(service) for service in side.services] if whole_map else [],
+        "services": [_track_data(service, ticks) for service in side.services] if whole_map else [],
     }
 
 
@@ -197,12 +204,12 @@ def _round(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds)
 
 
-def _track_data(service: ServiceRecord) -> dict[str, Any]:
+def _track_data(service: ServiceRecord, ticks: int) -> dict[str, Any]:
     track = service.track
     return {
-        "ready": track.ready,
-        "queue": track.queue,
-        "ttft": [None if value is None else round(value, 2) for value in track.ttft],
+        "ready": track.ready[:ticks],
+        "queue": track.queue[:ticks],
+        "ttft": [None if value is None else round(value, 2) for value in track.ttft[:ticks]],
     }
 
 

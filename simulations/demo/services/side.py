@@ -170,6 +170,7 @@ class Side:
             services.append(
                 ServiceRecord(
                     name=lane.service.name,
+                    model=lane.service.model,
                     what=what_of(lane.service),
                     promise=promise_of(lane.service),
                     ttft_seconds=lane.service.objective.ttft_seconds,

@@ -1,5 +1,6 @@
 """The demo's report in a real browser: no errors on the console, the figures and pictures are there, in light and in dark."""
 
+import html
 import json
 import re
 import shutil
@@ -70,7 +71,7 @@ def test_the_page_draws_without_a_word_on_the_console(report: Path, tmp_path: Pa
 _POINT_AND_SLIDE = """<script>
 const cards = [...document.querySelectorAll("#story-fleet g")];
 const held = cards.find((card) => card.querySelector(":scope > g > rect"));
-held.querySelector(':scope > rect[fill="transparent"]').dispatchEvent(new MouseEvent("mousemove", { clientX: 5, clientY: 5 }));
+held.querySelector(':scope > rect[fill="transparent"]').dispatchEvent(new PointerEvent("pointermove", { clientX: 5, clientY: 5 }));
 document.body.dataset.tip = document.querySelector(".tip").textContent;
 const slider = document.querySelector("#story-slider input");
 slider.value = 0;
@@ -87,7 +88,89 @@ def test_cards_say_who_holds_them_and_the_slider_moves_the_fleet(report: Path, t
     tip = re.search(r'data-tip="([^"]*)"', dom)
     assert tip is not None
     assert re.search(r"card \d: .*(free|whole card held)\n\S+: [\d.]+ GiB", tip[1]), tip[1]
-    assert 'data-moment="0 min"' in dom
+    assert re.search(r'data-moment="0 (s|min)"', dom)
+
+
+_TOUCH_AND_KEYS = """<script>
+const said = () => document.querySelector(".tip").textContent;
+const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const fleet = document.querySelector("#story-fleet .fleet");
+press(fleet, "ArrowRight");
+document.body.dataset.first = said();
+press(fleet, "ArrowRight");
+document.body.dataset.second = said();
+const chart = document.querySelector("#story-totals svg");
+press(chart, "End");
+document.body.dataset.chart = said();
+press(document.body, "Escape");
+document.body.dataset.after = document.querySelector(".tip").style.display;
+const card = document.querySelector('#placement-fleet rect[fill="transparent"]');
+card.dispatchEvent(new PointerEvent("pointerdown", { pointerType: "touch", clientX: 5, clientY: 5, bubbles: true }));
+document.body.dataset.touched = said();
+</script>"""
+
+
+def test_tips_come_by_keyboard_and_by_touch(report: Path, tmp_path: Path) -> None:
+    page = tmp_path / "keys.html"
+    page.write_text(report.read_text().replace("</body>", _TOUCH_AND_KEYS + "</body>"))
+    dom, console = browse(page, tmp_path / "profile")
+    assert console == []
+    said = {key: html.unescape(value) for key, value in re.findall(r'data-(\w+)="([^"]*)"', dom)}
+    assert "card 0: " in said["first"]
+    assert "card 1: " in said["second"]
+    assert re.match(r"(second|minute) [\d.]+\n", said["chart"])
+    assert said["after"] == "none"
+    assert "card 0: " in said["touched"]
+
+
+_MEASURE = """<script>document.body.dataset.width = document.documentElement.scrollWidth;
+document.body.dataset.height = document.documentElement.scrollHeight;
+document.body.dataset.open = document.querySelectorAll("details[open]").length;</script>"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_small_screen_cuts_nothing_off(report: Path, tmp_path: Path, scheme: str) -> None:
+    page = tmp_path / "narrow.html"
+    # Chromium's own window is never that narrow; a frame is.
+    (tmp_path / "page.html").write_text(report.read_text().replace("</body>", _MEASURE + "</body>"))
+    page.write_text(
+        '<!doctype html><iframe src="page.html" style="width:420px;height:900px;border:0"></iframe><script>'
+        'document.querySelector("iframe").onload = (event) => Object.assign(document.body.dataset,'
+        " event.target.contentDocument.body.dataset);</script>"
+    )
+    dark = ("--blink-settings=preferredColorScheme=0",) if scheme == "dark" else ()
+    dom, _ = browse(page, tmp_path / "profile", "--allow-file-access-from-files", *dark)
+    said = dict(re.findall(r'data-(\w+)="(\d+)"', dom))
+    assert int(said["width"]) <= 420
+    assert int(said["open"]) == 0, "services are folded"
+    assert int(said["height"]) < 12_000
+
+
+def test_bars_and_table_say_the_same(report: Path) -> None:
+    text = report.read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    row = re.search(r"<tr><td>Replicas running</td>(.*?)</tr>", text)
+    assert row is not None
+    assert [int(cell) for cell in re.findall(r">(\d+)</td>", row[1])] == [
+        method["running"] for method in data["placement"]["methods"]
+    ]
+
+
+def test_the_end_of_the_load_is_not_drawn_as_an_outage(report: Path) -> None:
+    data = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', report.read_text(), re.DOTALL)[1]  # type: ignore[index]
+    )
+    assert data["story"]["demand"][-1] > 0
+    assert {len(side["cards"]) for side in data["story"]["sides"]} == {len(data["story"]["times"])}
+
+
+def test_each_service_has_a_colour_of_its_own(report: Path) -> None:
+    data = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', report.read_text(), re.DOTALL)[1]  # type: ignore[index]
+    )
+    colours = [(service["model"], service["shade"]) for service in data["story"]["services"]]
+    assert len(set(colours)) == len(colours)
+    assert max(model for model, _ in colours) < 14
 
 
 def test_the_headline_figures_are_in_the_text_itself(report: Path, tmp_path: Path) -> None:
