@@ -56,7 +56,7 @@ node: $(VENV)/.dev prerequisites control-plane node-programs ## A real node with
 	$(BIN)/python -m simulations.node
 
 .PHONY: test
-test: check coverage test-integration test-node ## Everything, including the real control plane and the real node
+test: check coverage test-integration test-node test-image ## Everything, including the real control plane and the real node
 
 .PHONY: test-unit
 test-unit: $(VENV)/.dev ## Unit and property tests (a minute or two)
@@ -77,6 +77,14 @@ test-integration: $(VENV)/.dev prerequisites control-plane ## Tests on a real AP
 .PHONY: test-node
 test-node: $(VENV)/.dev prerequisites control-plane node-programs ## Tests on a real node: kubelet, containerd, containers; needs Linux and root
 	$(PYTEST) tests/node -m 'not gpu' --durations 5
+
+.PHONY: image
+image: $(VENV)/.dev prerequisites ## Build the image with buildah, without a registry, and print what is in it
+	$(BIN)/python -m simulations.node.images.headroom
+
+.PHONY: test-image
+test-image: $(VENV)/.dev prerequisites control-plane node-programs ## Build the image; its daemons as pods of deploy/base on a real node
+	$(PYTEST) tests/image -m 'not gpu' --durations 5
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.dev ## Tests that need a real NVIDIA card

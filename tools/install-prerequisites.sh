@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what `make test` needs and pip cannot bring: Prometheus (real queries, real scrapes), Chromium (checks report.html),
-# and for the real node runc, CNI plugins, nft (kube-proxy), a static busybox (images), openssl and iproute2.
+# and for the real node runc, CNI plugins, nft (kube-proxy), a static busybox (images), openssl and iproute2, and for the image
+# buildah and mmdebstrap.
 # Does nothing when they are there. Uses apt-get where there is one and this is root; otherwise says what to install.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
@@ -17,6 +18,8 @@ if [ "$(uname -s)" = Linux ]; then
     need busybox busybox-static
     need openssl openssl
     need ip iproute2
+    need buildah buildah
+    need mmdebstrap mmdebstrap
     [ -e /usr/lib/cni/ptp ] || missing="$missing containernetworking-plugins"
 fi
 [ -n "$missing" ] || exit 0

@@ -35,8 +35,14 @@ async def connect(kubeconfig: str | None = None, context: str | None = None) -> 
 
 
 async def _from_kubeconfig(explicit: str | None, context: str | None) -> Any:
-    from kubernetes.aio.client.configuration import Configuration
-    from kubernetes.aio.config import config_exception, kube_config
+    try:
+        from kubernetes.aio.client.configuration import Configuration
+        from kubernetes.aio.config import config_exception, kube_config
+    except ModuleNotFoundError as error:
+        raise KubeConfigError(
+            "no `kubernetes` package here to read a kubeconfig with (the image has none, since pods have service accounts): "
+            "install Headroom from a checkout, or run in a pod"
+        ) from error
 
     configuration = Configuration()
     # The package would say of a missing file that it lacks a key.

@@ -213,8 +213,9 @@ def evaluate(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> tup
     keys = policy.share_keys(fleet, request, rows, line, card, fit.need[line, card])
     by_card = np.full(fit.cards.shape, _NEVER)
     by_card[line, card] = keys
-    best = by_card.argmax(axis=1)
-    return by_card[np.arange(len(rows)), best], best
+    top = by_card.max(axis=1)
+    best = policy.card_of_equals(fleet, rows, by_card == top[:, None])
+    return top, best
 
 
 def hold(fleet: Fleet, request: GpuRequest, placement: Placement, sign: int = 1) -> None:

@@ -9,11 +9,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from headroom.domain.model import GpuRequest
 from scheduler.ledger.fleet import CARD_KINDS, CardKind, Fleet, IntArray
 from scheduler.placement.filtering import BoolArray, Fit
 from scheduler.placement.profile import Profile
+
+FloatArray = npt.NDArray[np.float64]
 
 TIE_BITS: Final = 32
 _TIE_TOP: Final = 2**31
@@ -36,7 +39,7 @@ def card_units(fleet: Fleet, rows: IntArray) -> IntArray:
     return fleet.free_mib[rows] * 1000 // np.maximum(fleet.usable_mib[rows], 1)
 
 
-def packing_tie(fleet: Fleet, request: GpuRequest, rows: IntArray, taken_units: IntArray) -> IntArray:
+def packing_tie(fleet: Fleet, request: GpuRequest, rows: IntArray, taken_units: IntArray | FloatArray) -> IntArray:
     """Larger for a placement that leaves less CPU and GPU on the node, each against a large node, weighted alike."""
     cpu_left = (fleet.cpu_free_milli[rows] - request.cpu_milli) / _REFERENCE_CPU_MILLI
     gpu_left = (card_units(fleet, rows).sum(axis=1) - taken_units) / (1000 * _REFERENCE_CARDS)
@@ -88,6 +91,11 @@ class Policy:
         """MiB [rows, width] to take for several shares: by default from the fullest cards with room, ties by index."""
         free = np.where(fit.cards, fleet.free_mib[fit.rows], np.iinfo(np.int64).max)
         return shares_on_first(free.argsort(axis=1, kind="stable"), fit, request.count)
+
+    def card_of_equals(self, fleet: Fleet, rows: IntArray, equal: BoolArray) -> IntArray:
+        """Of each row's cards with the same best key, `equal` [rows, width], the one to take: by default the first."""
+        best: IntArray = equal.argmax(axis=1)
+        return best
 
 
 def shares_on_first(order: IntArray, fit: Fit, count: int) -> IntArray:

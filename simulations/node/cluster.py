@@ -36,7 +36,7 @@ from simulations.kwok.running import READY_SECONDS, RunningCluster
 from simulations.node import cgroups, programs
 from simulations.node.build import NODE
 from simulations.node.cards import StubCards
-from simulations.node.images import write_basic_images
+from simulations.node.images.basic import write_basic_images
 from simulations.node.inside.runtime import write_wrapper
 from simulations.node.namespaces import NODE_IP, InsideComponent, Namespaces
 from simulations.node.objects import PROMETHEUS_PORT, cluster_objects

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simulations.kwok.process import ComponentError
-from simulations.node.images import PAUSE
+from simulations.node.images.basic import PAUSE
 from simulations.node.namespaces import NODE_IP
 
 POD_SUBNET: Final = "10.88.0.0/24"

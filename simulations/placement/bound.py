@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from scipy.optimize import OptimizeResult, linprog
-from scipy.sparse import csc_array
 
 from headroom.domain.model import GpuNode, GpuRequest
 from headroom.errors import HeadroomError
 from scheduler.ledger.fleet import Fleet
+from scheduler.placement.linear_programme import Solution, UnsolvedError, maximise
 from scheduler.placement.policies.knapsack import UNITS, FloatArray, cut, knapsack
 from scheduler.placement.scoring import CardKinds
 from simulations.placement.traces import Pod
@@ -56,7 +55,7 @@ def bound_percent(nodes: Sequence[GpuNode], pods: Sequence[Pod], load: float) ->
     while True:
         result = programme.optimise()
         if not programme.grow(result):
-            return -100.0 * float(result.fun)
+            return 100.0 * result.value
 
 
 class _Programme:
@@ -96,7 +95,7 @@ class _Programme:
         for at, piece in np.argwhere(self._sizes.T <= UNITS).tolist():
             self._patterns[at, ((piece, UNITS // int(self._sizes[piece, at])),)] = None
 
-    def optimise(self) -> OptimizeResult:
+    def optimise(self) -> Solution:
         """Solve over the patterns known so far."""
         pools, pieces, kinds = len(self._cards), len(self._piece_cores), len(self._kinds)
         supply, cores, host, order = pools, pools + pieces, 2 * pools + pieces, 2 * pools + pieces + 1
@@ -113,24 +112,20 @@ class _Programme:
         columns = kinds + len(self._patterns)
         for pool in range(pools):
             entries += [(cores + pool, columns + pool, 1.0), (host, columns + pool, -1.0)]
-        row, column_of, data = (np.array(part) for part in zip(*entries, strict=True))
         worth = np.zeros(columns + pools)
         worth[:kinds] = self._arrivals * [kind.count * kind.milli for kind in self._kinds] / self._cluster
-        result = linprog(
-            -worth,
-            A_ub=csc_array((data, (row, column_of)), shape=(order + len(self._order), len(worth))),
-            b_ub=np.concatenate([self._cards, np.zeros(pieces), self._cores, np.zeros(1 + len(self._order))]),
-            bounds=[(0, self._load)] * kinds + [(0, None)] * (len(worth) - kinds),
-            method="highs",
-        )
-        if result.status != 0:
-            raise BoundError(f"the linear programme of the bound was not solved: {result.message}")
-        return result
+        limit = np.concatenate([self._cards, np.zeros(pieces), self._cores, np.zeros(1 + len(self._order))])
+        most = np.full(len(worth), np.inf)
+        most[:kinds] = self._load
+        try:
+            return maximise(worth, entries, limit, most=most)
+        except UnsolvedError as error:
+            raise BoundError(f"the bound: {error}") from error
 
-    def grow(self, result: OptimizeResult) -> bool:
+    def grow(self, result: Solution) -> bool:
         """Add the best pattern of each pool under the result's prices; False when that could no longer matter."""
         pools, pieces = len(self._cards), len(self._piece_cores)
-        price: FloatArray = -result.ineqlin.marginals * self._cluster
+        price: FloatArray = result.price * self._cluster
         core_price = price[pools + pieces : 2 * pools + pieces]
         gain = price[pools : pools + pieces, None] - self._piece_cores[:, None] * core_price
         value, choice = knapsack(self._sizes, gain)

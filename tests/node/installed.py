@@ -6,7 +6,7 @@ from typing import Any, Final
 from headroom import names
 from simulations.kwok.process import Component
 from simulations.node.cluster import NODE_NAME, NodeCluster
-from simulations.node.images import BUSYBOX
+from simulations.node.images.basic import BUSYBOX
 from simulations.node.installation import AGENT, EXTENDER, install
 
 PODS: Final = "/api/v1/namespaces/default/pods"

@@ -13,7 +13,7 @@ import numpy as np
 
 from headroom.domain.model import GpuRequest
 from scheduler.ledger.fleet import Fleet, IntArray
-from scheduler.placement.filtering import Fit
+from scheduler.placement.filtering import BoolArray, Fit
 from scheduler.placement.policies.knapsack import UNITS, FloatArray
 from scheduler.placement.policies.plan import (
     Bound,
@@ -179,7 +179,8 @@ class Headroom(Policy):
         others = table.card_worth(pools, units, cpu, memory)
         this = table.card_worth(pool[:, None], left[:, None], cpu[node], memory[node])[:, 0]
         after = self._worth(others.sum(axis=1)[node] - others[node, cards] + this, cpu[node], table)
-        taken = units[node, cards] - left
+        # Exact, not the difference of two units that are rounded down: a card must not be better by a rounding.
+        taken = need * UNITS / fleet.usable_mib[rows, cards]
         filled = taken * table.weight[pool]
         cost = before[node] - after - filled + table.cpu_price[pool] * request.cpu_milli
         cost += table.reserve[pool, units[node, cards]] - table.reserve[pool, left]
@@ -220,8 +221,14 @@ class Headroom(Policy):
         cost = np.where(fit.cards, cost + units * 1e-6, np.inf)
         return shares_on_first(cost.argsort(axis=1, kind="stable"), fit, request.count)
 
+    def card_of_equals(self, fleet: Fleet, rows: IntArray, equal: BoolArray) -> IntArray:
+        """The fullest: equal cost says that either leaves as much room for what is usual, and the emptier card, left as it
+        is, has room for what is not."""
+        best: IntArray = np.where(equal, fleet.free_mib[rows], np.iinfo(np.int64).max).argmin(axis=1)
+        return best
+
     def _keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cost: FloatArray, taken_units: IntArray
+        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cost: FloatArray, taken_units: FloatArray | IntArray
     ) -> IntArray:
         score = np.clip(_TOP_COST - np.rint(cost / _STEP), 0, 2 * _TOP_COST).astype(np.int64)
         return compose(score, packing_tie(fleet, request, rows, taken_units))

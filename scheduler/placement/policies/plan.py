@@ -17,10 +17,9 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csc_array
 
 from scheduler.ledger.fleet import IntArray
+from scheduler.placement.linear_programme import UnsolvedError, maximise
 from scheduler.placement.policies.knapsack import (
     HOST_LEVELS,
     TOLERANCE,
@@ -283,15 +282,14 @@ class _Programme:
             for pool in self._room:
                 entries += [(places + pieces + pool, len(worth), 1.0), (places + pieces + pools, len(worth), 1.0)]
                 worth.append(_HOST_POD_WORTH)
-        row, col, data = (np.array(part) for part in zip(*entries, strict=True))
-        matrix = csc_array((data, (row, col)), shape=(places + pieces + pools + 1, len(worth)))
         stock = [float(inputs.stock[place]) for place in self._places]
         limit = np.concatenate([stock, self._expected, inputs.cpu_milli, [inputs.host_cpu_milli]])
-        result = linprog(-np.array(worth), A_ub=matrix, b_ub=limit, method="highs")
-        if result.status != 0:
+        try:
+            best = maximise(np.array(worth), entries, limit)
+        except UnsolvedError:
             return
-        dual = -result.ineqlin.marginals
-        self._level = result.x[: len(self._columns)]
+        dual = best.price
+        self._level = best.level[: len(self._columns)]
         self._place_dual = dual[:places]
         self.piece_dual = dual[places : places + pieces]
         self.cpu_dual = dual[places + pieces : places + pieces + pools]
