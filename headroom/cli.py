@@ -46,6 +46,10 @@ class LazyGroup(click.Group):
         "autoscaler": ("autoscaler.__main__:main", "Scale inference workloads, or explain what would be done."),
         "agent": ("agent.__main__:main", "Report what this node's cards really do."),
         "usage": ("agent.usage.cli:main", "GPU hours, energy, carbon and cost by project."),
+        "convert": (
+            "headroom.commands.convert.cli:main",
+            "Turn manifests of HAMi, gpushare, HPA and KEDA into Headroom's.",
+        ),
         "estimate": ("headroom.commands.estimate.cli:main", "Say how much GPU memory a model needs."),
         "simulate": ("simulations.cli:main", "Replay traces through the same decision code."),
         "demo": ("simulations.demo.cli:main", "Show the whole product without a GPU."),

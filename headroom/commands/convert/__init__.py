@@ -1,0 +1,1 @@
+"""`headroom convert`: manifests written for other schedulers and scalers, in Headroom's words."""

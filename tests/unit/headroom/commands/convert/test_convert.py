@@ -1,0 +1,257 @@
+"""`headroom convert`: what others' manifests become, what is said of the rest, and that nothing is asked for twice or lost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from autoscaler.api.resource import DECODER, read
+from headroom import wire
+from headroom.commands.convert.cli import main
+from headroom.commands.convert.notes import ConvertError
+from headroom.domain.request import request_of
+
+
+def run(tmp_path: Path, *objects: dict[str, Any], flags: tuple[str, ...] = ()) -> Result:
+    path = tmp_path / "in.yaml"
+    path.write_text(yaml.safe_dump_all(objects))
+    return CliRunner().invoke(main, ["-f", str(path), *flags])
+
+
+def pod(limits: dict[str, Any], **container: Any) -> dict[str, Any]:
+    spec = {"containers": [{"name": "server", "resources": {"limits": limits}, **container}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": spec}
+
+
+def limits_of(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.exception
+    found: dict[str, Any] = yaml.safe_load(result.stdout)["spec"]["containers"][0]["resources"]["limits"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        ({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000}, {"headroom.dev/vram": "3000Mi"}),
+        ({"nvidia.com/gpu": 1, "nvidia.com/gpumem": "20k"}, {"headroom.dev/vram": "20000Mi"}),
+        (
+            {"nvidia.com/gpu": 2, "nvidia.com/gpumem": 3000, "nvidia.com/gpucores": 30},
+            {"headroom.dev/gpu": "2", "headroom.dev/vram": "3000Mi"},
+        ),
+        ({"nvidia.com/gpu": 1, "nvidia.com/gpumem-percentage": 25}, {"headroom.dev/gpu-milli": "250"}),
+        ({"nvidia.com/gpu": 1, "nvidia.com/gpucores": 50}, {"headroom.dev/gpu": "1"}),
+        ({"aliyun.com/gpu-mem": 8}, {"headroom.dev/vram": "8Gi"}),
+        ({"aliyun.com/gpu-mem": 5, "aliyun.com/gpu-count": 2}, {"headroom.dev/gpu": "2", "headroom.dev/vram": "5Gi"}),
+    ],
+    ids=str,
+)
+def test_sizes_of_other_dialects_become_headrooms(
+    tmp_path: Path, limits: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    assert limits_of(run(tmp_path, pod(limits))) == wanted
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000},
+        {"nvidia.com/gpu": 3, "nvidia.com/gpumem": 10_240},
+        {"nvidia.com/gpu": 1, "nvidia.com/gpumem-percentage": 40},
+        {"aliyun.com/gpu-mem": 8},
+    ],
+    ids=str,
+)
+def test_the_scheduler_reads_the_same_demand_before_and_after(tmp_path: Path, limits: dict[str, Any]) -> None:
+    before = pod({name: str(amount) for name, amount in limits.items()})
+    after = yaml.safe_load(run(tmp_path, before).stdout)
+    old, new = (request_of(wire.POD.decode(msgspec.json.encode(one))) for one in (before, after))
+    assert old is not None
+    assert new is not None
+    assert (new.count, new.vram_mib, new.milli) == (old.count, old.vram_mib, old.milli)
+
+
+def test_cpu_memory_and_own_resources_stay(tmp_path: Path) -> None:
+    limits = {"cpu": "4", "memory": "16Gi", "nvidia.com/gpumem": 3000, "nvidia.com/gpu": 1}
+    assert limits_of(run(tmp_path, pod(limits))) == {"cpu": "4", "memory": "16Gi", "headroom.dev/vram": "3000Mi"}
+    own = pod({"headroom.dev/vram": "18Gi", "cpu": "1"})
+    result = run(tmp_path, own)
+    assert yaml.safe_load(result.stdout) == own
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (
+            ["--gpu-memory-utilization=0.4", "--port=8000"],
+            ["--gpu-memory-utilization=$(HEADROOM_VRAM_SHARE)", "--port=8000"],
+        ),
+        (["--gpu-memory-utilization", "0.4"], ["--gpu-memory-utilization", "$(HEADROOM_VRAM_SHARE)"]),
+        (["--cuda-memory-fraction=0.4"], ["--cuda-memory-fraction=$(HEADROOM_VRAM_SHARE)"]),
+    ],
+    ids=str,
+)
+def test_the_engine_takes_the_share_it_was_given(tmp_path: Path, args: list[str], wanted: list[str]) -> None:
+    result = run(tmp_path, pod({"nvidia.com/gpu": 1, "nvidia.com/gpumem": 3000}, args=args))
+    assert yaml.safe_load(result.stdout)["spec"]["containers"][0]["args"] == wanted
+
+
+def deployment(image: str = "vllm/vllm-openai:v0.11.0", **pod_spec: Any) -> dict[str, Any]:
+    container = {
+        "name": "vllm",
+        "image": image,
+        "resources": {"limits": {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 9000}},
+    }
+    template = {"spec": {"containers": [container], **pod_spec}}
+    return {"kind": "Deployment", "metadata": {"name": "llm", "namespace": "ai"}, "spec": {"template": template}}
+
+
+def test_templates_are_converted_and_go_to_headrooms_scheduler(tmp_path: Path) -> None:
+    after = yaml.safe_load(run(tmp_path, deployment(schedulerName="hami-scheduler")).stdout)
+    spec = after["spec"]["template"]["spec"]
+    assert spec["schedulerName"] == "headroom"
+    assert spec["containers"][0]["resources"] == {"limits": {"headroom.dev/vram": "9000Mi"}}
+
+
+def hpa(*metrics: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "llm", "namespace": "ai"},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "llm"}, "minReplicas": 2,
+                 "maxReplicas": 9, "metrics": list(metrics), **spec},
+    }  # fmt: skip
+
+
+def scaled_object(*triggers: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {"name": "llm", "namespace": "ai"},
+        "spec": {"scaleTargetRef": {"name": "llm"}, "triggers": list(triggers), **spec},
+    }  # fmt: skip
+
+
+CPU = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}
+WAITING = {
+    "type": "Pods",
+    "pods": {"metric": {"name": "vllm_num_requests_waiting"}, "target": {"type": "AverageValue", "averageValue": "5"}},
+}
+PROMETHEUS = {
+    "type": "prometheus",
+    "metadata": {"serverAddress": "http://p:9090", "query": "sum(vllm:num_requests_running)", "threshold": "16"},
+}
+
+
+def autoscaler(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.exception
+    (found,) = [one for one in yaml.safe_load_all(result.stdout) if one["kind"] == "InferenceAutoscaler"]
+    read(DECODER.decode(msgspec.json.encode(found)))  # the autoscaler itself takes it
+    wanted: dict[str, Any] = found["spec"]
+    return wanted
+
+
+def test_an_hpa_on_a_queue_becomes_a_queue_signal(tmp_path: Path) -> None:
+    behaviour = {"scaleDown": {"stabilizationWindowSeconds": 600}}
+    result = run(tmp_path, hpa(CPU, WAITING, behavior=behaviour))
+    spec = autoscaler(result)
+    assert (spec["engine"], spec["mode"], spec["minReplicas"], spec["maxReplicas"]) == ("vllm", "Advisory", 2, 9)
+    assert spec["signals"] == [{"type": "queue", "target": "5"}]
+    assert spec["behavior"] == behaviour
+    assert "left out:     Resource metric cpu: cpu says nothing about a GPU" in result.stderr
+    assert "kubectl delete hpa llm" in result.stderr
+
+
+def test_the_engine_is_told_by_the_image_of_the_workload_beside_it(tmp_path: Path) -> None:
+    spec = autoscaler(run(tmp_path, deployment("lmsysorg/sglang:v0.5"), hpa(CPU)))
+    assert spec["engine"] == "sglang"
+    assert "signals" not in spec
+
+
+def test_an_hpa_on_cpu_alone_asks_for_the_engine(tmp_path: Path) -> None:
+    result = run(tmp_path, hpa(CPU))
+    assert isinstance(result.exception, ConvertError)
+    assert "HorizontalPodAutoscaler/llm in ai: no engine known and no metric to carry over" in str(result.exception)
+    assert autoscaler(run(tmp_path, hpa(CPU), flags=("--engine", "tgi")))["engine"] == "tgi"
+
+
+@pytest.mark.parametrize(
+    ("metric", "signal"),
+    [
+        (
+            {"type": "Pods", "pods": {"metric": {"name": "my_queue"}, "target": {"averageValue": "3"}}},
+            {"type": "query", "name": "my-queue", "query": 'sum(my_queue{namespace="ai",pod=~"llm-.*"})', "target": "3"},
+        ),
+        (
+            {"type": "External", "external": {"metric": {"name": "depth", "selector": {"matchLabels": {"q": "a"}}},
+                                              "target": {"type": "Value", "value": "30"}}},
+            {"type": "query", "name": "depth", "query": 'sum(depth{q="a"})', "target": "30", "metricType": "Value"},
+        ),
+    ],
+    ids=["pods", "external"],
+)  # fmt: skip
+def test_other_metrics_become_queries_to_look_at(
+    tmp_path: Path, metric: dict[str, Any], signal: dict[str, Any]
+) -> None:
+    result = run(tmp_path, hpa(metric))
+    assert autoscaler(result)["signals"] == [signal]
+    assert "check the query" in result.stderr
+
+
+def test_a_scaled_object_keeps_query_bounds_and_zero(tmp_path: Path) -> None:
+    result = run(
+        tmp_path, scaled_object(PROMETHEUS, {"type": "cron", "metadata": {}}, cooldownPeriod=120, maxReplicaCount=6)
+    )
+    spec = autoscaler(result)
+    assert spec["signals"] == [{"type": "query", "query": "sum(vllm:num_requests_running)", "target": "16"}]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (0, 6)
+    assert spec["scaleToZero"] == {
+        "idleAfter": "120s", "activationQuery": "sum(vllm:num_requests_running)", "activationThreshold": "0",
+    }  # fmt: skip
+    assert "trigger cron" in result.stderr
+    assert "an empty answer counted as 0; here it never lowers" in result.stderr
+
+
+def test_what_cannot_be_followed_is_named(tmp_path: Path) -> None:
+    triggers = [{"type": "cpu", "metadata": {}}, {"type": "kafka", "metadata": {}}, PROMETHEUS]
+    result = run(tmp_path, scaled_object(*triggers, minReplicaCount=1, fallback={"replicas": 4}))
+    assert autoscaler(result)["minReplicas"] == 1
+    for said in ("trigger cpu", "trigger kafka: only what Prometheus has", "fallback: none is needed"):
+        assert said in result.stderr
+
+
+def test_zero_that_nothing_could_wake_becomes_one(tmp_path: Path) -> None:
+    result = run(tmp_path, scaled_object({"type": "cpu", "metadata": {}}), flags=("--engine", "vllm"))
+    assert autoscaler(result)["minReplicas"] == 1
+    assert "nothing could wake it" in result.stderr
+
+
+def test_lists_are_taken_apart_and_other_kinds_pass(tmp_path: Path) -> None:
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": []}}
+    result = run(tmp_path, {"apiVersion": "v1", "kind": "List", "items": [service, hpa(WAITING)]}, flags=("-o", "json"))
+    kinds = [one["kind"] for one in json.loads(result.stdout)["items"]]
+    assert kinds == ["Service", "InferenceAutoscaler"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "is not YAML"),
+        ("just words", "document 1: not a Kubernetes object"),
+        ("", "holds no object"),
+        (
+            "kind: HorizontalPodAutoscaler\nmetadata: {name: x}\nspec: {}",
+            "HorizontalPodAutoscaler/x: spec.scaleTargetRef is missing",
+        ),
+        (
+            "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, resources: {limits: {nvidia.com/gpumem: much}}}]}",
+            "Pod/p, container c: nvidia.com/gpumem: 'much' is not a quantity",
+        ),
+    ],
+)
+def test_mistakes_name_the_object_and_the_field(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    result = CliRunner().invoke(main, ["-f", str(path)])
+    assert isinstance(result.exception, ConvertError)
+    assert said in str(result.exception)
