@@ -109,6 +109,10 @@ constraints: ## Write constraints.txt anew from the newest versions that pyproje
 	{ echo "# The exact versions that two builds of one commit share: \`make constraints\` writes this file. pyproject.toml has the ranges."; \
 	  out/constraints-venv/bin/python -m pip list --format=freeze | grep -vE '^(headroom|pip|setuptools)=='; } > constraints.txt
 
+.PHONY: tables
+tables: $(VENV)/.runtime ## Write the documentation's tables that follow from code
+	$(BIN)/python tools/write_tables.py
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Extender latency and memory, autoscaler tick, agent reading
 	$(BIN)/headroom bench extender

@@ -20,6 +20,7 @@ from headroom.daemon.http import Limits, Site
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health, serving
 from headroom.daemon.settings import SettingsError
+from headroom.domain.dialects.records import records_by_scheduler
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.aio import connect
@@ -35,6 +36,7 @@ from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
 from scheduler.background.waking import Waker
 from scheduler.cluster.changes import Freed, PodDisagrees, PodRefused, PodWaits
+from scheduler.cluster.customs import CustomsLearner
 from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.effects import Effects
 from scheduler.cluster.state import ClusterState
@@ -90,7 +92,7 @@ class SchedulerDaemon:
         self._guard = Guard(lambda task: self.metrics.cycle_failures.labels(task).inc())
         self.state = ClusterState(
             policy_by_name(settings.policy), self.metrics,
-            scheduler_names=settings.scheduler_names, idle_mib=settings.measured_idle_mib,
+            scheduler_names=settings.scheduler_names, idle_mib=settings.measured_idle_mib, customs=_customs(settings),
             monotonic=monotonic, unix_clock=unix_clock,
         )  # fmt: skip
         view = StateView(self.state)
@@ -156,6 +158,7 @@ class SchedulerDaemon:
         effects.on(Freed, "wake", self.waker.freed)
         effects.on(PodRefused, "events", lambda change: self.reporter.refused(change.entry))
         effects.on(PodDisagrees, "events", self._tell_disagreement)
+        effects.on(PodWaits, "events", lambda change: self.reporter.waits(change.entry))
         if settings.naming_ahead:
             effects.on(PodWaits, "name_ahead", lambda _: self.naming.pods_changed())
 
@@ -276,6 +279,14 @@ class SchedulerDaemon:
             now = self._monotonic()
             self.preemptor.sweep(now)
             self.effects(self.state.pods.sweep(now))
+
+
+def _customs(settings: SchedulerSettings) -> CustomsLearner:
+    """What is known of the cluster's customs at the start. Raises SettingsError."""
+    try:
+        return CustomsLearner(settings.gpushare_unit, records_by_scheduler(settings.foreign_records))
+    except ValueError as error:
+        raise SettingsError([f"foreign_records: {error}"]) from error
 
 
 def _check_lease(settings: SchedulerSettings) -> None:

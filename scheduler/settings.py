@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from headroom import names
 from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
+from headroom.domain.dialects.customs import AUTO, UNITS
 from headroom.domain.model import IDLE_MIB
 from headroom.prometheus.series import DEVICE_JOBS
 from headroom.prometheus.settings import PrometheusSettings
@@ -55,6 +56,16 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
     scheduler_names: tuple[str, ...] = setting(
         (names.SCHEDULER_NAME,),
         reason="Pods with one of these scheduler names are named ahead and preempt; others are only accounted for.",
+    )
+    gpushare_unit: str = setting(
+        AUTO,
+        choices=(AUTO, *UNITS),
+        reason="What `aliyun.com/gpu-mem` counts; auto learns it from nodes that gpushare's device plugin serves, else GiB.",
+    )
+    foreign_records: tuple[str, ...] = setting(
+        (),
+        reason="During a move: other schedulers whose record of a pod's cards is read from its annotations (hami, gpushare, kai;"
+        " hami=NAME for another scheduler name). Whoever may write annotations on such a pod says which cards it holds.",
     )
     policy: str = setting("headroom", reason="Placement policy, by name; `headroom simulate --help` lists them.")
     answer: str = setting(

@@ -18,6 +18,7 @@ from agent.pods.index import NodePod, PodIndex, is_finished
 from headroom.domain.accelerators import NVIDIA
 from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of
 from headroom.domain.device_plugin import share_mib
+from headroom.domain.dialects.table import GUARDED
 from headroom.domain.model import Card, GpuNode, Mode, Placement
 from headroom.domain.request import RequestError, request_of
 
@@ -125,6 +126,8 @@ def compare(devices: Iterable[Device], pods: PodIndex, cards: tuple[Card, ...]) 
     held: dict[tuple[str, str], list[tuple[str, str]]] = {}
     unresolved: set[tuple[str, str]] = set()
     for device in devices:
+        if device.resource in GUARDED:
+            continue  # units of memory of another scheduler's plugin, not devices
         key = (device.namespace, device.pod)
         card_id = card_of(device.id, cards)
         if card_id is not None:

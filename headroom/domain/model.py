@@ -1,7 +1,7 @@
 """The nouns of placement: cards, nodes, requests, placements. Values only; no clock, no I/O."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Flag, StrEnum
 from typing import Final
 
 WHOLE_MILLI: Final = 1000
@@ -124,6 +124,40 @@ class GpuNode:
         return card.resource or self.resource
 
 
+class CardMode(StrEnum):
+    """How a card is shared, as HAMi's `vgpu-mode` has it."""
+
+    MIG = "mig"  # it is a MIG instance
+    MPS = "mps"  # its node shares cards by MPS
+    HAMI_CORE = "hami-core"  # neither: pods share it by what they declare
+
+
+class Order(Flag):
+    """Which of the nodes and cards that fit a pod goes to first, where it is not the placement policy that says so."""
+
+    POLICY = 0
+    SPREAD_NODES = 1  # the node with the most free memory
+    SPREAD_CARDS = 2  # the card with the most free memory
+
+
+@dataclass(frozen=True, slots=True)
+class CardChoice:
+    """Which cards a pod accepts, besides by model; an empty set is no limit."""
+
+    models: frozenset[str] = frozenset()
+    """Words of which the model's name must hold one, whatever their case."""
+    not_models: frozenset[str] = frozenset()
+    """Words of which it must hold none."""
+    ids: frozenset[str] = frozenset()
+    not_ids: frozenset[str] = frozenset()
+    modes: frozenset[CardMode] = frozenset()
+    idle: bool = False
+    """Only cards that nobody holds."""
+
+
+ANY_CARD: Final = CardChoice()
+
+
 @dataclass(frozen=True, slots=True)
 class GpuRequest:
     """What one pod asks for; equal requests form one request class.
@@ -147,6 +181,9 @@ class GpuRequest:
     """Card models that the pod accepts; empty means any."""
     one_device_each: bool = False
     """Whether several devices are asked for, but no container asks for more than one of them."""
+    choice: CardChoice | None = None
+    """Further limits on the cards; None for none."""
+    order: Order = Order.POLICY
 
     @property
     def sized(self) -> bool:

@@ -10,7 +10,7 @@ and the larger of the two is what the pod holds for life. Memory differs by who 
   them and the largest count holds.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -18,18 +18,13 @@ from typing import Final, NamedTuple
 from headroom import names, units, wire
 from headroom.domain.accelerators import BY_RESOURCE, NVIDIA
 from headroom.domain.card_models import plain_model
-from headroom.domain.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, WHOLE_MILLI, GpuRequest, Mode
+from headroom.domain.dialects import kai
+from headroom.domain.dialects.customs import USUAL, Customs
+from headroom.domain.dialects.table import ANNOTATIONS, COMPANIONS, COUNTS, READ, SIZES
+from headroom.domain.dialects.words import Count, Size, Unit, Wishes, WordError
+from headroom.domain.model import LARGEST_HOST, LARGEST_MIB, MOST_SHARES, WHOLE_MILLI, GpuRequest, Mode, Order
 from headroom.errors import HeadroomError
 
-_SIZES: Final = (
-    names.RESOURCE_VRAM,
-    names.RESOURCE_GPU_MILLI,
-    names.RESOURCE_HAMI_MEMORY,
-    names.RESOURCE_HAMI_MEMORY_PERCENT,
-    names.RESOURCE_GPUSHARE_MEMORY,
-)
-_IN_THOUSANDTHS: Final = (names.RESOURCE_GPU_MILLI, names.RESOURCE_HAMI_MEMORY_PERCENT)
-_KNOWN: Final = frozenset((*_SIZES, *BY_RESOURCE, names.RESOURCE_GPU))
 _OWN_PREFIX: Final = names.DOMAIN + "/"
 
 
@@ -59,20 +54,52 @@ class _Amounts(NamedTuple):
     ask: _Ask
 
 
+NO_WISHES: Final = Wishes()
+
+
 def project_of(pod: wire.Pod) -> str:
     """Whom the pod's GPU time is booked on: its project label, else its namespace."""
     return pod.metadata.labels.get(names.LABEL_PROJECT) or pod.metadata.namespace or "default"
 
 
-def request_of(pod: wire.Pod) -> GpuRequest | None:
+def request_of(pod: wire.Pod, customs: Customs = USUAL) -> GpuRequest | None:
     """The accelerator demand of a pod, None for a pod that asks for none. Raises RequestError."""
-    main = [_amounts(pod.key, container) for container in pod.spec.containers]
-    init = [_amounts(pod.key, container) for container in pod.spec.init_containers]
+    main = [_amounts(pod.key, container, customs) for container in pod.spec.containers]
+    init = [_amounts(pod.key, container, customs) for container in pod.spec.init_containers]
     asking = [amounts for amounts in (*main, *init) if amounts is not None]
     if not asking:
+        _refuse_unseen_annotations(pod)
         return None
     device, sized_by = _common_dialect(pod.key, asking)
-    add = _add_devices if device else _add_on_same_cards
+    total = _folded(pod, main, init, _add_devices if device else _add_on_same_cards)
+    in_thousandths = sized_by in SIZES and SIZES[sized_by].in_thousandths
+    _check_extent(pod.key, device, sized_by, total)
+    cpu_milli, memory_mib = host_demand(pod)
+    most_at_once = max(amounts.ask.devices for amounts in asking)
+    # What a bound pod would have liked is over.
+    wishes = NO_WISHES if pod.spec.node_name else _wishes(pod)
+    return GpuRequest(
+        count=total.devices,
+        mode=Mode.SLICE if device else Mode.PINNED,
+        vram_mib=0 if in_thousandths else total.size,
+        milli=total.size if in_thousandths else 0,
+        resource=device,
+        cpu_milli=cpu_milli,
+        memory_mib=memory_mib,
+        models=_models(pod, device),
+        one_device_each=bool(device) and total.devices > 1 and most_at_once == 1,
+        choice=None if wishes.choice == NO_WISHES.choice else wishes.choice,
+        order=wishes.order,
+    )
+
+
+def _folded(
+    pod: wire.Pod,
+    main: Sequence[_Amounts | None],
+    init: Sequence[_Amounts | None],
+    add: Callable[[_Ask, _Ask], _Ask],
+) -> _Ask:
+    """What the pod holds for life; see the module."""
     empty = _Ask()
     sidecars = peak = empty
     for container, amounts in zip(pod.spec.init_containers, init, strict=True):
@@ -84,22 +111,31 @@ def request_of(pod: wire.Pod) -> GpuRequest | None:
     running = sidecars
     for amounts in main:
         running = add(running, amounts.ask if amounts else empty)
-    total = _larger(peak, running)
-    in_thousandths = sized_by in _IN_THOUSANDTHS
-    _check_extent(pod.key, device, sized_by, total)
-    cpu_milli, memory_mib = host_demand(pod)
-    most_at_once = max(amounts.ask.devices for amounts in asking)
-    return GpuRequest(
-        count=total.devices,
-        mode=Mode.SLICE if device else Mode.PINNED,
-        vram_mib=0 if in_thousandths else total.size,
-        milli=total.size if in_thousandths else 0,
-        resource=device,
-        cpu_milli=cpu_milli,
-        memory_mib=memory_mib,
-        models=_models(pod, device),
-        one_device_each=bool(device) and total.devices > 1 and most_at_once == 1,
-    )
+    return _larger(peak, running)
+
+
+def _refuse_unseen_annotations(pod: wire.Pod) -> None:
+    """Raise RequestError for a pod that asks by annotations which the admission policy should have turned into resources."""
+    if pod.spec.node_name or pod.spec.scheduler_name in kai.SCHEDULERS:
+        return
+    for word in kai.KAI.annotations:
+        value = pod.metadata.annotations.get(word.name)
+        if value is not None:
+            reason = f"Headroom's admission policy, which turns it into {word.resource}, has not seen this pod"
+            raise RequestError(pod.key, "", f"annotation {word.name}", value, reason)
+
+
+def _wishes(pod: wire.Pod) -> Wishes:
+    """What the annotations say of the cards. Raises RequestError."""
+    annotations, wishes = pod.metadata.annotations, NO_WISHES
+    for name in sorted(annotations.keys() & ANNOTATIONS.keys()):
+        read = ANNOTATIONS[name].read
+        if read is not None:
+            try:
+                wishes = read(wishes, annotations[name].strip())
+            except WordError as error:
+                raise RequestError(pod.key, "", f"annotation {name}", annotations[name], str(error)) from error
+    return wishes
 
 
 def _check_extent(pod: str, device: str, sized_by: str, total: _Ask) -> None:
@@ -107,20 +143,40 @@ def _check_extent(pod: str, device: str, sized_by: str, total: _Ask) -> None:
     if total.devices > MOST_SHARES:
         resource = device or names.RESOURCE_GPU
         raise RequestError(pod, "", resource, str(total.devices), f"more than {MOST_SHARES} cards or slices")
-    if sized_by in _IN_THOUSANDTHS and total.size > WHOLE_MILLI:
+    if sized_by in SIZES and SIZES[sized_by].in_thousandths and total.size > WHOLE_MILLI:
         reason = "the containers together ask for more than one whole card"
         raise RequestError(pod, "", sized_by, str(total.size), reason)
     if total.size > LARGEST_MIB:
         raise RequestError(pod, "", sized_by, f"{total.size} MiB", "no card has as much")
 
 
-def demand_of(pod: wire.Pod) -> GpuRequest:
+def demand_of(pod: wire.Pod, customs: Customs = USUAL) -> GpuRequest:
     """Like `request_of`, with a request of no cards (`count` 0) for a pod that needs only CPU and host memory."""
-    request = request_of(pod)
+    request = request_of(pod, customs)
     if request is not None:
         return request
     cpu_milli, memory_mib = host_demand(pod)
     return GpuRequest(count=0, cpu_milli=cpu_milli, memory_mib=memory_mib)
+
+
+def ignored_words(pod: wire.Pod, request: GpuRequest) -> tuple[str, ...]:
+    """What is written on a pod that asks for cards and has no effect, with the reason, in a stable order."""
+    if request.count == 0:
+        return ()
+    found = {
+        f"{name}: {amount}: {COMPANIONS[name].why}"
+        for container in (*pod.spec.containers, *pod.spec.init_containers)
+        for name, amount in {**container.resources.requests, **container.resources.limits}.items()
+        if name in COMPANIONS and str(amount) != "0"
+    }
+    for name, value in pod.metadata.annotations.items():
+        if name in READ:
+            found.add(f"annotation {name}: {value}: it belongs under resources.limits of a container")
+        elif name in ANNOTATIONS and ANNOTATIONS[name].ignored and value not in ("", "false"):
+            found.add(f"annotation {name}: {value}: {ANNOTATIONS[name].ignored}")
+    if request.mode is Mode.SLICE and Order.SPREAD_CARDS in request.order:
+        found.add("annotation hami.io/gpu-scheduler-policy: spread: the device plugin picks the card")
+    return tuple(sorted(found))
 
 
 class _Reader:
@@ -131,7 +187,7 @@ class _Reader:
         limits, requests = container.resources.limits, container.resources.requests
         self._texts: dict[str, str] = {}
         for name in (*limits, *requests):
-            if name in _KNOWN:
+            if name in READ:
                 limit, request = limits.get(name), requests.get(name)
                 self._texts[name] = str(request if limit is None else limit)
                 if (
@@ -151,6 +207,16 @@ class _Reader:
         resources = list(resources)
         return self.fault(" and ".join(resources), " and ".join(self._texts[name] for name in resources), reason)
 
+    def only(self, resources: list[str], reason: str) -> str:
+        """The one resource of the list, empty for none. Raises RequestError with the reason for several."""
+        if len(resources) > 1:
+            raise self.fault_between(resources, reason)
+        return resources[0] if resources else ""
+
+    def alone(self, resource: str, reason: str) -> RequestError:
+        """An error about one resource's value."""
+        return self.fault(resource, self._texts[resource], reason)
+
     def _quantity(self, text: str, resource: str) -> Fraction:
         try:
             amount = _parsed(text)
@@ -166,43 +232,57 @@ class _Reader:
             raise self.fault(resource, self._texts[resource], "not a whole number")
         return int(amount)
 
-    def size(self, resource: str) -> int:
+    def size(self, word: Size, customs: Customs) -> int:
         """MiB per device, or thousandths of a card for the resources that state a part of one."""
-        if resource == names.RESOURCE_VRAM:
-            return -int(-self._quantity(self._texts[resource], resource) // units.MIB)
-        amount = self.whole(resource)
-        if resource == names.RESOURCE_GPUSHARE_MEMORY:
-            return amount * 1024
-        if resource == names.RESOURCE_HAMI_MEMORY:
+        if word.unit is Unit.BYTES:
+            return -int(-self._quantity(self._texts[word.name], word.name) // units.MIB)
+        amount = self.whole(word.name)
+        if word.unit is Unit.GPUSHARE:
+            if not customs.gpushare_unit_mib:
+                raise self.alone(
+                    word.name, "some nodes count it in GiB and some in MiB: --gpushare-unit says which it is"
+                )
+            return amount * customs.gpushare_unit_mib
+        if not word.in_thousandths:
             return amount
-        milli = amount * 10 if resource == names.RESOURCE_HAMI_MEMORY_PERCENT else amount
+        milli = amount * 10 if word.unit is Unit.PERCENT else amount
         if milli > WHOLE_MILLI:
-            raise self.fault(resource, self._texts[resource], "more than one whole card")
+            raise self.fault(word.name, self._texts[word.name], "more than one whole card")
         return milli
 
 
-def _amounts(pod: str, container: wire.Container) -> _Amounts | None:
+def _amounts(pod: str, container: wire.Container, customs: Customs) -> _Amounts | None:
     if not (container.resources.limits or container.resources.requests):
         return None
     reader = _Reader(pod, container)
-    devices = [name for name in reader.above_zero if name in BY_RESOURCE]
-    sizes = [name for name in reader.above_zero if name in _SIZES]
-    if len(devices) > 1:
-        raise reader.fault_between(devices, "a pod may ask for one kind of device")
-    if len(sizes) > 1:
-        raise reader.fault_between(sizes, "the size may be stated in one way only")
-    device, size = (devices or [""])[0], (sizes or [""])[0]
+    asked = reader.above_zero
+    device = reader.only([name for name in asked if name in BY_RESOURCE], "a pod may ask for one kind of device")
+    size = reader.only([name for name in asked if name in SIZES], "the size may be stated in one way only")
+    count = reader.only([name for name in asked if name in COUNTS], "cards may be counted in one way only")
     if device and size and not BY_RESOURCE[device].shareable:
         raise reader.fault_between((device, size), f"{BY_RESOURCE[device].vendor} devices go out whole")
-    pinned = names.RESOURCE_GPU if names.RESOURCE_GPU in reader.above_zero else ""
-    if device and pinned:
-        raise reader.fault_between((device, pinned), "either the device plugin picks the cards, or Headroom does")
-    counted = device or pinned
-    if counted and size == names.RESOURCE_GPUSHARE_MEMORY:
-        raise reader.fault_between((counted, size), "gpu-mem is one card's memory, with no device beside it")
-    if not (counted or size):
-        return None
-    return _Amounts(device, size, _Ask(reader.whole(counted) if counted else 1, reader.size(size) if size else 0))
+    if device and count:
+        raise reader.fault_between((device, count), "either the device plugin picks the cards, or Headroom does")
+    if device and size and SIZES[size].alone:
+        raise reader.fault_between((device, size), SIZES[size].alone)
+    if count:
+        _check_count(reader, COUNTS[count], size)
+    counted = device or count
+    if counted or size:
+        ask = _Ask(reader.whole(counted) if counted else 1, reader.size(SIZES[size], customs) if size else 0)
+        return _Amounts(device, size, ask)
+    if any(name in COMPANIONS and COMPANIONS[name].implies_card for name in asked):
+        return _Amounts("", "", _Ask(1))
+    return None
+
+
+def _check_count(reader: _Reader, count: Count, size: str) -> None:
+    """Raise RequestError for a number of cards with a size that it does not go with."""
+    if not size and count.needs_size:
+        raise reader.alone(count.name, f"it counts the cards of {' or '.join(sorted(count.sizes or ()))}")
+    if size and (size not in count.sizes if count.sizes is not None else SIZES[size].alone):
+        reason = SIZES[size].alone or f"it goes with {' or '.join(sorted(count.sizes or ()))}"
+        raise reader.fault_between((count.name, size), reason)
 
 
 def _common_dialect(pod: str, asking: list[_Amounts]) -> tuple[str, str]:

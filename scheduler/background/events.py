@@ -1,6 +1,6 @@
-"""Events with live figures on pods that fit nowhere, and on pods whose annotations disagree with their demand.
+"""Events on pods: with live figures on those that fit nowhere, on words without effect, and on annotations that disagree.
 
-Seldom enough not to matter to the API server.
+They are seldom enough not to matter to the API server.
 
 The reason in a pod's condition must not change with the fleet (a changed text wakes the pod); an Event may.
 """
@@ -8,6 +8,7 @@ The reason in a pod's condition must not change with the fleet (a changed text w
 import asyncio
 import datetime
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -39,6 +40,14 @@ def refusal_note(state: ClusterState, entry: PodEntry, decisions: Decisions) -> 
     return f"{text}. Right now {now}" if now else text
 
 
+@dataclass(frozen=True, slots=True)
+class _Ignored:
+    """A pod with words that have no effect."""
+
+    entry: PodEntry
+    words: tuple[str, ...]
+
+
 class Reporter:
     """Writes the Events; run `run` as a task."""
 
@@ -55,7 +64,7 @@ class Reporter:
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
         self._instance, self._monotonic, self._wall_clock = instance, monotonic, wall_clock
-        self._queue: asyncio.Queue[PodEntry | PodDisagrees] = asyncio.Queue(_QUEUE_PODS)
+        self._queue: asyncio.Queue[PodEntry | PodDisagrees | _Ignored] = asyncio.Queue(_QUEUE_PODS)
         self._log = get_logger(__name__)
 
     def refused(self, entry: PodEntry) -> None:
@@ -72,6 +81,11 @@ class Reporter:
         if not self._queue.full():
             self._queue.put_nowait(change)
 
+    def waits(self, entry: PodEntry) -> None:
+        """Note a pod that waits: what it says without effect is told once, unless too many wait."""
+        if entry.facts.ignored and not self._queue.full():
+            self._queue.put_nowait(_Ignored(entry, entry.facts.ignored))
+
     async def run(self) -> None:
         """Write Events until cancelled."""
         while True:
@@ -79,6 +93,9 @@ class Reporter:
             if isinstance(about, PodDisagrees):
                 note = f"{about.problem}; the larger of what is written and what is asked for counts"
                 await self._write(about.key, about.uid, "AssignmentDisagrees", "Accounting", note)
+            elif isinstance(about, _Ignored):
+                note = f"without effect: {'; '.join(about.words)}"
+                await self._write(about.entry.key, about.entry.uid, "RequestPartlyIgnored", "Filtering", note)
             elif about.stage is Stage.REFUSED:
                 note = refusal_note(self._state, about, self._decisions)
                 await self._write(about.key, about.uid, "NoGpuMemory", "Filtering", note)

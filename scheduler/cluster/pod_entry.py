@@ -10,8 +10,9 @@ from enum import StrEnum
 from typing import Final
 
 from headroom import wire
+from headroom.domain.dialects.customs import USUAL, Customs
 from headroom.domain.model import GpuRequest
-from headroom.domain.request import demand_of, project_of
+from headroom.domain.request import demand_of, ignored_words, project_of
 from headroom.errors import HeadroomError
 from scheduler.cluster.host_rules import soft_preferences, wholly_judged
 from scheduler.cluster.row_set import RowSet
@@ -98,14 +99,17 @@ class PodFacts:
     can_be_named: bool
     """Whether a node may be named ahead of kube-scheduler: nothing limits the pod's nodes that only that can judge."""
     nominated: str
+    ignored: tuple[str, ...] = ()
+    """What is written on it without effect, in words."""
 
 
-def facts_of(pod: wire.Pod, scheduler_names: frozenset[str]) -> PodFacts:
+def facts_of(pod: wire.Pod, scheduler_names: frozenset[str], customs: Customs = USUAL) -> PodFacts:
     """Read a pod; those of other schedulers are accounted for, and neither named nor preempted for. Raises RequestError."""
     spec = pod.spec
     ours = spec.scheduler_name in scheduler_names
+    request = demand_of(pod, customs)
     return PodFacts(
-        request=demand_of(pod),
+        request=request,
         project=project_of(pod),
         priority=spec.priority,
         created_at=pod.metadata.creation_timestamp or "",
@@ -113,6 +117,7 @@ def facts_of(pod: wire.Pod, scheduler_names: frozenset[str]) -> PodFacts:
         may_preempt=ours and spec.preemption_policy != "Never",
         can_be_named=ours and wholly_judged(pod) and not soft_preferences(pod),
         nominated=pod.status.nominated_node_name,
+        ignored=ignored_words(pod, request) if ours else (),
     )
 
 

@@ -11,7 +11,9 @@ from typing import Final
 
 from headroom import wire
 from headroom.daemon.logs import get_logger
+from headroom.domain.dialects.customs import USUAL, Customs
 from headroom.domain.model import GpuRequest, Placement
+from headroom.domain.request import RequestError
 from scheduler.cluster.changes import Changes, Freed, PodBound, PodGone, PodRefused, PodWaits
 from scheduler.cluster.pod_entry import HOLDING, Claim, PodEntry, PodFacts, Refusal, Stage, Step, facts_of, version_of
 from scheduler.cluster.row_set import RowSet
@@ -47,6 +49,7 @@ class Pods:
         """Pods that carry the name of their node and that kube-scheduler has not taken up yet."""
         self._ledger, self._metrics, self._observe, self._monotonic = ledger, metrics, observe, monotonic
         self._scheduler_names = frozenset(scheduler_names)
+        self._customs = USUAL
         self._at: dict[Stage, dict[str, PodEntry]] = {stage: {} for stage in Stage}
         self._ended: OrderedDict[str, None] = OrderedDict()
         """UIDs of pods that ended lately; no UID is used twice."""
@@ -83,7 +86,7 @@ class Pods:
             if entry.stage is Stage.BOUND or (version and version <= entry.version):
                 return entry, []
             return entry, self._update(entry, pod, version)
-        facts = facts_of(pod, self._scheduler_names)
+        facts = facts_of(pod, self._scheduler_names, self._customs)
         if facts.request.count == 0 and not without_gpu:
             return None, []
         self._arrivals += 1
@@ -94,13 +97,27 @@ class Pods:
         self.entries[entry.uid] = self._at[entry.stage][entry.uid] = entry
         return entry, [] if facts.gated else self._waits(entry)
 
+    def read_anew(self, customs: Customs) -> tuple[Changes, dict[str, str]]:
+        """Judge every pod by other customs. Also gives what is wrong with those that cannot be understood by them, by key."""
+        self._customs = customs
+        changes, problems = Changes(), dict[str, str]()
+        for entry in list(self.entries.values()):
+            if entry.stage in (Stage.BINDING, Stage.BOUND):
+                continue  # what it holds is the binder's, or in the ledger
+            try:
+                changes += self._update(entry, entry.pod, entry.version)
+            except RequestError as error:
+                problems[entry.key] = str(error)
+                changes += self.forget(entry.uid)
+        return changes, problems
+
     def _waits(self, entry: PodEntry) -> Changes:
         self._observe(entry.request)
         return [PodWaits(entry)]
 
     def _update(self, entry: PodEntry, pod: wire.Pod, version: int) -> Changes:
         """Judge a pod by what it is now."""
-        old, facts, changes = entry.facts, facts_of(pod, self._scheduler_names), Changes()
+        old, facts, changes = entry.facts, facts_of(pod, self._scheduler_names, self._customs), Changes()
         entry.pod, entry.facts, entry.version = pod, facts, version
         if facts == old:
             return changes

@@ -9,10 +9,12 @@ from typing import Any
 
 from headroom import names, wire
 from headroom.daemon.logs import get_logger
+from headroom.domain.dialects.customs import Customs
 from headroom.domain.model import IDLE_MIB, GpuNode, GpuRequest
 from headroom.domain.node_cards import InventoryError, node_of, without_cards
 from headroom.wire import DELETED
 from scheduler.cluster.changes import Changes, PodDisagrees
+from scheduler.cluster.customs import CustomsLearner
 from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.pod_news import PodNews
@@ -38,6 +40,7 @@ class ClusterState:
         *,
         scheduler_names: tuple[str, ...] = (names.SCHEDULER_NAME,),
         idle_mib: int = IDLE_MIB,
+        customs: CustomsLearner | None = None,
         monotonic: Callable[[], float],
         unix_clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
@@ -60,6 +63,8 @@ class ClusterState:
         """What was measured last."""
         self._metrics = metrics
         self._log = get_logger(__name__)
+        self._learner = CustomsLearner() if customs is None else customs
+        self._take_on_customs()
 
     # Events of the API server, and readings
 
@@ -72,22 +77,35 @@ class ClusterState:
         """Apply an event of the node watch."""
         self._metrics.events_read.labels("node").inc()
         self.node_problems.pop(name, None)
+        changed = self._learner.learn(name, None if kind == DELETED else node)
+        changes = self._take_on_customs() if changed else []
         if kind == DELETED:
             self.nodes.pop(name, None)
             self.nodes_version += 1
-            return self.pods.ended_with_node(self.ledger.forget_node(name))
+            return changes + self.pods.ended_with_node(self.ledger.forget_node(name))
         known = self.nodes.get(name)
         self.nodes[name] = node
         if known is None or known.spec != node.spec or known.metadata.labels != node.metadata.labels:
             self.nodes_version += 1
         gpu_node = self._described(name, node)
         if gpu_node is None or (not gpu_node.cards and name not in self.fleet.nodes):
-            return []
+            return changes
         if gpu_node == self.fleet.nodes.get(name):
-            return []
-        changes = self.pods.ended_with_node(self.ledger.apply_node(gpu_node))
+            return changes
+        changes += self.pods.ended_with_node(self.ledger.apply_node(gpu_node))
         self.ledger.read(name, self.reading.of_node(gpu_node))
         return [*changes, self.pods.freed(name, seen_by_scheduler=True)]
+
+    @property
+    def customs(self) -> Customs:
+        """What the meaning of a pod depends on besides the pod."""
+        return self._learner.customs
+
+    def _take_on_customs(self) -> Changes:
+        self.ledger.customs = self.customs
+        changes, problems = self.pods.read_anew(self.customs)
+        self.news.problems |= problems
+        return changes
 
     def _described(self, name: str, node: wire.Node) -> GpuNode | None:
         try:

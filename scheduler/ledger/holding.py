@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from headroom import wire
 from headroom.domain.assignment import Assignment, AssignmentError, assignment_of
+from headroom.domain.dialects.customs import USUAL, Customs
+from headroom.domain.dialects.records import RecordError, record_of
 from headroom.domain.model import GpuRequest, Mode, Placement
 from headroom.domain.request import RequestError, demand_of, project_of
 from headroom.errors import HeadroomError
@@ -53,6 +55,8 @@ class Holding:
     """Cards by id, as reserved or as annotated; None where a device plugin chose and Headroom can only predict."""
     started: str = ""
     """When kubelet took the pod in (RFC 3339), which is when its devices were handed out; empty before."""
+    foreign: bool = False
+    """`assigned` is another scheduler's record: the pod holds no less than it asks for."""
     predicted: bool = False
     """Whether `placement` is a guess: nothing valid is written on the pod, or the card it names is not there."""
     fault: str = ""
@@ -139,7 +143,7 @@ def _shared(request: GpuRequest) -> GpuRequest:
     return request
 
 
-def holding_of(pod: wire.Pod) -> Holding:
+def holding_of(pod: wire.Pod, customs: Customs = USUAL) -> Holding:
     """The entry of a pod that is bound to a node, not resolved to card positions yet.
 
     A pod whose annotations cannot be read counts as one of another scheduler; a pod whose demand cannot be read, or that
@@ -154,11 +158,19 @@ def holding_of(pod: wire.Pod) -> Holding:
     except AssignmentError as error:
         problems.append(str(error))
     try:
-        request = demand_of(pod)
+        request = demand_of(pod, customs)
     except RequestError as error:
         problems.append(str(error))
         as_written = True
         request = GpuRequest(count=len(assigned.cards) if assigned else 1, mode=Mode.SLICE)
+    family = customs.records.get(pod.spec.scheduler_name)
+    foreign = False
+    if assigned is None and family is not None and request.count > 0:
+        try:
+            assigned = record_of(pod, family, request.mode, customs.gpushare_unit_mib)
+            foreign = assigned is not None
+        except RecordError as error:
+            problems.append(str(error))
     if assigned is not None and request.count == 0:
         if assigned.mode is Mode.SLICE and _asks_a_device_plugin(pod):
             # The agent wrote down what kubelet handed out under a name that Headroom cannot read.
@@ -169,7 +181,7 @@ def holding_of(pod: wire.Pod) -> Holding:
             assigned = None
     if assigned is not None and not as_written:
         assigned, disagreements = agreed(request, assigned)
-        problems += disagreements
+        problems += [] if foreign else disagreements  # another scheduler counts otherwise; the larger is held
     mode = assigned.mode if assigned else request.mode
     return Holding(
         uid=pod.metadata.uid,
@@ -180,6 +192,7 @@ def holding_of(pod: wire.Pod) -> Holding:
         project=sys.intern(project_of(pod)),
         priority=pod.spec.priority,
         assigned=assigned,
+        foreign=foreign,
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
         as_written=as_written,

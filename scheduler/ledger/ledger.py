@@ -20,6 +20,7 @@ import numpy as np
 from headroom import names, wire
 from headroom.domain.assignment import Assignment
 from headroom.domain.device_plugin import greedy_cards, share_mib
+from headroom.domain.dialects.customs import USUAL
 from headroom.domain.model import GpuNode, GpuRequest, Mode, Placement
 from scheduler.ledger.agreement import counted_share, positions_counted
 from scheduler.ledger.fleet import Fleet
@@ -51,6 +52,7 @@ class Ledger:
 
     def __init__(self, fleet: Fleet, *, unix_clock: Callable[[], float] = lambda: 0.0) -> None:
         self.fleet = fleet
+        self.customs = USUAL
         self.measured = Measured(fleet)
         self._unix_clock = unix_clock
         self.holdings: dict[str, Holding] = {}
@@ -195,7 +197,7 @@ class Ledger:
             return Change(ChangeKind.RELEASED, gone, (gone.placement.node,)) if gone else NO_CHANGE
         if not pod.spec.node_name:
             return NO_CHANGE
-        holding = holding_of(pod)
+        holding = holding_of(pod, self.customs)
         old = self.holdings.get(uid)
         if old is not None and old.state is HoldingState.BOUND:
             _keep_pinned_cards(holding, old)
@@ -363,7 +365,7 @@ class Ledger:
             counted, words = (mib, "") if believed else counted_share(holding.request, card, mib)
             # Nothing is written, or 0 on a card of unknown memory.
             sizes.append(counted or share_mib(holding.request, int(usable[at]), card.slices))
-            wrong = wrong or words
+            wrong = wrong or ("" if holding.foreign else words)
         return tuple(sizes), wrong
 
     def _count(self, holding: Holding) -> None:

@@ -4,6 +4,7 @@ A refusal is a phrase from a small fixed vocabulary whose only numbers are the p
 pod's condition, and a text that changed with the fleet would wake the pod again and again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom import names
-from headroom.domain.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
+from headroom.domain.card_models import is_mig, label_value
+from headroom.domain.model import WHOLE_MILLI, Allocation, CardChoice, CardMode, GpuRequest, Mode, Sharing
 from scheduler.ledger.fleet import PIN_BARS, Fleet, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -24,6 +26,7 @@ _PICKS: Final = 2**16  # more picks of a card than one pod has shares
 _FEW_PICKS_FIRST: Final = np.int64(2**40)  # more than the devices that a card has, times _PICKS
 _FAR: Final = np.int64(2**60)  # beyond any order of cards
 _NO_RESOURCE: Final = -2  # the code of no card
+_MPS_CODES: Final = [code for code, sharing in enumerate(Sharing) if sharing in (Sharing.MPS, Sharing.UNKNOWN)]
 
 
 MEMORY_UNKNOWN: Final = f"the memory of its cards is unknown: label the node {names.LABEL_CARD_VRAM}, or run the agent"
@@ -69,6 +72,8 @@ class _Choice(NamedTuple):
     """Handed out under the resource that the pod names, or open to Headroom's own choice."""
     of_model: BoolArray
     """Of a model that the pod accepts."""
+    accepted: BoolArray
+    """Within the other limits that the pod states."""
     allowed: BoolArray
     """In working order, and with memory known where the pod asks for a part of it."""
 
@@ -87,10 +92,46 @@ def _choice(fleet: Fleet, request: GpuRequest, rows: IntArray) -> _Choice:
             if code is not None:
                 wanted[code] = True
         of_model = offered & (wanted[fleet.card_model[rows]] | fleet.model_matched[rows])
-    allowed = of_model & present
+    accepted = of_model if request.choice is None else of_model & _accepted(fleet, request.choice, rows)
+    allowed = accepted & present
     if request.sized:
         allowed &= fleet.sized[rows]
-    return _Choice(present, offered, of_model, allowed)
+    return _Choice(present, offered, of_model, accepted, allowed)
+
+
+def _accepted(fleet: Fleet, choice: CardChoice, rows: IntArray) -> BoolArray:
+    """Cards [rows, width] within a pod's own limits."""
+    kept = np.ones((len(rows), fleet.width), np.bool_)
+    if choice.models or choice.not_models:
+        kept &= _of_models(fleet, rows, lambda model: _holds_words(model, choice))
+    if choice.modes:
+        mig = _of_models(fleet, rows, is_mig)
+        mps = np.isin(fleet.sharing[rows], _MPS_CODES)[:, None] & ~mig
+        by_mode = {CardMode.MIG: mig, CardMode.MPS: mps, CardMode.HAMI_CORE: ~mig & ~mps}
+        kept &= np.logical_or.reduce([by_mode[mode] for mode in choice.modes])
+    if choice.idle:
+        kept &= (fleet.held_mib[rows] == 0) & (fleet.pinned[rows] == 0) & (fleet.plugin[rows] == 0)
+    if choice.ids or choice.not_ids:
+        for line, row in enumerate(rows.tolist()):
+            node = fleet.nodes.get(fleet.names[row])
+            for at, card in enumerate(node.cards if node is not None else ()):
+                named = not choice.ids or card.id in choice.ids
+                kept[line, at] &= named and card.id not in choice.not_ids
+    return kept
+
+
+def _of_models(fleet: Fleet, rows: IntArray, is_so: Callable[[str], bool]) -> BoolArray:
+    by_code = np.array(
+        [*(is_so(model) for model in fleet.models), False]
+    )  # the last place answers for "no card", code -1
+    return by_code[fleet.card_model[rows]]
+
+
+def _holds_words(model: str, choice: CardChoice) -> bool:
+    """Whether a model's name holds a word that is wanted, and none that is not; HAMi puts the vendor before the name."""
+    name = f"NVIDIA-{model}".upper()
+    wanted = not choice.models or any(label_value(word).upper() in name for word in choice.models)
+    return wanted and not any(label_value(word).upper() in name for word in choice.not_models)
 
 
 def host_fits(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
@@ -192,6 +233,7 @@ def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: b
     steps.append((_none(choice.present), "no healthy GPU"))
     steps += _not_offered(fleet, request, rows, choice)
     steps.append((_none(choice.of_model), "card model not allowed"))
+    steps.append((_none(choice.accepted), "no card that the pod's annotations accept"))
     steps.append((_none(choice.allowed), MEMORY_UNKNOWN))
     steps += (_slice_refusals if request.mode is Mode.SLICE else _pinned_refusals)(fleet, request, rows, choice)
     # The first step whose condition holds gives the answer; the last one's holds everywhere.
@@ -237,6 +279,7 @@ def _slice_refusals(
         (few & shared, "no free time slice" if one else f"fewer than {count} free time slices"),
         (few, "no free card" if one else f"fewer than {count} free cards"),
         (_any(left & ~choice.of_model), "the device plugin could pick a card of another model"),
+        (_any(left & ~choice.accepted), "the device plugin could pick a card that the pod's annotations do not accept"),
         (shared, f"the card that the device plugin will pick has not {size} free"),
         (_any(left & (fleet.pinned[rows] > 0)), "the device plugin could pick a card that is in use"),
         (np.ones(len(rows), np.bool_), f"a card that the device plugin could pick has not {size} free"),

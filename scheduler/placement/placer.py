@@ -14,6 +14,7 @@ from headroom.domain.model import GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement import filtering
 from scheduler.placement.filtering import Fit
+from scheduler.placement.policies.simple import BY_ORDER
 from scheduler.placement.profile import LearnedProfile, Profile
 from scheduler.placement.row_cache import ChangedRows, RowCaches
 from scheduler.placement.scoring import Policy, first_of_equals, score_of
@@ -87,7 +88,7 @@ class Placer:
             share = int(filtering.need_mib(self.fleet, request, rows)[0, at])
             return Placement(self.fleet.names[row], (at,), (share,), request.mode)
         fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
-        take = fit.take if fit.take is not None else self.policy.choose_cards(self.fleet, request, fit)
+        take = fit.take if fit.take is not None else self._policy_for(request).choose_cards(self.fleet, request, fit)
         cards: list[int] = []
         shares: list[int] = []
         for at in np.flatnonzero(take[0]).tolist():
@@ -188,6 +189,10 @@ class Placer:
         keys, card = self._classes.of(request)
         return keys, card
 
+    def _policy_for(self, request: GpuRequest) -> Policy:
+        """The policy, unless the pod itself says what it would like first."""
+        return BY_ORDER.get(request.order, self.policy) if request.order else self.policy
+
     def _evaluated(self, request: GpuRequest, rows: IntArray) -> tuple[IntArray, IntArray]:
         fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
         keep = fit.fits
@@ -196,7 +201,7 @@ class Placer:
             take = None if fit.take is None else fit.take[keep]
             fit = Fit(rows[keep], keep[keep], fit.cards[keep], fit.need[keep], take)
         if len(fit.rows):
-            keys[keep], card[keep] = evaluate(self.fleet, self.policy, request, fit)
+            keys[keep], card[keep] = evaluate(self.fleet, self._policy_for(request), request, fit)
         return keys, card
 
 

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headroom.domain.model import GpuRequest, Placement
+from headroom.domain.model import CardChoice, GpuRequest, Placement
 from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.pod_entry import Stage
@@ -37,6 +37,7 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
         answer["request"] = request_values(waiting.request)
         answer["nodes"] = _nodes_now(state, waiting.request)
         answer["stage"] = waiting.stage.value
+        answer["without_effect"] = list(waiting.facts.ignored)
         answer["claimed_node"] = None if waiting.claim is None else waiting.claim.node
         answer["tried"] = sorted(waiting.tried)
         answer["measured_vram"] = measured_words(state.measured_cards, state.reading)
@@ -67,7 +68,17 @@ def request_values(request: GpuRequest) -> dict[str, Any]:
         "milli": request.milli,
         "resource": request.resource,
         "models": sorted(request.models),
+        **({} if request.choice is None else {"choice": choice_values(request.choice)}),
     }
+
+
+def choice_values(choice: CardChoice) -> dict[str, Any]:
+    """The limits that a pod states on its cards, those that it does state."""
+    values: dict[str, Any] = {
+        "models": sorted(choice.models), "not_models": sorted(choice.not_models), "ids": sorted(choice.ids),
+        "not_ids": sorted(choice.not_ids), "modes": sorted(mode.value for mode in choice.modes), "idle": choice.idle,
+    }  # fmt: skip
+    return {name: value for name, value in values.items() if value}
 
 
 def _shown(fleet: Fleet, placement: Placement) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class Extender:
     def prioritize(self, args: protocol.ExtenderArgs) -> Answer:
         """0..10 for each node offered. Raises WireError and RequestError."""
         offer = offer_of(args)
-        request = request_of(args.pod)
+        request = request_of(args.pod, self._state.customs)
         if request is None or request.count == 0:
             scores: dict[str, int] = {}
         else:

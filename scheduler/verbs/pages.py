@@ -106,7 +106,7 @@ class Pages:
         async with self._turns.turn(asked.caller):
             try:
                 question = _FIT_QUESTION.decode(asked.body)
-                request = request_of(question.pod)
+                request = request_of(question.pod, self._state.customs)
                 if request is None:
                     return fault(400, f"pod {question.pod.key} asks for no GPU")
                 return _json(await self._fit_page.answer(question, request))

@@ -43,7 +43,7 @@ PREEMPTION_ARGS: Final = protocol.ExtenderDecoder(PreemptionArgs)
 
 def answer_preempt(state: ClusterState, args: PreemptionArgs) -> bytes:
     """The nodes on which the victims' end makes room, with the same victims. Raises RequestError."""
-    request = request_of(args.pod)
+    request = request_of(args.pod, state.customs)
     kept: dict[str, Any] = {}
     for node, uids, violations in _proposals(args):
         row = state.fleet.row_of.get(node)

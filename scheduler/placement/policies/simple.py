@@ -4,11 +4,12 @@ Sources: dot product, clustering, packing and best fit are the baselines of Weng
 (USENIX ATC 2023), with the scales of their simulator: 128 cores and 8 cards.
 """
 
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
-from headroom.domain.model import GpuRequest
+from headroom.domain.model import GpuRequest, Order
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement.filtering import Fit
 from scheduler.placement.scoring import Policy, card_units, compose, shares_on_first
@@ -159,10 +160,12 @@ class Random(NodePolicy):
 class Spread(NodePolicy):
     """Fullest (`binpack-*`) or emptiest (`spread-*`) node and card first, by memory or by time slices."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, cards: str = "") -> None:
+        """`cards` names the order of cards within a node, where it is not that of nodes."""
         super().__init__()
         self.name = name
-        self._sign = -1 if name.startswith("binpack") else 1
+        self._sign = _sign(name)
+        self._card_sign = _sign(cards or name)
         self._slices = name.endswith("slices")
 
     def node_scores(self, fleet: Fleet, request: GpuRequest, rows: IntArray, taken_units: IntArray) -> IntArray:
@@ -174,9 +177,23 @@ class Spread(NodePolicy):
         return score
 
     def card_preference(self, fleet: Fleet, rows: IntArray, cards: IntArray) -> IntArray:
-        preference: IntArray = 1000 + self._sign * card_units(fleet, rows)[np.arange(len(rows)), cards]
+        preference: IntArray = 1000 + self._card_sign * card_units(fleet, rows)[np.arange(len(rows)), cards]
         return preference
 
     def choose_cards(self, fleet: Fleet, request: GpuRequest, fit: Fit) -> IntArray:
-        order = np.where(fit.cards, self._sign * -fleet.free_mib[fit.rows], np.iinfo(np.int64).max)
+        order = np.where(fit.cards, self._card_sign * -fleet.free_mib[fit.rows], np.iinfo(np.int64).max)
         return shares_on_first(order.argsort(axis=1, kind="stable"), fit, request.count)
+
+
+def _sign(name: str) -> int:
+    return -1 if name.startswith("binpack") else 1
+
+
+BY_ORDER: Final = MappingProxyType(
+    {
+        Order.SPREAD_NODES: Spread("spread-vram", cards="binpack"),
+        Order.SPREAD_CARDS: Spread("binpack-vram", cards="spread"),
+        Order.SPREAD_NODES | Order.SPREAD_CARDS: Spread("spread-vram"),
+    }
+)
+"""The policy for pods that say themselves which node and card they would like first."""

@@ -47,6 +47,7 @@ def test_pods_of_the_default_scheduler_are_placed_by_memory(
         pods = cluster.pods("default")
         assert {pod["spec"]["schedulerName"] for pod in pods} == {"default-scheduler"}
         assert all("NVIDIA_VISIBLE_DEVICES" in str(pod["spec"]["containers"]) for pod in pods)
+        _place_words_of_others(cluster)
         forbidden = [
             event["requestURI"]
             for event in cluster.audit_events()
@@ -54,3 +55,35 @@ def test_pods_of_the_default_scheduler_are_placed_by_memory(
             and event["responseStatus"]["code"] == 403
         ]
         assert forbidden == []
+
+
+def _place_words_of_others(cluster: Cluster) -> None:
+    """HAMi's companions (K01: HAMi#1429, HAMi#43) and KAI's annotations (R15: KAI#257) in the second way of installing."""
+    container = {"name": "a", "image": "b"}
+    asked = {
+        "cores": {"nvidia.com/gpumem": "3000", "nvidia.com/gpucores": "30"},
+        "priority": {"nvidia.com/gpumem": "3000", "nvidia.com/priority": "1"},
+        "count": {"aliyun.com/gpu-mem": "5", "aliyun.com/gpu-count": "2"},
+        "fraction": {},
+    }
+    pods = [
+        {
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "annotations": {"gpu-fraction": "0.1"} if name == "fraction" else {}},
+            "spec": {"containers": [container | {"resources": {"limits": limits}}]},
+        }
+        for name, limits in asked.items()
+    ]  # fmt: skip
+    cluster.apply(pods, "default")
+
+    def given() -> dict[str, str]:
+        return {
+            pod["metadata"]["name"]: pod["metadata"]["annotations"]["headroom.dev/assigned-vram-mib"]
+            for pod in cluster.pods("default")
+            if pod["metadata"]["name"] in asked and pod["spec"].get("nodeName")
+        }
+
+    cluster.wait_for(lambda: len(given()) == len(asked), "pods in other schedulers' words to be bound")
+    placed = given()
+    assert (placed["cores"], placed["priority"], placed["count"]) == ("3000", "3000", "5120")
+    assert placed["fraction"] in ("1536", "4606")

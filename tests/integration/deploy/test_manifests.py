@@ -74,8 +74,10 @@ def test_the_overlay_runs_the_extender_alone_and_keeps_scheduler_names(cluster: 
         and any(subject["name"] == "headroom-scheduler" for subject in item["subjects"])
     }
     assert roles == {"headroom-extender", "headroom-extender-lease"}
-    policy = next(item for item in objects if item["kind"] == "MutatingAdmissionPolicy")
+    policies = {item["metadata"]["name"]: item for item in objects if item["kind"] == "MutatingAdmissionPolicy"}
+    policy = policies["headroom-pods"]
     assert not any("schedulerName" in item["jsonPatch"]["expression"] for item in policy["spec"]["mutations"])
+    assert "== 'default-scheduler'" in policies["headroom-fractions"]["spec"]["matchConditions"][0]["expression"]
     assert any(names.ANNOTATION_ASSIGNED_CARDS in item["expression"] for item in policy["spec"]["variables"])
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -9,9 +11,10 @@ import yaml
 
 from headroom import wire
 from headroom.domain.accelerators import ACCELERATORS, NVIDIA
+from headroom.domain.dialects.table import ANNOTATIONS
 from headroom.domain.node_cards import InventoryError, node_of
-from headroom.domain.request import RequestError, request_of
-from tests.paths import DOCS
+from headroom.domain.request import RequestError, demand_of, ignored_words, request_of
+from tests.paths import DOCS, ROOT
 
 
 def table(page: str, first_column: str) -> list[list[str]]:
@@ -31,16 +34,69 @@ def pod(limits: str) -> wire.Pod:
     return wire.POD.decode(json.dumps({"metadata": {"name": "p"}, "spec": spec}).encode())
 
 
+def limits(**amounts: str) -> str:
+    return json.dumps(amounts)
+
+
 LIMITS = table("requests.md", "limits of a container")
 
 
-@pytest.mark.parametrize("row", [row for row in LIMITS if len(row) == 4], ids=lambda row: row[0])
+def test_the_written_tables_are_what_the_code_says() -> None:
+    ran = subprocess.run(
+        [sys.executable, "tools/write_tables.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("row", [row for row in LIMITS if len(row) == 5], ids=lambda row: row[0])
 def test_dialects(row: list[str]) -> None:
     asked = request_of(pod(row[0]))
     assert asked is not None
     sizes = {f"{asked.vram_mib} MiB": asked.vram_mib, f"{asked.milli} thousandths": asked.milli}
     size = next((text for text, amount in sizes.items() if amount), "whole card, or its slice")
-    assert [asked.mode.value, str(asked.count), size] == row[1:]
+    assert [asked.mode.value, str(asked.count), size] == row[2:]
+
+
+def annotated(name: str, value: str) -> wire.Pod:
+    found = pod("{nvidia.com/gpumem: 3000}")
+    found.metadata.annotations[name] = value
+    return found
+
+
+@pytest.mark.parametrize("row", table("requests.md", "word"), ids=lambda row: row[0])
+def test_words_of_other_schedulers(row: list[str]) -> None:
+    """Each row of the table: honoured, ignored with an Event, or refused."""
+    word, _, fate = row
+    plain = request_of(pod("{nvidia.com/gpumem: 3000}"))
+    if not word.startswith("annotation"):
+        amount = limits(**{word: "1"})
+        if fate.startswith("ignored"):
+            beside = pod(limits(**{"nvidia.com/gpumem": "3000", word: "1"}))
+            assert request_of(beside) == plain
+            assert any(text.startswith(f"{word}: 1: ") for text in ignored_words(beside, demand_of(beside)))
+            assert (request_of(pod(amount)) is not None) == ("alone, it asks for a whole card" in fate)
+        else:
+            beside_memory = limits(**{word: "1", "aliyun.com/gpu-mem": "4"})
+            assert request_of(pod(beside_memory if word == "aliyun.com/gpu-count" else amount)) is not None
+        return
+    name = word.split("`")[1]
+    entry = ANNOTATIONS[name]
+    if fate.startswith("honoured by the admission policy"):
+        bare = pod("{cpu: 1}")
+        bare.metadata.annotations[name] = entry.example
+        with pytest.raises(RequestError, match="admission policy"):
+            request_of(bare)
+        return
+    noted = annotated(name, entry.example)
+    if fate.startswith("ignored"):
+        assert request_of(noted) == plain
+        assert any(name in text for text in ignored_words(noted, demand_of(noted)))
+    else:
+        assert request_of(noted) != plain
+        assert ignored_words(noted, demand_of(noted)) == ()
+    if "is refused" in fate:
+        with pytest.raises(RequestError, match=name):
+            request_of(annotated(name, entry.refused))
 
 
 @pytest.mark.parametrize("row", [row for row in LIMITS if len(row) == 2], ids=lambda row: row[0])
