@@ -21,7 +21,7 @@ from autoscaler.api import resource
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation import objects
 from autoscaler.observation.world import World
-from autoscaler.settings import AutoscalerSettings
+from autoscaler.settings import AutoscalerSettings, metric_names
 from autoscaler.tick.outcome import Outcome
 from autoscaler.tick.tick import Loop
 from headroom.daemon.guard import Guard
@@ -34,7 +34,7 @@ from headroom.kube.lease import Elector, wall_clock
 from headroom.kube.reflector import Reflector
 from headroom.names import API_VERSION, PLURAL_AUTOSCALER
 from headroom.prometheus.client import PrometheusSource
-from headroom.prometheus.series import DeviceJobs
+from headroom.prometheus.series import DeviceJobs, Source
 
 log = get_logger(__name__)
 
@@ -64,10 +64,11 @@ class AutoscalerDaemon:
         settings: AutoscalerSettings,
         *,
         alone: bool = False,
+        source: Source | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`alone`: act without an election, as a single round by hand does."""
+        """`alone`: act without an election, as a single round by hand does. `source`: in place of the settings' Prometheus."""
         self.settings, self._kube, self.alone = settings, kube, alone
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -75,7 +76,7 @@ class AutoscalerDaemon:
         self.metrics = AutoscalerMetrics(registry)
         self._guard = Guard(lambda where: self.metrics.tick_failures.labels(where).inc())
         self.health = Health(registry)
-        self.world = World()
+        self.world = World(metric_names(settings))
         identity = settings.identity or f"{socket.gethostname()}-{secrets.token_hex(3)}"
         self.elector = Elector(
             kube,
@@ -85,14 +86,16 @@ class AutoscalerDaemon:
             duration_seconds=settings.lease_seconds,
             renew_seconds=settings.lease_seconds / 5,
         )
-        self._source = PrometheusSource.of(settings)
+        self._source: PrometheusSource | None = None
+        if source is None:
+            source = self._source = PrometheusSource.of(settings)
         self._fit = (
             FitClient(settings.extender_url, settings.extender_timeout_seconds) if settings.extender_url else None
         )
         self.loop = Loop(
             self.world,
             Collector(
-                self._source,
+                source,
                 short_seconds=settings.short_mean_seconds,
                 long_seconds=settings.long_mean_seconds,
                 jobs=DeviceJobs(settings.device_jobs),
@@ -180,7 +183,8 @@ class AutoscalerDaemon:
 
     async def close(self) -> None:
         """Release what is not the API connection."""
-        await self._source.close()
+        if self._source is not None:
+            await self._source.close()
         if self._fit is not None:
             await self._fit.close()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from headroom.daemon.common import LeaderSettings
 from headroom.daemon.settings import setting
+from headroom.domain.engines import CUSTOM, NameMapError, renamed
 from headroom.errors import HeadroomError
 from headroom.prometheus.series import DEVICE_JOBS
 from headroom.prometheus.settings import PrometheusSettings
@@ -25,6 +26,11 @@ class AutoscalerSettings(PrometheusSettings, LeaderSettings):
         DEVICE_JOBS,
         reason="Scrape jobs, as JOB or NAMESPACE:JOB, whose exported_ labels are believed: device exporters speak of other"
         " pods than their own. Nobody else may, so labels of other jobs that claim to are dropped.",
+    )
+    metric_names: tuple[str, ...] = setting(
+        (),
+        reason="Names under which this installation exports engines' metrics, as PUBLISHED=HERE with at most one * in each,"
+        " several by comma, such as vllm:*=kserve_vllm:*.",
     )
     extender_url: str = setting(
         "http://headroom-scheduler.headroom-system:8901",
@@ -61,6 +67,23 @@ class AutoscalerSettings(PrometheusSettings, LeaderSettings):
         (), reason="GPU budgets of projects, as PROJECT=GPUS, several by comma; others have none."
     )
     keda: bool = setting(True, reason="Look for KEDA's ScaledObjects on the same targets (they count as conflicts).")
+
+
+class MetricNamesError(HeadroomError, ValueError):
+    """A map of metric names that cannot be read."""
+
+
+def metric_names(settings: AutoscalerSettings) -> tuple[tuple[str, str], ...]:
+    """(published, here) pairs. Raises MetricNamesError naming the entry."""
+    pairs = []
+    for entry in settings.metric_names:
+        published, _, here = entry.partition("=")
+        try:
+            renamed(CUSTOM, [(published, here)])
+        except NameMapError as error:
+            raise MetricNamesError(f"--metric-names: {entry!r} {error}") from error
+        pairs.append((published, here))
+    return tuple(pairs)
 
 
 class BudgetError(HeadroomError, ValueError):

@@ -5,6 +5,7 @@ the schema grew) is checked again and named with field and value.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ from autoscaler.api.query_guard import is_closed
 from autoscaler.law.inputs import SignalKind
 from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
-from headroom.domain.engines import ENGINES, Engine
+from headroom.domain.engines import ENGINES, Engine, NameMapError, renamed
 from headroom.errors import HeadroomError
 from headroom.units import UnitError, parse_duration_seconds, parse_quantity
 from headroom.wire import Decoder, Meta, Quantity, Wire
@@ -76,6 +77,7 @@ class WorkWire(Wire):
 class SpecWire(Wire):
     scale_target_ref: TargetRef = msgspec.field(default_factory=TargetRef)
     engine: str = "vllm"
+    metric_names: dict[str, str] = msgspec.field(default_factory=dict)
     mode: str = "Auto"
     min_replicas: int = 1
     max_replicas: int = 0
@@ -134,6 +136,9 @@ class Target:
         return f"{self.kind}/{self.namespace}/{self.name}"
 
 
+_renamed = lru_cache(maxsize=1024)(renamed)
+"""One engine for all objects that name its metrics alike: what is asked goes by engines."""
+
 _RESOURCE_OF: Final = {
     "Deployment": "deployments",
     "StatefulSet": "statefulsets",
@@ -141,13 +146,21 @@ _RESOURCE_OF: Final = {
 }
 
 
-def read(resource: InferenceAutoscaler) -> Target:
-    """The object as the law reads it. Raises SpecError."""
+Names = tuple[tuple[str, str], ...]
+"""(published, here): under which names an engine's metrics are exported."""
+
+
+def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
+    """The object as the law reads it; `names` are those of the installation, the object's own go before them. Raises SpecError."""
     spec, meta = resource.spec, resource.metadata
     fail = _Fail(resource.key)
     engine = ENGINES.get(spec.engine)
     if engine is None:
         raise fail("engine", spec.engine, f"is not one of {', '.join(ENGINES)}")
+    try:
+        engine = _renamed(_renamed(engine, names), tuple(spec.metric_names.items()))
+    except NameMapError as error:
+        raise fail("metricNames", spec.metric_names, str(error)) from error
     reference = spec.scale_target_ref
     if reference.kind not in _RESOURCE_OF:
         raise fail("scaleTargetRef.kind", reference.kind, f"is not one of {', '.join(_RESOURCE_OF)}")

@@ -98,6 +98,8 @@ def _remember(turn: Turn, level: int) -> None:
 def _wanted(turn: Turn, low: int, up: int) -> int:
     """Between the two: up if one asks, down if all accept, else what there is."""
     replicas, pods = turn.replicas, turn.observation.pods
+    if raising.hangs(turn):
+        return raising.held(turn)
     if up > replicas:
         return raising.raised(turn, up)
     if not turn.fresh:

@@ -33,10 +33,15 @@ class PodSpecWire(Wire):
     node_name: str = ""
 
 
+class PodIP(Wire):
+    ip: str = ""
+
+
 class PodStatusWire(Wire):
     phase: str = ""
     conditions: list[Condition] = msgspec.field(default_factory=list)
     pod_ip: str = msgspec.field(name="podIP", default="")
+    pod_ips: list[PodIP] = msgspec.field(name="podIPs", default_factory=list)
     container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
     init_container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
 
@@ -67,6 +72,10 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
     share: float
     """Of a card, per share, 0 when unknown."""
     deletion_cost: str
+    more_ips: tuple[str, ...] = ()
+    """Beside `ip`, where the cluster speaks two IP families."""
+    is_worker: bool = False
+    """One of a group's pods beside its leader: no replica of its own, though it may serve."""
 
 
 def view(pod: Pod) -> PodView:
@@ -96,6 +105,8 @@ def view(pod: Pod) -> PodView:
         cards=cards,
         share=_share(annotations.get(ANNOTATION_ASSIGNED_VRAM_SHARE, "")),
         deletion_cost=annotations.get(ANNOTATION_DELETION_COST, ""),
+        more_ips=tuple([one.ip for one in pod.status.pod_ips if one.ip and one.ip != pod.status.pod_ip]),
+        is_worker=meta.labels.get(LWS_WORKER_LABEL, "0") != "0" and LWS_LABEL in meta.labels,
     )
 
 
@@ -105,7 +116,7 @@ def owner_of(meta: Meta) -> str:
     A Deployment's ReplicaSet is named after it and the pod-template-hash that the pod carries too.
     """
     if group := meta.labels.get(LWS_LABEL):
-        return f"LeaderWorkerSet/{meta.namespace}/{group}" if meta.labels.get(LWS_WORKER_LABEL, "0") == "0" else ""
+        return f"LeaderWorkerSet/{meta.namespace}/{group}"
     for owner in meta.owner_references:
         if not owner.controller:
             continue

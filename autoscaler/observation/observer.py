@@ -1,35 +1,30 @@
-"""One target's Observation from the pods, the workload and the snapshot of a tick. Pure."""
+"""One target's readings and work, from the pods and the snapshot of a tick. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Final
 
 from autoscaler.api.resource import Target
 from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
 from autoscaler.law.sizing.prices import CostSettings, CostState, Iterations
 from autoscaler.law.spec import SignalSpec
-from autoscaler.observation.answers import BY_ADDRESS, Snapshot
+from autoscaler.observation import absent, stillness
+from autoscaler.observation.answers import Snapshot
+from autoscaler.observation.gathering import Gathered, Gatherer, ObserveSettings, plus
 from autoscaler.observation.objects import PodView
-from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
-from autoscaler.observation.series import PodKey, Sample, merge_buckets, quantile
-from headroom.domain.engines import Metric
-
-T = TypeVar("T")
+from autoscaler.observation.queries import ACTIVATION, GAUGES, HISTOGRAMS
+from autoscaler.observation.series import merge_buckets, quantile
+from autoscaler.observation.stillness import Load, Still
+from headroom.domain.engines import COUNTERS as COUNTER_FACTS
+from headroom.domain.engines import GAUGES as GAUGE_FACTS
+from headroom.domain.engines import Before, Metric
 
 MEMORY_PER_TICK: Final = 0.975
 """Of the mean request: ten minutes at ticks of 15 s."""
-CLOCK_TOLERANCE_SECONDS: Final = 5.0
-"""Samples from further in the future than this come from a clock that is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObserveSettings:
-    """When a sample is too old, and when a pod is old enough to be expected to report or to teach."""
-
-    stale_seconds: float = 60.0
-    report_grace_seconds: float = 45.0
-    warm_seconds: float = 60.0
+_MOVING: Final = ("iterations", "output_tokens", "prompt_tokens", "token_count", "finished")
+"""Counters that grow while an engine works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +48,12 @@ class Lessons:
         return self.output_tokens / self.requests if self.requests > 0 else 0.0
 
 
-class Gathered(NamedTuple):
-    """One fact over the ready pods."""
-
-    state: Freshness
-    values: dict[str, float]
-    age_seconds: float = 0.0
-    missing: int = 0
-    detail: str = ""
-
-    @property
-    def total(self) -> float:
-        return sum(self.values.values())
-
-
 class Observer:
-    """Looks facts of one target up in a snapshot. `wall_seconds` is the time that the pods' stamps are reckoned from."""
+    """What one target's pods say. `wall_seconds` is the time that the pods' stamps are reckoned from.
+
+    `pods` are its replicas in every state, `others` further pods of theirs that may serve (workers of a group); `still_before`
+    is `still` of the last tick.
+    """
 
     def __init__(
         self,
@@ -77,12 +62,22 @@ class Observer:
         snapshot: Snapshot,
         wall_seconds: float,
         settings: ObserveSettings,
+        others: Sequence[PodView] = (),
+        still_before: Mapping[str, Still] | None = None,
     ) -> None:
         self._target, self._snapshot, self._settings, self._wall = target, snapshot, settings, wall_seconds
-        self._gauges: dict[tuple[str, ...], Gathered] = {}
-        self._counters: dict[tuple[str, ...], _Rates] = {}
         self.ready = [pod for pod in pods if pod.ready_at and not pod.deleted_at]
-        self._expected = [pod for pod in self.ready if wall_seconds - pod.ready_at >= settings.report_grace_seconds]
+        serving = [pod for pod in others if pod.ready_at and not pod.deleted_at]
+        self._unready = [pod for pod in pods if not pod.ready_at and pod.node and not pod.deleted_at]
+        self._facts = Gatherer(target.engine, self.ready, serving, snapshot, wall_seconds, settings)
+        loads = self._loads()
+        self.still = stillness.follow(still_before or {}, loads, snapshot.clock_seconds)
+        """Pods with requests inside whose counters stand still."""
+        at_end = target.engine.counts_at_end
+        idle = {n for n, still in self.still.items() if stillness.is_idle(still, snapshot.clock_seconds, at_end)}
+        self._facts.idle = frozenset(idle)
+        self.stalled = not at_end and bool(self.still.keys() - idle) and not any(load.moves for load in loads.values())
+        """Whether requests are inside and no pod does any of them."""
 
     # Readings
 
@@ -100,23 +95,51 @@ class Observer:
 
     def utilisation(self) -> Reading:
         """Mean over the cards that the target's pods hold, each card once."""
-        return _reading("gpuUtilization", self._utilisation(), mean=True)
+        return _reading("gpuUtilization", self._utilisation, mean=True)
 
     def in_flight(self) -> dict[str, float]:
         """Requests running and waiting by pod, of the pods that report."""
         return self._in_flight().values
+
+    def unready_in_flight(self) -> float:
+        """Requests that pods report which have a node and are not ready."""
+        if not self._unready:
+            return 0.0
+        unready = Gatherer(self._target.engine, self._unready, (), self._snapshot, self._wall, self._settings)
+        counts = [unready.gauge(metric) for metric in self._target.engine.metrics(("running", "waiting", "in_flight"))]
+        return sum([count.total for count in counts])
+
+    def spacing_seconds(self) -> float:
+        """Between two scrapes of the pods; 0: not known."""
+        return self._facts.spacing()
+
+    def scrape_age_seconds(self) -> float:
+        """Of the pod that was scraped the longest ago; 0: not known."""
+        return self._facts.age()
+
+    def is_silent(self) -> bool:
+        """Whether a pod that should report was not scraped lately."""
+        return bool(self._target.engine.metrics((*GAUGE_FACTS, *COUNTER_FACTS))) and self._facts.silent()
 
     def work(self, lessons: Lessons, cost: prices.Cost | None) -> Work | None:
         """Token rates and their cost; None for engines without token counters."""
         engine = self._target.engine
         if not (engine.prompt_tokens and engine.output_tokens):
             return None
-        prompt, output = self._rates(engine.prompt_tokens), self._rates(engine.output_tokens)
-        waiting = self.waiting()
+        prompt, output = self._facts.rates(engine.prompt_tokens), self._facts.rates(engine.output_tokens)
+        waiting, running = self.waiting(), self._facts.gauge(engine.running)
+        if self._no_request_ended(prompt.gathered, waiting, running):
+            return Work(
+                Freshness.FRESH,
+                waiting=waiting.total,
+                running=running.total,
+                age_seconds=max(waiting.age_seconds, running.age_seconds),
+                missing=max(waiting.missing, running.missing),
+                unpriced="no request has ended yet",
+            )
         for part in (prompt.gathered, output.gathered, waiting):
             if part.state is not Freshness.FRESH:
                 return Work(part.state, age_seconds=part.age_seconds, detail=part.detail)
-        running = self._gauge(engine.running)
         return Work(
             state=Freshness.FRESH,
             prompt_tokens_per_second=(prompt.gathered.total, prompt.long),
@@ -132,6 +155,8 @@ class Observer:
             output_tokens_per_request=lessons.output_length,
             age_seconds=max(prompt.gathered.age_seconds, output.gathered.age_seconds, waiting.age_seconds),
             missing=max(prompt.gathered.missing, output.gathered.missing, waiting.missing),
+            detail=prompt.gathered.detail or output.gathered.detail or waiting.detail,
+            unpriced="" if cost else self._why_unpriced(),
         )
 
     def learn(self, lessons: Lessons, settings: CostSettings) -> Lessons:
@@ -140,15 +165,15 @@ class Observer:
         if not engine.token_seconds:
             return lessons
         rates = {
-            name: self._rates(getattr(engine, name)).gathered.values
+            name: self._facts.rates(getattr(engine, name)).gathered.values
             for name in ("prompt_tokens", "output_tokens", "iterations", "token_seconds", "token_count", "finished")
         }
-        running, kv_cache = self._gauge(engine.running).values, self._gauge(engine.kv_cache).values
+        gauges = {name: self._facts.gauge(getattr(engine, name)).values for name in ("running", "waiting", "kv_cache")}
         state = lessons.cost
         for pod in self.ready:
             if self._wall - pod.ready_at >= self._settings.warm_seconds:
-                of_pod = {name: values.get(pod.name, 0.0) for name, values in rates.items()}
-                sample = _iterations(of_pod, running.get(pod.name, 0.0), kv_cache.get(pod.name, 0.0))
+                of_pod = {name: values.get(pod.name, 0.0) for name, values in (*rates.items(), *gauges.items())}
+                sample = _iterations(of_pod)
                 if sample is not None:
                     state = prices.learn(state, sample, settings)
         requests, prompt, output = (
@@ -161,29 +186,12 @@ class Observer:
         )
         return Lessons(state, requests, prompt, output)
 
-    def _arrivals(self) -> tuple[float, float] | None:
-        """Requests that ended plus the growth of those inside, per second; None where the engine does not count them."""
-        engine, changes = self._target.engine, self._snapshot.changes
-        if not engine.finished:
-            return None
-        ended = self._rates(engine.finished)
-        if ended.gathered.state is not Freshness.FRESH:
-            return None
-        short, long = ended.gathered.total, ended.long
-        for metric in (engine.running, engine.waiting):
-            per_name = [changes.get(name, {}) for name in metric.names]
-            for pod in self.ready:
-                growth = _look_up(per_name, pod)
-                if growth is not None:
-                    short, long = short + growth.short, long + growth.long
-        return max(short, 0.0), max(long, 0.0)
-
     def waiting(self) -> Gathered:
         """Requests that wait: the gauge, or by Little's law the rate of the time spent waiting."""
         engine = self._target.engine
-        return self._first(
-            (lambda: self._gauge(engine.waiting)) if engine.waiting else None,
-            (lambda: self._rates(engine.waiting_seconds).gathered) if engine.waiting_seconds else None,
+        return _first(
+            (lambda: self._facts.gauge(engine.waiting)) if engine.waiting else None,
+            (lambda: self._facts.rates(engine.waiting_seconds).gathered) if engine.waiting_seconds else None,
         )
 
     # Facts
@@ -199,132 +207,128 @@ class Observer:
         if kind is SignalKind.RUNNING:
             return _reading(signal.name, self._in_flight())
         if kind is SignalKind.KV_CACHE:
-            return _reading(signal.name, self._gauge(engine.kv_cache), mean=True)
-        return _reading(signal.name, self._utilisation(), mean=True)
+            return _reading(signal.name, self._facts.gauge(engine.kv_cache), mean=True)
+        return _reading(signal.name, self._utilisation, mean=True)
 
     def _in_flight(self) -> Gathered:
-        engine = self._target.engine
+        engine, facts = self._target.engine, self._facts
         served = engine.served_seconds
-        return self._first(
-            (lambda: self._gauge(engine.in_flight)) if engine.in_flight else None,
-            (lambda: _plus(self._gauge(engine.running), self.waiting())) if engine.running else None,
-            (lambda: self._rates(engine.total_seconds).gathered) if engine.total_seconds else None,
-            (lambda: _plus(self._rates(served).gathered, self.waiting())) if served else None,
+        return _first(
+            (lambda: facts.gauge(engine.in_flight)) if engine.in_flight else None,
+            (lambda: plus(facts.gauge(engine.running), self.waiting())) if engine.running else None,
+            (lambda: facts.rates(engine.total_seconds).gathered) if engine.total_seconds else None,
+            (lambda: plus(facts.rates(served).gathered, self.waiting())) if served else None,
         )
 
-    @staticmethod
-    def _first(*ways: Callable[[], Gathered] | None) -> Gathered:
-        """The first way to know a fact that yields something; the complaint of the first one otherwise."""
-        found: list[Gathered] = []
-        for way in filter(None, ways):
-            found.append(way())
-            if found[-1].state is not Freshness.EMPTY:
-                return found[-1]
-        return found[0] if found else Gathered(Freshness.EMPTY, {}, detail="the engine does not export it")
+    def _arrivals(self) -> tuple[float, float] | None:
+        """Requests that ended plus the growth of those inside, per second; None where the engine does not count them."""
+        engine = self._target.engine
+        if not engine.finished:
+            return None
+        ended = self._facts.rates(engine.finished)
+        if ended.gathered.state is not Freshness.FRESH:
+            return None
+        short, long = ended.gathered.total, ended.long
+        for metric in engine.metrics(("running", "waiting")):
+            growth = self._facts.growth(metric)
+            short, long = short + growth[0], long + growth[1]
+        return max(short, 0.0), max(long, 0.0)
 
-    def _gauge(self, metric: Metric) -> Gathered:
-        known = self._gauges.get(metric.names)
-        if known is None:
-            known = self._gauges[metric.names] = self._gather_gauge(metric)
-        return known
+    def _no_request_ended(self, tokens: Gathered, waiting: Gathered, running: Gathered) -> bool:
+        """Whether counters are lacking because the first requests are still inside."""
+        return (
+            tokens.state is Freshness.EMPTY
+            and self._target.engine.before is not Before.EVERYTHING
+            and waiting.state is Freshness.FRESH
+            and running.state is Freshness.FRESH
+        )
 
-    def _gather_gauge(self, metric: Metric) -> Gathered:
-        per_name = [self._snapshot.gauges.get(name, {}) for name in metric.names]
-        return self._gather(metric, GAUGES, lambda pod: _look_up(per_name, pod))
+    def _why_unpriced(self) -> str:
+        engine = self._target.engine
+        for metric in engine.metrics(("token_count", "token_seconds")):
+            gathered = self._facts.rates(metric).gathered
+            if gathered.state is not Freshness.FRESH:
+                return f"a token has no price: {gathered.detail}"
+            if gathered.total <= 0:
+                return f"a token has no price: {metric.names[0]} does not grow, as with one output token a request"
+        return "a token has no price yet"
 
-    def _rates(self, metric: Metric) -> "_Rates":
-        known = self._counters.get(metric.names)
-        if known is None:
-            known = self._counters[metric.names] = self._gather_rates(metric)
-        return known
+    def _loads(self) -> dict[str, Load]:
+        """Of the pods whose gauges and counters are known."""
+        engine, facts = self._target.engine, self._facts
+        inside = engine.metrics(("running", "waiting", "in_flight"))
+        moving = [facts.rates(metric).gathered.values for metric in engine.metrics(_MOVING)]
+        if not inside or not moving:
+            return {}
+        counts = [facts.gauge(metric).values for metric in inside]
+        kv_cache = facts.gauge(engine.kv_cache).values if engine.kv_cache else {}
+        found = {}
+        for name in counts[0]:
+            rates = [values[name] for values in moving if name in values]
+            if rates and all(name in values for values in counts):
+                total = sum([values[name] for values in counts])
+                found[name] = Load(any(rate > 0 for rate in rates), total, kv_cache.get(name, 0.0))
+        return found
 
-    def _gather_rates(self, metric: Metric) -> "_Rates":
-        per_name = [self._snapshot.counters.get(name, {}) for name in metric.names]
-        long = 0.0
-
-        def short(pod: PodView) -> Sample | None:
-            nonlocal long
-            found = _look_up(per_name, pod)
-            if found is None:
-                return None
-            long += found.long * metric.scale
-            return Sample(found.at_seconds, found.short)
-
-        return _Rates(self._gather(metric, COUNTERS, short), long)
-
+    @cached_property
     def _utilisation(self) -> Gathered:
         """Keyed by card. A neighbour's load on a shared card counts: it takes the same time away."""
+        snapshot, stale = self._snapshot, self._settings.stale_seconds
         cards: dict[str, float] = {}
-        covered, age = 0, 0.0
+        covered, age, doubts = 0, 0.0, []
         for pod in self.ready:
-            ids = self._snapshot.devices_of.get((pod.namespace, pod.name)) or {
-                name for card in pod.cards for name in (card, f"{pod.node}/{card}") if name in self._snapshot.devices
-            }
-            fresh = {
-                name: self._snapshot.devices[name].sample
-                for name in ids
-                if name in self._snapshot.devices and self._is_fresh(self._snapshot.devices[name].sample)
-            }
-            covered += bool(fresh)
-            for name, sample in fresh.items():
-                cards[name] = sample.value
-                age = max(age, self._age(sample))
+            found = False
+            for name in snapshot.devices.ids_of(pod.namespace, pod.name, pod.node, pod.cards):
+                seen = snapshot.devices.by_id[name].utilisation(snapshot.clock_seconds, stale)
+                if seen is None:
+                    continue
+                if seen.contradiction:
+                    doubts.append(f"how busy card {name} is is not known: {seen.contradiction}")
+                    continue
+                found = True
+                cards[name] = seen.sample.value
+                age = max(age, snapshot.clock_seconds - seen.sample.at_seconds)
+            covered += found
         if cards and covered * 2 >= len(self.ready):
-            return Gathered(Freshness.FRESH, cards, age, len(self.ready) - covered)
+            return Gathered(Freshness.FRESH, cards, age, len(self.ready) - covered, doubts[0] if doubts else "")
         if self._target.engine.gpu_utilisation:
-            return self._gauge(self._target.engine.gpu_utilisation)
-        if GAUGES in self._snapshot.errors:
-            return Gathered(Freshness.ERROR, {}, detail=self._snapshot.errors[GAUGES])
-        return Gathered(Freshness.EMPTY, {}, detail="no exporter reports the cards of these pods")
-
-    def _gather(self, metric: Metric, group: str, sample_of: Callable[[PodView], Sample | None]) -> Gathered:
-        if group in self._snapshot.errors:
-            return Gathered(Freshness.ERROR, {}, detail=self._snapshot.errors[group])
-        if not self.ready:
-            return Gathered(Freshness.EMPTY, {}, detail="no pod is ready")
-        values: dict[str, float] = {}
-        age, newest, reporting = 0.0, float("inf"), 0
-        for pod in self.ready:
-            sample = sample_of(pod)
-            if sample is None:
-                continue
-            reporting += 1
-            newest = min(newest, self._age(sample))
-            if not self._is_fresh(sample):
-                continue
-            if sample.value < 0:
-                return Gathered(
-                    Freshness.ERROR, {}, detail=f"{pod.name} reports {sample.value:g} for {metric.names[0]}"
-                )
-            values[pod.name] = sample.value * metric.scale
-            age = max(age, self._age(sample))
-        names = " or ".join(metric.names)
-        if not reporting:
-            return Gathered(Freshness.EMPTY, {}, detail=f"no pod exports {names}")
-        if not values:
-            words = f"{newest:.0f} s old" if newest > 0 else f"{-newest:.0f} s in the future"
-            return Gathered(Freshness.STALE, {}, newest, detail=f"the newest sample of {names} is {words}")
-        # A new pod is given time before its silence makes the whole fact doubtful, but none before it counts as busy.
-        overdue = sum(pod.name not in values for pod in self._expected)
-        missing = len(self.ready) - len(values)
-        if len(values) < overdue:
-            text = f"only {len(values)} of {len(values) + overdue} pods report {names}"
-            return Gathered(Freshness.STALE, values, age, missing, text)
-        return Gathered(Freshness.FRESH, values, age, missing)
+            return self._facts.gauge(self._target.engine.gpu_utilisation, of_load=False)
+        if GAUGES in snapshot.errors:
+            return Gathered(Freshness.ERROR, {}, detail=snapshot.errors[GAUGES])
+        if doubts:
+            return Gathered(Freshness.ERROR, {}, detail=doubts[0])
+        text = "no exporter reports the cards of these pods"
+        if snapshot.jobs_left_out:
+            text += f"; scrape job {', '.join(sorted(snapshot.jobs_left_out))} is not among device_jobs"
+        return Gathered(Freshness.EMPTY, {}, detail=text)
 
     def _latency(self, signal: SignalSpec) -> Reading:
-        fact = HISTOGRAMS[signal.kind]
-        metric: Metric = getattr(self._target.engine, fact)
-        if signal.kind.value in self._snapshot.errors:
-            return Reading(signal.name, Freshness.ERROR, detail=self._snapshot.errors[signal.kind.value])
-        by_name = self._snapshot.buckets.get(signal.kind.value, {})
+        snapshot, facts, kind = self._snapshot, self._facts, signal.kind.value
+        metric: Metric = getattr(self._target.engine, HISTOGRAMS[signal.kind])
+        if kind in snapshot.errors:
+            return Reading(signal.name, Freshness.ERROR, detail=snapshot.errors[kind])
+        by_name = snapshot.buckets.get(kind, {})
         per_name = [by_name.get(name, {}) for name in metric.names]
-        found = {pod.name: buckets for pod in self.ready if (buckets := _look_up(per_name, pod)) is not None}
-        if not found:
-            return Reading(signal.name, Freshness.EMPTY, detail=f"no pod exports {' or '.join(metric.names)}")
-        missing = len(self.ready) - len(found)
+        found: dict[str, Mapping[float, float]] = {}
+        doubts = [doubt for pod in self.ready if (doubt := facts.doubt(pod))]
+        for pod in (*self.ready, *facts.others):
+            buckets = facts.look_up(per_name, pod)
+            if buckets is None and facts.has_had_no_request(pod):
+                buckets = {}
+            if buckets is not None and facts.doubt(pod) is None and not facts.is_overdue(pod):
+                found[pod.name] = buckets
+        reporting = sum(pod.name in found for pod in self.ready)
+        missing = len(self.ready) - reporting
+        if not reporting:
+            if doubts:
+                return Reading(signal.name, doubts[0].state, detail=doubts[0].text)
+            return Reading(signal.name, Freshness.EMPTY, detail=absent.words(_bucketed(metric), snapshot, self.ready))
         value = quantile(merge_buckets(found.values()), signal.quantile) * metric.scale
-        return Reading(signal.name, Freshness.FRESH, value, 0.0, missing)
+        overdue = len(facts.expected - found.keys())
+        if overdue > reporting:
+            text = f"only {reporting} of {reporting + overdue} pods report {' or '.join(metric.names)}"
+            return Reading(signal.name, Freshness.STALE, value, missing=missing, detail=text)
+        return Reading(signal.name, Freshness.FRESH, value, 0.0, missing, doubts[0].text if doubts else "")
 
     def _of_query(self, signal: str) -> Reading:
         answer = self._snapshot.custom.get((self._target.key, signal))
@@ -332,46 +336,23 @@ class Observer:
             return Reading(signal, Freshness.EMPTY, detail="the query answers with nothing")
         if isinstance(answer, str):
             return Reading(signal, Freshness.ERROR, detail=answer)
-        return Reading(signal, Freshness.FRESH, answer.value, max(self._age(answer), 0.0))
-
-    def _age(self, sample: Sample) -> float:
-        return self._snapshot.clock_seconds - sample.at_seconds
-
-    def _is_fresh(self, sample: Sample) -> bool:
-        return -CLOCK_TOLERANCE_SECONDS <= self._age(sample) <= self._settings.stale_seconds
+        return Reading(
+            signal, Freshness.FRESH, answer.value, max(self._snapshot.clock_seconds - answer.at_seconds, 0.0)
+        )
 
 
-class _Rates(NamedTuple):
-    gathered: Gathered
-    """Short rates."""
-    long: float
-    """Total of the long rates."""
+def _first(*ways: Callable[[], Gathered] | None) -> Gathered:
+    """The first way to know a fact that yields something; the complaint of the first one otherwise."""
+    found: list[Gathered] = []
+    for way in filter(None, ways):
+        found.append(way())
+        if found[-1].state is not Freshness.EMPTY:
+            return found[-1]
+    return found[0] if found else Gathered(Freshness.EMPTY, {}, detail="the engine does not export it")
 
 
-def _look_up(per_name: Sequence[Mapping[PodKey, T]], pod: PodView) -> T | None:
-    """The first metric name under which the pod reports, by its name or by its address."""
-    for samples in per_name:
-        found = samples.get((pod.namespace, pod.name))
-        if found is None and pod.ip:
-            found = samples.get((BY_ADDRESS, pod.ip))
-        if found is not None:
-            return found
-    return None
-
-
-def _plus(one: Gathered, other: Gathered) -> Gathered:
-    """Sum of two facts by pod; the worse of the two states."""
-    for part in (one, other):
-        if part.state is not Freshness.FRESH:
-            return part
-    names = one.values.keys() & other.values.keys()
-    missing = max(one.missing, other.missing)
-    return Gathered(
-        Freshness.FRESH,
-        {name: one.values[name] + other.values[name] for name in names},
-        max(one.age_seconds, other.age_seconds),
-        missing,
-    )
+def _bucketed(metric: Metric) -> Metric:
+    return replace(metric, names=tuple([f"{name}_bucket" for name in metric.names]))
 
 
 def _reading(name: str, gathered: Gathered, *, mean: bool = False) -> Reading:
@@ -381,20 +362,29 @@ def _reading(name: str, gathered: Gathered, *, mean: bool = False) -> Reading:
     return Reading(name, gathered.state, value, max(gathered.age_seconds, 0.0), gathered.missing, gathered.detail)
 
 
-def _iterations(rates: Mapping[str, float], running: float, kv_cache: float) -> Iterations | None:
-    """A cost sample of one pod. Without a count of iterations the batch is the running gauge and the pod busy throughout."""
-    if rates["token_count"] <= 0 or rates["token_seconds"] <= 0:
-        return None
-    seconds = rates["token_seconds"] / rates["token_count"]
+def _iterations(of_pod: Mapping[str, float]) -> Iterations | None:
+    """A cost sample of one pod. Without a count of iterations the batch is the running gauge and the pod busy throughout.
+
+    A prefill server ends requests with one output token, so that no time between tokens is known: while requests wait it is
+    busy throughout, and an iteration takes as long as there are few in a second.
+    """
+    running, kv_cache = of_pod["running"], of_pod["kv_cache"]
     room = running / kv_cache if kv_cache > 0.05 and running >= 1 else float("inf")
-    if rates["iterations"] <= 0:
-        return Iterations(seconds, running, rates["prompt_tokens"] * seconds, room)
+    iterations = of_pod["iterations"]
+    if of_pod["token_count"] <= 0 or of_pod["token_seconds"] <= 0:
+        if iterations <= 0 or of_pod["waiting"] < 1 or of_pod["prompt_tokens"] <= 0:
+            return None
+        seconds = 1 / iterations
+    else:
+        seconds = of_pod["token_seconds"] / of_pod["token_count"]
+    if iterations <= 0:
+        return Iterations(seconds, running, of_pod["prompt_tokens"] * seconds, room)
     return prices.counted(
         seconds=1.0,
-        iterations=rates["iterations"],
+        iterations=iterations,
         mean_gap_seconds=seconds,
-        output_tokens=rates["output_tokens"],
-        prompt_tokens=rates["prompt_tokens"],
+        output_tokens=of_pod["output_tokens"],
+        prompt_tokens=of_pod["prompt_tokens"],
         batch_room=room,
     )
 

@@ -4,14 +4,15 @@ Gauges and counters are read as range vectors, so that every sample keeps the ti
 that restarted can be seen; joins by pod are made here, not in PromQL, so that their number does not grow with targets.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from autoscaler.api.resource import Target
 from autoscaler.law.inputs import SignalKind
+from autoscaler.observation.scrapes import Windows
 from headroom.domain import engines
-from headroom.domain.engines import DEVICE_UTILISATION, Engine, Metric
+from headroom.domain.engines import DEVICE_UTILISATION, Before, Engine, Measure, Metric
 
 ACTIVATION: Final = "activation"
 """Under this name the activation query of a target is answered; signal names cannot clash with it (it holds a dot there)."""
@@ -21,6 +22,9 @@ TAG: Final = "headroom_query"
 CLOCK: Final = "clock"
 GAUGES: Final = "gauges"
 COUNTERS: Final = "counters"
+UP: Final = "up"
+SAMPLES_SCRAPED: Final = "scrape_samples_scraped"
+"""What Prometheus itself says of a scrape: whether the target answered, and with how many samples."""
 
 HISTOGRAMS: Final = {
     SignalKind.TIME_TO_FIRST_TOKEN: "time_to_first_token",
@@ -28,7 +32,17 @@ HISTOGRAMS: Final = {
     SignalKind.REQUEST_LATENCY: "request",
 }
 
-POD_LABELS: Final = "namespace, pod"
+TARGET_LABELS: Final = "namespace, pod, instance, job, replica, prometheus_replica, prometheus, cluster"
+"""What tells one scraped target from another: bucket rates are summed within each."""
+
+
+class Fact(NamedTuple):
+    """What a metric measures."""
+
+    measure: Measure
+    scale: float
+    parts: frozenset[str]
+    """Labels that tell of parts of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +61,62 @@ class Plan:
     queries: dict[str, str] = field(default_factory=dict)
     custom: dict[str, list[tuple[str, Custom]]] = field(default_factory=dict)
     """Group -> (tag, query) pairs."""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    """By the name of a metric of an engine."""
+    metrics: Sequence[Metric] = ()
+    """Gauges and counters that were asked for."""
+    latencies: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Signal kind -> names of histograms."""
 
 
-def plan(targets: Iterable[Target], lookback_seconds: float, long_seconds: float) -> Plan:
-    """What to ask Prometheus for these targets."""
+def plan(targets: Iterable[Target], windows: Windows) -> Plan:
+    """What to ask Prometheus for these targets, and how far back."""
     targets = list(targets)
-    used: dict[str, Engine] = {target.engine.name: target.engine for target in targets}
-    kinds = {signal.kind for target in targets for signal in target.spec.signals}
+    used = list({id(target.engine): target.engine for target in targets}.values())
     utilisation = any(
         target.spec.queueing or signal.kind is SignalKind.GPU_UTILIZATION
         for target in targets
         for signal in target.spec.signals
     )
     queries = {CLOCK: "vector(time())"}
-    gauges = _names(used.values(), engines.GAUGES)
-    if utilisation:
-        gauges += [name for metric in DEVICE_UTILISATION for name in metric.names]
-    if gauges:
-        queries[GAUGES] = f"{_any_of(gauges)}[{lookback_seconds:.0f}s]"
-    counters = _names(used.values(), engines.COUNTERS)
+    gauges = _names(used, engines.GAUGES)
+    if gauges or utilisation:
+        gauges += [name for metric in DEVICE_UTILISATION for name in metric.names] if utilisation else []
+        gauges += [UP, SAMPLES_SCRAPED] if any(map(needs_up, used)) else []
+        queries[GAUGES] = f"{_any_of(gauges)}[{windows.gauges_seconds:.0f}s]"
+    counters = _names(used, engines.COUNTERS)
     if counters:
-        queries[COUNTERS] = f"{_any_of(counters)}[{long_seconds + 30:.0f}s]"
+        queries[COUNTERS] = f"{_any_of(counters)}[{windows.counters_seconds:.0f}s]"
+    latencies: dict[str, list[str]] = {}
     for kind, fact in HISTOGRAMS.items():
-        if kind in kinds:
-            asked = {t.engine.name: t.engine for t in targets if any(s.kind is kind for s in t.spec.signals)}
-            queries[kind.value] = _buckets(_names(asked.values(), (fact,)), long_seconds)
+        asked = {id(t.engine): t.engine for t in targets if any(s.kind is kind for s in t.spec.signals)}
+        if names := _names(asked.values(), (fact,)):
+            latencies[kind.value] = names
+            queries[kind.value] = _buckets(names, windows.rates_seconds)
     custom = _custom(targets)
     queries.update({group: combine(pairs) for group, pairs in custom.items()})
-    return Plan(queries, custom)
+    metrics = {
+        metric.names: metric for engine in used for metric in engine.metrics((*engines.GAUGES, *engines.COUNTERS))
+    }
+    return Plan(queries, custom, facts_of(used), tuple(metrics.values()), latencies)
+
+
+def needs_up(engine: Engine) -> bool:
+    """Whether only Prometheus' word that it was scraped tells an engine without a request from one that cannot be read."""
+    return engine.before is Before.NOTHING or (engine.before is Before.GAUGES and not engine.running)
+
+
+def facts_of(used: Iterable[Engine]) -> dict[str, Fact]:
+    """What the gauges and counters of these engines measure, by name."""
+    found: dict[str, Fact] = {}
+    measures = {**engines.GAUGES, **dict.fromkeys(engines.COUNTERS, Measure.COUNTER)}
+    for engine in used:
+        for fact, measure in measures.items():
+            for metric in engine.metrics((fact,)):
+                for name in metric.names:
+                    known = found.get(name)
+                    found[name] = Fact(measure, metric.scale, engine.parts | (known.parts if known else frozenset()))
+    return found
 
 
 def combine(pairs: Sequence[tuple[str, Custom]]) -> str:
@@ -97,13 +139,9 @@ def _custom(targets: Iterable[Target]) -> dict[str, list[tuple[str, Custom]]]:
     }
 
 
-def _names(engines: Iterable[Engine], facts: Iterable[str]) -> list[str]:
-    names: dict[str, None] = {}
-    for engine in engines:
-        for fact in facts:
-            metric: Metric = getattr(engine, fact)
-            names.update(dict.fromkeys(metric.names))
-    return list(names)
+def _names(used: Iterable[Engine], facts: Iterable[str]) -> list[str]:
+    facts = tuple(facts)
+    return list(dict.fromkeys(name for engine in used for metric in engine.metrics(facts) for name in metric.names))
 
 
 def _any_of(names: Sequence[str]) -> str:
@@ -111,8 +149,8 @@ def _any_of(names: Sequence[str]) -> str:
 
 
 def _buckets(names: Sequence[str], seconds: float) -> str:
-    """Bucket rates by pod. `rate` drops the metric name, so that each name needs a term and a tag of its own."""
+    """Bucket rates by target. `rate` drops the metric name, so that each name needs a term and a tag of its own."""
     return " or ".join(
-        f'label_replace(sum by (le, {POD_LABELS}) (rate({name}_bucket[{seconds:.0f}s])), "{TAG}", "{name}", "", "")'
+        f'label_replace(sum by (le, {TARGET_LABELS}) (rate({name}_bucket[{seconds:.0f}s])), "{TAG}", "{name}", "", "")'
         for name in names
     )

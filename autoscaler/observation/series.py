@@ -1,26 +1,24 @@
-"""From Prometheus series to numbers: joins by pod, counter rates, histogram quantiles. Pure.
+"""From the points of one series to numbers: counter rates, growth, spacing, quantiles; and who an address is. Pure.
 
-Every rule about odd data is here: values that are not finite, counters that restart, the same pod scraped twice,
-sentinels for `not supported`. Whose `exported_` labels count is said in `headroom.prometheus.series`.
+Values that are not finite are no reading. Whose `exported_` labels count is said in `headroom.prometheus.series`; which series
+of a pod are the same thing seen twice, in `views`.
 """
 
+import ipaddress
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from functools import lru_cache
+from statistics import median
+from typing import NamedTuple
 
 from headroom.prometheus.series import Point
 
 PodKey = tuple[str, str]
 """Namespace and name."""
 
-SCRAPE_LABELS: Final = frozenset(
-    {
-        "job", "instance", "endpoint", "service", "container", "prometheus", "prometheus_replica", "cluster",
-        "exported_job", "exported_instance", "exported_container", "exported_service", "exported_endpoint",
-        "kubernetes_name", "node_name",
-    }
-)  # fmt: skip
-"""Labels that tell how a sample was scraped, not what was measured: series that differ in nothing else are duplicates."""
+JITTER_SECONDS = 1.0
+"""Scrapes come a little early or late."""
 
 
 class Sample(NamedTuple):
@@ -38,39 +36,43 @@ class Rate(NamedTuple):
     long: float
 
 
-def pod_of(labels: Mapping[str, str]) -> PodKey:
-    """The pod that a series names."""
-    return labels.get("namespace", ""), labels.get("pod", "")
+class Address(NamedTuple):
+    """Host (an IP address in its usual spelling where it is one) and port (0: none given) of an `instance` label."""
 
-
-def identity(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    """What is measured: the labels without those of the scrape."""
-    return frozenset(item for item in labels.items() if item[0] not in SCRAPE_LABELS)
+    host: str
+    port: int
 
 
 def rate(points: Sequence[Point], short_seconds: float, long_seconds: float) -> Rate | None:
     """Rates over the newest `short_seconds` and `long_seconds`; a counter that falls has restarted from 0.
 
-    With less history than asked the rate is over what there is. None with fewer than two samples.
+    With less history than asked, or samples further apart, the rate is over the next longer time that there is. None with
+    fewer than two samples.
     """
     finite = [point for point in points if math.isfinite(point[1])]
     if len(finite) < 2:
         return None
     end = finite[-1][0]
-    increase, result = 0.0, {}
+    increase, short, long = 0.0, None, None
     for (at, value), (_, after) in zip(reversed(finite[:-1]), reversed(finite[1:]), strict=True):
         increase += after - value if after >= value else after
         elapsed = end - at
         if elapsed <= 0:
             continue
-        if "short" not in result and elapsed >= short_seconds:
-            result["short"] = increase / elapsed
-        result["long"] = increase / elapsed
-        if elapsed >= long_seconds:
+        long = increase / elapsed
+        if short is None and elapsed >= short_seconds - JITTER_SECONDS:
+            short = long
+        if elapsed >= long_seconds - JITTER_SECONDS:
             break
-    if "long" not in result:
+    if long is None:
         return None
-    return Rate(end, result.get("short", result["long"]), result["long"])
+    return Rate(end, long if short is None else short, long)
+
+
+def increase(points: Sequence[Point]) -> float:
+    """How much a counter has grown from the first to the last of these points, restarts included."""
+    values = [value for _, value in points if math.isfinite(value)]
+    return sum([after - value if after >= value else after for value, after in itertools.pairwise(values)])
 
 
 def change(points: Sequence[Point], short_seconds: float, long_seconds: float) -> Rate | None:
@@ -82,9 +84,43 @@ def change(points: Sequence[Point], short_seconds: float, long_seconds: float) -
     slopes = [(end - at, (value - before) / (end - at)) for at, before in reversed(finite[:-1]) if end > at]
     if not slopes:
         return None
-    short = next((slope for elapsed, slope in slopes if elapsed >= short_seconds), slopes[-1][1])
-    long = next((slope for elapsed, slope in slopes if elapsed >= long_seconds), slopes[-1][1])
+    short = next((slope for elapsed, slope in slopes if elapsed >= short_seconds - JITTER_SECONDS), slopes[-1][1])
+    long = next((slope for elapsed, slope in slopes if elapsed >= long_seconds - JITTER_SECONDS), slopes[-1][1])
     return Rate(end, short, long)
+
+
+def spacing(points: Sequence[Point]) -> float:
+    """Seconds between two scrapes: the median of the latest three, so that one missed does not count; 0 with fewer than two points."""
+    if len(points) < 2:
+        return 0.0
+    latest = points[-4:]
+    return median([after[0] - before[0] for before, after in itertools.pairwise(latest)])
+
+
+@lru_cache(maxsize=65536)
+def address_of(instance: str) -> Address:
+    """Who was scraped: `10.0.0.7:8000`, `[fd00::7]:8000`, `llm-0.llm:8000`, a host without a port, or an URL of one of them."""
+    text = instance.partition("://")[2] or instance
+    text = text.partition("/")[0]
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        host, port = text, ""
+    return Address(canonical(host), int(port) if port.isascii() and port.isdigit() else 0)
+
+
+@lru_cache(maxsize=65536)
+def canonical(host: str) -> str:
+    """One spelling of an IP address (`FD00:0::7` is `fd00::7`); other text as it is."""
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return str(mapped or found)
 
 
 def quantile(buckets: Mapping[float, float], q: float) -> float:
@@ -108,10 +144,13 @@ def quantile(buckets: Mapping[float, float], q: float) -> float:
 
 
 def merge_buckets(per_pod: Iterable[Mapping[float, float]]) -> dict[float, float]:
-    """Sum cumulative bucket rates over pods."""
-    total: dict[float, float] = {}
-    for buckets in per_pod:
-        for edge, value in buckets.items():
-            if math.isfinite(value):
-                total[edge] = total.get(edge, 0.0) + value
+    """Sum cumulative bucket rates over pods. Where a pod lacks an edge, what it has at the next lower one counts there."""
+    pods = [{edge: value for edge, value in buckets.items() if math.isfinite(value)} for buckets in per_pod]
+    edges = sorted({edge for buckets in pods for edge in buckets})
+    total = dict.fromkeys(edges, 0.0)
+    for buckets in pods:
+        below = 0.0
+        for edge in edges:
+            below = max(buckets.get(edge, below), below)
+            total[edge] += below
     return total

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from autoscaler.api.resource import InferenceAutoscaler, SpecError, Target, read
+from autoscaler.api.resource import InferenceAutoscaler, Names, SpecError, Target, read
 from autoscaler.observation.objects import OtherScaler, PodView, Workload
 from headroom.wire import DELETED
 
@@ -10,7 +10,9 @@ from headroom.wire import DELETED
 class World:
     """The cluster as far as the autoscaler looks at it."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names = ()) -> None:
+        """`names`: under which names this installation exports engines' metrics."""
+        self._names = names
         self.resources: dict[str, InferenceAutoscaler] = {}
         self.targets: dict[str, Target] = {}
         self.invalid: dict[str, str] = {}
@@ -34,7 +36,7 @@ class World:
         resource.status = resource.status.copy()
         self.resources[key] = resource
         try:
-            self.targets[key] = read(resource)
+            self.targets[key] = read(resource, self._names)
             self.invalid.pop(key, None)
         except SpecError as error:
             self.targets.pop(key, None)
@@ -85,8 +87,12 @@ class World:
         }
 
     def pods_of(self, scaled: str) -> list[PodView]:
-        """The workload's own pods."""
-        return list(self._pods.get(scaled, {}).values())
+        """The workload's own pods, of a group its leader."""
+        return [pod for pod in self._pods.get(scaled, {}).values() if not pod.is_worker]
+
+    def workers_of(self, scaled: str) -> list[PodView]:
+        """The other pods of a workload's groups."""
+        return [pod for pod in self._pods.get(scaled, {}).values() if pod.is_worker]
 
     def all_pods(self) -> list[PodView]:
         """Every pod of every workload."""

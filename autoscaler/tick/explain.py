@@ -62,6 +62,7 @@ def _learned(learned: Mapping[str, Any]) -> list[str]:
     words = {
         "startUpSeconds": "a new replica takes {} s to be ready",
         "holdSeconds": "replicas are kept for {} s after they were last needed",
+        "scrapeSeconds": "its pods are scraped every {} s",
         "secondsPerPromptToken": "a prompt token costs {} GPU seconds",
         "secondsPerOutputToken": "an output token costs {} GPU seconds",
     }

@@ -11,6 +11,7 @@ from autoscaler.law.decision import TargetState
 from autoscaler.law.memory.learned import Learned
 from autoscaler.observation.objects import PodView, Workload
 from autoscaler.observation.observer import Lessons
+from autoscaler.observation.stillness import Still
 from headroom import wire
 from headroom.daemon.logs import get_logger
 from headroom.domain.request import RequestError, request_of
@@ -40,6 +41,8 @@ class Memory:
     lessons: Lessons = field(default_factory=Lessons)
     started: Mapping[str, float] | None = None
     """Pods that have been ready, and when they were created; None before the first look."""
+    still: Mapping[str, Still] = field(default_factory=dict)
+    """Pods whose counters stand still with requests inside."""
     history: list[Mapping[str, Any]] = field(default_factory=list)
     last_scale: str = ""
     written: bytes = b""

@@ -23,3 +23,9 @@ class Outcome:
     decision: Decision
     in_flight: dict[str, float]
     unknown_capacity: str = ""
+    scrape_seconds: float = 0.0
+    """Between two scrapes of its pods; 0: not known."""
+    scrape_age_seconds: float = 0.0
+    """Of the pod that was scraped the longest ago."""
+    silent: bool = False
+    """Whether a pod that should report was not scraped lately."""

@@ -125,6 +125,8 @@ def _learned(outcome: Outcome) -> dict[str, Any]:
         "holdSeconds": f"{decision.hold_seconds:.0f}",
         "samples": samples_of(decision.state.learned, outcome.memory.lessons),
     }
+    if outcome.scrape_seconds:
+        learned["scrapeSeconds"] = f"{outcome.scrape_seconds:.0f}"
     work = outcome.observation.work
     if work is not None and work.known:
         learned["secondsPerPromptToken"] = f"{work.seconds_per_prompt_token:.3g}"

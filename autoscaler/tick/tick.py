@@ -20,6 +20,7 @@ from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.objects import PodView, Workload, stamp
 from autoscaler.observation.observer import Observer, ObserveSettings, engine_costs
 from autoscaler.observation.queries import plan
+from autoscaler.observation.scrapes import Outlook
 from autoscaler.observation.world import World
 from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.tick import status
@@ -79,6 +80,7 @@ class Loop:
         self._costs = CostSettings()
         self._budgets = budgets(settings)
         self._memories: dict[str, Memory] = {}
+        self._outlook = Outlook()
         self._reporter = Reporter(
             actuator,
             metrics,
@@ -102,6 +104,13 @@ class Loop:
             outcome = await self._guarded(target.key, self._consider(target, snapshot, now, wall))
             if outcome is not None:
                 outcomes[target.key] = outcome
+        seen = outcomes.values()
+        self._outlook = self._outlook.after(
+            [snapshot.devices.spacing_seconds, *(outcome.scrape_seconds for outcome in seen)],
+            [outcome.scrape_age_seconds for outcome in seen],
+            any(outcome.silent for outcome in seen),
+            now,
+        )
         await self._ask_for_room(outcomes.values(), now)
         self._share_budgets(outcomes.values())
         for outcome in outcomes.values():
@@ -124,9 +133,9 @@ class Loop:
 
     async def _collect(self, targets: Collection[Target]) -> Snapshot:
         settings, collector = self._settings, self._collector
-        lookback_seconds = max(settings.stale_seconds, settings.long_mean_seconds) + 15.0
+        windows = self._outlook.windows(settings.stale_seconds, settings.long_mean_seconds)
         asked = collector.queries_asked
-        snapshot = await collector.collect(plan(targets, lookback_seconds, settings.long_mean_seconds))
+        snapshot = await collector.collect(plan(targets, windows))
         self._metrics.queries.inc(collector.queries_asked - asked)
         self._metrics.query_failures.inc(len(snapshot.errors))
         return snapshot
@@ -139,7 +148,8 @@ class Loop:
         memory = self._memory(target.key, resource)
         own = world.pods_of(target.scaled)
         started = self._started(memory, own)
-        observer = Observer(target, own, snapshot, wall, self._observing)
+        observer = Observer(target, own, snapshot, wall, self._observing, world.workers_of(target.scaled), memory.still)
+        memory.still = observer.still
         memory.lessons = observer.learn(memory.lessons, self._costs)
         rollout = Rollout.SETTLED
         if workload.spec.paused:
@@ -148,11 +158,12 @@ class Loop:
             rollout = Rollout.PROGRESSING
         observation = Observation(
             replicas=workload.spec.replicas,
-            pods=pods.facts(own, wall, started),
+            pods=replace(pods.facts(own, wall, started), unready_in_flight=observer.unready_in_flight()),
             readings=observer.readings(),
             work=observer.work(memory.lessons, engine_costs(target, memory.lessons, self._costs)),
             utilisation=observer.utilisation() if target.spec.queueing else None,
             activation=observer.activation(),
+            stalled=observer.stalled,
             gpus_per_replica=self._gpus(target, memory, workload, own),
             rollout=rollout,
         )
@@ -162,6 +173,8 @@ class Loop:
         return Outcome(
             target, resource, memory, own, workload, observation, memory.state, decision,
             observer.in_flight() if lowering else {},
+            scrape_seconds=observer.spacing_seconds(), scrape_age_seconds=observer.scrape_age_seconds(),
+            silent=observer.is_silent(),
         )  # fmt: skip
 
     async def _ask_for_room(self, outcomes: Iterable[Outcome], now: float) -> None:

@@ -204,6 +204,7 @@ TENSORFLOW_SERVING: Final = Engine(
     queueing=False,
     signals=(("gpuUtilization", 0.7), ("running", 8.0)),
     parts=ANY_ENGINE | {"API", "entrypoint"},
+    before=Before.GAUGES,
     waiting_seconds=Metric((":tensorflow:serving:batching_session:queuing_latency_sum",), MICROSECONDS),
     total_seconds=Metric((":tensorflow:serving:request_latency_sum",), MICROSECONDS),
     request=Metric((":tensorflow:serving:request_latency",), MICROSECONDS),

@@ -7,7 +7,7 @@ of devices, and only from scrape jobs that the operator named. Everything else s
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, Protocol, TypeAlias
 
@@ -41,6 +41,33 @@ class Series(Protocol):
         ...
 
 
+class Odd(Protocol):
+    """A series that holds no number."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Label values by name."""
+        ...
+
+    @property
+    def held(self) -> str:
+        """What it holds instead, in words."""
+        ...
+
+
+class Answer(Protocol):
+    """An answer, whose series are read while iterating."""
+
+    def __iter__(self) -> Iterator[Series]:
+        """The series that hold numbers. Raises PrometheusError."""
+        ...
+
+    @property
+    def odd(self) -> Sequence[Odd]:
+        """The others, as far as they have been read."""
+        ...
+
+
 class Source(Protocol):
     """Where series come from: `headroom.prometheus.client.PrometheusSource`, as far as it is asked."""
 
@@ -48,7 +75,7 @@ class Source(Protocol):
         """Answer one query. Raises PrometheusError."""
         ...
 
-    async def ask(self, promql: str) -> Iterable[Series]:
+    async def ask(self, promql: str) -> Answer:
         """As `query`, for large answers. Raises PrometheusError, here or while the series are read."""
         ...
 

@@ -3,7 +3,6 @@
 from autoscaler.law.decision import Reason, Rule
 from autoscaler.law.inputs import Freshness, Rollout
 from autoscaler.law.memory import window
-from autoscaler.law.rules import raising
 from autoscaler.law.sizing import demand
 from autoscaler.law.turn import Turn
 
@@ -38,8 +37,6 @@ def _why_not(turn: Turn) -> Reason | None:
     if state.fresh_since is None or turn.now - state.fresh_since < full:
         seen = 0.0 if state.fresh_since is None else turn.now - state.fresh_since
         return Reason(Rule.WINDOW_NOT_FULL, f"{seen:.0f} s of the {full:.0f} s window seen since start or outage")
-    if raising.hangs(turn):
-        return Reason(Rule.HUNG, "the engine hangs: what its requests need is not known")
     if _is_rising(turn):
         return Reason(Rule.RISING, "the load is rising")
     if observation.rollout is Rollout.PROGRESSING:

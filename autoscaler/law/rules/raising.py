@@ -11,9 +11,6 @@ def raised(turn: Turn, up: int) -> int:
     if turn.spec.up.disabled:
         turn.say(Rule.UP_DISABLED, f"signals ask for {up}; behavior.scaleUp is disabled")
         return turn.replicas
-    if hangs(turn):
-        turn.say(Rule.HUNG, f"{_why_hung(turn)}: the engine hangs, more of it would not help")
-        return turn.replicas
     total = pods.ready + len(pods.starting) + len(pods.unschedulable) + pods.crash_looping
     if pods.crash_looping and pods.crash_looping >= law.crash_share * total:
         turn.say(Rule.CRASH_LOOP, f"{pods.crash_looping} of {total} pods crash-loop: no growth until they recover")
@@ -40,6 +37,12 @@ def hangs(turn: Turn) -> bool:
     """Whether the engine has hung for long enough to say so."""
     since = turn.state.hung_since
     return turn.spec.queueing and since is not None and turn.now - since >= turn.law.hung_seconds
+
+
+def held(turn: Turn) -> int:
+    """The present count: more of an engine that hangs would not help, and what its requests need is not known."""
+    turn.say(Rule.HUNG, f"{_why_hung(turn)}: the engine hangs, and is neither grown nor cut")
+    return turn.replicas
 
 
 def _is_idle(turn: Turn) -> bool:

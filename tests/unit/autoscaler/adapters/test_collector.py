@@ -44,7 +44,7 @@ async def test_half_an_answer_is_none(prometheus: FakePrometheus, collector: Col
     prometheus.talk_nonsense({"status": "success", "data": {"resultType": "matrix", "result": found}})
     snapshot = await collector.collect(Plan({GAUGES: "gauges[60s]"}))
     assert "no query result" in snapshot.errors[GAUGES]
-    assert (snapshot.gauges, snapshot.devices, snapshot.devices_of) == ({}, {}, {})
+    assert (snapshot.gauges, snapshot.devices.by_id, snapshot.devices.of_pod) == ({}, {}, {})
 
 
 class TestRefusedQueries:

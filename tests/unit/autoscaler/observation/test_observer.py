@@ -1,6 +1,7 @@
 """From series and pods to what one decision rests on."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +18,11 @@ from autoscaler.law.inputs import Freshness
 from autoscaler.law.sizing import prices
 from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.observation import pods
-from autoscaler.observation.answers import Snapshot, add_buckets, add_counters, add_gauges
+from autoscaler.observation.answers import Snapshot, SnapshotBuilder
 from autoscaler.observation.objects import POD_VIEW, PodView, Workload, WorkloadSpec, WorkloadStatus
 from autoscaler.observation.observer import Lessons, Observer, ObserveSettings
-from autoscaler.observation.queries import plan
+from autoscaler.observation.queries import facts_of, plan
+from autoscaler.observation.scrapes import Outlook
 from autoscaler.observation.series import change, quantile, rate
 from autoscaler.tick.explain import explain
 from headroom.daemon.settings import load
@@ -62,11 +64,18 @@ def counter(name: str, pod_name: str, per_second: float, **labels: str) -> Serie
     )
 
 
-def observer(of: Target, own: list[PodView], gauges: list[Series], counters: list[Series] = []) -> Observer:  # noqa: B006
-    snapshot = Snapshot(NOW)
-    add_gauges(snapshot, gauges, 30, 60)
-    add_counters(snapshot, counters, 30, 60)
-    return Observer(of, own, snapshot, NOW, ObserveSettings())
+def snapshot_of(
+    of: Target, gauges: Sequence[Series] = (), counters: Sequence[Series] = (), buckets: Sequence[Series] = ()
+) -> Snapshot:
+    builder = SnapshotBuilder(NOW, facts_of([of.engine]), (30, 60))
+    builder.add_gauges(gauges)
+    builder.add_counters(counters)
+    builder.add_buckets("timeToFirstToken", buckets)
+    return builder.finish()
+
+
+def observer(of: Target, own: list[PodView], gauges: list[Series], counters: Sequence[Series] = ()) -> Observer:
+    return Observer(of, own, snapshot_of(of, gauges, counters), NOW, ObserveSettings())
 
 
 class TestSeries:
@@ -156,14 +165,24 @@ class TestReadings:
         series = Series({"__name__": "vllm:kv_cache_usage_perc", "instance": "10.0.0.7:8000"}, ((NOW, 0.5),))
         assert observer(of, [pod("a", ip="10.0.0.7")], [series]).readings()[0].value == 0.5
 
-    def test_a_negative_count_is_an_error(self) -> None:
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [(-1, "a says that vllm:kv_cache_usage_perc is -1, which is no share"), (12, "12, which is no share")],
+    )
+    def test_a_value_that_cannot_be_silences_its_pod(self, value: float, words: str) -> None:
+        """T11, T12: a share in percent, a gauge below 0."""
         of = target(signals=[{"name": "kv", "type": "kvCache", "target": "0.9"}])
-        seen = observer(of, [pod("a")], [gauge("vllm:kv_cache_usage_perc", "a", -1)]).readings()[0]
-        assert (seen.state, seen.detail) == (Freshness.ERROR, "a reports -1 for vllm:kv_cache_usage_perc")
+        bad = gauge("vllm:kv_cache_usage_perc", "a", value)
+        seen = observer(of, [pod("a")], [bad]).readings()[0]
+        assert seen.state is Freshness.ERROR
+        assert words in seen.detail
+        good = [gauge("vllm:kv_cache_usage_perc", name, 0.5) for name in "bc"]
+        seen = observer(of, [pod(name) for name in "abc"], [bad, *good]).readings()[0]
+        assert (seen.state, seen.value, seen.missing) == (Freshness.FRESH, pytest.approx(0.5), 1)
+        assert words in seen.detail
 
     def test_latency_is_the_quantile_over_all_pods(self) -> None:
         of = target(signals=[{"name": "ttft", "type": "timeToFirstToken", "target": 2, "quantile": "0.5"}])
-        snapshot = Snapshot(NOW)
         buckets = [
             Series(
                 {"le": le, "namespace": "ns", "pod": name, "headroom_query": "vllm:time_to_first_token_seconds"},
@@ -172,7 +191,7 @@ class TestReadings:
             for name, shares in (("a", (10, 10, 10)), ("b", (0, 10, 10)))
             for le, value in zip(("1", "3", "+Inf"), shares, strict=True)
         ]
-        add_buckets(snapshot, "timeToFirstToken", buckets)
+        snapshot = snapshot_of(of, buckets=buckets)
         seen = Observer(of, [pod("a"), pod("b")], snapshot, NOW, ObserveSettings()).readings()[0]
         assert (seen.state, seen.value) == (Freshness.FRESH, 1.0)
 
@@ -379,7 +398,7 @@ class TestSpec:
         ]  # fmt: skip
         one_target = target(signals=signals, scaleToZero={"activationQuery": "y"})
         many = [replace(one_target, key=f"ns/{number}") for number in range(1000)]
-        assert len(plan(many, 75, 60).queries) <= 10
+        assert len(plan(many, Outlook().windows(60, 60)).queries) <= 10
 
 
 class TestFastchat:
