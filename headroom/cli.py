@@ -46,6 +46,7 @@ class LazyGroup(click.Group):
         "autoscaler": ("autoscaler.__main__:main", "Scale inference workloads, or explain what would be done."),
         "agent": ("agent.__main__:main", "Report what this node's cards really do."),
         "usage": ("agent.usage.cli:main", "GPU hours, energy, carbon and cost by project."),
+        "advise": ("simulations.advise.cli:main", "Say what Headroom would save on the cluster as it runs today."),
         "convert": (
             "headroom.commands.convert.cli:main",
             "Turn manifests of HAMi, gpushare, HPA and KEDA into Headroom's.",

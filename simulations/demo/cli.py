@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from simulations.demo import on_embedded
-from simulations.demo.html.render import write
 from simulations.demo.page import page_of
 from simulations.demo.placement.chapter import PlacementChapter
 from simulations.demo.report import footer
 from simulations.demo.services.report import StoryChapter, story_lines
 from simulations.demo.services.scenario import STORY_HOURS
 from simulations.demo.view import View
+from simulations.html.render import write
 
 
 @click.command()

@@ -8,7 +8,6 @@ import pytest
 from jinja2 import UndefinedError
 
 from simulations.demo.fleet import CARD_TYPES, build_fleet
-from simulations.demo.html.render import render
 from simulations.demo.report import change
 from simulations.demo.services.accounts import GRAMS_CO2_PER_KWH, PUE, account_of, card_watts
 from simulations.demo.services.report import percent
@@ -16,6 +15,7 @@ from simulations.demo.services.scenario import SERVICES, STORY_FLEET, pair_of, s
 from simulations.demo.services.side import Side, attainment, slowdown
 from simulations.demo.services.supply import WholeCards
 from simulations.demo.view import FleetState, fleet_lines, legend_lines
+from simulations.html.render import render
 from simulations.serving.laws.catalogue import LAWS
 
 

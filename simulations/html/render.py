@@ -8,14 +8,18 @@ from typing import Any, Final
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-_SCRIPTS: Final = ("base.js", "fleet.js", "charts.js", "placement.js", "story.js", "main.js")
+_SCRIPTS: Final = {
+    "report.html": ("base.js", "fleet.js", "charts.js", "placement.js", "story.js", "main.js"),
+    "advise.html": ("base.js", "fleet.js", "advise.js"),
+}
+"""Pages, and the scripts of each in order."""
 
 
 def _read(name: str) -> str:
-    return resources.files("simulations.demo.html").joinpath(name).read_text("utf-8")
+    return resources.files("simulations.html").joinpath(name).read_text("utf-8")
 
 
-def render(page: dict[str, Any], data: dict[str, Any]) -> str:
+def render(page: dict[str, Any], data: dict[str, Any], template: str = "report.html") -> str:
     """The page as text. `page` holds what the templates name, `data` what the script draws.
 
     Raises jinja2's UndefinedError for a missing name.
@@ -23,8 +27,8 @@ def render(page: dict[str, Any], data: dict[str, Any]) -> str:
     environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    script = "\n".join(_read(name) for name in _SCRIPTS)
-    return environment.get_template("report.html").render(
+    script = "\n".join(_read(f"scripts/{name}") for name in _SCRIPTS[template])
+    return environment.get_template(template).render(
         **page,
         css=Markup(_read("report.css")),
         script=Markup(script),
@@ -37,7 +41,7 @@ def _script_json(data: dict[str, Any]) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def write(path: Path, page: dict[str, Any], data: dict[str, Any]) -> None:
+def write(path: Path, page: dict[str, Any], data: dict[str, Any], template: str = "report.html") -> None:
     """Render into a file; the folder is created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(page, data), encoding="utf-8")
+    path.write_text(render(page, data, template), encoding="utf-8")

@@ -52,17 +52,19 @@ function fleetMap(target, nodes, shares, options) {
       svg("rect", { width: CARD.width, height: CARD.height, rx: 2.5, fill: "var(--card)" }, group);
       const fill = svg("g", {}, group);
       const frame = svg("rect", { width: CARD.width, height: CARD.height, rx: 2.5, fill: "transparent", stroke: "var(--card-line)" }, group);
-      const box = { node, card, usable, fill, frame, shares: byCard.get(`${index}/${card}`) || [], now: [] };
+      const box = { node, index, card, usable, fill, frame, shares: byCard.get(`${index}/${card}`) || [], now: [] };
       frame.addEventListener("pointermove", (event) => showTip(event, describe(box)));
       frame.addEventListener("pointerdown", (event) => { at = list.indexOf(box); showTip(event, describe(box)); });
       frame.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideTip(); });
       list.push(box);
     });
   }
+  // `whole` is true for a fleet whose cards are held whole, or says so of each card.
+  function isWhole(box) { return typeof options.whole === "function" ? options.whole(box) : options.whole; }
   function describe(box) {
     const used = box.now.reduce((sum, share) => sum + share.mib, 0);
     const lines = box.now.map((share) => `${options.label(share)}: ${gib(share.mib)}`);
-    const free = options.whole && box.now.length ? "whole card held" : `${gib(Math.max(box.usable - used, 0))} free`;
+    const free = isWhole(box) && box.now.length ? "whole card held" : `${gib(Math.max(box.usable - used, 0))} free`;
     return [`${box.node.name}, card ${box.card}: ${free}`, ...lines].join("\n");
   }
   return function draw(time) {
@@ -85,7 +87,7 @@ function fleetMap(target, nodes, shares, options) {
         }
         x += width;
       }
-      if (options.whole && box.now.length && x < CARD.width) {
+      if (isWhole(box) && box.now.length && x < CARD.width) {
         svg("rect", { x, y: 0, width: CARD.width - x, height: CARD.height, fill: "url(#hatch)" }, box.fill);
       }
     }

@@ -1,1 +1,0 @@
-"""The demo's report: one HTML page that needs nothing but itself."""
