@@ -51,6 +51,8 @@ class LazyGroup(click.Group):
             "headroom.commands.convert.cli:main",
             "Turn manifests of HAMi, gpushare, HPA and KEDA into Headroom's.",
         ),
+        "explain": ("headroom.commands.ask.cli:explain", "Say what was decided for a pod or an InferenceAutoscaler."),
+        "fit": ("headroom.commands.ask.cli:fit", "Say how many more pods like this one fit, and why not more."),
         "estimate": ("headroom.commands.estimate.cli:main", "Say how much GPU memory a model needs."),
         "simulate": ("simulations.cli:main", "Replay traces through the same decision code."),
         "demo": ("simulations.demo.cli:main", "Show the whole product without a GPU."),

@@ -102,11 +102,11 @@ def error_for(code: int, body: bytes, *, what: str, retry_after_seconds: float |
     try:
         status = _STATUS.decode(body)
     except msgspec.MsgspecError:
-        status = Status(message=body[:200].decode(errors="replace"))
+        status = Status()
+    # What is proxied answers in its own words.
+    message = status.message or body[:500].decode(errors="replace")
     kind = _BY_CODE.get(code, ServerError if code >= 500 else KubeError)
-    return kind(
-        f"{what}: {code} {status.message}", code=code, reason=status.reason, retry_after_seconds=retry_after_seconds
-    )
+    return kind(f"{what}: {code} {message}", code=code, reason=status.reason, retry_after_seconds=retry_after_seconds)
 
 
 class WatchEvent(msgspec.Struct, gc=False):

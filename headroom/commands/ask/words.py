@@ -1,0 +1,111 @@
+"""Answers of the extender in words and tables that people read top to bottom. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from headroom.units import format_mib
+
+_NODES_SHOWN: Final = 10
+
+
+def explained(answer: Mapping[str, Any]) -> str:
+    """The answer of `/v1/explain`."""
+    lines = [f"pod {answer.get('pod')}"]
+    if "problem" in answer:
+        lines.append(f"  problem: {answer['problem']}")
+    if "outcome" in answer:
+        lines.append(f"  {_outcome(answer)}, {_ago(answer.get('seconds_ago', 0))}")
+    if "stage" in answer:
+        lines.append(f"  now: {answer['stage']}")
+    if "request" in answer:
+        lines.append(f"  asks for: {asked(answer['request'])}")
+    if answer.get("without_effect"):
+        lines.append(f"  without effect: {', '.join(answer['without_effect'])}")
+    if answer.get("claimed_node"):
+        lines.append(f"  node {answer['claimed_node']} is being freed for it")
+    if answer.get("tried"):
+        lines.append(f"  given to it before and turned down by kube-scheduler: {', '.join(answer['tried'])}")
+    if answer.get("quota"):
+        lines.append(f"  quota: {answer['quota']}")
+    if answer.get("measured_vram"):
+        lines.append(f"  measured memory: {answer['measured_vram']}")
+    lines += [
+        f"  {count} node{'s' if count != 1 else ''}: {reason}"
+        for reason, count in _most_first(answer.get("reasons", {}))
+    ]
+    nodes = answer.get("nodes") or []
+    if nodes:
+        lines += ["", "nodes nearest to fitting:"]
+        rows = [
+            [str(node["node"]), "fits" if node.get("fits") else str(node.get("reason")), str(node.get("now", ""))]
+            for node in nodes
+        ]
+        lines += [f"  {row}" for row in table(rows[:_NODES_SHOWN])]
+    if "this_extender" in answer:
+        lines.append(f"asked of an extender that does not decide: {answer['this_extender']}")
+    return "\n".join(lines)
+
+
+def _outcome(answer: Mapping[str, Any]) -> str:
+    placement = answer.get("placement")
+    if not placement:
+        return str(answer["outcome"])
+    shares = ", ".join(
+        f"{card}: {format_mib(mib)}"
+        for card, mib in zip(placement.get("cards", ()), placement.get("share_mib", ()), strict=False)
+    )
+    return f"{answer['outcome']} on node {placement['node']} ({shares}; {placement.get('mode')} mode)"
+
+
+def _ago(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.0f} h ago"
+
+
+def asked(request: Mapping[str, Any]) -> str:
+    """A demand in words."""
+    count, mode = request.get("count", 0), request.get("mode", "")
+    if request.get("vram_mib"):
+        size = f"{format_mib(request['vram_mib'])} of "
+    elif request.get("milli"):
+        size = f"{request['milli']} thousandths of "
+    else:
+        size = ""
+    what = request.get("resource") or f"card{'s' if count != 1 else ''}"
+    models = f", of {', '.join(request['models'])}" if request.get("models") else ""
+    return f"{size}{count} {what} ({mode} mode{models})"
+
+
+def fitted(answer: Mapping[str, Any], limit: int) -> str:
+    """The answer of `/v1/fit`."""
+    fits = answer.get("fits", 0)
+    more = "at least " if fits >= limit else ""
+    lines = [f"{more}{fits} more pod{'s' if fits != 1 else ''} like this fit{'s' if fits == 1 else ''}"]
+    nodes = sorted((answer.get("nodes") or {}).items(), key=lambda entry: (-entry[1], entry[0]))
+    lines += [f"  {count} on {name}" for name, count in nodes[:_NODES_SHOWN]]
+    if len(nodes) > _NODES_SHOWN:
+        lines.append(
+            f"  and {sum(count for _, count in nodes[_NODES_SHOWN:])} on {len(nodes) - _NODES_SHOWN} other nodes"
+        )
+    reasons = _most_first(answer.get("reasons") or {})
+    if reasons:
+        lines += [
+            "why not more:",
+            *(f"  {count} node{'s' if count != 1 else ''}: {reason}" for reason, count in reasons),
+        ]
+    if answer.get("not_judged"):
+        lines.append(f"not judged, so that kube-scheduler may still refuse: {', '.join(answer['not_judged'])}")
+    return "\n".join(lines)
+
+
+def _most_first(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with aligned columns."""
+    if not rows:
+        return []
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,29 @@
+"""What every command that talks to a cluster has: which cluster, and which namespace."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import click
+
+from headroom.kube.aio import AioKubeClient, connect
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def cluster_options(function: F) -> F:
+    """`--kubeconfig` and `--context`, as kubectl has them."""
+    function = click.option("--context", default=None, help="Context of the kubeconfig.")(function)
+    return click.option(
+        "--kubeconfig", default=None, help="Path of a kubeconfig; else $KUBECONFIG, then ~/.kube/config."
+    )(function)
+
+
+@asynccontextmanager
+async def connected(kubeconfig: str | None, context: str | None) -> AsyncIterator[AioKubeClient]:
+    """A connection to the API server while the block runs. Raises KubeConfigError."""
+    kube = await connect(kubeconfig, context)
+    try:
+        yield kube
+    finally:
+        await kube.close()
