@@ -51,6 +51,7 @@ class LazyGroup(click.Group):
             "headroom.commands.convert.cli:main",
             "Turn manifests of HAMi, gpushare, HPA and KEDA into Headroom's.",
         ),
+        "doctor": ("headroom.commands.doctor.cli:main", "Say what is wrong with an installation, and what mends it."),
         "explain": ("headroom.commands.ask.cli:explain", "Say what was decided for a pod or an InferenceAutoscaler."),
         "fit": ("headroom.commands.ask.cli:fit", "Say how many more pods like this one fit, and why not more."),
         "estimate": ("headroom.commands.estimate.cli:main", "Say how much GPU memory a model needs."),

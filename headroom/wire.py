@@ -152,6 +152,7 @@ class Volume(Wire):
 class PodSpec(Wire):
     node_name: str = ""
     scheduler_name: str = ""
+    runtime_class_name: str = ""
     priority: int = 0
     preemption_policy: str = ""
     containers: Sequence[Container] = ()

@@ -1,0 +1,1 @@
+"""`headroom doctor`: what is wrong with an installation, why it matters, and the command that mends it."""
