@@ -23,6 +23,7 @@ from scheduler.placement.policies.plan import (
     Several,
     extended,
     face_value,
+    host_levels,
     solve_for_chance,
 )
 from scheduler.placement.profile import Profile, size_of
@@ -170,27 +171,52 @@ class Headroom(Policy):
     ) -> IntArray:
         nodes, node, rows = rows, line, rows[line]
         pools, table = self._prices(fleet, nodes)
-        units = card_units(fleet, nodes)
-        cpu, memory = fleet.cpu_free_milli[nodes], fleet.memory_free_mib[nodes]
-        before = self._worth(table.card_worth(pools, units, cpu, memory).sum(axis=1), cpu, table)
-        left = (fleet.free_mib[rows, cards] - need) * UNITS // fleet.usable_mib[rows, cards]
-        pool = pools[node, cards]
-        cpu, memory = cpu - request.cpu_milli, memory - request.memory_mib
-        others = table.card_worth(pools, units, cpu, memory)
-        this = table.card_worth(pool[:, None], left[:, None], cpu[node], memory[node])[:, 0]
+        free, usable = fleet.free_mib[nodes], np.maximum(fleet.usable_mib[nodes], 1)
+        units = free * UNITS // usable
+        place = table.place(pools, units)
+        cpu_before, memory_before = fleet.cpu_free_milli[nodes], fleet.memory_free_mib[nodes]
+        known = self._node_worth(place, cpu_before, memory_before, table)
+        before = self._worth(known[0].sum(axis=1), cpu_before, table)
+        cpu = cpu_before - request.cpu_milli
+        others, levels = self._node_worth(place, cpu, memory_before - request.memory_mib, table, known=known)
+        pool, size = pools[node, cards], usable[node, cards]
+        left = (free[node, cards] - need) * UNITS // size
+        this = table.worth(table.place(pool, left), levels[0][node], levels[1][node])
         after = self._worth(others.sum(axis=1)[node] - others[node, cards] + this, cpu[node], table)
         # Exact, not the difference of two units that are rounded down: a card must not be better by a rounding.
-        taken = need * UNITS / fleet.usable_mib[rows, cards]
-        filled = taken * table.weight[pool]
-        cost = before[node] - after - filled + table.cpu_price[pool] * request.cpu_milli
-        cost += table.reserve[pool, units[node, cards]] - table.reserve[pool, left]
+        taken = need * UNITS / size
+        cost = before[node] - after - taken * table.weight[pool] + table.cpu_price[pool] * request.cpu_milli
+        if table.has_reserve:
+            cost += table.reserve[pool, units[node, cards]] - table.reserve[pool, left]
         for pods, price in table.several:
-            size = np.array(pods.units)
-            fits = units >= size[pools]
+            needed = np.array(pods.units)
+            fits = units >= needed[pools]
             now = fits.sum(axis=1)
-            then = now[node] - (fits[node, cards] & (left < size[pool]))
+            then = now[node] - (fits[node, cards] & (left < needed[pool]))
             cost += price * (now[node] // pods.count - then // pods.count)
-        return self._keys(fleet, request, rows, cost, taken)
+        return self._keys(cost, packing_tie(fleet, request, rows, taken, units.sum(axis=1)[node]))
+
+    def _node_worth(
+        self,
+        place: IntArray,
+        cpu_milli: IntArray,
+        memory_mib: IntArray,
+        table: PriceTable,
+        known: tuple[FloatArray, tuple[IntArray, IntArray]] | None = None,
+    ) -> tuple[FloatArray, tuple[IntArray, IntArray]]:
+        """Worth of every leftover [rows, width] with so much free on the nodes [rows], and the levels that this means.
+
+        Where the levels are those of `known`, so is the worth: most nodes have CPU and memory to spare.
+        """
+        cpu, memory = levels = host_levels(cpu_milli, memory_mib)
+        if known is None:
+            return table.worth(place, cpu[:, None], memory[:, None]), levels
+        worth, (known_cpu, known_memory) = known
+        other = np.flatnonzero((cpu != known_cpu) | (memory != known_memory))
+        if len(other):
+            worth = worth.copy()
+            worth[other] = table.worth(place[other], cpu[other, None], memory[other, None])
+        return worth, levels
 
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
         pools, table = self._prices(fleet, rows)
@@ -207,7 +233,11 @@ class Headroom(Policy):
         for pods, price in table.several:
             size = np.array(pods.units)
             cost += price * (fitting(size, pools, units) // pods.count - fitting(size, pools, left) // pods.count)
-        return self._keys(fleet, request, rows, cost + cpu_price * request.cpu_milli, (units - left).sum(axis=1))
+        total = units.sum(axis=1)
+        return self._keys(
+            cost + cpu_price * request.cpu_milli,
+            packing_tie(fleet, request, rows, (units - left).sum(axis=1), total),
+        )
 
     def choose_cards(self, fleet: Fleet, request: GpuRequest, fit: Fit) -> IntArray:
         """The cards whose leftovers lose least by a share each."""
@@ -227,11 +257,10 @@ class Headroom(Policy):
         best: IntArray = np.where(equal, fleet.free_mib[rows], np.iinfo(np.int64).max).argmin(axis=1)
         return best
 
-    def _keys(
-        self, fleet: Fleet, request: GpuRequest, rows: IntArray, cost: FloatArray, taken_units: FloatArray | IntArray
-    ) -> IntArray:
-        score = np.clip(_TOP_COST - np.rint(cost / _STEP), 0, 2 * _TOP_COST).astype(np.int64)
-        return compose(score, packing_tie(fleet, request, rows, taken_units))
+    @staticmethod
+    def _keys(cost: FloatArray, tie: IntArray) -> IntArray:
+        score = np.minimum(np.maximum(_TOP_COST - np.rint(cost / _STEP), 0), 2 * _TOP_COST).astype(np.int64)
+        return compose(score, tie)
 
 
 def fitting(size: IntArray, pools: IntArray, units: IntArray) -> IntArray:

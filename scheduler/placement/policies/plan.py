@@ -13,6 +13,7 @@ price where it would run out before the cards do.
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Final
 
@@ -97,7 +98,7 @@ class PlanInputs:
     warm: frozenset[Pattern] = field(default_factory=frozenset)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PriceTable:
     """Prices for scoring, in weighted units; `weight` is that of the inputs.
 
@@ -121,14 +122,43 @@ class PriceTable:
         """Worth of a leftover on a node with CPU and memory to spare [pools, 1001]."""
         return self.by_cpu[:, :, -1]
 
-    def card_worth(self, pools: IntArray, units: IntArray, cpu_milli: IntArray, memory_mib: IntArray) -> FloatArray:
-        """Worth of the leftovers `units` [rows, width] of cards of `pools` [rows, width] on nodes with so much free [rows].
+    @cached_property
+    def has_reserve(self) -> bool:
+        """Whether any leftover is worth more to pods that can run on few pools."""
+        return bool(self.reserve.any())
+
+    @cached_property
+    def _flat_by_cpu(self) -> FloatArray:
+        return np.ascontiguousarray(self.by_cpu).ravel()
+
+    @cached_property
+    def _flat_by_memory(self) -> FloatArray:
+        return np.ascontiguousarray(self.by_memory).ravel()
+
+    def place(self, pools: IntArray, units: IntArray) -> IntArray:
+        """Where a leftover stands in the tables, for `worth`."""
+        place: IntArray = (pools * (UNITS + 1) + units) * HOST_LEVELS
+        return place
+
+    def worth(self, place: IntArray, cpu_level: IntArray, memory_level: IntArray) -> FloatArray:
+        """Worth of the leftovers at `place` on nodes of these levels (see `host_levels`), of a shape that broadcasts with it.
 
         Each leftover for itself: where two of them would need the same CPU or memory, both count.
         """
-        cpu = np.clip(cpu_milli // _CPU_LEVEL_MILLI, 0, HOST_LEVELS - 1)[:, None]
-        memory = np.clip(memory_mib // _MEMORY_LEVEL_MIB, 0, HOST_LEVELS - 1)[:, None]
-        return np.minimum(self.by_cpu[pools, units, cpu], self.by_memory[pools, units, memory])
+        return np.minimum(self._flat_by_cpu.take(place + cpu_level), self._flat_by_memory.take(place + memory_level))
+
+    def card_worth(self, pools: IntArray, units: IntArray, cpu_milli: IntArray, memory_mib: IntArray) -> FloatArray:
+        """Worth of the leftovers `units` [rows, width] of cards of `pools` [rows, width] on nodes with so much free [rows]."""
+        cpu, memory = host_levels(cpu_milli, memory_mib)
+        return self.worth(self.place(pools, units), cpu[:, None], memory[:, None])
+
+
+def host_levels(cpu_milli: IntArray, memory_mib: IntArray) -> tuple[IntArray, IntArray]:
+    """Steps of CPU and of memory free on nodes, by which `PriceTable` tells them apart."""
+    top = HOST_LEVELS - 1
+    cpu: IntArray = np.minimum(np.maximum(cpu_milli // _CPU_LEVEL_MILLI, 0), top)
+    memory: IntArray = np.minimum(np.maximum(memory_mib // _MEMORY_LEVEL_MIB, 0), top)
+    return cpu, memory
 
 
 def face_value(weight: FloatArray) -> PriceTable:
