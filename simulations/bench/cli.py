@@ -15,6 +15,7 @@ from headroom.cli import LazyGroup
         ),
         "extender": ("simulations.bench.extender:latency", "Latency of filter and bind over HTTP, by cluster size."),
         "memory": ("simulations.bench.extender:memory", "Start-up time and memory with many nodes and pods."),
+        "stalls": ("simulations.bench.stalls:main", "How long anything keeps the extender's event loop."),
         "throughput": ("simulations.bench.throughput:main", "Pods bound per second on a real control plane."),
     },
 )
