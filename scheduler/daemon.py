@@ -204,6 +204,7 @@ class SchedulerDaemon:
 
     def _on_pods_listed(self, began: float) -> None:
         self.effects(self.state.news.listed(began))
+        gc.freeze()  # as at the start: what a list brought stays
 
     def _is_heard(self, reflector: Reflector[Any]) -> tuple[bool, str]:
         age = reflector.seconds_since_contact
@@ -236,9 +237,12 @@ class SchedulerDaemon:
 
     async def run(self) -> None:
         """Rebuild from the API, turn ready, and follow the cluster until cancelled."""
+        # What is read at the start stays, and the collector would look at ever more of it again and again.
+        gc.disable()
         try:
             await self._run()
         finally:
+            gc.enable()
             if self._prometheus is not None:
                 await self._prometheus.close()
 
@@ -260,9 +264,8 @@ class SchedulerDaemon:
             if self.measured is not None:
                 tasks.create_task(self._guard.keep("measure", self.measured.run))
                 await self.measured.first_reading()
-            # What was read at the start stays: out of the collector's sight it costs no pauses.
-            gc.collect()
             gc.freeze()
+            gc.enable()
             log.info("ready", nodes=len(self.state.nodes), cards=int((self.state.fleet.usable_mib > 0).sum()))
             tasks.create_task(self._guard.keep("sweep", self._sweep))
             tasks.create_task(self._guard.keep("settle", self.fence.run))
@@ -300,10 +303,20 @@ def _check_lease(settings: SchedulerSettings) -> None:
         )
 
 
+def settle_interpreter() -> None:
+    """Keep the interpreter's own pauses short; once, before a daemon is made.
+
+    Pages, metrics and plans are made in threads: a filter call must not wait 5 ms for each of their turns. And what was loaded
+    stays: out of the collector's sight it costs no pauses.
+    """
+    sys.setswitchinterval(0.0005)
+    gc.collect()
+    gc.freeze()
+
+
 async def serve(settings: SchedulerSettings) -> None:
     """The whole of `headroom scheduler`. Raises HeadroomError when it cannot start."""
-    # The metrics page and the policy's plan are made in threads: a filter call must not wait 5 ms for each of their turns.
-    sys.setswitchinterval(0.0005)
+    settle_interpreter()
     kube = await connect(settings.kubeconfig or None)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(kube.close)

@@ -36,7 +36,7 @@ class Health:
         self._conditions: dict[str, tuple[bool, str]] = {}
         self._checks: dict[str, Callable[[], tuple[bool, str]]] = {}
         self._lock = asyncio.Lock()
-        self._asked = self._written = 0
+        self._asked = self._written = self._waiting = 0
         self._page = b""
         self._rest_until = 0.0
 
@@ -75,14 +75,17 @@ class Health:
         """The registry as Prometheus reads it."""
         self._asked += 1
         number = self._asked
-        async with self._lock:
-            # A writing that began after this caller asked serves him, too.
-            if self._written < number:
-                await self._write_metrics()
-            page = self._page
-            if self._asked == self._written:
-                self._page = b""  # nobody else waits for it
-        return Reply(page, CONTENT_TYPE_LATEST)
+        self._waiting += 1
+        try:
+            async with self._lock:
+                # A writing that began after this caller asked serves him, too.
+                if self._written < number:
+                    await self._write_metrics()
+                return Reply(self._page, CONTENT_TYPE_LATEST)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._page = b""
 
     async def _write_metrics(self) -> None:
         clock = asyncio.get_running_loop().time

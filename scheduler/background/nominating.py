@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from headroom.daemon.logs import get_logger
+from headroom.daemon.slices import Slices
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound, Unprocessable
 from scheduler.cluster.effects import Effects
@@ -27,7 +28,7 @@ from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.placer import Placer
 from scheduler.settings import SchedulerSettings
 
-_BATCH: Final = 64  # pods placed in one go, so that filter calls are answered in between
+_BATCH: Final = 64  # pods named before the backlog is looked at again
 _HEAD_START: Final = 128  # names to be ahead by before an unnamed pod's answer goes out
 _LONGEST_WAIT_SECONDS: Final = 0.5  # well below kube-scheduler's httpTimeout of 5 s
 _SETTLE_SECONDS: Final = 0.02  # how long new pods are collected before a backlog is counted
@@ -94,16 +95,16 @@ class NamingAhead:
             self._landed.set()
 
     async def _name_all(self) -> None:
-        total = 0
+        total, slices = 0, Slices()
         while len(backlog := self._backlog()) >= self._settings.naming_ahead_backlog:
             self._busy = True
             named = 0
             for pod in backlog[:_BATCH]:
                 named += await self._name(pod)
+                await slices.pause()
             total += named
             if not named:
                 break
-            await asyncio.sleep(0)
         if total:
             self._log.info("backlog_named_ahead", pods=total, left=len(backlog))
 

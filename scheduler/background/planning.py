@@ -18,13 +18,16 @@ class Planner:
 
     async def run(self) -> None:
         """Until cancelled."""
-        policy = self._placer.policy
         while True:
             seen, began = self._placer.profile.seen, self._monotonic()
-            inputs = self._placer.plan_inputs()
-            if inputs is not None:
-                policy.swap(await asyncio.to_thread(policy.solve, inputs))
+            await self.plan_once()
             await self._plan_has_aged(began + self._every_seconds, seen)
+
+    async def plan_once(self) -> None:
+        """Make a plan from the fleet and the pods as they are now, and put it in place."""
+        policy, inputs = self._placer.policy, self._placer.plan_inputs()
+        if inputs is not None:
+            policy.swap(await asyncio.to_thread(policy.solve, inputs))
 
     async def _plan_has_aged(self, deadline: float, seen: int) -> None:
         """Wait for the deadline, or until twice the pods have been seen: a plan from few pods misleads the next ones."""

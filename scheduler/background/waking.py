@@ -8,40 +8,17 @@ refused pod at once, so it is written once for all the memory freed within a sho
 import asyncio
 import datetime
 from collections.abc import Callable
-from typing import Final
 
 from headroom import names
 from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError, NotFound
+from scheduler.background.room_of_use import node_of_use
 from scheduler.cluster.changes import Freed
 from scheduler.cluster.pod_entry import Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
-
-# kube-scheduler wakes refused pods by itself when a pod ends. It may then ask about them before our own watch has shown us
-# the end; a refusal no older than this at the time we learn of it needs our wake-up, an older one does not.
-_WATCH_LAG_SECONDS: Final = 2.0
-
-
-def node_to_touch(state: ClusterState, freed: dict[str, Freed]) -> str | None:
-    """A node among those freed whose new room is of use to a pod refused before; None when nobody would gain."""
-    # What a preemption freed is reserved already, and its pod must hear of it.
-    for entry in (*state.pods.at(Stage.REFUSED), *state.pods.at(Stage.NAMED)):
-        refusal = entry.refusal
-        if refusal is None:
-            continue
-        for node, change in freed.items():
-            row = state.fleet.row_of.get(node)
-            if row is None or refusal.change >= change.number:
-                continue
-            if change.seen_by_scheduler and refusal.at < change.at - _WATCH_LAG_SECONDS:
-                continue
-            holding = state.holding(entry.uid)
-            if state.placer.fits(entry.request, row) if holding is None else holding.placement.node == node:
-                return node
-    return None
 
 
 class Waker:
@@ -81,7 +58,7 @@ class Waker:
             await asyncio.sleep(self._delay_seconds)
             self._signal.clear()
             freed, self._freed = self._freed, {}
-            node = node_to_touch(self._state, freed)
+            node = await node_of_use(self._state, freed)
             if node is None:
                 continue
             try:

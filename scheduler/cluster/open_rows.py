@@ -1,6 +1,5 @@
-"""Which nodes are open to a waiting pod by selectors, affinity and taints, remembered per kind of pod."""
+"""Which nodes are open to a waiting pod by selectors, affinity, taints and cordon, remembered per kind of pod."""
 
-from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -10,33 +9,32 @@ from headroom import wire
 from scheduler.cluster.host_rules import host_feasible
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
+from scheduler.placement.row_cache import Columns, RowCaches
 
-_KINDS_KEPT: Final = 256
+_MOST_BYTES: Final = 2**22  # a byte for each node and kind of pod
+_SPEC: Final = msgspec.json.Decoder(wire.PodSpec)
 
 
 class OpenRows:
-    """Rows by what the pod says about nodes; computed anew after a node's labels, taints or cordon changed."""
+    """Rows by what the pod says about nodes, kept up as rows change: a node's labels, taints and cordon are part of its row."""
 
     def __init__(self, state: ClusterState) -> None:
         self._state = state
-        self._version = -1
-        self._rows: OrderedDict[bytes, IntArray] = OrderedDict()
+        self._open: RowCaches[bytes] = RowCaches(state.fleet, self._judge, (np.bool_,), most_bytes=_MOST_BYTES)
 
     def of(self, pod: wire.Pod) -> IntArray:
         """Rows of the nodes that are open to the pod."""
-        state = self._state
-        if self._version != state.nodes_version:
-            self._rows.clear()
-            self._version = state.nodes_version
         spec = pod.spec
-        key = msgspec.json.encode((spec.node_selector, spec.affinity, spec.tolerations))
-        rows = self._rows.get(key)
-        if rows is None:
-            fleet = state.fleet
-            rows = np.array(
-                [row for name, row in fleet.row_of.items() if host_feasible(pod, state.nodes[name])], np.int64
-            )
-            self._rows[key] = rows
-            if len(self._rows) > _KINDS_KEPT:
-                self._rows.popitem(last=False)
-        return rows
+        about_nodes = wire.PodSpec(
+            node_name=spec.node_name,
+            node_selector=spec.node_selector,
+            affinity=spec.affinity,
+            tolerations=spec.tolerations,
+        )
+        (is_open,) = self._open.of(msgspec.json.encode(about_nodes))
+        return np.flatnonzero(is_open)
+
+    def _judge(self, kind: bytes, rows: IntArray) -> Columns:
+        pod, names, nodes = wire.Pod(spec=_SPEC.decode(kind)), self._state.fleet.names, self._state.nodes
+        found = [(node := nodes.get(names[row])) is not None and host_feasible(pod, node) for row in rows.tolist()]
+        return (np.array(found, np.bool_),)

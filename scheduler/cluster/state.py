@@ -54,8 +54,6 @@ class ClusterState:
         self.pods = Pods(self.ledger, metrics, scheduler_names=scheduler_names, observe=observe, monotonic=monotonic)
         self.news = PodNews(self.pods, self.ledger, metrics, observe=observe)
         self.nodes: dict[str, wire.Node] = {}
-        self.nodes_version = 0
-        """Grows when a node's labels, taints or cordon changed, or a node came or went."""
         self.node_problems: dict[str, str] = {}
         self.measured_cards: int | None = None
         """Cards whose measured use is fresh; None where nothing is measured."""
@@ -81,12 +79,11 @@ class ClusterState:
         changes = self._take_on_customs() if changed else []
         if kind == DELETED:
             self.nodes.pop(name, None)
-            self.nodes_version += 1
             return changes + self.pods.ended_with_node(self.ledger.forget_node(name))
         known = self.nodes.get(name)
         self.nodes[name] = node
-        if known is None or known.spec != node.spec or known.metadata.labels != node.metadata.labels:
-            self.nodes_version += 1
+        if known is not None and known.spec != node.spec and (row := self.fleet.row_of.get(name)) is not None:
+            self.fleet.touch(row)  # its taints are read by who looks for open nodes
         gpu_node = self._described(name, node)
         if gpu_node is None or (not gpu_node.cards and name not in self.fleet.nodes):
             return changes

@@ -4,7 +4,7 @@ First the node whose most important victim matters least, then the fewest victim
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,9 +73,7 @@ def _promising(
     rest = iter(rows)
     while some := list(itertools.islice(rest, _ROWS_AT_ONCE)):
         by_row = {row: removable for row in some if (removable := _removable(occupants(row), priority))}
-        _take_all_away(trial, [(row, pod) for row, removable in by_row.items() for pod in removable])
-        given = np.array(list(by_row), np.int64)
-        fitting = given[filtering.fit(trial, request, given).fits].tolist()
+        fitting = fitting_without(trial, by_row, request)
         found += [(min(pod.priority for pod in by_row[row]), fleet.names[row], row) for row in fitting]
         yield
     return [row for _, _, row in sorted(found)[:_NODES_EXAMINED]]
@@ -102,6 +100,14 @@ def fits_without(fleet: Fleet, row: int, removed: Iterable[Occupant], request: G
     for pod in removed:
         _take_away(trial, 0, pod)
     return bool(filtering.fit(trial, request, np.zeros(1, np.int64)).fits[0])
+
+
+def fitting_without(trial: Fleet, removed: Mapping[int, Sequence[Occupant]], request: GpuRequest) -> list[int]:
+    """The rows of `removed` on which the request fits once those pods are gone. They are taken from `trial`, a copy."""
+    _take_all_away(trial, [(row, pod) for row, pods in removed.items() for pod in pods])
+    rows = np.array(list(removed), np.int64)
+    fitting: list[int] = rows[filtering.fit(trial, request, rows).fits].tolist()
+    return fitting
 
 
 def _one_row(fleet: Fleet, row: int) -> Fleet:

@@ -4,15 +4,18 @@ kube-scheduler's own preemption makes room for CPU, host memory or devices, with
 the victims that it has in mind for each node; nodes on which the pod would still not fit are taken off the list.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from headroom import wire
+from headroom.daemon.slices import Slices
+from headroom.domain.model import GpuRequest
 from headroom.domain.request import request_of
 from headroom.wire import Wire
 from scheduler.cluster.state import ClusterState
-from scheduler.placement.victims import fits_without
+from scheduler.placement.victims import fitting_without
 from scheduler.verbs import protocol
 
 
@@ -38,23 +41,38 @@ class PreemptionArgs(Wire, rename="pascal"):
     node_name_to_victims: dict[str, _Victims] | None = None
 
 
+_NODES_AT_ONCE: Final = 64
+
 PREEMPTION_ARGS: Final = protocol.ExtenderDecoder(PreemptionArgs)
 
 
-def answer_preempt(state: ClusterState, args: PreemptionArgs) -> bytes:
+async def answer_preempt(state: ClusterState, args: PreemptionArgs) -> bytes:
     """The nodes on which the victims' end makes room, with the same victims. Raises RequestError."""
     request = request_of(args.pod, state.customs)
-    kept: dict[str, Any] = {}
-    for node, uids, violations in _proposals(args):
-        row = state.fleet.row_of.get(node)
-        if request is not None and request.count > 0:
-            if row is None:
-                continue
-            removed = [pod for pod in state.occupants(row) if pod.leaving or pod.uid in uids]
-            if not fits_without(state.fleet, row, removed, request):
-                continue
-        kept[node] = {"Pods": [{"UID": uid} for uid in sorted(uids)], "NumPDBViolations": violations}
+    proposals = _proposals(args)
+    if request is not None and request.count > 0:
+        roomy = await _roomy(state, {node: uids for node, uids, _ in proposals}, request)
+        proposals = [proposal for proposal in proposals if proposal[0] in roomy]
+    kept = {
+        node: {"Pods": [{"UID": uid} for uid in sorted(uids)], "NumPDBViolations": violations}
+        for node, uids, violations in proposals
+    }
     return wire.encode({"NodeNameToMetaVictims": kept})
+
+
+async def _roomy(state: ClusterState, victims: Mapping[str, frozenset[str]], request: GpuRequest) -> set[str]:
+    """Nodes on which the request fits without their victims and without pods that are leaving anyway."""
+    found: set[str] = set()
+    trial, nodes, slices = state.fleet.copy(), list(victims), Slices()
+    for start in range(0, len(nodes), _NODES_AT_ONCE):
+        removed = {
+            row: [pod for pod in state.occupants(row) if pod.leaving or pod.uid in victims[node]]
+            for node in nodes[start : start + _NODES_AT_ONCE]
+            if (row := trial.row_of.get(node)) is not None and state.fleet.row_of.get(node) == row
+        }
+        found.update(trial.names[row] for row in fitting_without(trial, removed, request))
+        await slices.pause()
+    return found
 
 
 def _proposals(args: PreemptionArgs) -> list[tuple[str, frozenset[str], int]]:

@@ -119,7 +119,7 @@ class ExtenderServer:
         return Answer(_BOUND, "bound")
 
     async def _preempt(self, body: bytes) -> Answer:
-        return Answer(answer_preempt(self._state, PREEMPTION_ARGS.decode(body)), "answered")
+        return Answer(await answer_preempt(self._state, PREEMPTION_ARGS.decode(body)), "answered")
 
     def _handler(self, verb: str, answer_to: _Verb, check_caller: Check) -> Handler:
         seconds = self._metrics.request_seconds.labels(verb)

@@ -1,0 +1,83 @@
+"""Whether room that came free is of use to a pod that was refused: thousands of each, looked at in slices.
+
+Pods are grouped by what they ask of cards alone; in a group the smallest comes first, because where it does not fit no larger one
+does. So the work grows with the kinds of pods, not with their number.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+import numpy as np
+
+from headroom.daemon.slices import Slices
+from headroom.domain.model import GpuRequest
+from scheduler.cluster.changes import Freed
+from scheduler.cluster.pod_entry import PodEntry, Refusal, Stage
+from scheduler.cluster.state import ClusterState
+from scheduler.ledger.fleet import IntArray
+from scheduler.placement import filtering
+
+_ROWS_AT_ONCE: Final = 512
+
+# kube-scheduler wakes refused pods by itself when a pod ends. It may then ask about them before our own watch has shown us
+# the end; a refusal no older than this at the time we learn of it needs our wake-up, an older one does not.
+_WATCH_LAG_SECONDS: Final = 2.0
+
+
+def concerns(refusal: Refusal, change: Freed) -> bool:
+    """Whether the room came free after the refusal, and kube-scheduler does not try the pod again by itself."""
+    return refusal.change < change.number and not (
+        change.seen_by_scheduler and refusal.at < change.at - _WATCH_LAG_SECONDS
+    )
+
+
+async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | None:
+    """A node among those freed whose new room is of use to a pod refused before; None when nobody would gain."""
+    slices = Slices()
+    # What a preemption freed is reserved already, and its pod must hear of it.
+    for entry in state.pods.at(Stage.NAMED):
+        holding = state.holding(entry.uid)
+        change = freed.get(holding.placement.node) if holding is not None else None
+        if entry.refusal is not None and change is not None and concerns(entry.refusal, change):
+            return change.node
+    for kinds in await _by_kind(state.pods.at(Stage.REFUSED), slices):
+        for request, entries in kinds:
+            fits_somewhere = False
+            async for node in _fitting(state, request, freed, slices):
+                fits_somewhere = True
+                if any(entry.refusal is not None and concerns(entry.refusal, freed[node]) for entry in entries):
+                    return node
+            if not fits_somewhere:
+                break  # no larger one of these fits either
+    return None
+
+
+async def _by_kind(entries: Iterable[PodEntry], slices: Slices) -> list[list[tuple[GpuRequest, list[PodEntry]]]]:
+    """Pods by what they ask of cards; requests that differ in size alone together, the smallest first."""
+    by_request: dict[GpuRequest, list[PodEntry]] = defaultdict(list)
+    for entry in list(entries):
+        by_request[dataclasses.replace(entry.request, cpu_milli=0, memory_mib=0)].append(entry)
+        await slices.pause()
+    kinds: dict[GpuRequest, list[tuple[GpuRequest, list[PodEntry]]]] = defaultdict(list)
+    for request in sorted(by_request, key=lambda request: (request.vram_mib, request.milli)):
+        like = dataclasses.replace(request, vram_mib=min(request.vram_mib, 1), milli=min(request.milli, 1))
+        if request.whole_cards:
+            like = dataclasses.replace(request)
+        kinds[like].append((request, by_request[request]))
+    return list(kinds.values())
+
+
+async def _fitting(
+    state: ClusterState, request: GpuRequest, freed: dict[str, Freed], slices: Slices
+) -> AsyncIterator[str]:
+    """The freed nodes on which the request fits now."""
+    names = list(freed)
+    for start in range(0, len(names), _ROWS_AT_ONCE):
+        row_of = state.fleet.row_of
+        there = [name for name in names[start : start + _ROWS_AT_ONCE] if name in row_of]
+        rows: IntArray = np.array([row_of[name] for name in there], np.int64)
+        for at in np.flatnonzero(filtering.fit(state.fleet, request, rows).fits).tolist():
+            yield there[at]
+        await slices.pause()
