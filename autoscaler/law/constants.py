@@ -73,8 +73,8 @@ class LawConstants:
     """A gap in the signals longer than this empties the down window: a full one must pass again."""
     drain_wait_seconds: float = 300.0
     """The next step down waits at most so long for pods that still drain."""
-    crash_share: float = 0.25
-    """Crash-looping pods from this share on (at least one) stop growth."""
+    crash_share: float = 0.5
+    """Crash-looping pods from this share on (at least two, or all) stop growth: a single one says nothing of the next."""
     hung_utilisation: float = 0.05
     """A kernel runs nearly always while an LLM engine works: below this share it does not."""
     hung_seconds: float = 60.0

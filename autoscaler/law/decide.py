@@ -33,14 +33,15 @@ def decide(
         return zero.asleep(turn)
     turn.asked = wishes(turn, _rise(turn))
     fresh = turn.fresh
-    all_fresh = len(fresh) == len(turn.asked) and zero.activation_is_known(turn)
+    all_fresh = turn.all_fresh and zero.activation_is_known(turn)
     _note_freshness(turn, all_fresh)
     low = up = observation.replicas
     idle = False
     if fresh:
-        low, up = _asked_for(turn)
-        _remember(turn, max(low, up))
+        low, up = max(wish.low for wish in fresh), max(wish.up for wish in fresh)
         idle = not low and not up and all_fresh and observation.pods.ready > 0
+        low, up = _with_lost(turn, low, up)
+        _remember(turn, max(low, up))
         reserve = wish_for_bursts(turn, max(low, up))
         if reserve is not None:
             turn.asked.append(reserve)
@@ -71,14 +72,15 @@ def _note_freshness(turn: Turn, all_fresh: bool) -> None:
     turn.note(fresh_at=turn.now, fresh_since=turn.now if gap else turn.state.fresh_since)
 
 
-def _asked_for(turn: Turn) -> tuple[int, int]:
-    """(lowest count that all fresh wishes accept, highest that one asks for)."""
+def _with_lost(turn: Turn, low: int, up: int) -> tuple[int, int]:
+    """The lowest count that all wishes accept and the highest that one asks for, with pods that are of no use stood in for.
+
+    Upwards a step at a time: overdue pods may yet come. A cut must leave enough of the others: a StatefulSet keeps its sick ones.
+    """
     supply = turn.supply
-    low, up = max(wish.low for wish in turn.fresh), max(wish.up for wish in turn.fresh)
     if up > supply.credited:
-        # Pods that should have been there long ago are stood in for, a step at a time: they may yet come.
-        up += min(supply.overdue, supply.step(turn.law))
-    return low, up
+        up += min(supply.lost, supply.step(turn.law))
+    return (min(low + supply.sick, max(turn.replicas, low)) if low else low), up
 
 
 def _remember(turn: Turn, level: int) -> None:
@@ -104,7 +106,8 @@ def _wanted(turn: Turn, low: int, up: int) -> int:
         return raising.raised(turn, up)
     if not turn.fresh:
         if pods.ready:
-            turn.say(Rule.OUTAGE, "no signal is fresh: replicas are frozen")
+            why = next((f" ({wish.name}: {wish.detail})" for wish in turn.asked if wish.detail), "")
+            turn.say(Rule.OUTAGE, f"no signal is fresh: replicas are frozen{why}")
         else:
             turn.say(Rule.NO_READY_POD, f"{_none_ready(turn)}: replicas are frozen")
         return replicas

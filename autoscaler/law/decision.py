@@ -25,6 +25,7 @@ class Rule(StrEnum):
     RISING = "LoadRising"
     SIGNALS_NOT_FRESH = "SignalsNotFresh"
     OUTAGE = "Outage"
+    OFF = "ScalingDisabled"
     NO_READY_POD = "NoReadyPod"
     IDLE_TIME = "IdleTimeNotOver"
     UP_WINDOW = "UpWindow"
@@ -35,9 +36,11 @@ class Rule(StrEnum):
     DRAINING = "Draining"
     ROLLOUT = "RolloutInProgress"
     PAUSED = "TargetPaused"
+    ROLLOUT_FAILED = "RolloutFailed"
     CRASH_LOOP = "CrashLooping"
     HUNG = "EngineHung"
     UNSCHEDULABLE = "Unschedulable"
+    NOT_CREATED = "PodsNotCreated"
     GIVEN_BACK = "GivenBack"
     CAPACITY = "CapacityLimited"
     MAX_GPUS = "MaxGPUs"
@@ -83,6 +86,10 @@ class TargetState:
     """Since when the signals have been fresh without a gap worth mention; None before the first."""
     fresh_at: float | None = None
     """When all signals were fresh last."""
+    own_zero: bool = False
+    """Whether the law itself brought the target to zero; by anybody else it means that scaling is off."""
+    asked: Needs = ()
+    """Replicas that the scale has asked for within the last start-up time, for the lowest of them."""
     idle_since: float | None = None
     hung_since: float | None = None
     hold_seconds: float | None = None
@@ -103,7 +110,13 @@ class TargetState:
 
     def not_moved(self, before: "TargetState") -> "TargetState":
         """The state after a decision that was not carried out: the rates must not count its move."""
-        return self if self.moves == before.moves else replace(self, moves=before.moves)
+        if (self.moves, self.own_zero) == (before.moves, before.own_zero):
+            return self
+        return replace(self, moves=before.moves, own_zero=before.own_zero)
+
+    def at_zero(self, *, by_law: bool) -> "TargetState":
+        """The state as an earlier leader left it, who may have brought the target to zero."""
+        return self if self.own_zero is by_law else replace(self, own_zero=by_law)
 
     def interrupted(self) -> "TargetState":
         """The state of a target that is not watched for a while (asleep, or somebody else's): windows must be seen anew."""

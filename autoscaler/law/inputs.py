@@ -8,9 +8,15 @@ class Freshness(StrEnum):
     """How far a reading may be trusted. Only a fresh one may lower a fleet; unknown is never zero."""
 
     FRESH = "fresh"
+    PARTIAL = "partial"  # fresh, but the source says that something is missing: the truth may be higher
     STALE = "stale"  # samples exist, but the newest is older than the age bound (or from the future)
     EMPTY = "empty"  # the source answered, with nothing for this target
     ERROR = "error"  # the source did not answer, or answered nonsense (not a number, duplicate series)
+
+    @property
+    def may_raise(self) -> bool:
+        """Whether a wish for more may rest on it."""
+        return self in (Freshness.FRESH, Freshness.PARTIAL)
 
 
 class SignalKind(StrEnum):
@@ -112,8 +118,18 @@ class PodFacts:
     """Seconds since the delete of pods that still drain."""
     started_seconds: tuple[float, ...] = ()
     """Start-up times (node given to ready) of pods that became ready since the last tick."""
+    not_created: int = 0
+    """Replicas asked for that have no pod, by the controller's own word or because none has come for long (a quota, an admission
+    webhook): they are no pods on the way."""
+    why_not_created: str = ""
+    """In the controller's words."""
     unready_in_flight: float = 0.0
     """Requests that pods report which have a node and are not ready: new ones have none, overloaded ones have."""
+
+    @property
+    def alive(self) -> int:
+        """All but those that leave."""
+        return self.ready + len(self.starting) + len(self.unschedulable) + self.crash_looping
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +146,7 @@ class Rollout(StrEnum):
     SETTLED = "settled"
     PROGRESSING = "progressing"  # two revisions at once
     PAUSED = "paused"
+    FAILED = "failed"  # given up by its controller; people have to act
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +169,5 @@ class Observation:
     """Every pod with requests inside does no tokens, and no pod does any; only where counters tell step by step."""
     gpus_per_replica: float = 1.0
     rollout: Rollout = Rollout.SETTLED
+    rollout_detail: str = ""
+    """What its controller says of it."""

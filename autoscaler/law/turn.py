@@ -7,7 +7,7 @@ from typing import Any
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Decision, Reason, Rule, TargetState, Wish
 from autoscaler.law.inputs import Freshness, Observation
-from autoscaler.law.memory import starts
+from autoscaler.law.memory import starts, window
 from autoscaler.law.spec import TargetSpec
 
 
@@ -20,9 +20,12 @@ class Supply:
     ready: int
     coming: int
     """Starting pods that still earn credit."""
-
-    overdue: int = 0
-    """Starting pods that have lost it."""
+    serving: int
+    """Ready pods among the replicas asked for: those that a rollout has made beside them (surge) are no supply to step from."""
+    lost: int = 0
+    """Pods of the replicas asked for that are of no use: long overdue, or crash-looping."""
+    sick: int = 0
+    """The crash-looping ones among them."""
 
     @property
     def credited(self) -> int:
@@ -31,7 +34,7 @@ class Supply:
 
     def step(self, law: LawConstants) -> int:
         """What a signal without a ratio adds at once."""
-        return max(1, math.floor(law.gauge_step * self.ready))
+        return max(1, math.floor(law.gauge_step * self.serving))
 
 
 @dataclass(slots=True)
@@ -65,8 +68,13 @@ class Turn:
 
     @property
     def fresh(self) -> list[Wish]:
-        """The wishes that count."""
-        return [wish for wish in self.asked if wish.state is Freshness.FRESH]
+        """The wishes that count. One that rests on a partial answer never accepts fewer than there are."""
+        return [wish for wish in self.asked if wish.state.may_raise]
+
+    @property
+    def all_fresh(self) -> bool:
+        """Whether every signal may be trusted in both directions."""
+        return all(wish.state is Freshness.FRESH for wish in self.asked)
 
     @property
     def lead_seconds(self) -> float:
@@ -103,5 +111,20 @@ def begin(spec: TargetSpec, state: TargetState, observation: Observation, now: f
         state = replace(state, learned=replace(state.learned, start_seconds=seen))
     usual = starts.start_seconds(state.learned.start_seconds, law)
     coming = starts.start_credit(pods.starting, usual, law)
-    supply = Supply(observation.replicas, pods.ready, coming, len(pods.starting) - coming)
-    return Turn(spec, observation, now, law, state, supply, usual)
+    asked = window.record_wish(state.asked, now, observation.replicas, usual)
+    state = replace(state, asked=asked)
+    return Turn(spec, observation, now, law, state, _supply(observation, coming, window.lowest_wish(asked)), usual)
+
+
+def _supply(observation: Observation, coming: int, established: int) -> Supply:
+    """`established`: replicas that have been asked for all through the last start-up time.
+
+    While a rollout surges, ready pods of the old revision hide that the ones just asked for are still on the way: what was
+    asked for within a start-up time is then taken as not ready yet, so that a step is asked for once.
+    """
+    pods, replicas = observation.pods, observation.replicas
+    surge = max(pods.alive - replicas, 0)
+    serving = min(pods.ready, established if surge else replicas)
+    overdue = len(pods.starting) - coming
+    lost, sick = max(overdue + pods.crash_looping - surge, 0), max(pods.crash_looping - surge, 0)
+    return Supply(replicas, pods.ready, coming, serving, lost, sick)

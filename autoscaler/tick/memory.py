@@ -1,7 +1,7 @@
 """What the loop keeps of one object between ticks, and what of it outlives a leader."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +64,7 @@ class Memory:
         status = self.status(resource)
         self.history = list(status.get("history") or ())
         self.last_scale = status.get("lastScaleTime") or ""
+        self.state = self.state.at_zero(by_law=bool(self.history) and self.history[0].get("to") == 0)
 
 
 def recall(resource: InferenceAutoscaler) -> Memory:
@@ -77,7 +78,7 @@ def recall(resource: InferenceAutoscaler) -> Memory:
         except msgspec.MsgspecError as error:
             log.info("samples_not_understood", key=resource.key, error=str(error))
         else:
-            memory.state, memory.lessons = TargetState(learned=known.learned), known.lessons
+            memory.state, memory.lessons = replace(memory.state, learned=known.learned), known.lessons
     return memory
 
 

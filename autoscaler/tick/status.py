@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from autoscaler.law.decide import Decision, Reason, Rule
-from autoscaler.law.inputs import Freshness, PodFacts
+from autoscaler.law.inputs import PodFacts
 from autoscaler.observation.objects import stamp
 
 HISTORY: Final = 10
@@ -21,7 +21,8 @@ CAPACITY_LIMITED: Final = "CapacityLimited"
 CONFLICT: Final = "Conflict"
 
 _BLOCKED: Final = (Rule.CRASH_LOOP, Rule.HUNG, Rule.PAUSED, Rule.ROLLOUT)
-_LIMITED: Final = (Rule.CAPACITY, Rule.UNSCHEDULABLE, Rule.GIVEN_BACK, Rule.MAX_GPUS, Rule.BUDGET)
+_FROZEN: Final = (Rule.OFF, Rule.OUTAGE, Rule.NO_READY_POD, Rule.SIGNALS_NOT_FRESH)
+_LIMITED: Final = (Rule.NOT_CREATED, Rule.CAPACITY, Rule.UNSCHEDULABLE, Rule.GIVEN_BACK, Rule.MAX_GPUS, Rule.BUDGET)
 
 Status = dict[str, Any]
 
@@ -44,7 +45,7 @@ class Condition:
 def conditions_of(decision: Decision, failure: str = "", unknown_capacity: str = "") -> list[Condition]:
     """The five conditions after a decision. `failure` is what the API server said of the last write."""
     lead = decision.reasons[0]
-    frozen = _first(decision.reasons, (Rule.OUTAGE, Rule.NO_READY_POD, Rule.SIGNALS_NOT_FRESH))
+    frozen = _first(decision.reasons, _FROZEN)
     blocked = _first(decision.reasons, _BLOCKED)
     limited = _first(decision.reasons, _LIMITED)
     active = Condition(SCALING_ACTIVE, True, "SignalsFresh")
@@ -191,7 +192,7 @@ def _signal(wish: Any, now: float) -> dict[str, Any]:
         "value": f"{wish.value:.4g}",
         "target": f"{wish.target:.4g}",
     }
-    if wish.state is Freshness.FRESH:
+    if wish.state.may_raise:
         signal |= {"wish": wish.up, "lowest": wish.low, "sampledAt": stamp(now - wish.age_seconds)}
     if wish.detail:
         signal["message"] = cut(wish.detail)

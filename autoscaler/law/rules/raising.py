@@ -7,15 +7,24 @@ from autoscaler.law.turn import Turn
 
 def raised(turn: Turn, up: int) -> int:
     """`up`, or the present count and the reason why not."""
-    pods, law = turn.observation.pods, turn.law
+    pods = turn.observation.pods
     if turn.spec.up.disabled:
         turn.say(Rule.UP_DISABLED, f"signals ask for {up}; behavior.scaleUp is disabled")
         return turn.replicas
-    total = pods.ready + len(pods.starting) + len(pods.unschedulable) + pods.crash_looping
-    if pods.crash_looping and pods.crash_looping >= law.crash_share * total:
-        turn.say(Rule.CRASH_LOOP, f"{pods.crash_looping} of {total} pods crash-loop: no growth until they recover")
+    if _most_are_sick(turn):
+        turn.say(Rule.CRASH_LOOP, f"{pods.crash_looping} of {pods.alive} pods crash-loop: no growth until they recover")
         return turn.replicas
     return up
+
+
+def _most_are_sick(turn: Turn) -> bool:
+    """Whether the next pod is likely to crash-loop too. A single one beside healthy ones tells of its card or node, not of them.
+
+    Those that a rollout has made beside the replicas asked for (surge) do not count: the old ones are what is grown.
+    """
+    sick, pods = turn.supply.sick, turn.observation.pods
+    healthy = pods.ready > 0
+    return sick > healthy and sick >= turn.law.crash_share * min(pods.alive, max(turn.replicas, 1))
 
 
 def watch_for_hanging(turn: Turn) -> None:

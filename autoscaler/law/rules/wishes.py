@@ -39,7 +39,7 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
     wish = Wish(signal.name or signal.kind.value, signal.kind, Freshness.EMPTY, target=signal.target)
     if work is None:
         return replace(wish, detail=NO_READING)
-    if work.state is not Freshness.FRESH:
+    if not work.state.may_raise:
         return replace(wish, state=work.state, detail=work.detail)
     if not work.known:
         if fallback is None:
@@ -50,18 +50,19 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
     raw = demand.replicas_for_work(offered, signal.target, law, work.seconds_per_request)
     if work.full_batch > 0:
         crowded = (work.running + work.waiting) / work.full_batch / law.crowd_share
-        raw = max(raw, min(crowded, supply.ready + max(1.0, law.gauge_step * supply.ready)))
+        raw = max(raw, min(crowded, supply.serving + max(1.0, law.gauge_step * supply.serving)))
     # Pods that do not report may be as busy as the rest: count them so before lowering, not at all before raising.
     cautious = raw * (supply.ready / max(supply.ready - work.missing, 1)) if work.missing else raw
     up, low = _ratio(raw, cautious, supply.replicas, _tolerances(turn, law.work_tolerance), law.lower_margin)
+    text = f"{offered:.2f} GPU s/s of work"
     return replace(
         wish,
-        state=Freshness.FRESH,
+        state=work.state,
         up=up,
-        low=low,
+        low=_kept(turn, work.state, low),
         value=offered,
         age_seconds=work.age_seconds,
-        detail=f"{offered:.2f} GPU s/s of work",
+        detail=f"{text}; {work.detail}" if work.detail else text,
     )
 
 
@@ -71,7 +72,7 @@ def _counted(turn: Turn, work: Work, wish: Wish) -> Wish:
     Without one their count cannot tell a full replica from a slow one: it grows by the queue's rule, and while requests wait on
     every replica none may go (a prefill server is full with two requests inside).
     """
-    if wish.state is not Freshness.FRESH:
+    if not wish.state.may_raise:
         return wish
     supply = turn.supply
     up, low = wish.up, wish.low
@@ -95,7 +96,7 @@ def _of_reading(turn: Turn, signal: SignalSpec, reading: Reading | None) -> Wish
         age_seconds=reading.age_seconds,
         detail=reading.detail,
     )
-    if reading.state is not Freshness.FRESH:
+    if not reading.state.may_raise:
         return wish
     if reading.value < 0:
         return replace(wish, state=Freshness.ERROR, detail=f"{reading.value:g} is below 0, which no load is")
@@ -109,7 +110,12 @@ def _of_reading(turn: Turn, signal: SignalSpec, reading: Reading | None) -> Wish
         up, low = _queue(turn, signal, reading)
     else:
         up, low = _load(turn, signal, reading)
-    return replace(wish, up=up, low=low)
+    return replace(wish, up=up, low=_kept(turn, reading.state, low))
+
+
+def _kept(turn: Turn, state: Freshness, low: int) -> int:
+    """The lowest count to accept: never fewer than there are by an answer that may be too low."""
+    return low if state is Freshness.FRESH else max(low, turn.replicas)
 
 
 def _whole(replicas: float) -> int:
@@ -143,7 +149,7 @@ def _load(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]:
         raw = reading.value / signal.target
         cautious = raw + reading.missing
     else:
-        raw = cautious = min(reading.value / signal.target, MOST_REPLICAS) * turn.supply.ready
+        raw = cautious = min(reading.value / signal.target, MOST_REPLICAS) * turn.supply.serving
     law = turn.law
     return _ratio(raw, cautious, turn.supply.replicas, _tolerances(turn, law.tolerance), law.lower_margin)
 
@@ -161,7 +167,7 @@ def _queue(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]:
 
 def _queue_ceiling(supply: Supply, law: LawConstants) -> int:
     """The most that requests waiting or running may ask for: they stay while replicas start, which is no new demand."""
-    return max(math.ceil(max(supply.ready, 1) * law.queue_growth), supply.ready + 1, supply.replicas)
+    return max(math.ceil(max(supply.serving, 1) * law.queue_growth), supply.serving + 1, supply.replicas)
 
 
 def _capped(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]:
@@ -176,14 +182,14 @@ def _capped(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]
 def _share_low(turn: Turn, target: float, reading: Reading) -> int:
     law, supply = turn.law, turn.supply
     _, tolerance = _tolerances(turn, law.tolerance)
-    busy = reading.value * max(supply.ready - reading.missing, 0) + target * reading.missing
+    busy = reading.value * max(supply.serving - reading.missing, 0) + target * reading.missing
     return _ratio(busy / target, busy / target, supply.replicas, (tolerance, tolerance), law.lower_margin)[1]
 
 
 def _busy_share(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]:
     """Utilisation of engines without a queue: below saturation the busy shares add up to the offered work."""
     law, supply = turn.law, turn.supply
-    busy = reading.value * max(supply.ready - reading.missing, 0)
+    busy = reading.value * max(supply.serving - reading.missing, 0)
     low = _share_low(turn, signal.target, reading)
     up, _ = _ratio(busy / signal.target, busy / signal.target, supply.replicas, _tolerances(turn, law.tolerance))
     if reading.value >= law.gauge_full:
@@ -208,5 +214,5 @@ def _latency(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int
 
 
 def _step(turn: Turn) -> int:
-    """One step above what is ready. Pods on the way count towards it, so that it is asked for once."""
-    return turn.supply.ready + turn.supply.step(turn.law)
+    """One step above what serves. Pods on the way count towards it, so that it is asked for once."""
+    return turn.supply.serving + turn.supply.step(turn.law)

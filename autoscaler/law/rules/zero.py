@@ -8,14 +8,21 @@ from autoscaler.law.turn import Turn
 
 
 def asleep(turn: Turn) -> Decision:
-    """At zero there are no pods to measure: only the activation signal, or a raised minimum, wakes the target."""
+    """At zero there are no pods to measure: only the activation signal, or a raised minimum, wakes the target.
+
+    A zero that somebody else wrote switches scaling off where minReplicas is 1 or more, as it does for the HPA.
+    """
     spec, activation = turn.spec, turn.observation.activation
     wanted, active = spec.min_replicas, True
-    if wanted:
+    if wanted and not turn.state.own_zero:
+        wanted, active = 0, False
+        text = f"replicas is 0, which switches scaling off while minReplicas is {spec.min_replicas}"
+        turn.say(Rule.OFF, f"{text}; any other count switches it on again")
+    elif wanted:
         turn.say(Rule.MINIMUM, f"minReplicas is {wanted}")
     elif spec.scale_to_zero is None or activation is None:
         turn.say(Rule.STEADY, "at zero with minReplicas 0 and no activation signal")
-    elif activation.state is not Freshness.FRESH:
+    elif not activation.state.may_raise:
         active = False
         turn.say(Rule.OUTAGE, f"at zero and the activation signal is {activation.state}: {activation.detail}")
     elif activation.value > spec.scale_to_zero.threshold:

@@ -101,7 +101,7 @@ def test_nothing_moves_without_a_fresh_signal(situation: tuple[TargetSpec, Obser
 
 
 @UNTIMED
-@given(situations(), NOT_FRESH)
+@given(situations(), NOT_FRESH | st.just(Freshness.PARTIAL))
 def test_one_signal_that_is_not_fresh_forbids_lowering(
     situation: tuple[TargetSpec, Observation], state_of_one: Freshness
 ) -> None:

@@ -315,15 +315,35 @@ class TestWork:
 
 
 class TestPods:
-    def test_a_crash_looping_rollout_does_not_grow(self) -> None:
-        run = Run(RUNNING, 4)
-        crashing = PodFacts(ready=3, crash_looping=1)
-        assert run.tick(lambda n: seen(n, reading("running", 200), pods=crashing), times=10) == 4
+    @pytest.mark.parametrize(("ready", "crashing"), [(0, 1), (2, 2), (1, 2), (3, 9)])
+    def test_a_target_whose_pods_crash_loop_does_not_grow(self, ready: int, crashing: int) -> None:
+        run, total = Run(RUNNING, ready + crashing), ready + crashing
+        pods = PodFacts(ready=ready, crash_looping=crashing)
+        assert run.tick(lambda n: seen(n, reading("running", 500), pods=pods), times=10) == total
         assert Rule.CRASH_LOOP in run.rules()
 
-    def test_one_crashing_pod_among_many_does_not_stop_a_fleet(self) -> None:
-        crashing = PodFacts(ready=9, crash_looping=1)
-        assert Run(RUNNING, 10).tick(lambda n: seen(n, reading("running", 150), pods=crashing)) == 15
+    @pytest.mark.parametrize(("ready", "crashing"), [(1, 1), (2, 1), (9, 1)])
+    def test_one_sick_pod_does_not_stop_the_healthy_and_is_stood_in_for(self, ready: int, crashing: int) -> None:
+        """C09: one bad card of three, and the load triples."""
+        pods = PodFacts(ready=ready, crash_looping=crashing)
+        replicas = ready + crashing
+        wanted = replicas + 2
+        observe = lambda n: seen(n, reading("running", 10.0 * wanted), pods=pods)  # noqa: E731
+        assert Run(RUNNING, replicas).tick(observe) == wanted + 1
+
+    def test_a_bad_pod_beside_the_old_ones_of_a_rollout_does_not_stop_them(self) -> None:
+        """C08, kubernetes/kubernetes#87199 mirrored: a bad image in a rollout with maxSurge 1."""
+        for replicas in (1, 3):
+            pods = PodFacts(ready=replicas, crash_looping=1)
+            observe = lambda n: seen(n, reading("running", 50.0), pods=pods, rollout=Rollout.PROGRESSING)  # noqa: B023, E731
+            assert Run(RUNNING, replicas).tick(observe) == 5
+
+    def test_a_cut_leaves_enough_beside_a_sick_pod(self) -> None:
+        """A StatefulSet keeps its sick pod and loses its highest one."""
+        run = Run(RUNNING, 6)
+        observe = lambda n: seen(n, reading("running", 19.0), pods=PodFacts(ready=n - 1, crash_looping=1))  # noqa: E731
+        assert run.tick(observe, times=40) == 3
+        assert run.tick(observe, times=20) == 3
 
     def test_pods_without_a_node_stop_growth_when_capacity_is_not_known(self) -> None:
         run = Run(RUNNING, 4)
@@ -416,8 +436,26 @@ class TestZero:
         assert run.tick(self.observe(0, 9, Freshness.ERROR), times=5) == 0
         assert Rule.OUTAGE in run.rules()
 
-    def test_a_raised_minimum_wakes_too(self) -> None:
-        assert Run(replace(self.SPEC, min_replicas=2), 0).tick(self.observe(0, 0)) == 2
+    def test_a_raised_minimum_wakes_what_the_law_put_to_sleep(self) -> None:
+        run = Run(self.SPEC, 1)
+        assert run.tick(self.observe(0, 0), times=20) == 0
+        run.spec = replace(self.SPEC, min_replicas=2)
+        assert run.tick(self.observe(0, 0)) == 2
+
+    def test_a_zero_by_hand_switches_scaling_off(self) -> None:
+        """C29, kedacore/keda#3052: as with the HPA, where minReplicas is 1 or more; any other count switches it on again."""
+        run = Run(RUNNING, 3)
+        run.tick(in_flight(30), times=6)
+        run.replicas = 0
+        assert run.tick(seen, times=10) == 0
+        assert run.rules() == {Rule.OFF}
+        assert run.decision is not None
+        assert not run.decision.scaling_active
+        run.replicas = 1
+        assert run.tick(in_flight(30)) == 3
+
+    def test_an_objects_own_zero_is_woken_whoever_wrote_it(self) -> None:
+        assert Run(self.SPEC, 0).tick(self.observe(0, 3)) == 1
 
     def test_waking_asks_for_room_like_any_raise(self) -> None:
         run = Run(self.SPEC, 0)
