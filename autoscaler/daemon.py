@@ -8,7 +8,6 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -16,11 +15,15 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from autoscaler.adapters.actuator import Actuator
 from autoscaler.adapters.collector import Collector
+from autoscaler.adapters.complaints import Complaints
 from autoscaler.adapters.fit_client import FitClient
+from autoscaler.adapters.kinds import Kinds
+from autoscaler.adapters.scales import Scales
 from autoscaler.api import resource
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.observation import objects
-from autoscaler.observation.world import World
+from autoscaler.observation.cluster import objects
+from autoscaler.observation.cluster.workloads import WorkloadDecoder
+from autoscaler.observation.cluster.world import World
 from autoscaler.settings import AutoscalerSettings, metric_names
 from autoscaler.tick.outcome import Outcome
 from autoscaler.tick.tick import Loop
@@ -44,7 +47,6 @@ _PATIENCE_SECONDS: Final = 30.0
 _APPS: Final = {"Deployment": "deployments", "StatefulSet": "statefulsets"}
 _M_ARENA_MAX: Final = -8  # from malloc.h
 _M_MMAP_THRESHOLD: Final = -3
-_LWS: Final = "leaderworkerset.x-k8s.io/v1"
 
 
 class NotListedError(HeadroomError):
@@ -112,6 +114,8 @@ class AutoscalerDaemon:
             settings,
             self.metrics,
             fit=self._fit,
+            scales=Scales(kube, self.world),
+            complaints=Complaints(kube, monotonic),
             may_write=self.may_write,
             guard=self._guard,
             monotonic=monotonic,
@@ -145,7 +149,7 @@ class AutoscalerDaemon:
         }
         for kind, plural in _APPS.items():
             path = _scoped("/apis/apps/v1", namespace, plural)
-            found[plural] = Reflector(kube, path, objects.WORKLOAD, partial(world.on_workload, kind))
+            found[plural] = Reflector(kube, path, WorkloadDecoder(kind), world.on_workload)
         return found
 
     async def run(self) -> None:
@@ -199,30 +203,14 @@ class AutoscalerDaemon:
         for name, reflector in self._reflectors.items():
             await reflector.wait_synced()
             self.health.set_ready(name, ready=True, detail=f"{len(reflector.items())} listed at start")
-        # LeaderWorkerSets and ScaledObjects exist only where somebody installed them, which may be later.
-        path = _scoped(f"/apis/{_LWS}", self.settings.namespace, "leaderworkersets")
-        groups = Reflector(self._kube, path, objects.WORKLOAD, partial(self.world.on_workload, "LeaderWorkerSet"))
-        if await self._serves(path):
-            begin("leaderworkersets", groups.run)
-            await groups.wait_synced()
-        else:
-            begin("leaderworkersets", partial(self._follow_when_served, path, groups))
+        # Other kinds and ScaledObjects exist only where somebody installed them, which may be later.
+        kinds = Kinds(self._kube, self.world, self.settings.namespace, begin, retry_seconds=_OTHER_APIS_SECONDS)
+        await kinds.follow_wanted()
+        begin("kinds", kinds.run)
         if self.settings.keda:
             await self._list_scaled_objects()
             begin("scaledobjects", self._follow_keda)
         log.info("ready", objects=len(self.world.resources), targets=len(self.world.targets))
-
-    async def _follow_when_served(self, path: str, groups: Reflector[Any]) -> None:
-        while not await self._serves(path):
-            await asyncio.sleep(_OTHER_APIS_SECONDS)
-        await groups.run()
-
-    async def _serves(self, path: str) -> bool:
-        try:
-            await self._kube.request("GET", path, query=[("limit", "1")])
-        except KubeError:
-            return False
-        return True
 
     async def _follow_keda(self) -> None:
         while True:

@@ -181,8 +181,15 @@ class WaitingState(Wire):
     reason: str = ""
 
 
+class TerminatedState(Wire):
+    reason: str = ""
+    started_at: str | None = None
+    finished_at: str | None = None
+
+
 class ContainerState(Wire):
     waiting: WaitingState | None = None
+    terminated: TerminatedState | None = None
 
 
 class ContainerStatus(Wire):
@@ -190,6 +197,7 @@ class ContainerStatus(Wire):
     ready: bool = False
     restart_count: int = 0
     state: ContainerState | None = None
+    last_state: ContainerState | None = None
 
 
 class PodStatus(Wire):

@@ -7,16 +7,16 @@ from typing import Any, Final
 
 import msgspec
 
-from autoscaler.api.resource import InferenceAutoscaler, Target
+from autoscaler.api.resource import InferenceAutoscaler
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.observation.objects import PodView
+from autoscaler.observation.cluster.objects import PodView
+from autoscaler.observation.cluster.workloads import FIELD_MANAGER
 from headroom.daemon.logs import get_logger
 from headroom.errors import HeadroomError
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound
 from headroom.names import ANNOTATION_DELETION_COST, API_VERSION, KIND_AUTOSCALER, PLURAL_AUTOSCALER
 
-CONTROLLER: Final = "headroom-autoscaler"
 CHEAPEST: Final = -1000
 """Deletion cost of the pod to go first; the others of the same step follow at one more each. Unset counts as 0."""
 
@@ -80,35 +80,33 @@ class Actuator:
         self._slots = asyncio.Semaphore(writers)
 
     async def scale(
-        self, target: Target, expected: int, replicas: int, victims: Sequence[PodView], spared: Sequence[PodView]
-    ) -> None:
-        """Change `spec.replicas` from `expected` to `replicas`.
+        self, path: str, expected: int, replicas: int, victims: Sequence[PodView], spared: Sequence[PodView]
+    ) -> str:
+        """Change `spec.replicas` of the object at `path` from `expected` to `replicas`; returns its version after that.
 
         `victims` are the pods to lose, cheapest first; `spared` those that keep a cost from an earlier step that did not
         take them.
         """
-        path = f"{target.scale_path}/scale"
+        path = f"{path}/scale"
         scale = await self._scale_of(path)
         if scale.spec.replicas != expected:
-            raise ChangedError(
-                f"{target.scaled}: asks for {scale.spec.replicas} replicas, not {expected} as decided on"
-            )
-        if target.kind == "Deployment" and replicas < expected:
+            raise ChangedError(f"{path} asks for {scale.spec.replicas} replicas, not {expected} as decided on")
+        if replicas < expected:
             costs: list[tuple[PodView, str | None]] = [
                 (pod, str(CHEAPEST + min(rank, _MOST_AT_ONCE - 1))) for rank, pod in enumerate(victims)
             ]
             costs += [(pod, None) for pod in spared]
-            await asyncio.gather(*(self._cost(pod, cost) for pod, cost in costs if cost != (pod.deletion_cost or None)))
+            chosen = [(pod, cost) for pod, cost in costs if cost != (pod.deletion_cost or None)]
+            # Only the controller of ReplicaSets looks at it.
+            await asyncio.gather(*(self._cost(pod, cost) for pod, cost in chosen if pod.controller == "ReplicaSet"))
         try:
-            await self._write_scale(path, scale.metadata.resource_version, replicas)
+            return await self._write_scale(path, scale.metadata.resource_version, replicas)
         except Conflict:
             # The status of the workload moves its version too: look again, and write if the count is still the same.
             scale = await self._scale_of(path)
             if scale.spec.replicas != expected:
-                raise ChangedError(
-                    f"{target.scaled}: was changed to {scale.spec.replicas} replicas meanwhile"
-                ) from None
-            await self._write_scale(path, scale.metadata.resource_version, replicas)
+                raise ChangedError(f"{path} was changed to {scale.spec.replicas} replicas meanwhile") from None
+            return await self._write_scale(path, scale.metadata.resource_version, replicas)
 
     async def _scale_of(self, path: str) -> "_Scale":
         try:
@@ -116,9 +114,13 @@ class Actuator:
         except msgspec.MsgspecError as error:
             raise KubeError(f"GET {path}: broken scale: {error}") from error
 
-    async def _write_scale(self, path: str, version: str, replicas: int) -> None:
+    async def _write_scale(self, path: str, version: str, replicas: int) -> str:
         body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
-        await self._counted("scale", calls.merge_patch(self._kube, path, body))
+        written = await self._counted("scale", calls.merge_patch(self._kube, path, body, manager=FIELD_MANAGER))
+        try:
+            return _SCALE.decode(written).metadata.resource_version
+        except msgspec.MsgspecError:
+            return ""
 
     async def _cost(self, pod: PodView, cost: str | None) -> None:
         try:
@@ -159,7 +161,7 @@ class Actuator:
                     reason=reason,
                     note=note,
                     action="Scale",
-                    controller=CONTROLLER,
+                    controller=FIELD_MANAGER,
                     instance=self._instance,
                     now=self._clock(),
                     warning=warning,

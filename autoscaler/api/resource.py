@@ -128,22 +128,30 @@ class Target:
     costs: tuple[float, float] | None = None
     """GPU seconds per prompt and per output token, where the object states them."""
     most_sequences: int = 256
-    scale_path: str = field(default="", compare=False)
-
-    @property
-    def scaled(self) -> str:
-        """Kind, namespace and name of what is scaled; the key under which one owner is enforced."""
-        return f"{self.kind}/{self.namespace}/{self.name}"
+    scaled: str = field(default="", compare=False)
+    """Kind, namespace and name of what is scaled; the key under which one owner is enforced."""
 
 
 _renamed = lru_cache(maxsize=1024)(renamed)
 """One engine for all objects that name its metrics alike: what is asked goes by engines."""
 
-_RESOURCE_OF: Final = {
-    "Deployment": "deployments",
-    "StatefulSet": "statefulsets",
-    "LeaderWorkerSet": "leaderworkersets",
-}
+APPS: Final = "apps/v1"
+GROUPS: Final = "leaderworkerset.x-k8s.io/v1"
+
+
+def scaled_key(api_version: str, kind: str, namespace: str, name: str) -> str:
+    """The key of something scaled: `Deployment/ns/name`, and for kinds beyond the usual ones `Rollout.argoproj.io/ns/name`.
+
+    Two groups may have kinds of one name (a StatefulSet of `apps` and of `apps.kruise.io`).
+    """
+    return f"{kind_key(api_version, kind)}/{namespace}/{name}"
+
+
+def kind_key(api_version: str, kind: str) -> str:
+    """The kind's part of `scaled_key`; versions of one group are the same kind."""
+    group = api_version.rpartition("/")[0]
+    usual = (kind in ("Deployment", "StatefulSet") and group in ("", "apps")) or kind == "LeaderWorkerSet"
+    return kind if usual else f"{kind}.{group}".rstrip(".")
 
 
 Names = tuple[tuple[str, str], ...]
@@ -162,8 +170,8 @@ def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
     except NameMapError as error:
         raise fail("metricNames", spec.metric_names, str(error)) from error
     reference = spec.scale_target_ref
-    if reference.kind not in _RESOURCE_OF:
-        raise fail("scaleTargetRef.kind", reference.kind, f"is not one of {', '.join(_RESOURCE_OF)}")
+    if not reference.kind:
+        raise fail("scaleTargetRef.kind", reference.kind, "is empty")
     if not reference.name:
         raise fail("scaleTargetRef.name", reference.name, "is empty")
     if spec.max_replicas < 1 or not 0 <= spec.min_replicas <= spec.max_replicas:
@@ -198,15 +206,18 @@ def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
         ),
         costs=_costs(spec.work, fail),
         most_sequences=spec.work.max_sequences if spec.work else 256,
-        scale_path=f"/apis/{api_version}/namespaces/{meta.namespace}/{_RESOURCE_OF[reference.kind]}/{reference.name}",
+        scaled=scaled_key(api_version, reference.kind, meta.namespace, reference.name),
     )
 
 
 def _api_version(reference: TargetRef, fail: "_Fail") -> str:
-    known = "leaderworkerset.x-k8s.io/v1" if reference.kind == "LeaderWorkerSet" else "apps/v1"
-    # apps/v1 is what the API server fills in, whatever the kind.
-    if reference.api_version not in ("", "apps/v1", known):
-        raise fail("scaleTargetRef.apiVersion", reference.api_version, f"is not {known}, where a {reference.kind} is")
+    """apps/v1 is what the API server fills in, whatever the kind."""
+    version = reference.api_version or APPS
+    known = {"Deployment": APPS, "LeaderWorkerSet": GROUPS}.get(reference.kind)
+    if known is None:
+        return version
+    if version not in (APPS, known):
+        raise fail("scaleTargetRef.apiVersion", version, f"is not {known}, where a {reference.kind} is")
     return known
 
 

@@ -40,6 +40,7 @@ class Rule(StrEnum):
     CRASH_LOOP = "CrashLooping"
     HUNG = "EngineHung"
     UNSCHEDULABLE = "Unschedulable"
+    AWAITED = "PodsAwaited"
     NOT_CREATED = "PodsNotCreated"
     GIVEN_BACK = "GivenBack"
     CAPACITY = "CapacityLimited"

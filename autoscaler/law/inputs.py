@@ -121,6 +121,8 @@ class PodFacts:
     not_created: int = 0
     """Replicas asked for that have no pod, by the controller's own word or because none has come for long (a quota, an admission
     webhook): they are no pods on the way."""
+    awaited: int = 0
+    """Replicas whose pods have not come yet, while it is too soon to say more."""
     why_not_created: str = ""
     """In the controller's words."""
     unready_in_flight: float = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from autoscaler.observation.answers import Snapshot
-from autoscaler.observation.objects import PodView
+from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.queries import COUNTERS, GAUGES, Plan
 from headroom.domain.engines import Measure, Metric
 from headroom.prometheus.series import Series, newest

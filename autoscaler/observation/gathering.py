@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeVar
 from autoscaler.law.inputs import Freshness
 from autoscaler.observation import absent
 from autoscaler.observation.answers import BY_ADDRESS, Snapshot
-from autoscaler.observation.objects import PodView
+from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.queries import COUNTERS, GAUGES
 from autoscaler.observation.scrapes import LONGEST_SPACING_SECONDS, fresh_seconds
 from autoscaler.observation.series import PodKey, Rate, Sample, canonical

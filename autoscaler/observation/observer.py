@@ -12,8 +12,8 @@ from autoscaler.law.sizing.prices import CostSettings, CostState, Iterations
 from autoscaler.law.spec import SignalSpec
 from autoscaler.observation import absent, stillness
 from autoscaler.observation.answers import Snapshot
+from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.gathering import Gathered, Gatherer, ObserveSettings, plus
-from autoscaler.observation.objects import PodView
 from autoscaler.observation.queries import ACTIVATION, GAUGES, HISTOGRAMS
 from autoscaler.observation.series import merge_buckets, quantile
 from autoscaler.observation.stillness import Load, Still

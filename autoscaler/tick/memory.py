@@ -9,9 +9,12 @@ import msgspec
 from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.law.decision import TargetState
 from autoscaler.law.memory.learned import Learned
-from autoscaler.observation.objects import PodView, Workload
+from autoscaler.observation.cluster.objects import PodView
+from autoscaler.observation.cluster.workloads import Workload
 from autoscaler.observation.observer import Lessons
 from autoscaler.observation.stillness import Still
+from autoscaler.tick.other_writers import OtherWriters
+from autoscaler.tick.status import CHANGED_BY_ANOTHER
 from headroom import wire
 from headroom.daemon.logs import get_logger
 from headroom.domain.request import RequestError, request_of
@@ -43,6 +46,9 @@ class Memory:
     """Pods that have been ready, and when they were created; None before the first look."""
     still: Mapping[str, Still] = field(default_factory=dict)
     """Pods whose counters stand still with requests inside."""
+    short_since: float | None = None
+    """Since when there have been fewer pods than replicas with none on the way."""
+    others: OtherWriters = field(default_factory=OtherWriters)
     history: list[Mapping[str, Any]] = field(default_factory=list)
     last_scale: str = ""
     written: bytes = b""
@@ -64,7 +70,8 @@ class Memory:
         status = self.status(resource)
         self.history = list(status.get("history") or ())
         self.last_scale = status.get("lastScaleTime") or ""
-        self.state = self.state.at_zero(by_law=bool(self.history) and self.history[0].get("to") == 0)
+        last = self.history[0] if self.history else {}
+        self.state = self.state.at_zero(by_law=last.get("to") == 0 and last.get("reason") != CHANGED_BY_ANOTHER)
 
 
 def recall(resource: InferenceAutoscaler) -> Memory:
@@ -102,11 +109,11 @@ def gpus_of(target: Target, memory: Memory, workload: Workload, own: list[PodVie
     """
     placed = [pod.share * len(pod.cards) for pod in own if pod.share and pod.cards]
     if placed:
-        return max(placed) * workload.spec.pods_per_replica
-    template = bytes(workload.spec.template)
+        return max(placed) * workload.pods_per_replica
+    template = workload.template
     if memory.gpus[0] != template:
         memory.gpus = (template, _asked(target.scaled, template))
-    return memory.gpus[1] * workload.spec.pods_per_replica
+    return memory.gpus[1] * workload.pods_per_replica
 
 
 def _asked(scaled: str, template: bytes) -> float:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.law.decide import Decision, TargetState
 from autoscaler.law.inputs import Observation
-from autoscaler.observation.objects import PodView, Workload
+from autoscaler.observation.cluster.objects import PodView
+from autoscaler.observation.cluster.workloads import Workload
 from autoscaler.tick.memory import Memory
 
 
@@ -29,3 +30,12 @@ class Outcome:
     """Of the pod that was scraped the longest ago."""
     silent: bool = False
     """Whether a pod that should report was not scraped lately."""
+    rival: str = ""
+    """Who else scales the target."""
+    yields: bool = False
+    """Another one undoes every change: nothing is written for a while."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether what was decided is to be carried out."""
+        return not (self.target.advisory or self.rival or self.yields)

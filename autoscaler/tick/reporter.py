@@ -20,6 +20,8 @@ log = get_logger(__name__)
 
 _GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False"}
 """Conditions whose good state is not True."""
+_EXPECTED: Final = (Rule.NO_READY_POD, Rule.OFF, status.ANOTHER_SCALER)
+"""Reasons of conditions that are as somebody wanted them, or pass by themselves."""
 
 
 class Reporter:
@@ -42,7 +44,11 @@ class Reporter:
         """Write the status of an object that was decided on, if it is due."""
         memory, resource, decision = outcome.memory, outcome.resource, outcome.decision
         old, wall = memory.status(resource), self._wall_clock()
-        wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity)
+        claims = status.Claims(
+            f"{outcome.target.kind} {outcome.target.name}", outcome.rival,
+            memory.others.words(), outcome.yields, outcome.workload.owner,
+        )  # fmt: skip
+        wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity, claims)
         built = status.build(
             decision,
             conditions=_merged(wanted, old, resource, wall),
@@ -141,7 +147,7 @@ def _turned_bad(new: list[dict[str, Any]], old: Iterable[Mapping[str, Any]]) -> 
     for condition in new:
         wanted = _GOOD.get(condition["type"], "True")
         was = before.get(condition["type"])
-        starting = condition["reason"] == Rule.NO_READY_POD
-        if condition["status"] != wanted and was != condition["status"] and not starting:
+        expected = condition["reason"] in _EXPECTED
+        if condition["status"] != wanted and was != condition["status"] and not expected:
             found.setdefault(condition["reason"], condition["message"])
     return list(found.items())

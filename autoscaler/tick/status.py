@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from autoscaler.law.decide import Decision, Reason, Rule
 from autoscaler.law.inputs import PodFacts
-from autoscaler.observation.objects import stamp
+from autoscaler.observation.cluster.objects import stamp
 
 HISTORY: Final = 10
 MESSAGE_BYTES: Final = 512
@@ -19,6 +19,11 @@ SCALING_ACTIVE: Final = "ScalingActive"
 ABLE_TO_SCALE: Final = "AbleToScale"
 CAPACITY_LIMITED: Final = "CapacityLimited"
 CONFLICT: Final = "Conflict"
+
+AMBIGUOUS_OWNER: Final = "AmbiguousOwner"
+ANOTHER_SCALER: Final = "AnotherScaler"
+CHANGED_BY_ANOTHER: Final = "ChangedByAnother"
+"""Reason of a change in the history that was not the autoscaler's."""
 
 _BLOCKED: Final = (Rule.CRASH_LOOP, Rule.HUNG, Rule.PAUSED, Rule.ROLLOUT)
 _FROZEN: Final = (Rule.OFF, Rule.OUTAGE, Rule.NO_READY_POD, Rule.SIGNALS_NOT_FRESH)
@@ -42,8 +47,50 @@ class Condition:
         return "Unknown" if self.holds is None else str(self.holds)
 
 
-def conditions_of(decision: Decision, failure: str = "", unknown_capacity: str = "") -> list[Condition]:
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Who else has a say in the replicas."""
+
+    target: str = ""
+    """Kind and name of what is scaled."""
+    rival: str = ""
+    """Who scales the target that this object only advises on."""
+    writers: str = ""
+    """Others that changed the replicas lately, in words."""
+    yields: bool = False
+    """They undo every change, so nothing is written for a while."""
+    owner: str = ""
+    """The object that controls the target."""
+
+    def condition(self) -> Condition:
+        """`Conflict`: true while somebody else scales, or keeps changing the replicas."""
+        if self.rival:
+            return Condition(
+                CONFLICT, True, ANOTHER_SCALER, f"{self.rival} scales {self.target}; this object only advises"
+            )
+        if blocked := self.blocked():
+            return Condition(CONFLICT, True, AMBIGUOUS_OWNER, blocked)
+        if self.writers:
+            return Condition(CONFLICT, True, "OtherWriter", self.writers)
+        if self.owner:
+            text = f"{self.owner} controls {self.target} and may write its replicas"
+            return Condition(CONFLICT, False, "ControlledByOwner", text)
+        return Condition(CONFLICT, False, "OnlyScaler")
+
+    def blocked(self) -> str:
+        """Why nothing is written; empty where it is, or where nobody asked for it."""
+        if not self.yields:
+            return ""
+        owner = f"; {self.owner} controls {self.target}" if self.owner else ""
+        return f"{self.writers}: every change is undone, so none is made for a while{owner}"
+
+
+def conditions_of(
+    decision: Decision, failure: str = "", unknown_capacity: str = "", claims: Claims | None = None
+) -> list[Condition]:
     """The five conditions after a decision. `failure` is what the API server said of the last write."""
+    claims = claims or Claims()
+    disputed = claims.blocked()
     lead = decision.reasons[0]
     frozen = _first(decision.reasons, _FROZEN)
     blocked = _first(decision.reasons, _BLOCKED)
@@ -56,22 +103,21 @@ def conditions_of(decision: Decision, failure: str = "", unknown_capacity: str =
     able = Condition(ABLE_TO_SCALE, True, "ReadyForNewScale")
     if failure:
         able = Condition(ABLE_TO_SCALE, False, "FailedUpdateScale", failure)
+    elif disputed:
+        able = Condition(ABLE_TO_SCALE, False, AMBIGUOUS_OWNER, disputed)
     elif blocked is not None:
         able = Condition(ABLE_TO_SCALE, False, blocked.rule, blocked.text)
     capacity = Condition(CAPACITY_LIMITED, False, "WithinCapacity", unknown_capacity)
     if decision.unmet and limited is not None:
         capacity = Condition(CAPACITY_LIMITED, True, limited.rule, limited.text)
-    return [
-        Condition(READY, not failure, "FailedUpdateScale" if failure else lead.rule, failure or lead.text),
-        active,
-        able,
-        capacity,
-        Condition(CONFLICT, False, "OnlyScaler"),
-    ]
+    ready = Condition(READY, True, lead.rule, lead.text)
+    if failure or disputed:
+        ready = Condition(READY, False, "FailedUpdateScale" if failure else AMBIGUOUS_OWNER, failure or disputed)
+    return [ready, active, able, capacity, claims.condition()]
 
 
 def refused(reason: str, message: str, *, conflict: bool = False) -> list[Condition]:
-    """Conditions of an object that is not acted on at all."""
+    """Conditions of an object of which nothing can be decided."""
     return [
         Condition(READY, False, reason, message),
         Condition(SCALING_ACTIVE, False, reason, message),
@@ -138,6 +184,11 @@ def history_entry(before: int, after: int, reasons: Sequence[Reason], now: float
     """One line of the history."""
     lead = reasons[0]
     return {"time": stamp(now), "from": before, "to": after, "reason": str(lead.rule), "message": cut(lead.text)}
+
+
+def changed_by_another(before: int, after: int, text: str, now: float) -> dict[str, Any]:
+    """A line of the history about a change that was not the autoscaler's."""
+    return {"time": stamp(now), "from": before, "to": after, "reason": CHANGED_BY_ANOTHER, "message": cut(text)}
 
 
 def says_something_new(new: Status, old: Mapping[str, Any], seconds_since_write: float, refresh_seconds: float) -> bool:

@@ -2,26 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 from autoscaler.adapters.actuator import Actuator, ChangedError, NotLeaderError, is_ours
 from autoscaler.adapters.collector import Collector
-from autoscaler.api.resource import InferenceAutoscaler, Target
+from autoscaler.api.resource import InferenceAutoscaler, Target, kind_key
 from autoscaler.law import budget
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Rule, capped, decide
-from autoscaler.law.inputs import Capacity, Observation, Rollout
+from autoscaler.law.inputs import Capacity, Observation, PodFacts
 from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.metrics import AutoscalerMetrics
-from autoscaler.observation import pods
 from autoscaler.observation.answers import Snapshot
-from autoscaler.observation.objects import PodView, Workload, stamp
+from autoscaler.observation.cluster import pods
+from autoscaler.observation.cluster.objects import PodView, stamp
+from autoscaler.observation.cluster.workloads import DEPLOYMENT, Workload
+from autoscaler.observation.cluster.world import World
 from autoscaler.observation.observer import Observer, ObserveSettings, engine_costs
 from autoscaler.observation.queries import plan
 from autoscaler.observation.scrapes import Outlook
-from autoscaler.observation.world import World
 from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.tick import status
 from autoscaler.tick.memory import Memory, gpus_of, recall
@@ -46,6 +47,30 @@ class FitSource(Protocol):
         ...
 
 
+class ScaleReader(Protocol):
+    """Who reads the scales of kinds that are known by nothing else."""
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Workloads whose scale cannot be read, and why."""
+        ...
+
+    async def refresh(self) -> None:
+        """Read those that have changed."""
+        ...
+
+
+class ComplaintSource(Protocol):
+    """Who knows why pods could not be made."""
+
+    async def about(self, workload: Workload) -> str:
+        """In the controller's words; empty where it says nothing."""
+        ...
+
+
+_UNFORESEEN: Final = (
+    "an error that nobody foresaw: the object keeps its replicas; the log event unforeseen_failure tells of it"
+)
 _BREATH: Final = 50
 """Objects decided between two turns of the event loop: the lease is renewed in between."""
 
@@ -62,6 +87,8 @@ class Loop:
         metrics: AutoscalerMetrics,
         *,
         fit: FitSource | None,
+        scales: ScaleReader | None = None,
+        complaints: ComplaintSource | None = None,
         may_write: Callable[[], bool],
         guard: Guard,
         law: LawConstants | None = None,
@@ -72,6 +99,7 @@ class Loop:
             world, collector, actuator, settings, metrics,
         )  # fmt: skip
         self._guard = guard
+        self._scales, self._complaints = scales, complaints
         self._fit, self._may_write, self._monotonic, self._wall_clock = fit, may_write, monotonic, wall_clock
         self._law = law or LawConstants(
             short_mean_seconds=settings.short_mean_seconds, long_mean_seconds=settings.long_mean_seconds
@@ -93,6 +121,8 @@ class Loop:
         started = self._monotonic()
         now, wall = started, self._wall_clock()
         self._forget_deleted()
+        if self._scales is not None:
+            await self._scales.refresh()
         asked_for = self._active()
         snapshot = await self._collect(asked_for.values())
         # An object that came, went or changed meanwhile has its turn in the next tick.
@@ -117,7 +147,7 @@ class Loop:
             outcome.memory.state = outcome.decision.state
         if self._may_write() and not self._settings.dry_run:
             await asyncio.gather(*(self._act(outcome, now) for outcome in outcomes.values()))
-            await self._refuse_rest(now)
+            await self._refuse_rest(now, active.keys() - outcomes.keys())
         else:
             self._look_on(outcomes.values())
         self._count(outcomes)
@@ -125,11 +155,11 @@ class Loop:
         return outcomes
 
     def _active(self) -> dict[str, Target]:
-        """Objects to act on: whose target is there and nobody else's."""
+        """Objects to look at: whose target is there and nobody else's, or that only advise."""
         world = self._world
         world.index_rivals()
         targets = world.targets.items()
-        return {key: t for key, t in targets if t.scaled in world.workloads and not world.conflict(t)}
+        return {k: t for k, t in targets if world.is_known(t.scaled) and (t.advisory or not world.conflict(t))}
 
     async def _collect(self, targets: Collection[Target]) -> Snapshot:
         settings, collector = self._settings, self._collector
@@ -151,31 +181,60 @@ class Loop:
         observer = Observer(target, own, snapshot, wall, self._observing, world.workers_of(target.scaled), memory.still)
         memory.still = observer.still
         memory.lessons = observer.learn(memory.lessons, self._costs)
-        rollout = Rollout.SETTLED
-        if workload.spec.paused:
-            rollout = Rollout.PAUSED
-        elif workload.progressing:
-            rollout = Rollout.PROGRESSING
         observation = Observation(
-            replicas=workload.spec.replicas,
-            pods=replace(pods.facts(own, wall, started), unready_in_flight=observer.unready_in_flight()),
+            replicas=workload.replicas,
+            pods=replace(
+                await self._pod_facts(memory, workload, pods.facts(own, wall, started), now),
+                unready_in_flight=observer.unready_in_flight(),
+            ),
             readings=observer.readings(),
             work=observer.work(memory.lessons, engine_costs(target, memory.lessons, self._costs)),
             utilisation=observer.utilisation() if target.spec.queueing else None,
             activation=observer.activation(),
             stalled=observer.stalled,
             gpus_per_replica=self._gpus(target, memory, workload, own),
-            rollout=rollout,
+            rollout=workload.rollout,
+            rollout_detail=workload.rollout_detail,
         )
         memory.started = pods.started(own, started)
         decision = decide(target.spec, memory.state, observation, now, self._law)
+        rival = world.conflict(target)
+        self._watch_others(target, memory, workload, now, rival)
         lowering = decision.replicas < observation.replicas
         return Outcome(
             target, resource, memory, own, workload, observation, memory.state, decision,
             observer.in_flight() if lowering else {},
             scrape_seconds=observer.spacing_seconds(), scrape_age_seconds=observer.scrape_age_seconds(),
             silent=observer.is_silent(),
+            rival=rival, yields=now < memory.others.yields_until,
         )  # fmt: skip
+
+    async def _pod_facts(self, memory: Memory, workload: Workload, facts: PodFacts, now: float) -> PodFacts:
+        """With the replicas that have no pod, and why."""
+        # A Deployment that is seen says by itself what it was refused; others leave pods out without a word.
+        silent = workload.kind != DEPLOYMENT or workload.unobserved
+        short = silent and pods.is_short(facts, workload.replicas)
+        memory.short_since = (memory.short_since if memory.short_since is not None else now) if short else None
+        seconds = None if memory.short_since is None else now - memory.short_since
+        facts = pods.with_missing(facts, workload.replicas, workload.refusal, seconds)
+        if not facts.not_created or facts.why_not_created:
+            return facts
+        why = await self._complaints.about(workload) if self._complaints is not None else ""
+        if not why and workload.unobserved:
+            why = "its controller has not acted on the newest spec yet"
+        return replace(facts, why_not_created=why)
+
+    def _watch_others(self, target: Target, memory: Memory, workload: Workload, now: float, rival: str) -> None:
+        """Note who else changed the replicas, while nobody else has the right to."""
+        if target.advisory or rival or not self._may_write():
+            memory.others.forget()
+            return
+        change = memory.others.look(workload, now)
+        if change is not None:
+            text = f"{change.who} changed the replicas from {change.before} to {change.after}"
+            log.info("replicas_changed_by_another", key=target.key, who=change.who, text=text)
+            entry = status.changed_by_another(change.before, change.after, text, self._wall_clock())
+            memory.history = [entry, *memory.history][: status.HISTORY]
 
     async def _ask_for_room(self, outcomes: Iterable[Outcome], now: float) -> None:
         """Before raising, ask how many more of this pod fit, and decide again with the answer."""
@@ -187,9 +246,9 @@ class Loop:
         async def ask(outcome: Outcome) -> None:
             waiting = len(outcome.observation.pods.unschedulable)
             limit = outcome.decision.wanted - outcome.observation.replicas + waiting
-            spec = outcome.workload.spec
+            workload = outcome.workload
             capacity, complaint = await fit.ask(
-                bytes(spec.template), outcome.target.namespace, limit, spec.pods_per_replica
+                workload.template, outcome.target.namespace, limit, workload.pods_per_replica
             )
             outcome.unknown_capacity = complaint
             if capacity is not None:
@@ -205,11 +264,8 @@ class Loop:
                 by_project.setdefault(outcome.target.project, []).append(outcome)
         for project, members in by_project.items():
             limit = self._budgets[project]
-            asks = [
-                budget.Ask(o.target.key, o.observation.replicas, o.decision.replicas, o.observation.gpus_per_replica)
-                for o in members
-            ]
-            advisory = {o.target.key for o in members if o.target.advisory}
+            asks = [_ask(outcome) for outcome in members]
+            advisory = {o.target.key for o in members if not o.acts}
             # What is only advised takes nothing from those that act, and is told what it would get among all.
             acting = [ask._replace(wanted=ask.current) if ask.key in advisory else ask for ask in asks]
             allowed = budget.share(limit, acting)
@@ -246,7 +302,7 @@ class Loop:
         memory = outcome.memory
         if outcome.decision.replicas == outcome.observation.replicas:
             memory.failure = ""
-        elif outcome.target.advisory or now < memory.wait_until:
+        elif not outcome.acts or now < memory.wait_until:
             self._not_moved(outcome)
         else:
             await self._write_scale(outcome, now)
@@ -276,7 +332,8 @@ class Loop:
             chosen = {pod.name for pod in victims}
             spared = [p for p in outcome.pods if is_ours(p.deletion_cost) and p.name not in chosen and not p.deleted_at]
         try:
-            await self._actuator.scale(target, current, decision.replicas, victims, spared)
+            path = self._world.served[outcome.workload.kind].path(outcome.workload)
+            version = await self._actuator.scale(path, current, decision.replicas, victims, spared)
         except (KubeError, ChangedError, NotLeaderError) as error:
             self._not_moved(outcome)
             if isinstance(error, KubeError):
@@ -285,6 +342,7 @@ class Loop:
             log.warning("scale_not_written", key=target.key, error=str(error))
             return
         memory.failure = ""
+        memory.others.wrote(decision.replicas, version, now)
         wall = self._wall_clock()
         memory.last_scale = stamp(wall)
         memory.history = [status.history_entry(current, decision.replicas, decision.reasons, wall), *memory.history]
@@ -295,18 +353,34 @@ class Loop:
         log.info("scaled", key=target.key, target=target.scaled, before=current, after=decision.replicas, why=text)
         await self._actuator.event(outcome.resource, "SuccessfulRescale", text)
 
-    async def _refuse_rest(self, now: float) -> None:
-        """Say on every object that is not acted on why it is not."""
+    def _why_not_looked_at(self, target: Target) -> list[status.Condition]:
+        world = self._world
+        kind = kind_key(target.api_version, target.kind)
+        if kind in world.not_served:
+            owned = world.owned_by(f"{target.kind} {target.name}", target.namespace)
+            behind = " and ".join(key.replace(f"/{target.namespace}/", " ") for key in owned)
+            more = f"; {behind}, which it controls, can be scaled in its place" if behind else ""
+            return status.refused("TargetNotScalable", f"{world.not_served[kind]}{more}")
+        if other := world.conflict(target):
+            text = f"{target.kind} {target.name} is already scaled by {other}"
+            return status.refused(status.AMBIGUOUS_OWNER, text, conflict=True)
+        if target.scaled in world.workloads:
+            why = self._scales.problems.get(target.scaled) if self._scales is not None else None
+            return status.refused("TargetNotScalable", why or "its scale has not been read yet")
+        text = f"{target.kind} {target.name} does not exist in namespace {target.namespace}"
+        return status.refused("TargetNotFound", text)
+
+    async def _refuse_rest(self, now: float, failed: Container[str]) -> None:
+        """Say on every object that is not looked at, or that could not be decided on, why it is not."""
         refusals: list[tuple[str, list[status.Condition]]] = []
         for key, message in self._world.invalid.items():
             refusals.append((key, status.refused("InvalidSpec", message)))
+        active = self._active()
         for key, target in self._world.targets.items():
-            if other := self._world.conflict(target):
-                text = f"{target.kind} {target.name} is already scaled by {other}"
-                refusals.append((key, status.refused("AmbiguousOwner", text, conflict=True)))
-            elif target.scaled not in self._world.workloads:
-                text = f"{target.kind} {target.name} does not exist in namespace {target.namespace}"
-                refusals.append((key, status.refused("TargetNotFound", text)))
+            if key not in active:
+                refusals.append((key, self._why_not_looked_at(target)))
+            elif key in failed:
+                refusals.append((key, status.refused("InternalError", _UNFORESEEN)))
         for key, wanted in refusals:
             resource = self._world.resources.get(key)
             if resource is None:
@@ -338,9 +412,21 @@ class Loop:
             self._metrics.forget_moves(*key.split("/"))
 
     def _count(self, outcomes: Mapping[str, Outcome]) -> None:
-        conflicts = [target for target in self._world.targets.values() if self._world.conflict(target)]
+        world = self._world
+        acting = sum(outcome.acts for outcome in outcomes.values())
+        disputed = sum(not t.advisory and bool(world.conflict(t)) for t in world.targets.values())
+        advising = sum(outcome.target.advisory for outcome in outcomes.values())
         self._metrics.leader.set(self._may_write())
-        self._metrics.objects.labels("active").set(len(outcomes))
+        self._metrics.objects.labels("active").set(acting)
+        self._metrics.objects.labels("advisory").set(advising)
         self._metrics.objects.labels("invalid").set(len(self._world.invalid))
-        self._metrics.objects.labels("conflict").set(len(conflicts))
+        self._metrics.objects.labels("conflict").set(disputed)
         self._reporter.count(outcomes, self._active())
+
+
+def _ask(outcome: Outcome) -> budget.Ask:
+    """What an object wants of its project's budget. Replicas that have no pod hold nothing of it."""
+    seen = outcome.observation
+    held = seen.replicas - seen.pods.not_created
+    wanted = held if seen.pods.not_created else outcome.decision.replicas
+    return budget.Ask(outcome.target.key, held, wanted, seen.gpus_per_replica)

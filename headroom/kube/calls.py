@@ -24,9 +24,10 @@ async def get(kube: KubeClient, path: str, decoder: msgspec.json.Decoder[T], *, 
     return decoder.decode(await kube.request("GET", path, query=query, timeout_seconds=60))
 
 
-async def merge_patch(kube: KubeClient, path: str, patch: Mapping[str, Any]) -> bytes:
-    """PATCH with a JSON merge patch."""
-    return await kube.request("PATCH", path, body=patch, content_type=MERGE_PATCH)
+async def merge_patch(kube: KubeClient, path: str, patch: Mapping[str, Any], *, manager: str = "") -> bytes:
+    """PATCH with a JSON merge patch. Under `manager` the API server records who wrote these fields."""
+    query = [("fieldManager", manager)] if manager else []
+    return await kube.request("PATCH", path, query=query, body=patch, content_type=MERGE_PATCH)
 
 
 async def annotate(kube: KubeClient, path: str, annotations: Mapping[str, str | None]) -> bytes:

@@ -119,6 +119,7 @@ class ApiServer:
         self._changed = asyncio.Event()
         self._faults: list[_Fault] = []
         self._stalls: list[_Stall] = []
+        self._kinds: dict[str, list[Object]] = {}
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._delays: list[_Stall] = []
@@ -214,6 +215,15 @@ class ApiServer:
         self._expired_before = self.resource_version + 1
         self._log.clear()
 
+    def serve_kind(self, api_version: str, kind: str, plural: str, *, scale: bool = True) -> str:
+        """Let discovery show a kind, with a scale subresource or without; returns the path of its objects."""
+        root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+        found = self._kinds.setdefault(root, [])
+        found.append({"name": plural, "kind": kind, "namespaced": True})
+        if scale:
+            found.append({"name": f"{plural}/scale", "kind": "Scale", "namespaced": True})
+        return f"{root}/{plural}"
+
     def asked(self, method: str, pattern: str) -> list[Request]:
         """The recorded requests whose method is `method` and whose path matches."""
         return [request for request in self.requests if request.method == method and re.search(pattern, request.path)]
@@ -273,6 +283,8 @@ class ApiServer:
                 if delay.method == request.method and delay.path.search(request.path):
                     await delay.released.wait()
             self._raise_fault(request)
+            if request.method == "GET" and http.path.rstrip("/") in self._kinds:
+                return web.json_response({"kind": "APIResourceList", "resources": self._kinds[http.path.rstrip("/")]})
             target = _target(http.path)
             if request.query.get("watch") in ("1", "true"):
                 return await self._watch(http, target, request)
@@ -483,10 +495,10 @@ def _status(refusal: Refusal) -> Object:
 
 
 def _scale_of(body: Object) -> Object:
-    replicas = body.get("spec", {}).get("replicas", 1)
+    replicas, status = body.get("spec", {}).get("replicas", 1), body.get("status", {})
     return {
-        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": body["metadata"],
-        "spec": {"replicas": replicas}, "status": {"replicas": body.get("status", {}).get("replicas", replicas)},
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": body["metadata"], "spec": {"replicas": replicas},
+        "status": {"replicas": status.get("replicas", replicas), "selector": status.get("selector", "")},
     }  # fmt: skip
 
 

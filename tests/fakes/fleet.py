@@ -16,7 +16,8 @@ import msgspec
 from autoscaler.api.resource import DECODER
 from autoscaler.daemon import AutoscalerDaemon
 from autoscaler.law.decision import Wish
-from autoscaler.observation.objects import POD_VIEW, WORKLOAD
+from autoscaler.observation.cluster.objects import POD_VIEW
+from autoscaler.observation.cluster.workloads import WorkloadDecoder
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.outcome import Outcome
 from headroom.kube.client import NotFound
@@ -42,6 +43,8 @@ class Kube:
     events: list[dict[str, Any]] = field(default_factory=list)
     writes: list[tuple[str, str]] = field(default_factory=list)
     changed: Callable[[str, int], None] = lambda path, replicas: None
+    version: int = 0
+    """The newest resourceVersion."""
 
     async def request(
         self,
@@ -71,7 +74,8 @@ class Kube:
         if method == "PATCH":
             self.replicas[path] = body["spec"]["replicas"]
             self.changed(path, self.replicas[path])
-        return msgspec.json.encode({"metadata": {"resourceVersion": "1"}, "spec": {"replicas": self.replicas[path]}})
+        scale = {"metadata": {"resourceVersion": str(self.version)}, "spec": {"replicas": self.replicas[path]}}
+        return msgspec.json.encode(scale)
 
 
 class Fleet:
@@ -127,8 +131,10 @@ class Fleet:
 
     def _show(self, path: str) -> None:
         body = self._workloads[path]
-        workload = WORKLOAD.decode(encode({key: value for key, value in body.items() if key != "kind"}))
-        self.world.on_workload(body["kind"], "MODIFIED", f"default/{body['metadata']['name']}", workload)
+        self.kube.version += 1
+        body["metadata"]["resourceVersion"] = str(self.kube.version)
+        workload = WorkloadDecoder(body["kind"]).decode(encode({k: v for k, v in body.items() if k != "kind"}))
+        self.world.on_workload("MODIFIED", f"default/{workload.name}", workload)
 
     def pod(
         self, name: str, owner: str = "llm", *, ip: str = "", ready: bool = True, ready_at: float = LONG_AGO,

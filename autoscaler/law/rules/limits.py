@@ -118,9 +118,12 @@ def refused_by_capacity(turn: Turn, wanted: int) -> tuple[int, int]:
 def _not_created(turn: Turn, replicas: int) -> tuple[int, int]:
     """No growth while replicas have no pods: more would go the same way. They count as refused. The minimum is the owner's word."""
     pods, before = turn.observation.pods, turn.replicas
+    kept = min(replicas, max(before, turn.spec.min_replicas))
+    if pods.awaited and kept < replicas:
+        turn.say(Rule.AWAITED, f"{pods.awaited} of {before} replicas have no pod yet; {replicas} wanted")
+        return kept, 0
     if not pods.not_created:
         return replicas, 0
-    kept = min(replicas, max(before, turn.spec.min_replicas))
     unmet = max(replicas - (before - pods.not_created), 0)
     if unmet:
         why = pods.why_not_created or "its controller does not say why"

@@ -40,7 +40,8 @@ def _why_not(turn: Turn) -> Reason | None:
     if _is_rising(turn):
         return Reason(Rule.RISING, "the load is rising")
     if observation.rollout is Rollout.PROGRESSING:
-        return Reason(Rule.ROLLOUT, "a rollout is in progress")
+        detail = f": {observation.rollout_detail}" if observation.rollout_detail else ""
+        return Reason(Rule.ROLLOUT, f"a rollout is in progress{detail}")
     if observation.rollout is Rollout.PAUSED:
         return Reason(Rule.PAUSED, "the target is paused")
     if any(age < law.drain_wait_seconds for age in observation.pods.terminating):

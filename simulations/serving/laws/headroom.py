@@ -13,8 +13,8 @@ from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
-from autoscaler.observation import pods
-from autoscaler.observation.objects import PodView
+from autoscaler.observation.cluster import pods
+from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.observer import Lessons, Observer, ObserveSettings, engine_costs
 from autoscaler.settings import AutoscalerSettings
 from simulations.serving.fleet.deployment import Deployment

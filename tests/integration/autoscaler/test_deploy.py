@@ -1,5 +1,6 @@
 """The autoscaler's manifests on a real API server: the rights are enough and no more, the examples apply, people can read it."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -9,10 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from headroom.kube import calls
+from headroom.kube.aio import connect
+from headroom.kube.client import KubeError
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.emulator import Load, ServingEmulator
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import free_port
+from tests.fakes.autoscaled import Autoscaled
 from tests.paths import DEPLOY
 
 ACCOUNT = "system:serviceaccount:headroom-system:headroom-autoscaler"
@@ -31,6 +36,9 @@ def secured() -> Iterator[Cluster]:
         running.install_crd(CRD)
         manifests = [item for item in yaml.safe_load_all((DEPLOY / "base" / "autoscaler.yaml").read_text()) if item]
         running.apply([item for item in manifests if item["kind"] != "Deployment"])
+        running.apply(DEPLOY / "base" / "autoscaler-admission.yaml")
+        role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/headroom-autoscaler"
+        running.wait_for(lambda: running.api.get(role).get("rules"), "the role to be filled from those with its label")
         yield running
 
 
@@ -40,7 +48,7 @@ def granted() -> set[Right]:
         (group, resource, verb)
         for item in documents
         if item["kind"] in ("Role", "ClusterRole")
-        for rule in item["rules"]
+        for rule in item["rules"] or ()
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -71,6 +79,26 @@ def deployment(name: str, replicas: int) -> dict[str, Any]:
         "metadata": {"name": name, "namespace": "default"},
         "spec": spec,
     }
+
+
+def refuse_pods_of_a_stateful_set(cluster: Cluster, emulator: ServingEmulator) -> None:
+    """One pod in a namespace whose quota takes no other: what the controller says of it is in an Event alone."""
+    cluster.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "full"}})
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "pods", "namespace": "full"}}
+    cluster.apply([{**quota, "spec": {"hard": {"pods": "1"}}}])
+    emulator.serve("full/llm", Load(14.0))
+    made = deployment("llm", 1)
+    spec = {**made["spec"], "serviceName": "llm", "podManagementPolicy": "Parallel"}
+    meta = {"name": "llm", "namespace": "full"}
+    cluster.apply([{**made, "kind": "StatefulSet", "metadata": meta, "spec": spec}])
+    target = Autoscaled(cluster, "full", kind="StatefulSet")
+    target.autoscale()
+
+    def limited() -> str:
+        return next((c["message"] for c in target.status.get("conditions", ()) if c["type"] == "CapacityLimited"), "")
+
+    cluster.wait_for(lambda: "exceeded quota" in limited(), "the quota to be named", 90)
+    cluster.kubectl("delete", "ia,sts", "llm", "-n", "full")
 
 
 def test_with_exactly_its_rights_it_raises_and_lowers_and_nothing_is_refused(secured: Cluster) -> None:
@@ -107,6 +135,7 @@ def test_with_exactly_its_rights_it_raises_and_lowers_and_nothing_is_refused(sec
             return int(secured.api.get("/apis/apps/v1/namespaces/default/deployments/llm")["spec"]["replicas"])
 
         secured.wait_for(lambda: replicas() >= 3, "growth")
+        refuse_pods_of_a_stateful_set(secured, emulator)
         emulator.change("default/llm", requests_per_second=1.0)
         secured.wait_for(lambda: replicas() == 1, "the cut")
         time.sleep(2)
@@ -118,6 +147,39 @@ def test_with_exactly_its_rights_it_raises_and_lowers_and_nothing_is_refused(sec
     ]
     assert refusals == []
     assert used(secured) == granted()
+
+
+def test_it_may_change_no_more_of_a_pod_than_its_deletion_cost(secured: Cluster) -> None:
+    template = deployment("guarded", 1)["spec"]["template"]
+    secured.apply(
+        [{"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "guarded", "namespace": "default"}}]
+    )
+    kubeconfig = secured.service_account_kubeconfig("headroom-system", "headroom-autoscaler")
+
+    async def write(change: dict[str, Any]) -> str:
+        kube = await connect(str(kubeconfig))
+        try:
+            await calls.merge_patch(kube, calls.pod_path("default", "guarded"), change)
+        except KubeError as error:
+            return str(error)
+        finally:
+            await kube.close()
+        return ""
+
+    def patch(change: dict[str, Any]) -> str:
+        return asyncio.run(write(change))
+
+    cost = "controller.kubernetes.io/pod-deletion-cost"
+    secured.wait_for(lambda: patch({"metadata": {"annotations": {"x": "1"}}}), "the policy to hold")
+    assert patch({"metadata": {"annotations": {cost: "-1000"}}}) == ""
+    assert patch({"metadata": {"annotations": {cost: None}}}) == ""
+    for change in (
+        {"metadata": {"annotations": {"headroom.dev/assigned-cards": "0"}}},
+        {"metadata": {"labels": {"app": "other"}}},
+        {"metadata": {"finalizers": ["x.io/stay"]}},
+        {"spec": {"activeDeadlineSeconds": 5}},
+    ):
+        assert "may change no more of a pod" in patch(change)
 
 
 def headroom(cluster: Cluster, *arguments: str) -> str:

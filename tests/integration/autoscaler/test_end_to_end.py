@@ -265,7 +265,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "custom": ({"engine": "custom", "signals": None}, "engine custom needs signals"),
     "target": ({"signals": [{"name": "q", "type": "queue", "target": 0}]}, "target must be a number above 0"),
     "query": ({"signals": [{"name": "q", "type": "query", "target": 1}]}, "query belongs to signals of type query"),
-    "kind": ({"scaleTargetRef": {"kind": "Job", "name": "x"}}, 'Unsupported value: "Job"'),
+    "kind": ({"scaleTargetRef": {"kind": "", "name": "x"}}, "should be at least 1 chars long"),
     "duration": ({"scaleToZero": {"idleAfter": "soon", "activationQuery": "x"}}, "idleAfter"),
 }
 

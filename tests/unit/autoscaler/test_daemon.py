@@ -47,7 +47,7 @@ async def test_leader_worker_sets_may_be_installed_later(
     async with asyncio.timeout(20):
         while "LeaderWorkerSet/default/g" not in daemon.world.workloads:
             await asyncio.sleep(0.01)
-    assert daemon.world.workloads["LeaderWorkerSet/default/g"].spec.pods_per_replica == 3
+    assert daemon.world.workloads["LeaderWorkerSet/default/g"].pods_per_replica == 3
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

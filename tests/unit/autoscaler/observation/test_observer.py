@@ -17,9 +17,9 @@ from autoscaler.api.resource import DECODER, SpecError, Target, read
 from autoscaler.law.inputs import Freshness
 from autoscaler.law.sizing import prices
 from autoscaler.law.sizing.prices import CostSettings
-from autoscaler.observation import pods
 from autoscaler.observation.answers import Snapshot, SnapshotBuilder
-from autoscaler.observation.objects import POD_VIEW, PodView, Workload, WorkloadSpec, WorkloadStatus
+from autoscaler.observation.cluster import pods
+from autoscaler.observation.cluster.objects import POD_VIEW, PodView
 from autoscaler.observation.observer import Lessons, Observer, ObserveSettings
 from autoscaler.observation.queries import facts_of, plan
 from autoscaler.observation.scrapes import Outlook
@@ -335,11 +335,6 @@ class TestPods:
         assert POD_VIEW.decode(encode(body)).owner == "Deployment/ns/llm"
         body["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "llm", "controller": True}]
         assert POD_VIEW.decode(encode(body)).owner == ""
-
-    def test_a_change_of_the_count_is_no_rollout(self) -> None:
-        scaled = Workload(spec=WorkloadSpec(replicas=5), status=WorkloadStatus(replicas=2, updated_replicas=2))
-        rolling = Workload(spec=WorkloadSpec(replicas=2), status=WorkloadStatus(replicas=3, updated_replicas=1))
-        assert (scaled.progressing, rolling.progressing) == (False, True)
 
 
 class TestSpec:

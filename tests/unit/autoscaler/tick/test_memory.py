@@ -11,8 +11,9 @@ from autoscaler.api.resource import DECODER, SpecWire, Target, read
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.memory.learned import Learned
 from autoscaler.law.sizing import prices
-from autoscaler.observation import pods
-from autoscaler.observation.objects import WORKLOAD, PodView
+from autoscaler.observation.cluster import pods
+from autoscaler.observation.cluster.objects import PodView
+from autoscaler.observation.cluster.workloads import WorkloadDecoder
 from autoscaler.observation.observer import Lessons
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.memory import Memory, gpus_of, recall, samples_of
@@ -54,6 +55,9 @@ class TestPods:
         assert pods.facts([successor], NOW, known).started_seconds == (30.0,), "a StatefulSet uses names again"
 
 
+GROUP = WorkloadDecoder("LeaderWorkerSet")
+
+
 class TestGroups:
     @pytest.mark.parametrize(
         ("group", "per_replica", "container"),
@@ -69,17 +73,15 @@ class TestGroups:
     def test_a_replica_of_a_leader_worker_set_is_a_group(
         self, group: dict[str, Any], per_replica: int, container: bytes
     ) -> None:
-        seen = WORKLOAD.decode(encode({"metadata": {"name": "g"}, "spec": {"leaderWorkerTemplate": group}}))
-        seen.spec.keep_template()
-        assert seen.spec.pods_per_replica == per_replica
-        assert container in bytes(seen.spec.template)
+        seen = GROUP.decode(encode({"metadata": {"name": "g"}, "spec": {"leaderWorkerTemplate": group}}))
+        assert seen.pods_per_replica == per_replica
+        assert container in seen.template
 
     def test_gpus_of_a_group_are_those_of_all_its_pods(self) -> None:
         limits = {"nvidia.com/gpu": "2"}
         template = {"spec": {"containers": [{"name": "worker", "resources": {"limits": limits}}]}}
         spec = {"leaderWorkerTemplate": {"size": 3, "workerTemplate": template}}
-        workload = WORKLOAD.decode(encode({"metadata": {"name": "g"}, "spec": spec}))
-        workload.spec.keep_template()
+        workload = GROUP.decode(encode({"metadata": {"name": "g"}, "spec": spec}))
         assert gpus_of(target(), Memory(), workload, []) == 6.0
         placed = pod("g-0", cards=("c1", "c2"), share=0.5)
         assert gpus_of(target(), Memory(), workload, [placed]) == 3.0

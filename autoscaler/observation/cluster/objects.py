@@ -1,10 +1,12 @@
 """The Kubernetes objects that the autoscaler watches, as few fields as it reads. Pure."""
 
 import datetime
+import sys
 from typing import Final
 
 import msgspec
 
+from autoscaler.api.resource import scaled_key
 from headroom.names import (
     ANNOTATION_ASSIGNED_CARDS,
     ANNOTATION_ASSIGNED_VRAM_SHARE,
@@ -27,6 +29,10 @@ FAILING: Final = frozenset(
     }
 )
 """Reasons of a waiting container that will not go away by waiting."""
+_RESTARTS: Final = 3
+"""A container that has ended so often ..."""
+_SHORT_SECONDS: Final = 600.0
+"""... and ran no longer than this crash-loops, also while it runs again: kubelet forgets its back-off after such a time."""
 
 
 class PodSpecWire(Wire):
@@ -76,6 +82,9 @@ class PodView(msgspec.Struct, frozen=True, gc=False):
     """Beside `ip`, where the cluster speaks two IP families."""
     is_worker: bool = False
     """One of a group's pods beside its leader: no replica of its own, though it may serve."""
+    controller: str = ""
+    """Kind of the object that controls it."""
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 def view(pod: Pod) -> PodView:
@@ -101,13 +110,32 @@ def view(pod: Pod) -> PodView:
         scheduled_at=scheduled_at or (seconds(meta.creation_timestamp) if pod.spec.node_name else 0.0),
         ready_at=ready_at,
         deleted_at=seconds(meta.deletion_timestamp),
-        failing=any(s.state and s.state.waiting and s.state.waiting.reason in FAILING for s in statuses),
+        failing=any(_is_failing(status) for status in statuses),
         cards=cards,
         share=_share(annotations.get(ANNOTATION_ASSIGNED_VRAM_SHARE, "")),
         deletion_cost=annotations.get(ANNOTATION_DELETION_COST, ""),
         more_ips=tuple([one.ip for one in pod.status.pod_ips if one.ip and one.ip != pod.status.pod_ip]),
         is_worker=meta.labels.get(LWS_WORKER_LABEL, "0") != "0" and LWS_LABEL in meta.labels,
+        controller=next((sys.intern(owner.kind) for owner in meta.owner_references if owner.controller), ""),
+        labels=_kept(meta.labels),
     )
+
+
+def _kept(labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """The labels, for selectors. Texts that many pods share are kept once."""
+    return tuple([(sys.intern(name), sys.intern(value)) for name, value in labels.items()])
+
+
+def _is_failing(status: ContainerStatus) -> bool:
+    if status.state and status.state.waiting and status.state.waiting.reason in FAILING:
+        return True
+    if status.state and status.state.terminated and status.state.terminated.reason == "Completed":
+        return False  # an init container that is done
+    if status.ready or status.restart_count < _RESTARTS:
+        return False
+    ended = [state.terminated for state in (status.state, status.last_state) if state and state.terminated]
+    ran = [seconds(one.finished_at) - seconds(one.started_at) for one in ended if one.finished_at and one.started_at]
+    return not ran or ran[0] < _SHORT_SECONDS
 
 
 def owner_of(meta: Meta) -> str:
@@ -129,64 +157,10 @@ def owner_of(meta: Meta) -> str:
     return ""
 
 
-class GroupWire(Wire):
-    """`leaderWorkerTemplate` of a LeaderWorkerSet."""
-
-    size: int = 1
-    leader_template: msgspec.Raw = msgspec.Raw(b"")
-    worker_template: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-class WorkloadSpec(Wire):
-    replicas: int = 1
-    paused: bool = False
-    template: msgspec.Raw = msgspec.Raw(b"{}")
-    """Of a group's workers, which are most of it, where a replica is a group."""
-    leader_worker_template: GroupWire | None = None
-    pods_per_replica: int = 1
-
-    def keep_template(self) -> None:
-        """Keep the template alone. A Raw is a view of the whole answer that it came in, a page of 2,000 objects."""
-        group = self.leader_worker_template
-        if group is not None:
-            self.leader_worker_template = None
-            self.pods_per_replica = max(group.size, 1)
-            self.template = group.leader_template if group.size < 2 and group.leader_template else group.worker_template
-        self.template = self.template.copy()
-
-
-class WorkloadStatus(Wire):
-    observed_generation: int = 0
-    replicas: int = 0
-    updated_replicas: int | None = None
-    update_revision: str = ""
-    current_revision: str = ""
-
-
-class WorkloadMeta(Meta):
-    generation: int = 0
-
-
-class Workload(Wire):
-    """A Deployment, StatefulSet or LeaderWorkerSet."""
-
-    metadata: WorkloadMeta = msgspec.field(default_factory=WorkloadMeta)
-    spec: WorkloadSpec = msgspec.field(default_factory=WorkloadSpec)
-    status: WorkloadStatus = msgspec.field(default_factory=WorkloadStatus)
-
-    @property
-    def progressing(self) -> bool:
-        """Whether two revisions are out at once. A mere change of the replica count is no rollout."""
-        status = self.status
-        if status.update_revision and status.current_revision and status.update_revision != status.current_revision:
-            return True
-        if status.update_revision or status.updated_replicas is None:
-            return False
-        return status.updated_replicas < status.replicas
-
-
 class ReferenceWire(Wire):
-    kind: str = ""
+    api_version: str = "apps/v1"
+    kind: str = "Deployment"
+    """KEDA's default, too."""
     name: str = ""
 
 
@@ -202,9 +176,9 @@ class OtherScaler(Wire):
 
     @property
     def scaled(self) -> str:
-        """`Kind/namespace/name` of what it scales (KEDA's kind defaults to Deployment)."""
+        """Key of what it scales (`autoscaler.api.resource.scaled_key`)."""
         reference = self.spec.scale_target_ref
-        return f"{reference.kind or 'Deployment'}/{self.metadata.namespace}/{reference.name}"
+        return scaled_key(reference.api_version, reference.kind, self.metadata.namespace, reference.name)
 
 
 class OtherScalerList(Wire):
@@ -220,7 +194,6 @@ class _PodViewDecoder:
 
 POD: Final = Decoder(Pod)
 POD_VIEW: Final = _PodViewDecoder()
-WORKLOAD: Final = Decoder(Workload)
 OTHER_SCALER: Final = Decoder(OtherScaler)
 OTHER_SCALERS: Final = Decoder(OtherScalerList)
 

@@ -1,12 +1,15 @@
 """A target's pods by state, and which of them are cheapest to lose. Pure; now is an argument."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from autoscaler.law.inputs import PodFacts
-from autoscaler.observation.objects import PodView
+from autoscaler.observation.cluster.objects import PodView
 
 GONE: Final = ("Succeeded", "Failed")
+NOT_CREATED_SECONDS: Final = 30.0
+"""A controller that works makes a pod within seconds; two ticks tell it from a watch that lags behind."""
 
 
 def facts(pods: Iterable[PodView], now: float, started_before: Mapping[str, float]) -> PodFacts:
@@ -37,6 +40,28 @@ def facts(pods: Iterable[PodView], now: float, started_before: Mapping[str, floa
         else:
             starting.append(max(now - pod.scheduled_at, 0.0))
     return PodFacts(ready, tuple(starting), tuple(unschedulable), failing, tuple(terminating), tuple(started))
+
+
+def is_short(facts: PodFacts, replicas: int) -> bool:
+    """Whether pods are missing and none is on the way, which is not so for long unless something keeps them from being made.
+
+    A StatefulSet makes its pods one after the other, so one that starts, leaves or fails may hold up the others.
+    """
+    coming = facts.starting or facts.unschedulable or facts.terminating or facts.crash_looping
+    return facts.alive < replicas and not coming
+
+
+def with_missing(facts: PodFacts, replicas: int, refusal: str, short_seconds: float | None) -> PodFacts:
+    """The facts with the replicas that have no pod: by the controller's word (`refusal`), or because none has come for so long.
+
+    `short_seconds` is None while none is missing without a word.
+    """
+    missing = replicas - facts.alive
+    if missing <= 0 or not (refusal or short_seconds is not None):
+        return facts
+    if refusal or (short_seconds or 0.0) >= NOT_CREATED_SECONDS:
+        return replace(facts, not_created=missing, why_not_created=refusal)
+    return replace(facts, awaited=missing)
 
 
 def started(pods: Iterable[PodView], before: Mapping[str, float]) -> dict[str, float]:

@@ -1,10 +1,36 @@
 """What the watches have shown: objects, workloads, pods by owner, other scalers. Synchronous handlers, no I/O."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
 
 from autoscaler.api.resource import InferenceAutoscaler, Names, SpecError, Target, read
-from autoscaler.observation.objects import OtherScaler, PodView, Workload
+from autoscaler.observation.cluster import selectors, workloads
+from autoscaler.observation.cluster.objects import OtherScaler, PodView
+from autoscaler.observation.cluster.workloads import Workload
 from headroom.wire import DELETED
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A kind that the API server serves with a scale."""
+
+    root: str
+    """Group and version as a path: `/apis/apps/v1`."""
+    plural: str
+
+    def path(self, workload: "Workload | Target") -> str:
+        """Of one object."""
+        return f"{self.root}/namespaces/{workload.namespace}/{self.plural}/{workload.name}"
+
+
+USUAL: Mapping[str, Served] = {
+    "Deployment": Served("/apis/apps/v1", "deployments"),
+    "StatefulSet": Served("/apis/apps/v1", "statefulsets"),
+    "LeaderWorkerSet": Served("/apis/leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
+}
+"""Kinds that need no discovery, by `autoscaler.api.resource.kind_key`."""
 
 
 class World:
@@ -19,6 +45,15 @@ class World:
         """Objects that cannot be read, and why."""
         self.workloads: dict[str, Workload] = {}
         """By `Kind/namespace/name`."""
+        self.served: dict[str, Served] = dict(USUAL)
+        """Kinds that can be scaled, by `kind_key`."""
+        self.not_served: dict[str, str] = {}
+        """Kinds that cannot, and why."""
+        self.unread_scales: set[str] = set()
+        """Workloads whose scale has to be read: it says what their own fields do not (`Workload.selector`)."""
+        self._all_pods: dict[str, dict[str, PodView]] = {}
+        """By namespace, those of nobody as well: a selector may choose any."""
+        self._selectors: dict[str, selectors.Selector] = {}
         self._pods: dict[str, dict[str, PodView]] = {}
         self._owner_of: dict[str, str] = {}
         self._others: dict[str, dict[str, str]] = {}
@@ -47,16 +82,41 @@ class World:
         self.targets.pop(key, None)
         self.invalid[key] = str(error)
 
-    def on_workload(self, workload_kind: str, kind: str, key: str, workload: Workload) -> None:
-        """A Deployment, StatefulSet or LeaderWorkerSet event."""
+    def on_workload(self, kind: str, key: str, workload: Workload) -> None:
+        """An event of something that can be scaled."""
+        scaled = workload.key
         if kind == DELETED:
-            self.workloads.pop(f"{workload_kind}/{key}", None)
-        else:
-            workload.spec.keep_template()
-            self.workloads[f"{workload_kind}/{key}"] = workload
+            self.workloads.pop(scaled, None)
+            self.unread_scales.discard(scaled)
+            return
+        self.workloads[scaled] = workloads.follow(workload, self.workloads.get(scaled))
+        if workload.selector is not None:
+            self.unread_scales.add(scaled)
+
+    def set_scale(self, scaled: str, replicas: int, selector: str) -> None:
+        """What a workload's scale says. Raises SelectorError when its selector is none."""
+        chosen = selectors.parse(selector)
+        workload = self.workloads.get(scaled)
+        if workload is not None:
+            self.workloads[scaled] = msgspec.structs.replace(workload, replicas=replicas, selector=selector)
+            self._selectors[scaled] = chosen
+            self.unread_scales.discard(scaled)
+
+    def is_known(self, scaled: str) -> bool:
+        """Whether there is such a workload, with its scale."""
+        workload = self.workloads.get(scaled)
+        return workload is not None and workload.selector != ""
+
+    def owned_by(self, owner: str, namespace: str) -> list[str]:
+        """Keys of the workloads that an object (`Kind name`) controls."""
+        return [key for key, one in self.workloads.items() if one.owner == owner and one.namespace == namespace]
 
     def on_pod(self, kind: str, key: str, pod: PodView) -> None:
         """A pod event."""
+        if kind == DELETED:
+            self._all_pods.get(pod.namespace, {}).pop(key, None)
+        else:
+            self._all_pods.setdefault(pod.namespace, {})[key] = pod
         before = self._owner_of.get(key)
         if before is not None and (kind == DELETED or before != pod.owner):
             self._pods[before].pop(key, None)
@@ -88,6 +148,12 @@ class World:
 
     def pods_of(self, scaled: str) -> list[PodView]:
         """The workload's own pods, of a group its leader."""
+        workload = self.workloads.get(scaled)
+        if workload is not None and workload.selector is not None:
+            chosen = self._selectors.get(scaled, selectors.Selector())
+            return [
+                pod for pod in self._all_pods.get(workload.namespace, {}).values() if chosen.matches(dict(pod.labels))
+            ]
         return [pod for pod in self._pods.get(scaled, {}).values() if not pod.is_worker]
 
     def workers_of(self, scaled: str) -> list[PodView]:
@@ -95,16 +161,21 @@ class World:
         return [pod for pod in self._pods.get(scaled, {}).values() if pod.is_worker]
 
     def all_pods(self) -> list[PodView]:
-        """Every pod of every workload."""
-        return [pod for pods in self._pods.values() for pod in pods.values()]
+        """Every pod."""
+        return [pod for pods in self._all_pods.values() for pod in pods.values()]
 
     def conflict(self, target: Target) -> str:
-        """Who else scales the same object; empty when nobody does. Of two InferenceAutoscalers the older one acts."""
+        """Who else scales the same object; empty when nobody does. Of two InferenceAutoscalers that act the older one does.
+
+        One that only advises is in nobody's way.
+        """
         if other := self._other_of.get(target.scaled):
             return other
         mine = self._age(target.key)
         for rival in self._rivals(target.scaled):
-            if self._age(rival) < mine:
+            if rival == target.key or self.targets[rival].advisory:
+                continue
+            if target.advisory or self._age(rival) < mine:
                 return f"InferenceAutoscaler {rival}"
         return ""
 
