@@ -27,7 +27,8 @@ from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health
 from headroom.daemon.tasks import Backoff
-from headroom.domain.model import Card
+from headroom.domain.model import Allocation, Card
+from headroom.domain.node_facts import NodeFacts
 from headroom.errors import HeadroomError
 from headroom.kube.calls import NODES, PODS
 from headroom.kube.client import KubeClient
@@ -100,6 +101,11 @@ class Agent:
         self._settled: dict[tuple[str, str], str] = {}
         self._pods = PodIndex()
         self._pods_changed = True
+        self._cards: tuple[Card, ...] = ()
+        self._met: set[str] = set()
+        """UIDs of the node's pods that kubelet has started."""
+        self._started = asyncio.Event()
+        self._comparing = asyncio.Lock()
         self._log = get_logger(__name__).bind(node=settings.node)
         self._guard = Guard(lambda _: metrics.cycle_errors.inc())
 
@@ -110,6 +116,11 @@ class Agent:
     def pod_event(self, kind: str, _: str, pod: NodePod) -> None:
         """To be called by the pods' reflector."""
         self._pods_changed = True
+        if kind != DELETED and pod.status.start_time is not None and pod.metadata.uid not in self._met:
+            self._met.add(pod.metadata.uid)
+            self._started.set()
+        if kind == DELETED:
+            self._met.discard(pod.metadata.uid)
         if kind == DELETED and self._cluster is not None:
             self._cluster.publisher.forget_pod(pod.metadata.uid)
 
@@ -130,6 +141,15 @@ class Agent:
             else:
                 await asyncio.sleep(backoff.next_seconds())
 
+    async def tell_at_once(self) -> None:
+        """Compare as soon as a pod has started, until cancelled: the scheduler keeps room for it on several cards meanwhile."""
+        while True:
+            await self._started.wait()
+            self._started.clear()
+            self._refresh_pods()
+            await self._guard.run("compare", self._compare(self._cards, self._monotonic()))
+            await asyncio.sleep(_CALM_SECONDS)
+
     async def _rest(self, until: float) -> None:
         """Wait for the next cycle, or for a fault that the driver reports."""
         while (left := until - self._monotonic()) > 0:
@@ -146,7 +166,7 @@ class Agent:
         await self._ask_offer(reading, now)
         verdicts = self._judge(reading, now)
         known = self._known(reading)
-        cards = self._inventory.update(reading, verdicts, known=known)
+        cards = self._cards = self._inventory.update(reading, verdicts, known=known)
         for card_id in self._inventory.forgotten:
             self._tracker.forget(card_id)
             self._log.info("card_forgotten", card=card_id)
@@ -214,6 +234,11 @@ class Agent:
 
     def _node(self) -> wire.Node | None:
         return self._cluster.node.items().get(self._settings.node) if self._cluster is not None else None
+
+    def _allocation(self) -> Allocation:
+        """The rule by which the device plugin picks, as the scheduler understands it."""
+        node = self._node()
+        return NodeFacts(node).allocation() if node is not None else Allocation.DISTRIBUTED
 
     def _shown(self) -> str:
         node = self._node()
@@ -286,13 +311,17 @@ class Agent:
         """Hold kubelet's list against the annotations and correct what differs. What kubelet last said stays when it is silent."""
         if self._podresources is None:
             return
+        async with self._comparing:
+            await self._compare_now(self._podresources, cards, now)
+
+    async def _compare_now(self, podresources: PodResources, cards: tuple[Card, ...], now: float) -> None:
         try:
-            devices = await self._podresources.devices()
+            devices = await podresources.devices()
         except PodResourcesError as error:
             self._metrics.podresources_errors.labels(error.reason).inc()
             self._log.warning("kubelet_silent", error=str(error), reason=error.reason)
             return
-        truth = self._truth = compare(devices, self._pods, cards)
+        truth = self._truth = compare(devices, self._pods, cards, self._allocation())
         for kind, number in (
             ("pod", len(truth.unknown_pods)),
             ("device", len(truth.unknown_devices)),
@@ -349,6 +378,6 @@ def follow(
         settings.node,
         counted=lambda what, result: metrics.writes.labels(what, result).inc(),
         now=lambda: datetime.datetime.now(datetime.UTC),
-        publish_capacity=settings.publish_capacity,
+        tells_cards=settings.podresources_socket not in ("", "off"),
     )
     return Cluster(node, pods, publisher)

@@ -38,6 +38,8 @@ class AgentError(HeadroomError):
 
 async def serve(settings: AgentSettings, connect: Connect | None = None) -> None:
     """The daemon: pages first, then the lock, then the cycle. `connect` opens the API connection, by default as the settings say."""
+    if settings.publish_capacity:
+        logs.get_logger(__name__).warning("publish_capacity_without_effect", gone_in="the next release")
     tariff = load_tariff(settings.tariff)
     registry = CollectorRegistry()
     health = Health(registry)
@@ -88,6 +90,7 @@ async def _work(
             tasks.create_task(cluster.node.run())
             tasks.create_task(cluster.pods.run())
             tasks.create_task(_until_synced(cluster, health))
+            tasks.create_task(agent.tell_at_once())
             tasks.create_task(_begin(agent, cluster, settings.interval_seconds))
     except* OutOfReachError as lost:
         # The process ends, and kubelet starts a container that has the devices again.

@@ -16,11 +16,14 @@ from headroom.domain.model import Card
 from headroom.domain.node_cards import encode_cards
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path, record_event
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
-from headroom.names import ANNOTATION_NODE_CARDS, RESOURCE_VRAM
-from headroom.units import MIB, UnitError, parse_quantity
+from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, RESOURCE_VRAM
 
 CONTROLLER: Final = "headroom.dev/agent"
-_REASONS: Final = {Finding.CORRECTED: "CardMispredicted", Finding.REPORTED: "CardsReported"}
+_REASONS: Final = {
+    Finding.TIE: "CardsSettled",
+    Finding.CORRECTED: "CardMispredicted",
+    Finding.REPORTED: "CardsReported",
+}
 
 
 @dataclass(slots=True)
@@ -43,37 +46,42 @@ class Publisher:
         *,
         counted: Callable[[str, str], None],
         now: Callable[[], datetime.datetime],
-        publish_capacity: bool = False,
+        tells_cards: bool = False,
     ) -> None:
+        """`tells_cards` says on the node that kubelet's word will be written on its pods."""
         self._kube, self._node, self._counted, self._now = kube, node, counted, now
-        self._publish_capacity = publish_capacity
+        self._promise = {ANNOTATION_AGENT_TELLS: "kubelet-cards" if tells_cards else None}
         self._cards = _Target()
         self._capacity = _Target()
         self._pods: dict[str, _Target] = {}
         self._log = get_logger(__name__).bind(node=node)
 
     async def publish_cards(self, node: wire.Node, cards: tuple[Card, ...], at: float) -> None:
-        """Write the Node annotation, and the capacity where wanted, unless they say the same already. `at` is monotonic seconds."""
+        """Write the Node annotation unless it says the same already. `at` is monotonic seconds."""
         text = encode_cards(cards)
-        shown = node.metadata.annotations.get(ANNOTATION_NODE_CARDS)
-        if self._due(self._cards, text, shown, at):
-            path = f"{NODES}/{self._node}"
-            if await self._write(self._cards, "node", at, annotate(self._kube, path, {ANNOTATION_NODE_CARDS: text})):
+        annotations = node.metadata.annotations
+        promised = all(annotations.get(name) == value for name, value in self._promise.items())
+        if self._due(self._cards, text, annotations.get(ANNOTATION_NODE_CARDS) if promised else None, at):
+            call = annotate(self._kube, f"{NODES}/{self._node}", {ANNOTATION_NODE_CARDS: text, **self._promise})
+            if await self._write(self._cards, "node", at, call):
                 self._cards.written = text
                 self._log.info("cards_published", cards=len(cards), healthy=sum(card.healthy for card in cards))
-        if self._publish_capacity:
-            await self._publish_vram(node, cards, at)
+        await self._take_capacity_away(node, at)
 
-    async def _publish_vram(self, node: wire.Node, cards: tuple[Card, ...], at: float) -> None:
-        wanted = sum(card.usable_mib for card in cards if card.sized) * MIB
-        shown = [_bytes(amounts.get(RESOURCE_VRAM)) for amounts in (node.status.capacity, node.status.allocatable)]
-        if shown == [wanted, wanted] or not self._due(self._capacity, str(wanted), None, at):
+    async def _take_capacity_away(self, node: wire.Node, at: float) -> None:
+        """Earlier versions could publish the cards' memory as a capacity of the node.
+
+        kubelet counts its pods against such a figure: after a lost card or a wrong word it refused pods for which there was room, and
+        it keeps a figure that nobody renews. Without one it admits what the scheduler binds.
+        """
+        shown = [amounts.get(RESOURCE_VRAM) for amounts in (node.status.capacity, node.status.allocatable)]
+        if shown == [None, None] or not self._due(self._capacity, "", None, at):
             return
-        amount = {RESOURCE_VRAM: str(wanted)}
-        body = {"status": {"capacity": amount, "allocatable": amount}}
+        body = {"status": {"capacity": {RESOURCE_VRAM: None}, "allocatable": {RESOURCE_VRAM: None}}}
         call = merge_patch(self._kube, f"{NODES}/{self._node}/status", body)
         if await self._write(self._capacity, "node_status", at, call):
-            self._capacity.written = str(wanted)
+            self._capacity.written = ""
+            self._log.warning("capacity_taken_away", resource=RESOURCE_VRAM, was=str(shown[0] or shown[1]))
 
     def _due(self, target: _Target, text: str, shown: str | None, at: float) -> bool:
         if shown == text:
@@ -90,7 +98,7 @@ class Publisher:
         return True
 
     async def correct(self, correction: Correction, at: float) -> bool:
-        """Write a correction on its pod, then tell of it. Returns whether it was written now."""
+        """Write kubelet's word on a pod; tell of it where it is not what was foretold. Returns whether it was written now."""
         target = self._pods.setdefault(correction.uid, _Target())
         text = ";".join(f"{key}={value}" for key, value in sorted(correction.annotations.items()))
         if not self._due(target, text, None, at):
@@ -101,6 +109,8 @@ class Publisher:
         if not await self._write(target, "pod", at, merge_patch(self._kube, path, body)):
             return False
         target.written = text
+        if correction.finding is Finding.RIGHT:
+            return True
         self._log.warning(
             "assignment_corrected",
             pod=f"{correction.namespace}/{correction.name}",
@@ -112,12 +122,12 @@ class Publisher:
         return True
 
     async def _tell(self, correction: Correction) -> None:
-        actual = ", ".join(correction.actual)
-        note = (
-            f"kubelet gave this pod {actual}, predicted was {', '.join(correction.predicted)}; the assignment was corrected"
-            if correction.finding is Finding.CORRECTED
-            else f"kubelet gave this pod {actual}; it was not placed by Headroom and is now accounted for"
-        )
+        actual, predicted = ", ".join(correction.actual), ", ".join(correction.predicted)
+        notes = {
+            Finding.TIE: f"kubelet gave this pod {actual}, foretold was {predicted}; the device plugin was free to pick either",
+            Finding.CORRECTED: f"kubelet gave this pod {actual}, predicted was {predicted}; the assignment was corrected",
+            Finding.REPORTED: f"kubelet gave this pod {actual}; it was not placed by Headroom and is now accounted for",
+        }
         await record_event(
             self._kube,
             regarding={
@@ -128,7 +138,7 @@ class Publisher:
                 "uid": correction.uid,
             },
             reason=_REASONS[correction.finding],
-            note=note,
+            note=notes[correction.finding],
             action="Correct",
             controller=CONTROLLER,
             instance=self._node,
@@ -155,10 +165,3 @@ class Publisher:
         self._counted(what, result)
         target.not_before = at + target.backoff.next_seconds()
         return False
-
-
-def _bytes(quantity: wire.Quantity | None) -> int | None:
-    try:
-        return None if quantity is None else int(parse_quantity(str(quantity)))
-    except UnitError:
-        return None

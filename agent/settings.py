@@ -61,7 +61,9 @@ class AgentSettings(CommonSettings):
         reason="After this long a card that the driver no longer lists counts as replaced; a repaired one is back within a day.",
     )
     publish_capacity: bool = setting(
-        False, reason="Also publish the sum of usable memory as capacity of the extended resource headroom.dev/vram."
+        False,
+        reason="Without effect, and gone in the next release: a capacity of headroom.dev/vram made kubelet refuse pods. One that an"
+        " earlier version left behind is taken away.",
     )
     lock_file: str = setting(
         "", reason="Held while this agent is the node's only one; a second one waits. Empty: no lock."

@@ -37,6 +37,7 @@ LABEL_CARD_MODEL: Final = "headroom.dev/card-model"
 LABEL_CARD_VRAM: Final = "headroom.dev/card-vram"  # a quantity, memory of each card
 LABEL_CARD_RESERVE: Final = "headroom.dev/card-reserve"  # a quantity, what the driver keeps of each card
 ANNOTATION_NODE_CARDS: Final = "headroom.dev/cards"
+ANNOTATION_AGENT_TELLS: Final = "headroom.dev/agent-tells"  # what the agent on this node tells of pods: kubelet-cards
 ANNOTATION_FORGET_CARDS: Final = "headroom.dev/forget-cards"  # ids of cards that are gone for good, with commas
 LABEL_ALLOCATION: Final = (
     "headroom.dev/allocation"  # which card the device plugin prefers: distributed | packed | spread
@@ -53,6 +54,9 @@ ANNOTATION_ASSIGNED_CARDS: Final = "headroom.dev/assigned-cards"
 ANNOTATION_ASSIGNED_VRAM_MIB: Final = "headroom.dev/assigned-vram-mib"
 ANNOTATION_ASSIGNED_VRAM_SHARE: Final = "headroom.dev/assigned-vram-share"
 ANNOTATION_ASSIGNED_MODE: Final = "headroom.dev/assigned-mode"
+ANNOTATION_KUBELET_CARDS: Final = (
+    "headroom.dev/kubelet-cards"  # the cards that kubelet handed out, as the agent found them
+)
 
 # On pods that were not bound when an extender began to decide: its term. What was decided before does not match the pod any more.
 ANNOTATION_TERM: Final = "headroom.dev/term"

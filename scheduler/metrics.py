@@ -183,5 +183,7 @@ _FIGURES: Final = {
     "nodes": "Nodes whose cards are known.",
     "nodes_not_understood": "Nodes whose description of their cards cannot be used.",
     "pods_in_disagreement": "Bound pods whose assignment cannot be read, or is not what they ask for; the larger of the two counts.",
+    "pods_under_way": "Bound pods in slice mode on whose cards kubelet's word is still out.",
+    "pods_trusted": "Pods that were settled without a word from their node's agent, since the start.",
     "over_committed_cards": "Cards on which pods hold more than there is, as found in the API.",
 }

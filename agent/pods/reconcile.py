@@ -1,6 +1,7 @@
 """Compares what kubelet really handed out with what Headroom wrote on the pods. Pure.
 
-In slice mode the scheduler predicts the card and kubelet decides. Where the two differ, the pod's annotation is corrected;
+In slice mode the scheduler predicts the card and kubelet decides. Kubelet's word is written on every such pod: until it is there
+the scheduler keeps room on every card that the pod may be on. Where the two differ, the pod's annotation is corrected;
 where a pod has no annotation (another scheduler placed it, or nobody), it gets one, so that the ledger knows of its memory.
 Kubelet names pods by namespace and name only, so a pod that has not started yet is left alone: the devices may still be
 those of a predecessor of the same name.
@@ -16,11 +17,12 @@ from typing import Final
 
 from agent.pods.index import NodePod, PodIndex, is_finished
 from headroom.domain.accelerators import NVIDIA
-from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of
-from headroom.domain.device_plugin import share_mib
+from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of, is_settled
+from headroom.domain.device_plugin import most_devices, share_mib
 from headroom.domain.dialects.table import GUARDED
-from headroom.domain.model import Card, GpuNode, Mode, Placement
+from headroom.domain.model import Allocation, Card, GpuNode, Mode, Placement
 from headroom.domain.request import RequestError, request_of
+from headroom.names import ANNOTATION_KUBELET_CARDS
 
 _SLICE: Final = re.compile(r"(?P<card>.+?)(?:::|-_-|-)\d+")
 _GKE: Final = re.compile(r"nvidia(?P<index>\d+)(?:/vgpu\d+)?")
@@ -43,13 +45,14 @@ class Finding(StrEnum):
     """What a comparison of one pod came to."""
 
     RIGHT = "right"
-    CORRECTED = "corrected"  # the prediction named other cards
+    TIE = "tie"  # another card than foretold, which the device plugin was as free to pick
+    CORRECTED = "corrected"  # the prediction was wrong: by the plugin's rule it could not be this card
     REPORTED = "reported"  # Headroom had not placed this pod
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Annotations to write on a pod because kubelet's word differs."""
+    """Annotations to write on a pod, so that kubelet's word on its cards is there."""
 
     namespace: str
     name: str
@@ -120,8 +123,13 @@ def cards_held(pods: PodIndex) -> frozenset[str]:
     return frozenset(held)
 
 
-def compare(devices: Iterable[Device], pods: PodIndex, cards: tuple[Card, ...]) -> Truth:
-    """Hold kubelet's list against the annotations of the node's pods."""
+def compare(
+    devices: Iterable[Device],
+    pods: PodIndex,
+    cards: tuple[Card, ...],
+    allocation: Allocation = Allocation.DISTRIBUTED,
+) -> Truth:
+    """Hold kubelet's list against the annotations of the node's pods. `allocation` is the device plugin's rule."""
     truth = Truth()
     held: dict[tuple[str, str], list[tuple[str, str]]] = {}
     unresolved: set[tuple[str, str]] = set()
@@ -146,12 +154,44 @@ def compare(devices: Iterable[Device], pods: PodIndex, cards: tuple[Card, ...]) 
             truth.waiting.append(key)
         else:
             truth.holders[key] = tuple(holdings)
-            if key not in unresolved:
-                _judge(truth, pod, [by_id[card_id] for card_id, _ in holdings])
+    free_choice = _free_choice(held, pods, cards, allocation)
+    for key, of_pod in truth.holders.items():
+        if key not in unresolved:
+            _judge(truth, pods.by_name[key], [by_id[card_id] for card_id, _ in of_pod], free_choice)
     return truth
 
 
-def _judge(truth: Truth, pod: NodePod, actual: list[Card]) -> None:
+def _free_choice(
+    held: Mapping[tuple[str, str], list[tuple[str, str]]],
+    pods: PodIndex,
+    cards: tuple[Card, ...],
+    allocation: Allocation,
+) -> frozenset[str]:
+    """The cards that the plugin's rule left open to the pods whose cards are news, in whatever order they were taken in."""
+    at = {card.id: position for position, card in enumerate(cards)}
+    given, leaving, count = [0] * len(cards), [0] * len(cards), 0
+    for key, holdings in held.items():
+        pod = pods.by_name.get(key)
+        told = pod is not None and _is_settled(pod)
+        for card_id, _ in holdings:
+            if not told:
+                count += 1
+                continue
+            given[at[card_id]] += 1
+            leaving[at[card_id]] += pod is not None and pod.metadata.deletion_timestamp is not None
+    most = most_devices(given, leaving, [card.slices for card in cards], count, allocation)
+    return frozenset(card.id for card, number in zip(cards, most, strict=True) if number)
+
+
+def _is_settled(pod: NodePod) -> bool:
+    try:
+        assignment = assignment_of(pod.metadata.annotations)
+    except AssignmentError:
+        return False
+    return assignment is not None and is_settled(pod.metadata.annotations, assignment)
+
+
+def _judge(truth: Truth, pod: NodePod, actual: list[Card], free_choice: frozenset[str]) -> None:
     try:
         assignment = assignment_of(pod.metadata.annotations)
     except AssignmentError:
@@ -161,8 +201,13 @@ def _judge(truth: Truth, pod: NodePod, actual: list[Card]) -> None:
     predicted = assignment.cards if assignment is not None else ()
     cards = tuple(sorted(actual, key=lambda card: (card.index, card.id)))
     ids = tuple(card.id for card in cards)
+    meta, word = pod.metadata, {ANNOTATION_KUBELET_CARDS: ",".join(ids)}
     if Counter(predicted) == Counter(ids):
         truth.right += 1
+        if assignment is not None and not is_settled(meta.annotations, assignment):
+            truth.corrections.append(
+                Correction(meta.namespace or "default", meta.name, meta.uid, Finding.RIGHT, predicted, ids, word)
+            )
         return
     try:
         request = request_of(pod)
@@ -175,10 +220,11 @@ def _judge(truth: Truth, pod: NodePod, actual: list[Card]) -> None:
         else (card.vram_mib - card.reserve_mib) // card.slices
         for card in cards
     )
-    meta = pod.metadata
     placement = Placement(pod.spec.node_name, tuple(range(len(cards))), shares, Mode.SLICE)
-    written = annotations_of(GpuNode(pod.spec.node_name, cards), placement)
-    finding = Finding.CORRECTED if predicted else Finding.REPORTED
+    written = annotations_of(GpuNode(pod.spec.node_name, cards), placement) | word
+    finding = Finding.REPORTED
+    if predicted:
+        finding = Finding.TIE if free_choice.issuperset(ids) else Finding.CORRECTED
     truth.corrections.append(
         Correction(meta.namespace or "default", meta.name, meta.uid, finding, predicted, ids, written)
     )

@@ -38,13 +38,22 @@ def annotations_of(node: GpuNode, placement: Placement) -> dict[str, str]:
     held = list(zip(cards, placement.share_mib, strict=True))
     written = [mib if card.sized else 0 for card, mib in held]
     sizes = written if len(set(written)) > 1 else written[:1]
+    # Who binds a pod in slice mode takes away what its author may have written as kubelet's word.
+    unknown = {names.ANNOTATION_KUBELET_CARDS: ""} if placement.mode is Mode.SLICE else {}
     share_milli = min(mib * WHOLE_MILLI // (card.vram_mib or card.slices) for card, mib in held)
     return {
         names.ANNOTATION_ASSIGNED_CARDS: ",".join(card.id for card in cards),
         names.ANNOTATION_ASSIGNED_VRAM_MIB: ",".join(str(mib) for mib in sizes),
         names.ANNOTATION_ASSIGNED_VRAM_SHARE: f"{share_milli / WHOLE_MILLI:.3f}",
         names.ANNOTATION_ASSIGNED_MODE: placement.mode.value,
+        **unknown,
     }
+
+
+def is_settled(annotations: Mapping[str, str], assignment: Assignment) -> bool:
+    """Whether the agent has written on a pod that kubelet gave it the cards that are assigned to it."""
+    text = annotations.get(names.ANNOTATION_KUBELET_CARDS, "")
+    return bool(text) and sorted(text.split(",")) == sorted(assignment.cards)
 
 
 def assignment_of(annotations: Mapping[str, str]) -> Assignment | None:

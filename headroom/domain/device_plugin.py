@@ -54,3 +54,39 @@ def greedy_cards(
         picked[best] += 1
         cards.append(best)
     return tuple(cards)
+
+
+def most_devices(
+    given_out: Sequence[int], leaving: Sequence[int], slices: Sequence[int], count: int, allocation: Allocation
+) -> tuple[int, ...]:
+    """The most of `count` devices, all under way at once, that each card can come to give, by card position.
+
+    In whatever order kubelet takes in the pods that want them, and whichever of equal cards the plugin picks. `given_out` are
+    devices whose card is known; `leaving`, of those, may come back meanwhile: their pods are being deleted.
+    """
+    least = [given - gone for given, gone in zip(given_out, leaving, strict=True)]
+    most = []
+    for at, total in enumerate(slices):
+        left = min(total - least[at], count)
+        if allocation is Allocation.PACKED:
+            # Cards that are surely fuller come first, until they are full.
+            first = sum(
+                slices[other] - given_out[other]
+                for other in range(len(slices))
+                if other != at and least[other] > given_out[at]
+            )
+            most.append(max(min(left, count - first), 0))
+        elif allocation is Allocation.UNKNOWN:
+            most.append(max(left, 0))
+        else:
+            # For its nth device this card must have given no more than any other that has one left: those must catch up first.
+            number = 0
+            while number < left and _raising(given_out, slices, at, least[at] + number) + number + 1 <= count:
+                number += 1
+            most.append(number)
+    return tuple(most)
+
+
+def _raising(given_out: Sequence[int], slices: Sequence[int], at: int, level: int) -> int:
+    """Devices that all cards but one must give to have given `level` each, or all that they have."""
+    return sum(max(min(level, slices[other]) - given, 0) for other, given in enumerate(given_out) if other != at)

@@ -118,6 +118,8 @@ class GpuNode:
     labels: dict[str, str] = field(default_factory=dict, hash=False)
     problems: tuple[str, ...] = ()
     """What is wrong with a part of its description, in words; the rest is used."""
+    tells_cards: bool = False
+    """Whether an agent writes on every pod in slice mode which cards kubelet gave it."""
 
     def resource_of(self, card: Card) -> str:
         """The extended resource under which a card of this node is handed out, empty where there is no plugin."""

@@ -131,6 +131,7 @@ class _NodeReader:
             schedulable=not self._facts.node.spec.unschedulable,
             labels=self._labels,
             problems=tuple(self._facts.problems),
+            tells_cards=names.ANNOTATION_AGENT_TELLS in self._facts.node.metadata.annotations,
         )
 
     def _sharing(self, cards: tuple[Card, ...]) -> Sharing:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from headroom import wire
-from headroom.domain.model import GpuRequest
+from headroom.domain.model import GpuRequest, Mode
 from headroom.domain.request import RequestError
 from headroom.wire import DELETED
 from scheduler.cluster.changes import Changes, PodDisagrees
@@ -32,7 +32,10 @@ class PodNews:
         known = self._shown.get(key)
         changes = self._pods.end(known) if known is not None and known != uid else []
         if kind == DELETED or is_finished(pod):
+            held = self._ledger.holdings.get(uid)
             changes += self._pods.end(uid)
+            if held is not None and held.placement.mode is Mode.SLICE:
+                changes += self._give_way(held.placement.node)  # the plugin may now pick other cards than foretold
             self.problems.pop(key, None)
             if kind == DELETED and self._shown.get(key) == uid:
                 del self._shown[key]
@@ -80,6 +83,7 @@ class PodNews:
         else:
             self.problems.pop(pod.key, None)
         changes += [self._pods.freed(node, seen_by_scheduler=True) for node in change.freed]
+        changes += [self._pods.freed(node, seen_by_scheduler=False) for node in change.settled]
         return changes + self._give_way(pod.spec.node_name)
 
     def _learn_from(self, uid: str) -> None:
@@ -92,11 +96,12 @@ class PodNews:
         """End reservations on cards that bound pods, placed by somebody else, have over-filled."""
         fleet, changes = self._ledger.fleet, Changes()
         row = fleet.row_of.get(node)
-        if row is None or not (fleet.held_mib[row] > fleet.usable_mib[row]).any():
+        if row is None or not fleet.over(row).any():
             return changes
         for held in self._ledger.on_node(node):
-            over = fleet.held_mib[row] > fleet.usable_mib[row]
-            if held.state is HoldingState.RESERVED and any(over[at] for at in held.placement.cards):
+            over = fleet.over(row)
+            anywhere = held.placement.mode is Mode.SLICE and over.any()  # it may come to be on any of them
+            if held.state is HoldingState.RESERVED and (anywhere or any(over[at] for at in held.placement.cards)):
                 changes += self._pods.void(self._pods.entries[held.uid], "moved")
         return changes
 

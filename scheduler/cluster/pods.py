@@ -312,6 +312,7 @@ class Pods:
             entry = self.entries[holding.uid]
             entry.may_be_named = False  # nobody came for it: it must not hold memory again and again
             changes += self._voided(entry, holding, "expired")
+        changes += [self.freed(node, seen_by_scheduler=False) for node in self._ledger.trust()]
         for entry in list(self.entries.values()):
             held = entry.stage in HOLDING or entry.stage is Stage.BOUND
             if not entry.seen and not held and now - entry.noted_at > _UNSEEN_SECONDS:

@@ -196,5 +196,7 @@ class ClusterState:
             "nodes": len(self.fleet.nodes),
             "nodes_not_understood": len(self.node_problems),
             "pods_in_disagreement": len(self.ledger.problems),
+            "pods_under_way": len(self.ledger.unsettled),
+            "pods_trusted": self.ledger.trusted,
             "over_committed_cards": int((self.fleet.held_mib > self.fleet.usable_mib).sum()),
         }

@@ -4,9 +4,10 @@ Rows are nodes, columns are card positions (padded with cards of size 0). Every 
 a consumer that keeps a score per row (see `scheduler.placement.placer`) recomputes only the rows that changed since it last looked.
 A row index stays with its node for the node's life; the row of a removed node is reused.
 
-Free memory follows one rule, per card, never below 0: free = usable - held - excess - foreign. `usable` is total less driver
-reserve; `held` the sum of the shares that pods were promised; `excess` what those pods use beyond their shares, so that each
+Free memory follows one rule, per card, never below 0: free = usable - held - excess - foreign - caution. `usable` is total less
+driver reserve; `held` the sum of the shares that pods were promised; `excess` what those pods use beyond their shares, so that each
 counts with the larger of the two; `foreign` what is in use and no pod's here. `scheduler.ledger.measured` tells the last two.
+`caution` is what pods under way may come to hold there beyond what is foretold of them: see `scheduler.ledger.under_way`.
 """
 
 import math
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.domain.model import IDLE_MIB, LARGEST_MIB, Allocation, Card, GpuNode, PinBar, Sharing
+from scheduler.ledger.under_way import Devices, UnderWay
 
 IntArray = npt.NDArray[np.int64]
 
@@ -61,8 +63,8 @@ def _cpu_class(node: GpuNode) -> int:
 class Fleet:
     """Arrays over nodes and cards, and the operations that keep them true.
 
-    Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `excess_mib`, `foreign_mib`, `free_mib`, `measured_mib` (in use by
-    anybody, for people to see), `slices`, `slices_free`, `pinned` and `plugin` (shares held in each mode), `card_model` and
+    Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `excess_mib`, `foreign_mib`, `caution_mib`, `free_mib`, `measured_mib`
+    (in use by anybody, for people to see), `slices`, `slices_free`, `pinned` and `plugin` (shares held in each mode), `card_model` and
     `card_resource` (codes; -1 where there is no card), `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code
     of PIN_BARS), `model_matched`, `sized` (its memory is known), `limit_mib` (the most that one share may hold). Foreign memory up
     to `idle_mib` takes nothing from `free_mib`; beyond it all of it does.
@@ -86,6 +88,8 @@ class Fleet:
         self.changes_dropped = 0
         """Entries ever dropped from the front of `changes`."""
         self._free_rows: list[int] = []
+        self.under_way = UnderWay()
+        """Devices of the plugin that it may still take from other cards than foretold, or get back."""
         self._allocate(max(rows, 1), max(width, 1))
 
     def _allocate(self, rows: int, width: int) -> None:
@@ -95,6 +99,7 @@ class Fleet:
         self.excess_mib = np.zeros(cards, np.int64)
         self.foreign_mib = np.zeros(cards, np.int64)
         self.measured_mib = np.zeros(cards, np.int64)
+        self.caution_mib = np.zeros(cards, np.int64)
         self.free_mib = np.zeros(cards, np.int64)
         self.slices = np.zeros(cards, np.int64)
         self.slices_free = np.zeros(cards, np.int64)
@@ -206,6 +211,7 @@ class Fleet:
             self._describe_card(row, at, node, card, carried.get(card.id, ()))
         self.cpu_free_milli[row] = node.cpu_milli - cpu_used
         self.memory_free_mib[row] = node.memory_mib - memory_used
+        self.weigh(row)
         self.touch(row)
         return row
 
@@ -235,7 +241,14 @@ class Fleet:
         self.card_count[row] = len(node.cards)
         self.cpu_milli[row] = node.cpu_milli
         self.memory_mib[row] = node.memory_mib
-        for array in (*self._carried(), self.usable_mib, self.free_mib, self.slices, self.slices_free):
+        for array in (
+            *self._carried(),
+            self.usable_mib,
+            self.free_mib,
+            self.slices,
+            self.slices_free,
+            self.caution_mib,
+        ):
             array[row] = 0
         self.card_kind[row] = self.pin_bar[row] = self.limit_mib[row] = 0
         self.pinnable[row] = self.model_matched[row] = self.sized[row] = False
@@ -255,7 +268,7 @@ class Fleet:
         self._settle(row, at)
 
     def _settle(self, row: int, at: int) -> None:
-        taken = self.held_mib[row, at] + self.excess_mib[row, at]
+        taken = self.held_mib[row, at] + self.excess_mib[row, at] + self.caution_mib[row, at]
         if (foreign := self.foreign_mib[row, at]) > self.idle_mib:
             taken += foreign
         self.free_mib[row, at] = max(self.usable_mib[row, at] - taken, 0)
@@ -271,6 +284,7 @@ class Fleet:
         self._describe(row, GpuNode(name=""))
         self.alive[row] = self.schedulable[row] = False
         self.cpu_free_milli[row] = self.memory_free_mib[row] = 0
+        self.under_way.forget(row)
         self._free_rows.append(row)
         self.touch(row)
 
@@ -283,9 +297,13 @@ class Fleet:
         plugin: bool,
         cpu_milli: int = 0,
         memory_mib: int = 0,
+        devices: Devices | None = None,
     ) -> None:
-        """Hold memory (and a slice each when `plugin`) on the given card positions, and CPU and memory on the node."""
-        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, 1)
+        """Hold memory (and a slice each when `plugin`) on the given card positions, and CPU and memory on the node.
+
+        `devices` is given for a pod of the plugin whose cards are foretold only, or whose devices may come back at any moment.
+        """
+        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, devices, 1)
 
     def give(
         self,
@@ -296,9 +314,29 @@ class Fleet:
         plugin: bool,
         cpu_milli: int = 0,
         memory_mib: int = 0,
+        devices: Devices | None = None,
     ) -> None:
         """Undo `take` with the same arguments."""
-        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, -1)
+        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, devices, -1)
+
+    def room_mib(self, row: int, at: int) -> int:
+        """What a card has left beside all that is counted on it, without caution; below 0 where that is too much."""
+        foreign = int(self.foreign_mib[row, at])
+        taken = int(self.held_mib[row, at] + self.excess_mib[row, at]) + (foreign if foreign > self.idle_mib else 0)
+        return int(self.usable_mib[row, at]) - taken
+
+    def over(self, row: int) -> npt.NDArray[np.bool_]:
+        """[width]: the cards on which pods hold, or may come to hold, more than there is."""
+        too_much: npt.NDArray[np.bool_] = self.held_mib[row] + self.caution_mib[row] > self.usable_mib[row]
+        return too_much
+
+    def weigh(self, row: int) -> None:
+        """Reckon anew what pods under way may come to hold on each card of a row beyond what is foretold."""
+        if row not in self.under_way and not self.caution_mib[row].any():
+            return
+        self.caution_mib[row] = self.under_way.caution_mib(self, row)
+        for at in range(int(self.card_count[row])):
+            self._settle(row, at)
 
     def give_many(
         self, rows: IntArray, cards: IntArray, share_mib: IntArray, excess_mib: IntArray, *, plugin: bool
@@ -312,7 +350,7 @@ class Fleet:
         np.subtract.at(self.excess_mib, places, excess_mib)
         np.subtract.at(self.plugin if plugin else self.pinned, places, 1)
         foreign = np.where(self.foreign_mib[places] > self.idle_mib, self.foreign_mib[places], 0)
-        taken = self.held_mib[places] + self.excess_mib[places] + foreign
+        taken = self.held_mib[places] + self.excess_mib[places] + self.caution_mib[places] + foreign
         self.free_mib[places] = np.maximum(self.usable_mib[places] - taken, 0)
         self.slices_free[places] = np.maximum(self.slices[places] - self.plugin[places], 0)
         for row in np.unique(rows).tolist():
@@ -334,6 +372,7 @@ class Fleet:
         plugin: bool,
         cpu_milli: int,
         memory_mib: int,
+        devices: Devices | None,
         sign: int,
     ) -> None:
         counter = self.plugin if plugin else self.pinned
@@ -343,6 +382,10 @@ class Fleet:
             self._settle(row, at)
         self.cpu_free_milli[row] -= sign * cpu_milli
         self.memory_free_mib[row] -= sign * memory_mib
+        if devices is not None:
+            self.under_way.note(row, devices, sign)
+        if plugin:
+            self.weigh(row)
         self.touch(row)
 
     def set_measured(self, row: int, measured_mib: Iterable[int], foreign_mib: Iterable[int] | None = None) -> bool:
@@ -357,7 +400,7 @@ class Fleet:
         self.measured_mib[row, cards] = measured
         foreign = self.foreign_mib[row]
         foreign[cards] = list(foreign_mib)
-        taken = held + self.excess_mib[row] + np.where(foreign > self.idle_mib, foreign, 0)
+        taken = held + self.excess_mib[row] + self.caution_mib[row] + np.where(foreign > self.idle_mib, foreign, 0)
         free = np.maximum(self.usable_mib[row] - taken, 0)
         changed = bool((free != self.free_mib[row]).any())
         if changed:
@@ -383,6 +426,7 @@ class Fleet:
                             "held_mib": int(self.held_mib[row, at]),
                             "excess_mib": int(self.excess_mib[row, at]),
                             "foreign_mib": int(self.foreign_mib[row, at]),
+                            "caution_mib": int(self.caution_mib[row, at]),
                             "measured_mib": int(self.measured_mib[row, at]),
                             "free_mib": int(self.free_mib[row, at]),
                             "slices": card.slices,

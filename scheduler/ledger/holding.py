@@ -8,13 +8,14 @@ from functools import lru_cache
 from typing import Any, Final
 
 from headroom import wire
-from headroom.domain.assignment import Assignment, AssignmentError, assignment_of
+from headroom.domain.assignment import Assignment, AssignmentError, assignment_of, is_settled
 from headroom.domain.dialects.customs import USUAL, Customs
 from headroom.domain.dialects.records import RecordError, record_of
 from headroom.domain.model import GpuRequest, Mode, Placement
 from headroom.domain.request import RequestError, demand_of, project_of
 from headroom.errors import HeadroomError
 from scheduler.ledger.agreement import agreed
+from scheduler.ledger.under_way import Devices
 
 FINISHED_PHASES: Final = ("Succeeded", "Failed")
 _NOT_STARTED: Final = "~"  # after every timestamp
@@ -63,6 +64,12 @@ class Holding:
     """What is wrong with the pod itself: annotations or resources that cannot be read, or that disagree."""
     as_written: bool = False
     """Whether its annotations alone say what it holds, since its demand cannot be read."""
+    settled: bool = False
+    """Whether kubelet's word on its cards is in, or no longer waited for; until then a pod in slice mode is under way."""
+    leaving: bool = False
+    """Whether the pod is being deleted, so that its devices may come back at any moment."""
+    devices: Devices | None = None
+    """Its devices, as the fleet counts them while the pod is under way or leaving."""
     counted: bool = False
     """Whether the fleet's arrays include it; not so while the node is unknown."""
     bound_at: float = float("inf")
@@ -80,6 +87,7 @@ class Holding:
         """All that decides what is held and how it is reported; two entries with equal claims are interchangeable."""
         return (
             self.pod, self.placement.node, self.request, self.assigned, self.started, self.project, self.priority, self.fault,
+            self.settled, self.leaving,
         )  # fmt: skip
 
     @property
@@ -94,6 +102,7 @@ class Holding:
             "plugin": self.placement.mode is Mode.SLICE,
             "cpu_milli": self.request.cpu_milli,
             "memory_mib": self.request.memory_mib,
+            "devices": self.devices,
         }
 
 
@@ -110,6 +119,8 @@ class Change:
     kind: ChangeKind = ChangeKind.NONE
     holding: Holding | None = None
     freed: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
+    """Nodes on which a pod is no longer under way: room that was kept for what might have happened is free."""
     problem: str = ""
     """What was wrong with the pod's annotations or resources; it is accounted all the same."""
 
@@ -196,6 +207,8 @@ def holding_of(pod: wire.Pod, customs: Customs = USUAL) -> Holding:
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
         as_written=as_written,
+        settled=assigned is not None and is_settled(pod.metadata.annotations, assigned),
+        leaving=pod.metadata.deletion_timestamp is not None,
     )
 
 

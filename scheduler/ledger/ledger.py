@@ -8,6 +8,9 @@ it says is accounted even where it over-commits a card; only `reserve` refuses t
 Devices that a device plugin handed out to pods without annotations are predicted. The prediction of a node is made anew
 from all its pods, in the order in which kubelet took them in, so that it depends on what the API server says now and
 not on the order in which the ledger heard of it: a restart finds the same ledger.
+
+A pod in slice mode is under way until kubelet's word on its cards is in: the agent writes it on the pod (`names.ANNOTATION_KUBELET_CARDS`).
+Where no agent does that, kubelet's having started the pod has to do; where one is silent, it is waited for `PATIENCE_SECONDS` from then.
 """
 
 from collections import Counter
@@ -37,9 +40,11 @@ from scheduler.ledger.holding import (
     is_finished,
 )
 from scheduler.ledger.measured import CardUse, Measured
+from scheduler.ledger.under_way import Devices
 
 __all__ = ["CardUse", "Change", "ChangeKind", "Holding", "HoldingState", "Ledger", "LedgerError", "OverCommitError"]
 
+PATIENCE_SECONDS: Final = 30.0
 _NEVER: Final = float("inf")
 _UNLIMITED: Final = 2**31
 
@@ -64,6 +69,10 @@ class Ledger:
         self._by_node: dict[str, dict[str, Holding]] = {}
         self._reserved: dict[str, Holding] = {}
         """Those that are not bound yet."""
+        self.unsettled: dict[str, Holding] = {}
+        """Bound pods in slice mode, by UID, on whose cards kubelet's word is still out; read only."""
+        self.trusted = 0
+        """How many pods were settled without any word from the agent of their node; read only."""
         self._guessed: set[str] = set()
         """Nodes that may have predicted holdings."""
 
@@ -96,7 +105,7 @@ class Ledger:
         if old is not None:
             self._uncount(old)
         try:
-            self._check_room(node, placement)
+            self._check_room(node, request, placement)
         except OverCommitError:
             if old is not None:
                 self._count(old)
@@ -123,15 +132,19 @@ class Ledger:
             raise LedgerError(f"cards {placement.cards} of node {node.name} are not all different")
         return node
 
-    def _check_room(self, node: GpuNode, placement: Placement) -> None:
+    def _check_room(self, node: GpuNode, request: GpuRequest, placement: Placement) -> None:
         row = self.fleet.row_of[node.name]
         wanted: Counter[int] = Counter()
         for at, mib in zip(placement.cards, placement.share_mib, strict=True):
             wanted[at] += mib
+        uncertain = placement.mode is Mode.SLICE and row in self.fleet.under_way
         for at, mib in wanted.items():
-            free = int(self.fleet.free_mib[row, at])
+            # What may come to pods under way is judged for all of them together, with this one.
+            free = self.fleet.room_mib(row, at) if uncertain else int(self.fleet.free_mib[row, at])
             if mib > free:
                 raise OverCommitError(f"card {node.cards[at].id} of node {node.name} has {free} MiB left, not {mib}")
+        if uncertain:
+            self._check_under_way(node, row, request, placement)
         if placement.mode is Mode.SLICE:
             for at, devices in Counter(placement.cards).items():
                 left = int(self.fleet.slices_free[row, at])
@@ -139,6 +152,19 @@ class Ledger:
                     raise OverCommitError(
                         f"card {node.cards[at].id} of node {node.name} has {left} slices left, not {devices}"
                     )
+
+    def _check_under_way(self, node: GpuNode, row: int, request: GpuRequest, placement: Placement) -> None:
+        resource = int(self.fleet.card_resource[row, placement.cards[0]])
+        need = self._need_mib(node, row, request)
+        if not self.fleet.under_way.has_room(self.fleet, row, resource, need, request.count, [True] * len(node.cards)):
+            raise OverCommitError(
+                f"node {node.name} has no card left that would have room for pod after pod, whichever the device plugin picks"
+            )
+
+    def _need_mib(self, node: GpuNode, row: int, request: GpuRequest) -> tuple[int, ...]:
+        """MiB that one share of a request takes on each of the node's cards."""
+        usable = self.fleet.usable_mib[row].tolist()
+        return tuple(share_mib(request, usable[at], card.slices) for at, card in enumerate(node.cards))
 
     def begin_binding(self, uid: str) -> None:
         """Hold a reservation until the outcome of its binding is known: `confirm`, `apply` or `release` ends it, time does not.
@@ -161,6 +187,7 @@ class Ledger:
         if holding.state is not HoldingState.BOUND:
             holding.state, holding.expires_at, holding.bound_at = HoldingState.BOUND, _NEVER, self._unix_clock()
             self._rank(holding, 1)
+            self._watch_for_word(holding)
         self._reserved.pop(uid, None)
         return holding
 
@@ -187,6 +214,17 @@ class Ledger:
             self.release(holding.uid)
         return over
 
+    def trust(self) -> list[str]:
+        """Settle pods whose agent has been silent for too long on the cards that they were foretold; their nodes."""
+        now = self._unix_clock()
+        late = [one for one in self.unsettled.values() if one.started and now - one.begun > PATIENCE_SECONDS]
+        for holding in late:
+            self._uncount(holding)
+            self._settle(holding)
+            self._count(holding)
+            self.trusted += 1
+        return list({holding.placement.node for holding in late if holding.counted})
+
     # What the API server says
 
     def apply(self, pod: wire.Pod) -> Change:
@@ -198,11 +236,12 @@ class Ledger:
         if not pod.spec.node_name:
             return NO_CHANGE
         holding = holding_of(pod, self.customs)
+        self._judge_word(holding)
         old = self.holdings.get(uid)
         if old is not None and old.state is HoldingState.BOUND:
             _keep_pinned_cards(holding, old)
         if old is not None and old.state is HoldingState.BOUND and old.claim == holding.claim:
-            return Change(ChangeKind.NONE, old, (), self.problems.get(uid, ""))
+            return Change(ChangeKind.NONE, old, problem=self.problems.get(uid, ""))
         holding.bound_at = self._unix_clock()
         if old is not None:
             self._uncount(old)
@@ -217,7 +256,10 @@ class Ledger:
         if old is not None and old.placement.node != holding.placement.node:
             self._predict(old.placement.node)
         freed = (old.placement.node,) if old is not None and old.placement != holding.placement else ()
-        return Change(ChangeKind.HELD, holding, freed, self.problems.get(uid, ""))
+        settled = old is not None and _is_under_way(old) and not _is_under_way(holding)
+        return Change(
+            ChangeKind.HELD, holding, freed, (holding.placement.node,) if settled else (), self.problems.get(uid, "")
+        )
 
     def apply_node(self, node: GpuNode) -> list[Holding]:
         """Take in a node's description; what its pods hold follows the cards' ids.
@@ -227,7 +269,9 @@ class Ledger:
         known = self.fleet.nodes.get(node.name)
         if known == node:
             return []
-        if known is not None and (known.cards, known.allocation) == (node.cards, node.allocation):
+        if known is not None and (known.cards, known.allocation, known.tells_cards) == (
+            node.cards, node.allocation, node.tells_cards,
+        ):  # fmt: skip
             self.fleet.upsert_node(node)
             return []
         here = list(self._by_node.get(node.name, {}).values())
@@ -235,6 +279,7 @@ class Ledger:
             self._uncount(holding)
         self.fleet.upsert_node(node)
         for holding in here:
+            self._judge_word(holding)
             self._resolve(holding)
         self._predict(node.name)
         return self._end_reservations(holding for holding in here if self._is_void(holding))
@@ -252,8 +297,7 @@ class Ledger:
         return ended
 
     def _is_void(self, holding: Holding) -> bool:
-        row = self.fleet.row_of[holding.placement.node]
-        over = self.fleet.held_mib[row] > self.fleet.usable_mib[row]
+        over = self.fleet.over(self.fleet.row_of[holding.placement.node])
         return holding.predicted or any(over[at] for at in holding.placement.cards)
 
     def _end_reservations(self, holdings: Iterable[Holding]) -> list[Holding]:
@@ -271,6 +315,7 @@ class Ledger:
         self._by_node.setdefault(holding.placement.node, {})[holding.uid] = holding
         if holding.state is HoldingState.BOUND:
             self._rank(holding, 1)
+            self._watch_for_word(holding)
         else:
             self._reserved[holding.uid] = holding
 
@@ -284,7 +329,39 @@ class Ledger:
         if not here:
             del self._by_node[node]
         self._reserved.pop(uid, None)
+        self.unsettled.pop(uid, None)
         self.problems.pop(uid, None)
+
+    # Kubelet's word
+
+    def _judge_word(self, holding: Holding) -> None:
+        """Settle a started pod where no agent tells of its cards, or where it has been silent for too long."""
+        node = self.fleet.nodes.get(holding.placement.node)
+        if holding.settled or not holding.started or holding.placement.mode is not Mode.SLICE:
+            return
+        patient = node is None or node.tells_cards
+        if not patient or self._unix_clock() - holding.begun > PATIENCE_SECONDS:
+            self._settle(holding)
+
+    def _settle(self, holding: Holding) -> None:
+        holding.settled = True
+        self.unsettled.pop(holding.uid, None)
+
+    def _watch_for_word(self, holding: Holding) -> None:
+        if _is_under_way(holding):
+            self.unsettled[holding.uid] = holding
+
+    def _devices(self, node: GpuNode, row: int, holding: Holding) -> Devices | None:
+        """What the fleet must know of a pod in slice mode whose cards are foretold only, or may come back."""
+        cards, shares = holding.per_card
+        under_way = _is_under_way(holding)
+        if not cards or holding.placement.mode is not Mode.SLICE or not (under_way or holding.leaving):
+            return None
+        resource = int(self.fleet.card_resource[row, cards[0]])
+        if not under_way:
+            return Devices(cards, shares, resource)
+        need = (max(shares),) * len(node.cards) if holding.as_written else self._need_mib(node, row, holding.request)
+        return Devices(cards, shares, resource, need)
 
     def _rank(self, holding: Holding, change: int) -> None:
         """Count a bound pod that holds cards, or no longer."""
@@ -371,6 +448,7 @@ class Ledger:
     def _count(self, holding: Holding) -> None:
         row = self.fleet.row_of.get(holding.placement.node)
         if row is not None:
+            holding.devices = self._devices(self.fleet.nodes[holding.placement.node], row, holding)
             self.fleet.take(row, *holding.per_card, **holding.per_node)
             holding.counted, holding.excess_mib = True, {}
 
@@ -420,6 +498,7 @@ class Ledger:
                 "cards": list(holding.placement.cards) if holding.counted else [],
                 "share_mib": list(holding.placement.share_mib) if holding.counted else [],
                 "predicted": holding.predicted,
+                "settled": holding.settled,
                 "project": holding.project,
             }
             for uid, holding in sorted(self.holdings.items())
@@ -445,6 +524,7 @@ class Ledger:
         for name, row in fleet.row_of.items():
             for array in (
                 "held_mib",
+                "caution_mib",
                 "excess_mib",
                 "pinned",
                 "plugin",
@@ -456,6 +536,11 @@ class Ledger:
                 if not np.array_equal(ours, theirs):
                     breaches.append(f"{name}: {array} is {ours}, the holdings say {theirs}")
         return breaches
+
+
+def _is_under_way(holding: Holding) -> bool:
+    """Whether kubelet may still give the pod other cards than those that it is counted on."""
+    return holding.placement.mode is Mode.SLICE and not holding.settled and holding.request.count > 0
 
 
 def _offered(node: GpuNode, slices: list[int], request: GpuRequest) -> list[int]:

@@ -173,7 +173,17 @@ def _fit_slices(
     left = choice.offered & (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
     suitable = left & allowed & (fleet.pinned[rows] == 0) & (fleet.free_mib[rows] >= need)
     any_will_do = (suitable == left).all(axis=1)
-    return enough & room & (shared | any_will_do) & ~_too_many_at_once(fleet, request, rows), take
+    fits = enough & room & (shared | any_will_do)
+    doubtful = np.isin(rows, fleet.under_way.rows) & enough
+    if request.count > 1:
+        doubtful |= fits & shared  # of several devices each may turn the plugin to another card
+    code = fleet.resource_code.get(request.resource, _NO_RESOURCE)
+    suits = allowed & (shared[:, None] | (fleet.pinned[rows] == 0))
+    for at in np.flatnonzero(doubtful).tolist():
+        fits[at] = fleet.under_way.has_room(
+            fleet, int(rows[at]), code, need[at].tolist(), request.count, suits[at].tolist()
+        )
+    return fits & ~_too_many_at_once(fleet, request, rows), take
 
 
 def _too_many_at_once(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:

@@ -114,8 +114,18 @@ def _one_row(fleet: Fleet, row: int) -> Fleet:
     name = fleet.names[row]
     single = Fleet(rows=1, width=max(len(fleet.nodes[name].cards), 1), idle_mib=fleet.idle_mib)
     single.upsert_node(fleet.nodes[name])
-    for array in ("held_mib", "excess_mib", "foreign_mib", "free_mib", "pinned", "plugin", "slices_free"):
+    for array in (
+        "held_mib",
+        "excess_mib",
+        "foreign_mib",
+        "caution_mib",
+        "free_mib",
+        "pinned",
+        "plugin",
+        "slices_free",
+    ):
         getattr(single, array)[0] = getattr(fleet, array)[row, : single.width]
+    single.under_way = fleet.under_way.of_row(row)
     return single
 
 

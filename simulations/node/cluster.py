@@ -302,6 +302,18 @@ class NodeCluster(RunningCluster):
 
         return asyncio.run(ask())
 
+    # --- static pods ------------------------------------------------------------------------------------------------
+
+    def write_static_pod(self, name: str, manifest: Mapping[str, Any]) -> None:
+        """Have kubelet run a pod from a file; it appears in the API as NAME-NODE."""
+        path = self.folder / "static-pods" / f"{name}.yaml"
+        path.with_suffix(".part").write_text(json.dumps(manifest))
+        path.with_suffix(".part").rename(path)
+
+    def remove_static_pod(self, name: str) -> None:
+        """Take the file away."""
+        (self.folder / "static-pods" / f"{name}.yaml").unlink()
+
     # --- faults -----------------------------------------------------------------------------------------------------
 
     def reboot(self) -> None:

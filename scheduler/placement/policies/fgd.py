@@ -135,7 +135,7 @@ class Fgd(Policy):
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
         kinds, tables = self._kinds_and_tables(fleet, rows)
         units = card_units(fleet, rows)
-        left = (fleet.free_mib[rows] - take) * 1000 // np.maximum(fleet.usable_mib[rows], 1)
+        left = np.maximum(fleet.free_mib[rows] - take, 0) * 1000 // np.maximum(fleet.usable_mib[rows], 1)
         at = kinds * _UNITS + left
         before = self.fragmentation(fleet, rows)
         cpu = fleet.cpu_free_milli[rows] - request.cpu_milli

@@ -221,7 +221,7 @@ class Headroom(Policy):
     def set_keys(self, fleet: Fleet, request: GpuRequest, rows: IntArray, take: IntArray) -> IntArray:
         pools, table = self._prices(fleet, rows)
         units = card_units(fleet, rows)
-        left = (fleet.free_mib[rows] - take) * UNITS // np.maximum(fleet.usable_mib[rows], 1)
+        left = np.maximum(fleet.free_mib[rows] - take, 0) * UNITS // np.maximum(fleet.usable_mib[rows], 1)
         cpu, memory = fleet.cpu_free_milli[rows], fleet.memory_free_mib[rows]
         before = self._worth(table.card_worth(pools, units, cpu, memory).sum(axis=1), cpu, table)
         cpu, memory = cpu - request.cpu_milli, memory - request.memory_mib

@@ -9,6 +9,7 @@ from agent.pods.cgroup import Owner
 from agent.pods.index import NODE_POD, NodePod, PodIndex, PodKey
 from agent.pods.reconcile import Device, Finding, card_of, cards_held, compare, devices_by_card
 from headroom.domain.model import Allocation, Card, GpuNode, Sharing
+from headroom.names import ANNOTATION_KUBELET_CARDS as KUBELET_CARDS
 from headroom.wire import encode
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger
@@ -104,9 +105,40 @@ def test_cards_that_pods_hold() -> None:
     assert cards_held(PodIndex(pods)) == {"GPU-a", "GPU-b"}
 
 
-def test_a_right_prediction_is_left_alone() -> None:
+def test_a_right_prediction_is_confirmed_once() -> None:
+    """The scheduler keeps room on other cards until kubelet's word is on the pod."""
     truth = judge(held("GPU-a::2"), pod(cards="GPU-a"))
+    (correction,) = truth.corrections
+    assert (truth.right, correction.finding, correction.annotations) == (1, Finding.RIGHT, {KUBELET_CARDS: "GPU-a"})
+    settled = pod(cards="GPU-a")
+    settled.metadata.annotations[KUBELET_CARDS] = "GPU-a"
+    truth = judge(held("GPU-a::2"), settled)
     assert (truth.right, truth.corrections) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("other", "allocation", "finding"),
+    [
+        pytest.param(None, "distributed", Finding.TIE, id="two empty cards: the plugin takes either"),
+        pytest.param("GPU-a", "distributed", Finding.TIE, id="the emptier card"),
+        pytest.param("GPU-b", "distributed", Finding.CORRECTED, id="the fuller card, by a plugin that distributes"),
+        pytest.param("GPU-a", "packed", Finding.CORRECTED, id="the emptier card, by a plugin that packs"),
+        pytest.param("GPU-b", "packed", Finding.TIE, id="the fuller card"),
+        pytest.param("GPU-b", "unknown", Finding.TIE, id="a plugin of which nothing is known"),
+    ],
+)
+def test_another_card_is_a_wrong_prediction_only_if_the_plugin_was_not_free_to_pick_it(
+    other: str | None, allocation: str, finding: Finding
+) -> None:
+    """Between equal cards every second prediction names the other one; that says nothing about the rule."""
+    pods, devices = [pod(cards="GPU-a")], held("GPU-b::3")
+    if other is not None:
+        there = pod(name="there", cards=other)
+        there.metadata.annotations[KUBELET_CARDS] = other
+        pods.append(there)
+        devices += [Device("chat", "there", "engine", "nvidia.com/gpu", f"{other}::0")]
+    truth = compare(devices, PodIndex(pods), CARDS[:2], Allocation(allocation))
+    assert [correction.finding for correction in truth.corrections] == [finding]
 
 
 def test_the_order_of_devices_is_no_difference() -> None:
@@ -115,13 +147,14 @@ def test_the_order_of_devices_is_no_difference() -> None:
 
 def test_a_wrong_prediction_is_corrected_on_the_pod_that_it_was_made_for() -> None:
     (correction,) = judge(held("GPU-b::0"), pod(cards="GPU-a")).corrections
-    assert (correction.finding, correction.predicted, correction.actual) == (Finding.CORRECTED, ("GPU-a",), ("GPU-b",))
+    assert (correction.finding, correction.predicted, correction.actual) == (Finding.TIE, ("GPU-a",), ("GPU-b",))
     assert (correction.namespace, correction.name, correction.uid) == ("chat", "p", "uid-p")
     assert correction.annotations == {
         "headroom.dev/assigned-cards": "GPU-b",
         "headroom.dev/assigned-vram-mib": "8192",
         "headroom.dev/assigned-vram-share": "0.333",
         "headroom.dev/assigned-mode": "slice",
+        "headroom.dev/kubelet-cards": "GPU-b",
     }
 
 

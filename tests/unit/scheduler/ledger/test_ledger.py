@@ -172,6 +172,8 @@ def test_confirming_what_is_not_there(ledger: Ledger) -> None:
 
 VRAM = {"headroom.dev/vram": "9000Mi"}
 GPU = {"nvidia.com/gpu": "1"}
+STARTED = "2026-01-01T00:00:00Z"
+"""Kubelet's word on where no agent tells of cards: the pod has been taken in."""
 
 
 def test_the_binding_is_seen_after_the_bind(ledger: Ledger) -> None:
@@ -320,7 +322,7 @@ def test_predicted_cards(node: GpuNode, pods: list[dict[str, str]], slices: list
     ledger = Ledger(Fleet())
     ledger.apply_node(node)
     for number, limits in enumerate(pods):
-        assert ledger.apply(bound(f"u{number}", limits)).kind is ChangeKind.HELD
+        assert ledger.apply(bound(f"u{number}", limits, started=STARTED)).kind is ChangeKind.HELD
     assert used_slices(ledger) == slices
     assert free(ledger) == left
     assert ledger.check() == []
@@ -341,7 +343,7 @@ def test_devices_are_predicted_in_the_order_in_which_kubelet_took_the_pods_in() 
 def test_a_reservation_never_moves_what_was_predicted() -> None:
     ledger = Ledger(Fleet())
     ledger.apply_node(shared())
-    ledger.apply(bound("z", GPU))
+    ledger.apply(bound("z", GPU, started=STARTED))
     request = GpuRequest(count=1, mode=Mode.SLICE, resource="nvidia.com/gpu", vram_mib=14000)
     ledger.reserve("a", "ns/a", request, Placement("n1", (1,), (14000,), Mode.SLICE), expires_at=10)
     assert ledger.holdings["z"].placement.cards == (0,)
@@ -416,7 +418,7 @@ def test_slices_reported_under_a_resource_that_is_not_known(
 ) -> None:
     ledger = Ledger(Fleet())
     ledger.apply_node(shared(slices=2))
-    pod = bound("f1", {resource: str(amount)}, cards="GPU-1", vram_mib="7500", mode=mode)
+    pod = bound("f1", {resource: str(amount)}, cards="GPU-1", vram_mib="7500", mode=mode, started=STARTED)
     change = ledger.apply(pod)
     assert change.problem == ("" if taken else "cards are written on a pod that asks for none")
     assert free(ledger) == ([15000, 7500] if taken else [15000, 15000])
@@ -429,7 +431,7 @@ def test_slices_reported_under_a_resource_that_is_not_known(
 def test_a_reported_slice_stays_accounted_when_its_card_is_gone() -> None:
     ledger = Ledger(Fleet())
     ledger.apply_node(shared(slices=2))
-    reported = bound("f1", {"nvidia.com/gpu-llm": "1"}, cards="GPU-7", vram_mib="7500", mode="slice")
+    reported = bound("f1", {"nvidia.com/gpu-llm": "1"}, cards="GPU-7", vram_mib="7500", mode="slice", started=STARTED)
     assert "GPU-7" in ledger.apply(reported).problem
     assert free(ledger) == [7500, 15000], "somewhere on the node"
     assert ledger.check() == []
@@ -440,7 +442,7 @@ def test_a_reported_slice_stays_accounted_when_its_card_is_gone() -> None:
 
 def test_pods_wait_for_their_node(ledger: Ledger) -> None:
     ledger.apply(bound("u1", VRAM, "n2", cards="GPU-1", vram_mib="9000", mode="pinned"))
-    ledger.apply(bound("u2", GPU, "n2"))
+    ledger.apply(bound("u2", GPU, "n2", started=STARTED))
     assert ledger.check() == []
     ledger.apply_node(whole("n2"))
     assert free(ledger, "n2") == [0, 13000]

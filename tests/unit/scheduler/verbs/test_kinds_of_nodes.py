@@ -261,6 +261,10 @@ async def test_memory_that_becomes_known_is_held_by_the_pods_that_have_the_cards
             )
             await running.caught_up()
             assert running.daemon.state.fleet.held_mib[0, :2].tolist() == [112000, 0]
+            api.put(
+                PODS, api.get(PODS, "whole") | {"status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}}
+            )
+            await running.caught_up()
             sized = pod({VRAM: "8Gi"})
             sized["metadata"]["name"] = "sized"
             await running.place(await running.create(sized))
