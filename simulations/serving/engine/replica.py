@@ -9,9 +9,9 @@ whose prompt is complete yields one token per iteration. Between two changes of 
 progression (each adds `b` tokens to the cache), so a whole run of them is advanced in closed form: the cost of a simulation
 grows with the number of requests, not of tokens.
 
-Admission is first come first served: a request enters while a slot is free and its prompt fits the KV room; outputs grow
-into what is left. When nothing is left the request that entered last goes back to the head of the queue and loses its memory:
-prompt and output so far are computed again.
+Admission is first come first served: a request enters while a slot is free, its prompt fits the KV room and the iteration has
+tokens left for it; outputs grow into what is left. When nothing is left the request that entered last goes back to the head of
+the queue and loses its memory: prompt and output so far are computed again.
 """
 
 import heapq
@@ -112,8 +112,9 @@ class Replica:
 
     __slots__ = (
         "_chunk", "_end", "_order", "_prefix", "_running", "_start", "_step", "_steps", "busy_seconds", "cached_tokens_done",
-        "computed_tokens", "context", "finished_count", "gap_seconds", "gaps_done", "histograms", "iterations_done", "output_tokens_done",
-        "preemptions", "prefilling", "prompt_tokens_done", "speed", "taken", "waiting",
+        "computed_tokens", "context", "ended_output_tokens", "ended_prompt_tokens", "finished_count", "gap_seconds", "gaps_done",
+        "histograms", "iterations_done", "output_tokens_done", "preemptions", "prefilling", "prompt_tokens_done", "speed", "taken",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, speed: Speed, histograms: "Histograms | None" = None) -> None:
@@ -144,6 +145,8 @@ class Replica:
         self.gap_seconds = 0.0
         self.gaps_done = 0
         self.finished_count = 0
+        self.ended_prompt_tokens = 0
+        self.ended_output_tokens = 0
         self.preemptions = 0
 
     @property
@@ -208,6 +211,8 @@ class Replica:
         self.context -= tokens
         self._let_go(request, tokens)
         self.finished_count += 1
+        self.ended_prompt_tokens += request.prompt_tokens
+        self.ended_output_tokens += request.output_tokens
         if self.histograms is not None:
             self.histograms.ended(request)
         done.append(request)
@@ -277,20 +282,19 @@ class Replica:
             need -= self._prefix.hits(request.blocks) * BLOCK_TOKENS
         return self.taken + need <= speed.kv_tokens * (1 - WATERMARK)
 
-    def _admit(self, now: float) -> None:
-        waiting = self.waiting
-        while waiting and self._admissible(waiting[0]):
-            request = waiting.popleft()
-            need = request.prompt_tokens + request.generated
-            have = 0
-            if request.blocks:
-                have = self._reuse(request)
-            if math.isnan(request.scheduled):
-                request.scheduled = now
-                request.cached_tokens = have
-            self.taken += need - have
-            self._order += 1
-            self.prefilling.append(Prefill(request, need - have, have, self._order))
+    def _admit(self, now: float) -> Prefill:
+        """Take the head of the queue into the batch."""
+        request = self.waiting.popleft()
+        need = request.prompt_tokens + request.generated
+        have = self._reuse(request) if request.blocks else 0
+        if math.isnan(request.scheduled):
+            request.scheduled = now
+            request.cached_tokens = have
+        self.taken += need - have
+        self._order += 1
+        entry = Prefill(request, need - have, have, self._order)
+        self.prefilling.append(entry)
+        return entry
 
     def _reuse(self, request: Request) -> int:
         """Use what the prefix cache has of a prompt; returns the tokens. At least one token is always computed."""
@@ -301,9 +305,7 @@ class Replica:
         return hits * BLOCK_TOKENS
 
     def _begin(self, now: float) -> None:
-        """Admit what fits, make room for what grows, and start the next run of iterations."""
-        if self.waiting:
-            self._admit(now)
+        """Make room for what grows, admit what fits, and start the next run of iterations."""
         running, speed = self._running, self.speed
         batch = len(running)
         left = speed.kv_tokens - self.taken
@@ -312,29 +314,41 @@ class Replica:
             batch = len(running)
             left = speed.kv_tokens - self.taken
         self._start = now
-        if self.prefilling:
-            self._chunk, pairs = self._next_chunk(max(speed.chunk_tokens - batch, 1))
-            self._steps = 1
-            self._end = now + speed.iteration_seconds(batch, self._chunk, self.context, pairs)
-        elif batch:
+        if self.prefilling or self.waiting:
+            self._chunk, pairs = self._next_chunk(max(speed.chunk_tokens - batch, 1), now)
+            if self._chunk:
+                self._steps = 1
+                self._end = now + speed.iteration_seconds(batch, self._chunk, self.context, pairs)
+                return
+        self._chunk = 0
+        if batch:
             steps = running[0][0] - self._step
             if left < batch * steps:
                 steps = max(left // batch, 1)
-            self._chunk, self._steps = 0, steps
+            self._steps = steps
             self._end = now + self._run_seconds(steps, batch)
         else:
-            self._chunk = self._steps = 0
+            self._steps = 0
             self._end = math.inf
 
-    def _next_chunk(self, budget: int) -> tuple[int, float]:
-        """(prompt tokens of the next iteration, pairs of them with tokens before them)."""
+    def _next_chunk(self, budget: int, now: float) -> tuple[int, float]:
+        """(prompt tokens of the next iteration, pairs of them with tokens before them).
+
+        Prompts under way come first; then the queue is admitted as long as tokens are left in the iteration.
+        """
         chunk, pairs = 0, 0.0
         for entry in self.prefilling:
             tokens = min(entry.lacking, budget - chunk)
             chunk += tokens
             pairs += tokens * (entry.done + tokens / 2)
             if chunk >= budget:
-                break
+                return chunk, pairs
+        waiting = self.waiting
+        while waiting and chunk < budget and self._admissible(waiting[0]):
+            entry = self._admit(now)
+            tokens = min(entry.lacking, budget - chunk)
+            chunk += tokens
+            pairs += tokens * (entry.done + tokens / 2)
         return chunk, pairs
 
     def _preempt(self) -> None:
@@ -405,6 +419,8 @@ class Replica:
             self.gaps_done + tokens,
             self.taken - lacking + share * self._chunk + tokens,
             self.finished_count,
+            self.ended_prompt_tokens,
+            self.ended_output_tokens,
         )
 
 
@@ -422,6 +438,8 @@ class Counters(NamedTuple):
     kv_tokens: float
     """A gauge: KV tokens in use."""
     finished: float
+    ended_prompt_tokens: float
+    ended_output_tokens: float
 
 
 _LATENCY_EDGES: Final = (

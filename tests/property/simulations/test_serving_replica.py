@@ -83,7 +83,6 @@ class Iterated:
                 now = max(now, coming[0].arrival)
             while coming and coming[0].arrival <= now:
                 self.waiting.append((coming.popleft(), 0))
-            self._admit()
             self._make_room()
             now += self._iterate()
             self._end(now)
@@ -91,15 +90,18 @@ class Iterated:
     def _taken(self) -> int:
         return sum(sequence.taken for sequence in self.batch)
 
-    def _admit(self) -> None:
-        while self.waiting and len(self.batch) < self.speed.slots:
-            request, produced = self.waiting[0]
-            need = request.prompt_tokens + produced
-            if self.batch and self._taken() + need > self.speed.kv_tokens * 0.99:
-                return
-            self.waiting.popleft()
-            self.entered += 1
-            self.batch.append(Sequence(request, self.entered, need, produced))
+    def _admit(self) -> bool:
+        """Take the head of the queue into the batch, if it may enter."""
+        if not self.waiting or len(self.batch) >= self.speed.slots:
+            return False
+        request, produced = self.waiting[0]
+        need = request.prompt_tokens + produced
+        if self.batch and self._taken() + need > self.speed.kv_tokens * 0.99:
+            return False
+        self.waiting.popleft()
+        self.entered += 1
+        self.batch.append(Sequence(request, self.entered, need, produced))
+        return True
 
     def _make_room(self) -> None:
         while len(self.batch) > 1 and self.speed.kv_tokens - self._taken() < sum(not s.lacking for s in self.batch):
@@ -111,16 +113,21 @@ class Iterated:
         decoding = [s for s in self.batch if not s.lacking]
         context = sum(s.taken for s in decoding)
         budget = max(self.speed.chunk_tokens - len(decoding), 1)
-        chunk, pairs = 0, 0.0
-        for sequence in sorted(self.batch, key=lambda s: s.order):
+        chunk, pairs, at = 0, 0.0, 0
+        while chunk < budget:
+            prefilling = sorted((s for s in self.batch if s not in decoding), key=lambda s: s.order)
+            if at == len(prefilling):
+                if not self._admit():
+                    break
+                continue
+            sequence, at = prefilling[at], at + 1
             part = min(sequence.lacking, budget - chunk)
-            if part:
-                done = sequence.request.prompt_tokens + sequence.produced - sequence.lacking
-                pairs += sum(done + token + 0.5 for token in range(part))
-                chunk += part
-                sequence.lacking -= part
-                if not sequence.lacking:
-                    sequence.produced += 1
+            done = sequence.request.prompt_tokens + sequence.produced - sequence.lacking
+            pairs += sum(done + token + 0.5 for token in range(part))
+            chunk += part
+            sequence.lacking -= part
+            if part and not sequence.lacking:
+                sequence.produced += 1
         for sequence in decoding:
             sequence.produced += 1
         return self.speed.iteration_seconds(len(decoding), chunk, context, pairs)
