@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from autoscaler.settings import AutoscalerSettings
+from autoscaler.settings import AutoscalerSettings, budgets
 from headroom.daemon import logs, tasks
 from headroom.daemon.settings import load, options
 from headroom.errors import HeadroomError
@@ -23,6 +23,7 @@ def main(context: click.Context, /, config: str | None, once: bool, **flags: str
     Serves /healthz, /readyz and /metrics. Several may run: one holds the lease and acts, the others watch along.
     """
     settings = load(AutoscalerSettings, flags, os.environ, config or os.environ.get("HEADROOM_AUTOSCALER_CONFIG"))
+    budgets(settings)  # wrong ones are told before anything is connected to
     context.obj = settings
     if context.invoked_subcommand is not None:
         return

@@ -6,7 +6,7 @@ import sys
 import click
 
 from headroom import __version__
-from headroom.errors import HeadroomError
+from headroom.errors import HeadroomError, why
 
 
 class LazyGroup(click.Group):
@@ -70,10 +70,25 @@ def main() -> None:
     """Entry point: errors that Headroom can explain end with one line each and exit status 1, not with a traceback."""
     try:
         cli(prog_name="headroom")
-    except HeadroomError as error:
-        for line in str(error).splitlines() or [type(error).__name__]:
+    except (HeadroomError, OSError, BaseExceptionGroup) as error:
+        lines = _lines_of(error)
+        if lines is None:
+            raise
+        for line in lines:
             click.echo(f"error: {line}", err=True)
         sys.exit(1)
+
+
+def _lines_of(error: BaseException) -> list[str] | None:
+    """What to tell a person, None for an error that nobody foresaw: a file that was named, or errors of our own."""
+    if isinstance(error, BaseExceptionGroup):
+        parts = [_lines_of(one) for one in error.exceptions]
+        return None if None in parts else [line for part in parts if part is not None for line in part]
+    if isinstance(error, HeadroomError):
+        return str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, OSError) and error.filename:
+        return [f"{error.filename}: {why(error)}"]
+    return None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from headroom import wire
+from headroom import names, wire
 from headroom.daemon.doors import Bridge, kept_for, two_doors
 from headroom.daemon.guard import Guard
 from headroom.daemon.http import Limits, Site
@@ -44,7 +44,7 @@ from scheduler.cluster.view import StateView
 from scheduler.leadership import FencedClient, Leadership
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.fragmentation import fragmentation
-from scheduler.placement.policies.registry import policy_by_name
+from scheduler.placement.policies.registry import PolicyError, policy_by_name
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs.bind import Binder
 from scheduler.verbs.filter import Extender
@@ -82,7 +82,7 @@ class SchedulerDaemon:
         monotonic: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
-        _check_lease(settings)
+        check(settings)
         uses_tls(settings)
         self.settings, self._kube, self._monotonic = settings, kube, monotonic
         registry = CollectorRegistry()
@@ -292,15 +292,22 @@ def _customs(settings: SchedulerSettings) -> CustomsLearner:
         raise SettingsError([f"foreign_records: {error}"]) from error
 
 
-def _check_lease(settings: SchedulerSettings) -> None:
-    """Raise SettingsError for a lease that could pass on while a binding is under way."""
+def check(settings: SchedulerSettings) -> None:
+    """Raise SettingsError for what no field can tell by itself, before anything is connected to."""
+    problems = []
     if settings.lease_namespace and settings.lease_seconds < _BINDS_PER_LEASE * settings.bind_timeout_seconds:
-        raise SettingsError(
-            [
-                f"lease_seconds: {settings.lease_seconds:g} s is below three times bind_timeout_seconds"
-                f" ({settings.bind_timeout_seconds:g} s): a binding could outlive the lease it was made under"
-            ]
+        problems.append(
+            f"lease_seconds: {settings.lease_seconds:g} s is below three times bind_timeout_seconds"
+            f" ({settings.bind_timeout_seconds:g} s): a binding could outlive the lease it was made under"
         )
+    if not settings.scheduler_names:
+        problems.append(f"scheduler_names: is empty; name at least one scheduler, such as {names.SCHEDULER_NAME}")
+    try:
+        policy_by_name(settings.policy)
+    except PolicyError as error:
+        problems.append(f"policy: {error}")
+    if problems:
+        raise SettingsError(problems)
 
 
 def settle_interpreter() -> None:
@@ -316,6 +323,7 @@ def settle_interpreter() -> None:
 
 async def serve(settings: SchedulerSettings) -> None:
     """The whole of `headroom scheduler`. Raises HeadroomError when it cannot start."""
+    check(settings)
     settle_interpreter()
     kube = await connect(settings.kubeconfig or None)
     async with contextlib.AsyncExitStack() as stack:

@@ -27,6 +27,7 @@ from agent.cards.reader import (
     ScriptError,
     missing_fields,
 )
+from headroom.errors import why
 from headroom.units import UnitError, parse_quantity
 
 _POLL_SECONDS: Final = 0.1
@@ -144,7 +145,7 @@ def load_script(file: Path) -> tuple[Frame, ...]:
         else:
             documents = list(yaml.load_all(text, Loader=_LOADER))
     except (OSError, UnicodeDecodeError) as error:
-        raise ScriptError(f"{file}: cannot be read: {error}") from error
+        raise ScriptError(f"{file}: cannot be read: {why(error)}") from error
     except (yaml.YAMLError, msgspec.DecodeError) as error:
         raise ScriptError(f"{file}: is neither YAML nor JSON: {error}") from error
     return parse_script(documents, name=str(file))

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from headroom.errors import HeadroomError
+from headroom.errors import HeadroomError, why
 
 WORLD_PUE: Final = 1.56
 WORLD_PUE_SOURCE: Final = "Uptime Institute 2024, world mean"
@@ -88,7 +88,7 @@ def load_tariff(file: str | Path | None) -> Tariff:
     try:
         plain = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise TariffError(f"{file}: cannot be read: {error}") from error
+        raise TariffError(f"{file}: cannot be read: {why(error)}") from error
     except yaml.YAMLError as error:
         raise TariffError(f"{file}: is not YAML: {error}") from error
     return parse_tariff(plain, name=str(file))

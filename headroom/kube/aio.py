@@ -5,6 +5,7 @@ imported in a pod, where `headroom.kube.service_account` knows all there is to k
 """
 
 import contextlib
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import msgspec
 from yaml import YAMLError
 from yarl import URL
 
+from headroom.kube import kubeconfig
 from headroom.kube.client import JSON, KubeConfigError, KubeError, Query, Unreachable, WatchEvent, error_for
 from headroom.kube.service_account import ServiceAccount
 
@@ -45,9 +47,8 @@ async def _from_kubeconfig(explicit: str | None, context: str | None) -> Any:
         ) from error
 
     configuration = Configuration()
-    # The package would say of a missing file that it lacks a key.
-    if explicit and not any(os.path.isfile(path) for path in explicit.split(os.pathsep)):
-        raise KubeConfigError(f"kubeconfig {explicit}: no such file")
+    kubeconfig.check(explicit, context)
+    logging.getLogger("kubernetes.aio.config.kube_config").setLevel(logging.ERROR)  # `check` says it in words
     try:
         await kube_config.load_kube_config(
             config_file=explicit or os.path.expanduser("~/.kube/config"),

@@ -1,10 +1,12 @@
-"""The namespace that a kubeconfig's context names: people expect commands to look there."""
+"""Kubeconfig files, as far as people get them wrong: which file, which context, which namespace."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from headroom.kube.client import KubeConfigError
 
 _IN_A_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -14,7 +16,7 @@ def namespace_of(kubeconfig: str | None = None, context: str | None = None) -> s
 
     Files that cannot be read say nothing here: whoever connects is told.
     """
-    for name in (kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")).split(os.pathsep):
+    for name in _files(kubeconfig):
         config = _read(name)
         context = context or config.get("current-context")
         for entry in config.get("contexts") or ():
@@ -24,6 +26,36 @@ def namespace_of(kubeconfig: str | None = None, context: str | None = None) -> s
         return _IN_A_POD.read_text("utf-8").strip() or "default"
     except OSError:
         return "default"
+
+
+def check(kubeconfig: str | None, context: str | None) -> None:
+    """Raise KubeConfigError, in words, for a file that is not there and for a context that is not in it."""
+    files = _files(kubeconfig)
+    there = [name for name in files if os.path.isfile(name)]
+    if not there:
+        if kubeconfig or os.environ.get("KUBECONFIG"):
+            raise KubeConfigError(f"kubeconfig {os.pathsep.join(files)}: no such file")
+        raise KubeConfigError(
+            f"no cluster to talk to: there is no kubeconfig (neither $KUBECONFIG nor {files[0]}), and this is no pod;"
+            " name one with --kubeconfig"
+        )
+    configs = [_read(name) for name in there]
+    known = [entry["name"] for config in configs for entry in config.get("contexts") or () if isinstance(entry, dict)]
+    wanted = context or next((config["current-context"] for config in configs if config.get("current-context")), None)
+    if not wanted:
+        raise KubeConfigError(
+            f"kubeconfig {os.pathsep.join(there)} has no current context: choose one with `kubectl config use-context NAME`"
+            f" (it has {', '.join(known) or 'none'})"
+        )
+    if wanted not in known:
+        raise KubeConfigError(
+            f"kubeconfig {os.pathsep.join(there)} has no context {wanted}; it has {', '.join(known) or 'none'}"
+        )
+
+
+def _files(kubeconfig: str | None) -> list[str]:
+    named = kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    return [name for name in named.split(os.pathsep) if name]
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -38,9 +38,11 @@ class BenchError(HeadroomError):
 
 
 @click.command()
-@click.option("--objects", default=1000, show_default=True, help="InferenceAutoscalers.")
-@click.option("--pods", default=3000, show_default=True, help="Pods, spread evenly.")
-@click.option("--ticks", default=8, show_default=True, help="Ticks measured, after 25 to settle.")
+@click.option("--objects", type=click.IntRange(1), default=1000, show_default=True, help="InferenceAutoscalers.")
+@click.option("--pods", type=click.IntRange(1), default=3000, show_default=True, help="Pods, spread evenly.")
+@click.option(
+    "--ticks", type=click.IntRange(1), default=8, show_default=True, help="Ticks measured, after 25 to settle."
+)
 def main(objects: int, pods: int, ticks: int) -> None:
     """One tick over many objects: its time, its queries, what it writes, and the memory held."""
     with tempfile.TemporaryDirectory(prefix="headroom-bench-") as name:

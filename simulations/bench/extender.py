@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from scheduler.placement.policies.registry import POLICIES
 from simulations.bench.extender_latency import BARE, measure_latency
 from simulations.bench.extender_memory import measure_memory
 
@@ -18,13 +19,29 @@ def _write(path: Path | None, rows: list[dict[str, object]]) -> None:
 
 @click.command()
 @click.option(
-    "--nodes", "sizes", type=int, multiple=True, default=(100, 1000, 5000), show_default=True, help="Cluster sizes."
+    "--nodes",
+    "sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(100, 1000, 5000),
+    show_default=True,
+    help="Cluster sizes.",
 )
 @click.option(
-    "--pods-per-node", "fillings", type=int, multiple=True, default=(0, 8), show_default=True, help="Bound pods."
+    "--pods-per-node",
+    "fillings",
+    type=click.IntRange(0),
+    multiple=True,
+    default=(0, 8),
+    show_default=True,
+    help="Bound pods.",
 )
-@click.option("--calls", type=int, default=1000, show_default=True, help="Pods filtered and bound at each size.")
-@click.option("--policy", default="headroom", show_default=True, help="Placement policy.")
+@click.option(
+    "--calls", type=click.IntRange(1), default=1000, show_default=True, help="Pods filtered and bound at each size."
+)
+@click.option(
+    "--policy", type=click.Choice(list(POLICIES)), default="headroom", show_default=True, help="Placement policy."
+)
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
 def latency(sizes: tuple[int, ...], fillings: tuple[int, ...], calls: int, policy: str, path: Path | None) -> None:
     """Latency of filter and bind over HTTP, by cluster size, with empty and with filled nodes.
@@ -51,8 +68,8 @@ def latency(sizes: tuple[int, ...], fillings: tuple[int, ...], calls: int, polic
 
 
 @click.command()
-@click.option("--nodes", type=int, default=5000, show_default=True, help="Nodes with eight cards each.")
-@click.option("--pods-per-node", type=int, default=8, show_default=True, help="Bound pods on each.")
+@click.option("--nodes", type=click.IntRange(1), default=5000, show_default=True, help="Nodes with eight cards each.")
+@click.option("--pods-per-node", type=click.IntRange(0), default=8, show_default=True, help="Bound pods on each.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
 def memory(nodes: int, pods_per_node: int, path: Path | None) -> None:
     """Start-up time and memory: `headroom scheduler` against an API server that lists so many nodes and pods.

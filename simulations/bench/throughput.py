@@ -168,10 +168,18 @@ def _summary(legs: Sequence[Leg], nodes: int) -> list[str]:
 
 @click.command()
 @click.option(
-    "--nodes", "sizes", type=int, multiple=True, default=(1000, 5000), show_default=True, help="Cluster sizes."
+    "--nodes",
+    "sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1000, 5000),
+    show_default=True,
+    help="Cluster sizes.",
 )
-@click.option("--pods", type=int, default=1500, show_default=True, help="Pods in each backlog.")
-@click.option("--rounds", type=int, default=3, show_default=True, help="Alternating rounds; medians are over these.")
+@click.option("--pods", type=click.IntRange(1), default=1500, show_default=True, help="Pods in each backlog.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Alternating rounds; medians are over these."
+)
 @click.option(
     "--kind", "kinds", multiple=True, type=click.Choice(["vanilla", "extender", "ahead"]),
     default=("vanilla", "extender", "ahead"), show_default=True,

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from headroom.errors import HeadroomError
+from headroom.errors import HeadroomError, why
 from simulations.serving.engine.request import Request
 
 FORMATS: Final = ("auto", "azure", "mooncake", "generic")
@@ -136,7 +136,7 @@ def read_trace(path: Path, form: str = "auto") -> Trace:
             file.seek(0)
             rows, dropped = _read(file, _detect(first, path) if form == "auto" else form, path)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
-        raise TraceError(f"cannot read {path}: {error}") from error
+        raise TraceError(f"cannot read {path}: {why(error)}") from error
     if not rows:
         raise TraceError(
             f"{path} holds no usable request"
