@@ -20,6 +20,7 @@ from agent.pods.index import NODE_POD, NodePod, PodIndex
 from agent.pods.podresources import PodResources, PodResourcesError
 from agent.pods.processes import ProcessTable
 from agent.pods.reconcile import Truth, cards_held, compare, devices_by_card
+from agent.pods.trespass import Watch, find
 from agent.publisher import Publisher
 from agent.settings import AgentSettings
 from headroom import wire
@@ -34,6 +35,7 @@ from headroom.kube.calls import NODES, PODS
 from headroom.kube.client import KubeClient
 from headroom.kube.reflector import Reflector
 from headroom.names import ANNOTATION_FORGET_CARDS, ANNOTATION_NODE_CARDS
+from headroom.units import MIB
 from headroom.wire import DELETED
 
 _WAIT_SLICE_SECONDS: Final = 1.0
@@ -97,6 +99,7 @@ class Agent:
         self._out_of_reach = False
         self._adopted = False
         self._truth = Truth()
+        self._trespasses = Watch()
         self._verdicts: dict[str, Verdict] = {}
         self._settled: dict[tuple[str, str], str] = {}
         self._pods = PodIndex()
@@ -175,10 +178,27 @@ class Agent:
         usage = self._book(reading, cards)
         # Before the pods are listed every process seems to be outside them.
         unattributed = usage.unattributed_bytes if self._cluster is not None and self._cluster.synced else {}
-        self._metrics.snapshot = Snapshot(reading, cards, usage.memory, unattributed)
+        self._metrics.snapshot = Snapshot(reading, cards, usage.memory, unattributed, self._metrics.snapshot.trespasses)
         await self._publish(cards, now)
         await self._compare(cards, now)
+        if reading is not None:
+            await self._look_for_trespasses(usage, cards, now)
         return reading is not None
+
+    async def _look_for_trespasses(self, usage: Usage, cards: tuple[Card, ...], now: float) -> None:
+        """Tell of pods that use what they were not given."""
+        tolerance = self._settings.trespass_mib * MIB
+        found = find(usage.by_pod, self._pods, self._truth.holders, cards, tolerance)
+        confirmed, new = self._trespasses.confirm(found)
+        self._metrics.snapshot.trespasses = tuple(confirmed)
+        for one in new:
+            self._metrics.trespasses.labels(one.kind.value).inc()
+            self._log.warning(
+                "trespass", kind=one.kind.value, pod=f"{one.pod.namespace}/{one.pod.name}", card=one.card,
+                used_mib=one.used_bytes // MIB, share_mib=one.share_bytes // MIB,
+            )  # fmt: skip
+        if self._cluster is not None and self._cluster.synced:
+            await self._cluster.publisher.tell_trespasses(confirmed, now)
 
     def _judge(self, reading: Reading | None, now: float) -> dict[str, Verdict]:
         """What is thought of each card. Cards that only this container cannot reach are as they were."""

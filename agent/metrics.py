@@ -16,6 +16,7 @@ from agent.cards.reader import CardReading, Missing, Reading
 from agent.energy.attribution import PodMemory
 from agent.energy.books import ESTIMATED, MEASURED, UNKNOWN, Account, CardBook, PodBook
 from agent.energy.tariff import Tariff
+from agent.pods.trespass import Finding
 from headroom.domain.model import Card
 
 _CARD: Final = ("node", "card", "model")
@@ -47,6 +48,7 @@ class Snapshot:
     cards: tuple[Card, ...] = ()
     memory: tuple[PodMemory, ...] = ()
     unattributed_bytes: Mapping[str, int] = field(default_factory=dict)
+    trespasses: tuple[Finding, ...] = ()
 
 
 class AgentMetrics(Collector):
@@ -75,6 +77,11 @@ class AgentMetrics(Collector):
         self.reused = gauge("pids_reused", "Process numbers found to be another process, since the start.")
         self.findings = count(
             "assignments_total", "Pods compared with kubelet's list whose state was settled, by finding.", ["finding"]
+        )
+        self.trespasses = count(
+            "trespasses_total",
+            "Pods found to use more than their share of a card (over_share) or a card that is not theirs (foreign_card).",
+            ["kind"],
         )
         self.podresources_errors = count(
             "podresources_errors_total", "Failed questions to kubelet, by reason.", ["reason"]
@@ -173,6 +180,17 @@ class AgentMetrics(Collector):
         for card, amount in sorted(self.snapshot.unattributed_bytes.items()):
             outside.add_metric((self._node, card, models.get(card, "")), amount)
         yield outside
+        excess = GaugeMetricFamily(
+            "headroom_pod_memory_excess_bytes",
+            "Card memory that a pod uses and was not given, where that is more than is tolerated: beyond its share (over_share)"
+            " or on a card that is not its own (foreign_card).",
+            labels=(*_POD, "kind"),
+        )
+        for found in self.snapshot.trespasses if self.snapshot.reading is not None else ():
+            place = (self._node, found.card, models.get(found.card, ""))
+            pod = found.pod
+            excess.add_metric((*place, pod.namespace, pod.name, pod.project, found.kind.value), found.excess_bytes)
+        yield excess
 
     def _card_books(self) -> Iterator[Metric]:
         def family(name: str, text: str, *labels: str) -> CounterMetricFamily:

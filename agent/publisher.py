@@ -1,13 +1,14 @@
-"""The agent's writes to the API server: the Node's cards, corrections on pods, and the Events that tell of them.
+"""The agent's writes to the API server: the Node's cards, corrections on pods, and Events.
 
 Nothing is written that is there already. A write that fails is tried again with back-off, each object by itself.
 """
 
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from agent.pods import trespass
 from agent.pods.reconcile import Correction, Finding
 from headroom import wire
 from headroom.daemon.logs import get_logger
@@ -17,12 +18,17 @@ from headroom.domain.node_cards import encode_cards
 from headroom.kube.calls import NODES, annotate, merge_patch, pod_path, record_event
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
 from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, RESOURCE_VRAM
+from headroom.units import MIB, format_mib
 
 CONTROLLER: Final = "headroom.dev/agent"
 _REASONS: Final = {
     Finding.TIE: "CardsSettled",
     Finding.CORRECTED: "CardMispredicted",
     Finding.REPORTED: "CardsReported",
+}
+_TRESPASS_REASONS: Final = {
+    trespass.Trespass.OVER_SHARE: "MemoryBeyondShare",
+    trespass.Trespass.FOREIGN_CARD: "CardNotItsOwn",
 }
 
 
@@ -54,6 +60,7 @@ class Publisher:
         self._cards = _Target()
         self._capacity = _Target()
         self._pods: dict[str, _Target] = {}
+        self._told: dict[tuple[str, str, trespass.Trespass], _Target] = {}
         self._log = get_logger(__name__).bind(node=node)
 
     async def publish_cards(self, node: wire.Node, cards: tuple[Card, ...], at: float) -> None:
@@ -144,6 +151,42 @@ class Publisher:
             instance=self._node,
             now=self._now(),
             warning=correction.finding is Finding.CORRECTED,
+        )
+
+    async def tell_trespasses(self, findings: Iterable[trespass.Finding], at: float) -> None:
+        """Tell of each pod that uses what it was not given, in one Event for as long as it does. `at` is monotonic seconds."""
+        current = {(one.uid, one.card, one.kind): one for one in findings}
+        self._told = {key: target for key, target in self._told.items() if key in current}
+        for key, one in current.items():
+            target = self._told.setdefault(key, _Target())
+            if target.written is not None or at < target.not_before:
+                continue
+            if await self._write(target, "event", at, self._tell_trespass(one)):
+                target.written = one.kind.value
+
+    async def _tell_trespass(self, found: trespass.Finding) -> None:
+        used = format_mib(found.used_bytes // MIB)
+        note = (
+            f"this pod uses {used} of card {found.card}, of which it was given {format_mib(found.share_bytes // MIB)}"
+            if found.kind is trespass.Trespass.OVER_SHARE
+            else f"this pod uses {used} of card {found.card}, which was not given to it"
+        )
+        await record_event(
+            self._kube,
+            regarding={
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "namespace": found.pod.namespace,
+                "name": found.pod.name,
+                "uid": found.uid,
+            },
+            reason=_TRESPASS_REASONS[found.kind],
+            note=note,
+            action="Watch",
+            controller=CONTROLLER,
+            instance=self._node,
+            now=self._now(),
+            warning=True,
         )
 
     def forget_pod(self, uid: str) -> None:

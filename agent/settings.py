@@ -60,6 +60,14 @@ class AgentSettings(CommonSettings):
         minimum=60.0,
         reason="After this long a card that the driver no longer lists counts as replaced; a repaired one is back within a day.",
     )
+    trespass_mib: int = setting(
+        256,
+        unit="MiB",
+        minimum=0,
+        maximum=2**20,
+        reason="Memory beyond its share, or on a card that is not its own, up to which nothing is said of a pod: the contexts of"
+        " monitoring tools take that much.",
+    )
     publish_capacity: bool = setting(
         False,
         reason="Without effect, and gone in the next release: a capacity of headroom.dev/vram made kubelet refuse pods. One that an"

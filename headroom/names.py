@@ -61,6 +61,10 @@ ANNOTATION_KUBELET_CARDS: Final = (
 # On pods that were not bound when an extender began to decide: its term. What was decided before does not match the pod any more.
 ANNOTATION_TERM: Final = "headroom.dev/term"
 
+# Read from namespaces: the quota of their pods, by what the ledger says that they hold.
+ANNOTATION_MAX_VRAM: Final = "headroom.dev/max-vram"  # a quantity, memory of cards in all
+ANNOTATION_MAX_CARDS: Final = "headroom.dev/max-cards"  # cards or slices in all
+
 # Read from pods.
 LABEL_PROJECT: Final = "headroom.dev/project"
 

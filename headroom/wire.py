@@ -243,6 +243,10 @@ class Node(Wire):
     status: NodeStatus = msgspec.field(default_factory=NodeStatus)
 
 
+class Namespace(Wire):
+    metadata: Meta = msgspec.field(default_factory=Meta)
+
+
 class ListMeta(Wire):
     resource_version: str = ""
     continue_: str = msgspec.field(name="continue", default="")
@@ -315,6 +319,7 @@ _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 POD: Final = Decoder(Pod)
 POD_LIST: Final = Decoder(PodList)
 NODE: Final = Decoder(Node)
+NAMESPACE: Final = Decoder(Namespace)
 
 encode: Final = msgspec.json.encode
 """Any struct above to JSON bytes; fields at their default are left out."""

@@ -61,6 +61,7 @@ _NO_STATUS: Final = wire.PodStatus()
 _FOR_KUBE_SCHEDULER: Final = Limits(connections=1024, idle_seconds=120.0, buffer_bytes=2**20)
 """It keeps connections for 90 s, one for each binding under way, and sends all names of a large cluster at once."""
 _PROBES_KEPT_SECONDS: Final = 0.25
+_NAMESPACES_SECONDS: Final = 10.0
 _BINDS_PER_LEASE: Final = 3
 """A lease is given up a third of its duration before others may take it: a bind must end in that."""
 
@@ -100,6 +101,10 @@ class SchedulerDaemon:
         self.health = Health(registry, metrics_in_thread=True, before_metrics=view.take)
         self.effects = Effects(self._guard)
         self.nodes = Reflector(kube, calls.NODES, wire.NODE, self._on_node, guard=self._guard, monotonic=monotonic)
+        self.namespaces = Reflector(
+            kube, calls.NAMESPACES, wire.NAMESPACE, self._on_namespace,
+            on_synced=self._on_namespaces_listed, guard=self._guard, monotonic=monotonic,
+        )  # fmt: skip
         self.pods = Reflector(
             kube, calls.PODS, wire.POD, self._on_pod,
             remember=identity_of, on_synced=self._on_pods_listed, guard=self._guard, monotonic=monotonic,
@@ -136,6 +141,7 @@ class SchedulerDaemon:
         )
         self.health.set_ready("nodes", ready=False, detail="not listed yet")
         self.health.set_ready("pods", ready=False, detail="not listed yet")
+        self.health.set_ready("namespaces", ready=False, detail="not listed yet")
         if self.measured is not None:
             self.health.set_ready("measured", ready=False, detail="not read yet")
 
@@ -199,6 +205,22 @@ class SchedulerDaemon:
     def _on_node(self, kind: str, name: str, node: wire.Node) -> None:
         self.effects(self.state.on_node(kind, name, node))
 
+    def _on_namespace(self, kind: str, name: str, namespace: wire.Namespace) -> None:
+        self.effects(self.state.on_namespace(kind, name, namespace))
+
+    def _on_namespaces_listed(self, _: float) -> None:
+        self.health.set_ready("namespaces", ready=True, detail="listed")
+
+    async def _wait_for_namespaces(self) -> None:
+        """Know the quotas before deciding; who lacks the right to see namespaces (an old ClusterRole) is not stopped by that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NAMESPACES_SECONDS):
+                await self.namespaces.wait_synced()
+        if not self.namespaces.has_synced:
+            log.warning("namespaces_not_listed", waited_seconds=_NAMESPACES_SECONDS)
+            detail = f"not listed within {_NAMESPACES_SECONDS:g} s: quotas are not kept until they are"
+            self.health.set_ready("namespaces", ready=True, detail=detail)
+
     def _on_pod(self, kind: str, key: str, pod: wire.Pod) -> None:
         self.effects(self.state.on_pod(kind, key, pod))
 
@@ -255,7 +277,9 @@ class SchedulerDaemon:
             await self.nodes.wait_synced()
             self.health.set_ready("nodes", ready=True, detail=f"{len(self.state.nodes)} listed at start")
             tasks.create_task(self._guard.keep("pods", self.pods.run))
+            tasks.create_task(self._guard.keep("namespaces", self.namespaces.run))
             await self.pods.wait_synced()
+            await self._wait_for_namespaces()
             if not self.settings.lease_namespace:
                 await self.fence.raise_before_deciding()  # what a process before this one was binding
             self.health.set_ready("pods", ready=True, detail=f"{len(self.pods.items())} listed at start")

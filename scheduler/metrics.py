@@ -1,6 +1,6 @@
 """Every metric of the scheduler extender."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
 import numpy as np
@@ -107,12 +107,36 @@ class SchedulerMetrics:
         )
 
 
+class Limits(Protocol):
+    """A namespace's quota."""
+
+    @property
+    def namespace(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def vram_mib(self) -> int | None:
+        """Most memory that its pods may hold, None without a limit."""
+        ...
+
+    @property
+    def cards(self) -> int | None:
+        """Most cards and slices that they may hold, None without a limit."""
+        ...
+
+
 class Gauges(Protocol):
     """What the state reports when it is scraped."""
 
     @property
     def fleet(self) -> Fleet:
         """Cards and what they hold."""
+        ...
+
+    @property
+    def quotas(self) -> Iterable[tuple[Limits, int, int]]:
+        """Namespaces with a quota, and the MiB and cards that their pods hold."""
         ...
 
     def figures(self) -> dict[str, float]:
@@ -171,8 +195,30 @@ class FleetCollector(Collector):
             "Part of the free GPU memory that the pods seen lately could not use, weighted by how often each kind comes.",
             value=self._fragmentation(),
         )
+        yield from self._quotas()
         for name, value in self._state.figures().items():
             yield GaugeMetricFamily(f"headroom_{name}", _FIGURES[name], value=value)
+
+    def _quotas(self) -> Iterator[Metric]:
+        vram = GaugeMetricFamily(
+            "headroom_namespace_vram_bytes",
+            "GPU memory that the pods of a namespace with a quota hold, and the most that they may (max).",
+            labels=["namespace", "state"],
+        )
+        cards = GaugeMetricFamily(
+            "headroom_namespace_cards",
+            "Cards and slices that the pods of a namespace with a quota hold, and the most that they may (max).",
+            labels=["namespace", "state"],
+        )
+        for quota, held_mib, held_cards in self._state.quotas:
+            vram.add_metric([quota.namespace, "held"], float(held_mib) * MIB)
+            cards.add_metric([quota.namespace, "held"], float(held_cards))
+            if quota.vram_mib is not None:
+                vram.add_metric([quota.namespace, "max"], float(quota.vram_mib) * MIB)
+            if quota.cards is not None:
+                cards.add_metric([quota.namespace, "max"], float(quota.cards))
+        yield vram
+        yield cards
 
 
 _FIGURES: Final = {
@@ -182,6 +228,7 @@ _FIGURES: Final = {
     "refused_pods": "Pods that fitted nowhere when last asked about.",
     "nodes": "Nodes whose cards are known.",
     "nodes_not_understood": "Nodes whose description of their cards cannot be used.",
+    "namespaces_not_understood": "Namespaces whose quota cannot be read; their pods wait.",
     "pods_in_disagreement": "Bound pods whose assignment cannot be read, or is not what they ask for; the larger of the two counts.",
     "pods_under_way": "Bound pods in slice mode on whose cards kubelet's word is still out.",
     "pods_trusted": "Pods that were settled without a word from their node's agent, since the start.",

@@ -36,6 +36,14 @@ class Usage:
     """Cards on which it is known of every process whose it is and what it holds."""
 
     @property
+    def by_pod(self) -> dict[tuple[PodKey, str], int]:
+        """Memory of each pod's processes, by pod and card."""
+        found: dict[tuple[PodKey, str], int] = {}
+        for entry in self.memory:
+            found[entry.pod, entry.card] = found.get((entry.pod, entry.card), 0) + entry.used_bytes
+        return found
+
+    @property
     def unattributed_bytes(self) -> dict[str, int]:
         """Memory of processes outside any pod, for the cards where that is all of it."""
         return {card: self.outside_bytes.get(card, 0) for card in self.told}

@@ -20,7 +20,7 @@ from headroom.domain.accelerators import NVIDIA
 from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of, is_settled
 from headroom.domain.device_plugin import most_devices, share_mib
 from headroom.domain.dialects.table import GUARDED
-from headroom.domain.model import Allocation, Card, GpuNode, Mode, Placement
+from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement
 from headroom.domain.request import RequestError, request_of
 from headroom.names import ANNOTATION_KUBELET_CARDS
 
@@ -191,29 +191,34 @@ def _is_settled(pod: NodePod) -> bool:
     return assignment is not None and is_settled(pod.metadata.annotations, assignment)
 
 
+def _request(truth: Truth, pod: NodePod) -> GpuRequest | None:
+    try:
+        return request_of(pod)
+    except RequestError as error:
+        truth.not_understood.append(str(error))
+        return None  # the devices are taken all the same
+
+
 def _judge(truth: Truth, pod: NodePod, actual: list[Card], free_choice: frozenset[str]) -> None:
     try:
         assignment = assignment_of(pod.metadata.annotations)
     except AssignmentError:
         assignment = None  # as good as none: kubelet's word replaces it
-    if assignment is not None and assignment.mode is Mode.PINNED:
-        return
+    pinned = assignment is not None and assignment.mode is Mode.PINNED
     predicted = assignment.cards if assignment is not None else ()
     cards = tuple(sorted(actual, key=lambda card: (card.index, card.id)))
     ids = tuple(card.id for card in cards)
     meta, word = pod.metadata, {ANNOTATION_KUBELET_CARDS: ",".join(ids)}
-    if Counter(predicted) == Counter(ids):
+    if Counter(predicted) == Counter(ids) and not pinned:
         truth.right += 1
         if assignment is not None and not is_settled(meta.annotations, assignment):
             truth.corrections.append(
                 Correction(meta.namespace or "default", meta.name, meta.uid, Finding.RIGHT, predicted, ids, word)
             )
         return
-    try:
-        request = request_of(pod)
-    except RequestError as error:
-        truth.not_understood.append(str(error))
-        request = None  # the devices are taken all the same
+    request = _request(truth, pod)
+    if pinned and request is not None and request.mode is Mode.PINNED:
+        return  # Headroom picked the cards, and whatever kubelet handed out beside them is none of these
     shares = tuple(
         share_mib(request, card.vram_mib - card.reserve_mib, card.slices)
         if request is not None
@@ -224,7 +229,7 @@ def _judge(truth: Truth, pod: NodePod, actual: list[Card], free_choice: frozense
     written = annotations_of(GpuNode(pod.spec.node_name, cards), placement) | word
     finding = Finding.REPORTED
     if predicted:
-        finding = Finding.TIE if free_choice.issuperset(ids) else Finding.CORRECTED
+        finding = Finding.TIE if free_choice.issuperset(ids) and not pinned else Finding.CORRECTED
     truth.corrections.append(
         Correction(meta.namespace or "default", meta.name, meta.uid, finding, predicted, ids, written)
     )

@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/pods"
+NAMESPACES = "/api/v1/namespaces"
 
 
 def pod_path(namespace: str, name: str) -> str:

@@ -67,6 +67,8 @@ class Preemptor:
     def _consider(self, entry: PodEntry) -> None:
         """Have a refused pod looked at, unless nobody could give way to it."""
         may = self._settings.preemption and entry.facts.may_preempt and entry.claim is None
+        if entry.refusal is not None and entry.refusal.by_quota:
+            return  # room is not what it lacks
         if may and self._state.outranks_any(entry):
             entry.wants_room = True
             self._wanted.set()
@@ -85,6 +87,8 @@ class Preemptor:
         if row is None or not self._state.placer.fits(entry.request, row):
             return
         placement = self._state.placer.placement_at(entry.request, row)
+        if self._state.quotas.beyond(entry.namespace, entry.uid, placement.share_mib) is not None:
+            return
         expires_at = self._monotonic() + self._settings.nomination_seconds
         self._effects(self._state.pods.secure_claim(entry, placement, expires_at))
 

@@ -42,7 +42,14 @@ async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | Non
         change = freed.get(holding.placement.node) if holding is not None else None
         if entry.refusal is not None and change is not None and concerns(entry.refusal, change):
             return change.node
-    for kinds in await _by_kind(state.pods.at(Stage.REFUSED), slices):
+    wanting, by_quota = await _free_to_run(state, slices)
+    for entry in by_quota:
+        # Something of its namespace ended, or the quota was raised: any node that takes it will do.
+        row = state.placer.best_row(entry.request) if _concerned(entry, freed) else None
+        if row is not None:
+            return state.fleet.names[row]
+        await slices.pause()
+    for kinds in await _by_kind(wanting, slices):
         for request, entries in kinds:
             fits_somewhere = False
             async for node in _fitting(state, request, freed, slices):
@@ -52,6 +59,22 @@ async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | Non
             if not fits_somewhere:
                 break  # no larger one of these fits either
     return None
+
+
+async def _free_to_run(state: ClusterState, slices: Slices) -> tuple[list[PodEntry], list[PodEntry]]:
+    """Refused pods whose quota lets them run: those that wait for room, and those that waited for the quota."""
+    wanting: list[PodEntry] = []
+    by_quota: list[PodEntry] = []
+    for entry in list(state.pods.at(Stage.REFUSED)):
+        if state.quotas.refusal(entry.namespace, entry.uid, entry.request) is None:
+            waited = entry.refusal is not None and entry.refusal.by_quota
+            (by_quota if waited else wanting).append(entry)
+        await slices.pause()
+    return wanting, by_quota
+
+
+def _concerned(entry: PodEntry, freed: dict[str, Freed]) -> bool:
+    return entry.refusal is not None and any(concerns(entry.refusal, change) for change in freed.values())
 
 
 async def _by_kind(entries: Iterable[PodEntry], slices: Slices) -> list[list[tuple[GpuRequest, list[PodEntry]]]]:

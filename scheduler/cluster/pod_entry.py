@@ -134,7 +134,9 @@ class Refusal:
     at: float
     change: int
     nodes: RowSet
-    """Those that kube-scheduler would have let it run on."""
+    """Those that kube-scheduler would have let it run on, and that could serve it if they had room."""
+    by_quota: bool = False
+    """Its namespace may not hold more; room on a node is of no use to it."""
 
 
 @dataclass(slots=True)
@@ -191,6 +193,11 @@ class PodEntry:
     def request(self) -> GpuRequest:
         """What it asks for, as of its last version."""
         return self.facts.request
+
+    @property
+    def namespace(self) -> str:
+        """The pod's namespace."""
+        return self.key.partition("/")[0]
 
     @property
     def rank(self) -> tuple[int, str, int]:

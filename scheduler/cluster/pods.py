@@ -21,6 +21,7 @@ from scheduler.ledger.fleet import IntArray
 from scheduler.ledger.holding import Holding, HoldingState
 from scheduler.ledger.ledger import Ledger, LedgerError
 from scheduler.metrics import SchedulerMetrics
+from scheduler.placement.quota import Quotas
 
 _UNSEEN_SECONDS: Final = 60.0  # after which a pod that only a filter call spoke of is forgotten
 _ENDED_KEPT: Final = 4096
@@ -35,6 +36,7 @@ class Pods:
         ledger: Ledger,
         metrics: SchedulerMetrics,
         *,
+        quotas: Quotas,
         scheduler_names: Iterable[str],
         observe: Callable[[GpuRequest], None],
         monotonic: Callable[[], float],
@@ -48,7 +50,7 @@ class Pods:
         self.names_ahead = 0
         """Pods that carry the name of their node and that kube-scheduler has not taken up yet."""
         self._ledger, self._metrics, self._observe, self._monotonic = ledger, metrics, observe, monotonic
-        self._scheduler_names = frozenset(scheduler_names)
+        self._quotas, self._scheduler_names = quotas, frozenset(scheduler_names)
         self._customs = USUAL
         self._at: dict[Stage, dict[str, PodEntry]] = {stage: {} for stage in Stage}
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -169,10 +171,11 @@ class Pods:
         entry.decisive, entry.scores, entry.refusal = scores is None, scores or {}, None
         return changes
 
-    def refuse(self, entry: PodEntry, rows: IntArray) -> Changes:
+    def refuse(self, entry: PodEntry, rows: IntArray, *, by_quota: bool = False) -> Changes:
         """Note that a pod fits on none of the rows; what it had reserved must have been given back before."""
         self._move(entry, Step.REFUSE)
-        entry.refusal = Refusal(self._monotonic(), self._freed_count, RowSet.of(self._ledger.fleet, rows))
+        nodes = RowSet.of(self._ledger.fleet, rows)
+        entry.refusal = Refusal(self._monotonic(), self._freed_count, nodes, by_quota)
         return [PodRefused(entry)]
 
     def rest(self, entry: PodEntry) -> None:
@@ -384,6 +387,7 @@ class Pods:
 
     def _reserve(self, entry: PodEntry, placement: Placement, expires_at: float) -> Changes:
         before, facts = self._ledger.holdings.get(entry.uid), entry.facts
+        self._quotas.check(entry.namespace, entry.uid, placement.share_mib)
         self._ledger.reserve(
             entry.uid, entry.key, facts.request, placement,
             expires_at=expires_at, project=facts.project, priority=facts.priority,

@@ -24,6 +24,7 @@ from scheduler.ledger.ledger import Holding, HoldingState, Ledger
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.occupant import Occupant
 from scheduler.placement.placer import Placer
+from scheduler.placement.quota import Quotas
 from scheduler.placement.scoring import Policy
 
 
@@ -51,7 +52,15 @@ class ClusterState:
         def observe(request: GpuRequest) -> None:
             self.placer.observe(request, monotonic())
 
-        self.pods = Pods(self.ledger, metrics, scheduler_names=scheduler_names, observe=observe, monotonic=monotonic)
+        self.quotas = Quotas(self.ledger)
+        self.pods = Pods(
+            self.ledger,
+            metrics,
+            quotas=self.quotas,
+            scheduler_names=scheduler_names,
+            observe=observe,
+            monotonic=monotonic,
+        )
         self.news = PodNews(self.pods, self.ledger, metrics, observe=observe)
         self.nodes: dict[str, wire.Node] = {}
         self.node_problems: dict[str, str] = {}
@@ -119,6 +128,13 @@ class ClusterState:
             return without_cards(node)
         except InventoryError:
             return None
+
+    def on_namespace(self, kind: str, name: str, namespace: wire.Namespace) -> Changes:
+        """Apply an event of the watch on namespaces, of which their quotas matter."""
+        if not self.quotas.on_event(kind, name, namespace) or not self.fleet.nodes:
+            return []
+        # Pods that were refused for the old one are tried again; any node will do to tell of it.
+        return [self.pods.freed(next(iter(self.fleet.nodes)), seen_by_scheduler=False)]
 
     def set_measured(self, name: str, reading: MeasuredVram) -> Changes:
         """Take in what a node's cards were measured to use."""
@@ -195,6 +211,7 @@ class ClusterState:
             "refused_pods": len(self.pods.at(Stage.REFUSED)),
             "nodes": len(self.fleet.nodes),
             "nodes_not_understood": len(self.node_problems),
+            "namespaces_not_understood": len(self.quotas.problems()),
             "pods_in_disagreement": len(self.ledger.problems),
             "pods_under_way": len(self.ledger.unsettled),
             "pods_trusted": self.ledger.trusted,

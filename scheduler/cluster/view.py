@@ -3,6 +3,7 @@
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.profile import Profile
+from scheduler.placement.quota import Quota
 
 
 class StateView:
@@ -10,6 +11,7 @@ class StateView:
 
     fleet: Fleet
     profile: Profile
+    quotas: list[tuple[Quota, int, int]]
     _figures: dict[str, float]
 
     def __init__(self, state: ClusterState) -> None:
@@ -19,6 +21,7 @@ class StateView:
     def take(self) -> None:
         """Look at the state now."""
         self.fleet, self._figures = self._state.fleet.copy(), self._state.figures()
+        self.quotas = self._state.quotas.each()
         self.profile = self._state.placer.profile.profile()
 
     def figures(self) -> dict[str, float]:

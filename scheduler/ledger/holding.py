@@ -91,6 +91,11 @@ class Holding:
         )  # fmt: skip
 
     @property
+    def namespace(self) -> str:
+        """Of the pod."""
+        return self.pod.partition("/")[0]
+
+    @property
     def per_card(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Card positions and the MiB on each, as `Fleet.take` wants them."""
         return self.placement.cards, self.placement.share_mib
@@ -104,6 +109,23 @@ class Holding:
             "memory_mib": self.request.memory_mib,
             "devices": self.devices,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What several pods hold together."""
+
+    vram_mib: int = 0
+    shares: int = 0
+    """Cards and slices."""
+
+    def plus(self, placement: Placement) -> "Held":
+        """With one pod more."""
+        return Held(self.vram_mib + sum(placement.share_mib), self.shares + len(placement.cards))
+
+    def without(self, placement: Placement) -> "Held":
+        """With one pod less."""
+        return Held(self.vram_mib - sum(placement.share_mib), self.shares - len(placement.cards))
 
 
 class ChangeKind(StrEnum):

@@ -31,6 +31,7 @@ from scheduler.ledger.holding import (
     NO_CHANGE,
     Change,
     ChangeKind,
+    Held,
     Holding,
     HoldingState,
     LedgerError,
@@ -46,6 +47,7 @@ __all__ = ["CardUse", "Change", "ChangeKind", "Holding", "HoldingState", "Ledger
 
 PATIENCE_SECONDS: Final = 30.0
 _NEVER: Final = float("inf")
+_NOTHING: Final = Held()
 _UNLIMITED: Final = 2**31
 
 
@@ -67,6 +69,7 @@ class Ledger:
         self.priorities: Counter[int] = Counter()
         """How many bound pods of each priority hold cards; read only."""
         self._by_node: dict[str, dict[str, Holding]] = {}
+        self._by_namespace: dict[str, Held] = {}
         self._reserved: dict[str, Holding] = {}
         """Those that are not bound yet."""
         self.unsettled: dict[str, Holding] = {}
@@ -451,6 +454,8 @@ class Ledger:
             holding.devices = self._devices(self.fleet.nodes[holding.placement.node], row, holding)
             self.fleet.take(row, *holding.per_card, **holding.per_node)
             holding.counted, holding.excess_mib = True, {}
+            if holding.placement.cards:
+                self._by_namespace[holding.namespace] = self.held_in(holding.namespace).plus(holding.placement)
 
     def _uncount(self, holding: Holding) -> None:
         if holding.counted:
@@ -458,6 +463,12 @@ class Ledger:
             self.fleet.give(row, *holding.per_card, **holding.per_node)
             self.fleet.add_excess(row, holding.excess_mib, -1)
             holding.counted = False
+            if holding.placement.cards:
+                left = self.held_in(holding.namespace).without(holding.placement)
+                if left.shares:
+                    self._by_namespace[holding.namespace] = left
+                else:
+                    del self._by_namespace[holding.namespace]
 
     # What was measured
 
@@ -467,6 +478,10 @@ class Ledger:
         return node is not None and self.measured.read(node, self.on_node(name), uses)
 
     # Views
+
+    def held_in(self, namespace: str) -> Held:
+        """What the pods of a namespace hold and have reserved on nodes that are known."""
+        return self._by_namespace.get(namespace, _NOTHING)
 
     def on_node(self, name: str) -> list[Holding]:
         """What pods hold on a node."""
@@ -521,6 +536,12 @@ class Ledger:
             if row is not None:
                 fresh.take(row, *holding.per_card, **holding.per_node)
                 fresh.add_excess(row, holding.excess_mib)
+        held: dict[str, Held] = {}
+        for holding in self.holdings.values():
+            if holding.counted and holding.placement.cards:
+                held[holding.namespace] = held.get(holding.namespace, _NOTHING).plus(holding.placement)
+        if held != self._by_namespace:
+            breaches.append(f"namespaces are counted as {self._by_namespace}, the holdings say {held}")
         for name, row in fleet.row_of.items():
             for array in (
                 "held_mib",

@@ -134,6 +134,13 @@ def _holds_words(model: str, choice: CardChoice) -> bool:
     return wanted and not any(label_value(word).upper() in name for word in choice.not_models)
 
 
+def most_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:
+    """The most that the request would hold on each row, all its shares together: [rows]."""
+    need = np.where(_choice(fleet, request, rows).allowed, need_mib(fleet, request, rows), 0)
+    most: IntArray = need.max(axis=1, initial=0) * request.count
+    return most
+
+
 def host_fits(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
     """Whether CPU and host memory suffice; in a cluster that question is kube-scheduler's own."""
     return (fleet.cpu_free_milli[rows] >= request.cpu_milli) & (fleet.memory_free_mib[rows] >= request.memory_mib)

@@ -1,12 +1,13 @@
 """How many more pods of a kind fit: placed one after another on a copy of the fleet. Pure."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from headroom.domain.model import GpuRequest
+from headroom.domain.model import GpuRequest, Placement
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer, hold
@@ -28,8 +29,19 @@ class FitCount:
 class Trial:
     """Places copies of a request on `fleet`, which is its own to change. With `one_per_node` each takes a node of its own."""
 
-    def __init__(self, fleet: Fleet, request: GpuRequest, policy: Policy, *, one_per_node: bool = False) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        request: GpuRequest,
+        policy: Policy,
+        *,
+        one_per_node: bool = False,
+        admits: Callable[[Placement], str | None] = lambda _: None,
+    ) -> None:
+        """`admits` counts a placement that is about to be made, or says why it may not be: then the trial ends."""
         self.fleet = fleet
+        self._admits = admits
+        self._barred = ""
         self._request, self._one_per_node = request, one_per_node
         self._placer = Placer(fleet, policy, check_host=True)
         self._nodes: Counter[str] = Counter()
@@ -47,6 +59,9 @@ class Trial:
         placement = self._placer.best(self._request)
         if placement is None:
             return False
+        if (barred := self._admits(placement)) is not None:
+            self._barred = barred
+            return False
         hold(self.fleet, self._request, placement)
         self._nodes[placement.node] += 1
         if self._one_per_node:
@@ -56,7 +71,7 @@ class Trial:
     def result(self) -> FitCount:
         """What was placed so far, and why every other node takes no more."""
         words = filtering.refusals(self.fleet, self._request, np.flatnonzero(self.fleet.alive), check_host=True)
-        reasons = Counter(word for word in words if word is not None)
+        reasons = Counter(word or self._barred for word in words if word or self._barred)
         # To the arrays, a node taken out of the question is a cordoned one.
         reasons[_CORDONED] -= self._closed.total()
         reasons.update(self._closed)

@@ -5,9 +5,10 @@ from typing import Any, Final
 import numpy as np
 
 from headroom.domain.model import CardChoice, GpuRequest, Placement
+from headroom.units import format_mib
 from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.measured import MeasuredVram
-from scheduler.cluster.pod_entry import Stage
+from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 
@@ -41,7 +42,24 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
         answer["claimed_node"] = None if waiting.claim is None else waiting.claim.node
         answer["tried"] = sorted(waiting.tried)
         answer["measured_vram"] = measured_words(state.measured_cards, state.reading)
+        if (quota := _quota_now(state, waiting)) is not None:
+            answer["quota"] = quota
     return answer
+
+
+def _quota_now(state: ClusterState, entry: PodEntry) -> dict[str, Any] | None:
+    """The quota of a pod's namespace with what is left of it; None where there is none."""
+    budget = state.quotas.budget(entry.namespace, entry.uid)
+    if budget is None:
+        return None
+    quota = budget.quota
+    found: dict[str, Any] = {"namespace": entry.namespace, "refuses": budget.refusal_of(entry.request)}
+    if quota.vram_mib is not None and budget.vram_mib is not None:
+        held = quota.vram_mib - budget.vram_mib
+        found["vram"] = f"{format_mib(held)} of {format_mib(quota.vram_mib)} held"
+    if quota.cards is not None and budget.cards is not None:
+        found["cards"] = f"{quota.cards - budget.cards} of {quota.cards} held"
+    return found
 
 
 def measured_words(fresh_cards: int | None, reading: MeasuredVram) -> str:
@@ -81,6 +99,19 @@ def choice_values(choice: CardChoice) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
+def _quotas(state: ClusterState) -> dict[str, Any]:
+    return {
+        quota.namespace: {
+            "max_vram_mib": quota.vram_mib,
+            "max_cards": quota.cards,
+            "held_mib": held_mib,
+            "held_cards": held_cards,
+            "problem": quota.problem,
+        }
+        for quota, held_mib, held_cards in state.quotas.each()
+    }
+
+
 def _shown(fleet: Fleet, placement: Placement) -> dict[str, Any]:
     node = fleet.nodes.get(placement.node)
     cards = [node.cards[at].id if node and at < len(node.cards) else str(at) for at in placement.cards]
@@ -116,6 +147,7 @@ def snapshot(state: ClusterState, now: float, *, check: bool = False) -> dict[st
         "reservations": state.reservations(now),
         "refused": sorted(entry.key for entry in state.pods.at(Stage.REFUSED)),
         "waiting": sorted(entry.key for entry in state.pods.entries.values() if entry.stage is not Stage.BOUND),
+        "quotas": _quotas(state),
         "node_problems": dict(sorted(state.node_problems.items())),
         "pod_problems": dict(sorted(state.news.problems.items())),
         "over_committed": [

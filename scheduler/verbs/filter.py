@@ -77,6 +77,9 @@ class Extender:
             return self._without_gpu(pod, offer)
         if (held := self._still_good(entry, offer)) is not None:
             return self._placed(entry, held, offer)
+        budget = self._state.quotas.budget(entry.namespace, entry.uid)
+        if budget is not None and (words := budget.refusal_of(entry.request)) is not None:
+            return self._refuse(entry, offer, words)
         if self._settings.plan_every_pods:
             self._state.placer.replan_after(self._settings.plan_every_pods)
         if self._settings.answer == SCORED or soft_preferences(pod):
@@ -113,7 +116,7 @@ class Extender:
         assert entry is not None
         held = self._still_good(entry, offer)
         if held is None:
-            row = self._best(entry.request, offer, entry.tried)
+            row = self._best(entry, offer)
             if row is None:
                 entry.tried.clear()
                 return Answer(offer.everything(), "passed")
@@ -138,25 +141,29 @@ class Extender:
             rows = np.array([row] if row is not None and offer.has(entry.claim.node) else [], np.int64)
             row = placer.best_among(entry.request, rows)
         else:
-            row = self._best(entry.request, offer, entry.tried)
+            row = self._best(entry, offer)
             if row is None and entry.tried:
                 nominated = entry.facts.nominated
                 if offer.names == [nominated] and nominated in entry.tried:
                     # The node named ahead is offered alone first; refused here, kube-scheduler goes on to offer the rest.
                     return Answer(offer.answer([], {nominated: TRIED}), "refused")
                 entry.tried.clear()
-                row = self._best(entry.request, offer, entry.tried)
+                row = self._best(entry, offer)
         if row is None:
             return self._refuse(entry, offer)
         return self._placed(entry, placer.placement_at(entry.request, row), offer)
 
-    def _best(self, request: GpuRequest, offer: Offer, tried: set[str]) -> int | None:
-        placer, fleet = self._state.placer, self._state.fleet
+    def _best(self, entry: PodEntry, offer: Offer) -> int | None:
+        placer, fleet, tried = self._state.placer, self._state.fleet, entry.tried
+        within = self._state.quotas.rows(entry.namespace, entry.uid, entry.request)
         if offer.short:
-            return placer.best_among(request, self._rows(offer, tried))
+            rows = self._rows(offer, tried)
+            return placer.best_among(entry.request, rows if within is None else rows[within[rows]])
         names = fleet.names
         excluded = {fleet.row_of[name] for name in tried if name in fleet.row_of}
-        return placer.best_row(request, lambda row: offer.has(names[row]), excluded)
+        if within is None:
+            return placer.best_row(entry.request, lambda row: offer.has(names[row]), excluded)
+        return placer.best_row(entry.request, lambda row: bool(within[row]) and offer.has(names[row]), excluded)
 
     def _rows(self, offer: Offer, tried: set[str] | frozenset[str] = frozenset()) -> IntArray:
         row_of = self._state.fleet.row_of
@@ -168,29 +175,44 @@ class Extender:
         self._decisions.add(Decision(entry.key, now, "placed", placement))
         return Answer(offer.only(placement.node), "placed")
 
-    def _refuse(self, entry: PodEntry, offer: Offer) -> Answer:
-        refused = self._refusals(entry.request, offer)
+    def _refuse(self, entry: PodEntry, offer: Offer, by_quota: str = "") -> Answer:
+        """Why each node does not take the pod; `by_quota` is why none of them may, if so."""
+        rows = self._rows(offer)
+        if by_quota:
+            refused, rows = dict.fromkeys(offer.names, by_quota), rows[:0]
+        else:
+            refused, rows, by_quota = self._refusals(entry, offer, rows)
         if not offer.names:
             return Answer(offer.answer([], {}), "refused")
         counts: dict[str, int] = {}
         for reason in refused.values():
             counts[reason] = counts.get(reason, 0) + 1
         self._decisions.add(Decision(entry.key, self._monotonic(), "refused", reasons=counts))
-        self._effects(self._pods.refuse(entry, self._rows(offer)))
+        self._effects(self._pods.refuse(entry, rows, by_quota=bool(by_quota)))
         return Answer(offer.answer([], refused), "refused")
 
-    def _refusals(self, request: GpuRequest, offer: Offer) -> dict[str, str]:
-        reasons, row_of, problems = self._reasons.of(request), self._state.fleet.row_of, self._state.node_problems
+    def _refusals(self, entry: PodEntry, offer: Offer, rows: IntArray) -> tuple[dict[str, str], IntArray, str]:
+        """Why each node does not take the pod; the rows that would if they had room; and the quota's words where it is of use."""
+        reasons, row_of, problems = self._reasons.of(entry.request), self._state.fleet.row_of, self._state.node_problems
+        budget = self._state.quotas.budget(entry.namespace, entry.uid)
+        within = None if budget is None else budget.rows(self._state.fleet, entry.request)
+        beyond = "" if budget is None or within is None else budget.vram_words
+        if within is not None:
+            rows = rows[within[rows]]
         refused: dict[str, str] = {}
+        by_quota = ""
         for name in offer.names:
             problem = problems.get(name)
             if name not in row_of:
                 refused[name] = problem or UNKNOWN_NODE
                 continue
-            reason = reasons[row_of[name]] or TRIED
+            reason = reasons[row_of[name]]
+            if reason is None and within is not None and not within[row_of[name]]:
+                reason = by_quota = beyond
+            reason = reason or TRIED
             # That a node has no such cards may be because they could not be told.
             refused[name] = f"{reason}: {problem}" if problem and reason.startswith(NO_SUCH_CARDS) else reason
-        return refused
+        return refused, rows, by_quota
 
     def _all_that_fit(self, entry: PodEntry, offer: Offer) -> Answer:
         """Every node that fits, the best one reserved; the scores are kept for the prioritize call that follows."""
@@ -198,11 +220,13 @@ class Extender:
         names = self._state.fleet.names
         if (claim := entry.claim) is not None:
             rows = np.array([row for row in rows.tolist() if names[row] == claim.node], np.int64)
+        if (within := self._state.quotas.rows(entry.namespace, entry.uid, request)) is not None:
+            rows = rows[within[rows]]
         best = placer.best_among(request, rows)
         if best is None:
             return self._refuse(entry, offer)
         scores = {names[row]: score for row, score in placer.order(request, rows.tolist())}
-        refused = {name: why for name, why in self._refusals(request, offer).items() if name not in scores}
+        refused = {name: why for name, why in self._refusals(entry, offer, rows)[0].items() if name not in scores}
         now = self._monotonic()
         placement = placer.placement_at(request, best)
         self._effects(self._pods.offer(entry, placement, now + self._settings.reservation_seconds, scores))

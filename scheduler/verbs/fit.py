@@ -5,13 +5,16 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from headroom import wire
-from headroom.domain.model import GpuRequest
+from headroom.domain.model import GpuRequest, Placement
 from headroom.kube.client import KubeClient
 from headroom.wire import Wire, WireError
 from scheduler.cluster.host_rules import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.holding import is_finished
+from scheduler.placement.quota import Budget
 from scheduler.placement.trial import KEPT_APART, Trial
 
 _MOST_PODS_ASKED: Final = 2000
@@ -37,13 +40,27 @@ class FitPage:
         """How many more fit by cards, CPU, memory, selectors, taints and anti-affinity on one host. Raises KubeError, WireError."""
         pod, state = question.pod, self.state
         avoided = await self._hosts_to_avoid(pod)
-        trial = Trial(state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod))
+        budget = state.quotas.budget(pod.metadata.namespace or "default")
+
+        def admits(placement: Placement) -> str | None:
+            if budget is None:
+                return None
+            shares = len(placement.cards), sum(placement.share_mib)
+            if (words := budget.refusal(*shares)) is None:
+                budget.take(*shares)
+            return words
+
+        trial = Trial(
+            state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod), admits=admits
+        )
         for name, row in trial.fleet.row_of.items():
             if not host_feasible(pod, state.nodes[name]):
                 trial.close(row, "node selector, affinity or taint")
             elif name in avoided:
                 trial.close(row, KEPT_APART)
         for number in range(max(0, min(question.limit, _MOST_PODS_ASKED))):
+            if budget is not None:
+                _narrow(trial, budget, request)
             if not trial.step():
                 break
             if number % _PODS_AT_ONCE == _PODS_AT_ONCE - 1:
@@ -68,3 +85,11 @@ class FitPage:
                     other.spec.node_name for other in wire.POD_LIST.decode(raw).items if not is_finished(other)
                 )
         return found - {""}
+
+
+def _narrow(trial: Trial, budget: Budget, request: GpuRequest) -> None:
+    """Close the nodes whose cards are larger than what is left of the quota."""
+    within = budget.rows(trial.fleet, request)
+    if within is not None:
+        for row in np.flatnonzero(trial.fleet.alive & trial.fleet.schedulable & ~within).tolist():
+            trial.close(row, budget.vram_words)

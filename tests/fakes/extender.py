@@ -17,6 +17,7 @@ from tests.fakes.apiserver import ApiServer, Front
 
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
+NAMESPACES = "/api/v1/namespaces"
 GIB = 1024
 Object = dict[str, Any]
 
@@ -145,7 +146,11 @@ class Running:
     async def caught_up(self) -> None:
         """Wait until the extender has applied every event so far."""
         version = self.api.resource_version
-        for reflector, resource in ((self.daemon.nodes, NODES), (self.daemon.pods, PODS)):
+        daemon = self.daemon
+        watched: list[tuple[Any, str]] = [(daemon.nodes, NODES), (daemon.pods, PODS)]
+        if daemon.namespaces.has_synced and (self.api.all(NAMESPACES) or list(daemon.state.quotas)):
+            watched.append((daemon.namespaces, NAMESPACES))
+        for reflector, resource in watched:
             self.api.bookmark(resource)
             await self.until(lambda reflector=reflector: int(reflector.resource_version or 0) > version)
 

@@ -82,6 +82,11 @@ def secured() -> Iterator[Cluster]:
     """A cluster of its own, with deploy/base applied and a second account that has the extender's role alone."""
     with Cluster.start(nodes=uniform_nodes(2, cards=1, vram_mib=40960, resource=""), audit=True) as running:
         running.apply(BASE)
+        # The second account may write assignments as the first one may.
+        agent = "'system:serviceaccount:headroom-system:headroom-agent'"
+        policies = (BASE / "pods-admission.yaml").read_text()
+        assert agent in policies
+        running.apply(policies.replace(agent, f"{agent}, '{ALONE}'"))
         running.apply(
             [
                 {

@@ -184,8 +184,18 @@ def test_a_pod_of_an_unknown_device_resource_is_reported_with_the_default_slice(
 
 
 def test_cards_that_headroom_picked_itself_are_never_overruled() -> None:
-    truth = judge(held("GPU-b::0"), pod(cards="GPU-a", mode="pinned"))
+    picked = pod(cards="GPU-a", mode="pinned", count=0)
+    truth = judge(held("GPU-b::0"), picked)
     assert (truth.corrections, truth.right) == ([], 0)
+
+
+@pytest.mark.parametrize("written", ["GPU-b", "GPU-a", "GPU-elsewhere"])
+def test_a_pod_of_the_device_plugin_that_calls_itself_pinned_is_put_right(written: str) -> None:
+    """Cases s37 and L13: its author hid it from this comparison by an annotation."""
+    (correction,) = judge(held("GPU-b::0"), pod(cards=written, mode="pinned")).corrections
+    assert (correction.finding, correction.actual) == (Finding.CORRECTED, ("GPU-b",))
+    assert correction.annotations["headroom.dev/assigned-mode"] == "slice"
+    assert correction.annotations["headroom.dev/assigned-cards"] == "GPU-b"
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
