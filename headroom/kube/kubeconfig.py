@@ -39,6 +39,9 @@ def check(kubeconfig: str | None, context: str | None) -> None:
             f"no cluster to talk to: there is no kubeconfig (neither $KUBECONFIG nor {files[0]}), and this is no pod;"
             " name one with --kubeconfig"
         )
+    for name in there:
+        if not isinstance(_parsed(name), dict):
+            raise KubeConfigError(f"kubeconfig {name}: not a kubeconfig")
     configs = [_read(name) for name in there]
     known = [entry["name"] for config in configs for entry in config.get("contexts") or () if isinstance(entry, dict)]
     wanted = context or next((config["current-context"] for config in configs if config.get("current-context")), None)
@@ -59,8 +62,13 @@ def _files(kubeconfig: str | None) -> list[str]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(Path(name).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
+    found = _parsed(name)
     return found if isinstance(found, dict) else {}
+
+
+def _parsed(name: str) -> Any:
+    """What is in the file; None for one that cannot be read."""
+    try:
+        return yaml.safe_load(Path(name).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
