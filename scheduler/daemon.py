@@ -133,7 +133,6 @@ class SchedulerDaemon:
                 self.metrics,
                 self.effects,
                 on_ready=lambda detail: self.health.set_ready("measured", ready=True, detail=detail),
-                monotonic=monotonic,
                 unix_clock=unix_clock,
             )
             if self._prometheus is not None

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
 
 import msgspec
 
 from headroom.daemon.logs import get_logger
+from headroom.daemon.slices import Slices
 from headroom.domain.model import GpuNode
 from headroom.prometheus.client import Answer, PrometheusAnswerError, PrometheusError, PrometheusSource
 from headroom.prometheus.series import DeviceJobs
@@ -15,8 +15,6 @@ from scheduler.cluster.measured import MeasuredVram, line_of, measured_of, query
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
-
-_SLICE_SECONDS: Final = 0.002  # so that filter calls are answered in between
 
 
 class MeasuredPoll:
@@ -34,12 +32,11 @@ class MeasuredPoll:
         effects: Effects,
         *,
         on_ready: Callable[[str], None] = lambda _: None,
-        monotonic: Callable[[], float],
         unix_clock: Callable[[], float],
     ) -> None:
         self._state, self._source, self._settings, self._metrics = state, source, settings, metrics
         self._effects, self._on_ready = effects, on_ready
-        self._monotonic, self._unix_clock = monotonic, unix_clock
+        self._unix_clock = unix_clock
         self._jobs = DeviceJobs(settings.device_jobs)
         self._read_at: float | None = None
         self._first = asyncio.Event()
@@ -113,11 +110,9 @@ class MeasuredPoll:
 
     async def _apply(self, reading: MeasuredVram) -> None:
         self._state.reading = reading
-        started = self._monotonic()
+        slices = Slices()
         for name in list(self._state.fleet.nodes):
             self._effects(self._state.set_measured(name, reading))
-            if self._monotonic() - started > _SLICE_SECONDS:
-                await asyncio.sleep(0)
-                started = self._monotonic()
+            await slices.pause()
         self._state.measured_cards = reading.cards
         self._metrics.measured_cards.set(reading.cards)
