@@ -100,6 +100,7 @@ class AutoscalerDaemon:
                 source,
                 short_seconds=settings.short_mean_seconds,
                 long_seconds=settings.long_mean_seconds,
+                timeout_seconds=settings.prometheus_timeout_seconds,
                 jobs=DeviceJobs(settings.device_jobs),
                 wall_clock=unix_clock,
             ),
@@ -234,6 +235,8 @@ class AutoscalerDaemon:
         due = loop.time()
         while True:
             await self._guard.run("tick", self.loop.tick())
+            # Readiness is not lost by it: another one would read no better, and the Service would lose its metrics.
+            self.health.set_ready("prometheus", ready=True, detail=self.loop.prometheus_away or "answers")
             due = max(due + self.settings.tick_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
 

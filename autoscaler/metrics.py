@@ -48,6 +48,12 @@ class AutoscalerMetrics:
             buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
             registry=registry,
         )
+        self.last_tick = Gauge(
+            "headroom_autoscaler_last_tick_timestamp_seconds", "When the last tick ended.", registry=registry
+        )
+        self.prometheus_up = Gauge(
+            "headroom_autoscaler_prometheus_up", "1 while Prometheus answers, else 0.", registry=registry
+        )
         self.queries = Counter("headroom_autoscaler_prometheus_queries_total", "Queries asked.", registry=registry)
         self.query_failures = Counter(
             "headroom_autoscaler_prometheus_failures_total", "Queries without an answer.", registry=registry

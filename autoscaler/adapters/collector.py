@@ -3,27 +3,22 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Final
 
+from autoscaler.adapters.custom_queries import CustomQueries
 from autoscaler.observation import absent
 from autoscaler.observation.answers import Snapshot, SnapshotBuilder
-from autoscaler.observation.queries import CLOCK, COUNTERS, GAUGES, Custom, Plan, combine
+from autoscaler.observation.queries import CLOCK, COUNTERS, GAUGES, Plan
 from autoscaler.observation.scrapes import ScrapeMemory
 from headroom.daemon.logs import get_logger
 from headroom.errors import HeadroomError
-from headroom.prometheus.client import PrometheusQueryError
-from headroom.prometheus.series import DeviceJobs, Odd, Series, Source
+from headroom.prometheus.series import DeviceJobs, Series, Source
 
-_RETRY_SECONDS: Final = 300.0
 _LARGE: Final = (GAUGES, COUNTERS)
 """Answers of tens of MiB where there are thousands of pods: held one at a time."""
 _HINTS_SECONDS: Final = 300.0
 """How often it is asked what there is in place of metrics that nobody exports."""
-
-
-_Read: TypeAlias = tuple[Sequence[Series], Sequence[Odd]]
-"""Series of an answer that hold numbers, and the others."""
 
 
 class Collector:
@@ -35,6 +30,7 @@ class Collector:
         *,
         short_seconds: float,
         long_seconds: float,
+        timeout_seconds: float = 5.0,
         jobs: DeviceJobs | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -45,8 +41,7 @@ class Collector:
         self._hints: dict[str, str] = {}
         self._hints_of: frozenset[str] = frozenset()
         self._hints_at = float("-inf")
-        self._refused: dict[Custom, tuple[float, str]] = {}
-        """Queries that Prometheus refuses, since when, and why: they are kept out of the batches."""
+        self._custom = CustomQueries(source, timeout_seconds, wall_clock)
         self.queries_asked = 0
         self._one_large = asyncio.Lock()
         self._log = get_logger(__name__)
@@ -55,13 +50,15 @@ class Collector:
         """Ask everything in `plan`. Never raises for lack of an answer: `Snapshot.errors` says what is missing."""
         builder = SnapshotBuilder(self._wall_clock(), plan.facts, (self._short, self._long), self._jobs)
         snapshot = builder.snapshot
-        wanted = {custom for pairs in plan.custom.values() for _, custom in pairs}
-        self._refused = {custom: known for custom, known in self._refused.items() if custom in wanted}
         fixed = {group: query for group, query in plan.queries.items() if group not in plan.custom}
+        alive: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if CLOCK not in fixed:
+            alive.set_result(True)
         await asyncio.gather(
-            *(self._collect_group(builder, group, query) for group, query in fixed.items()),
-            *(self._collect_custom(builder, pairs) for pairs in plan.custom.values()),
+            *(self._collect_group(builder, group, query, alive) for group, query in fixed.items()),
+            self._collect_custom(snapshot, plan, alive),
         )
+        _say_unreachable(snapshot)
         await asyncio.to_thread(builder.finish)
         snapshot.scrapes = self._scrapes.note(snapshot.scrapes, snapshot.clock_seconds)
         snapshot.hints = await self._look_for_others(plan, snapshot)
@@ -70,16 +67,23 @@ class Collector:
             self._log.warning("jobs_not_believed", jobs=sorted(new), setting="device_jobs")
         return snapshot
 
-    async def _collect_group(self, builder: SnapshotBuilder, group: str, query: str) -> None:
+    async def _collect_group(
+        self, builder: SnapshotBuilder, group: str, query: str, alive: asyncio.Future[bool]
+    ) -> None:
         async with self._one_large if group in _LARGE else contextlib.nullcontext():
             self.queries_asked += 1
             try:
                 answer = await self._source.ask(query)
                 # In a thread, so that the lease is renewed and watches are read meanwhile.
                 await asyncio.to_thread(self._add, builder, group, answer)
+                if answer.warnings:
+                    builder.snapshot.partial[group] = "; ".join(answer.warnings)
             except HeadroomError as error:
                 builder.snapshot.errors[group] = str(error)
                 builder.drop(group)
+            finally:
+                if group == CLOCK and not alive.done():
+                    alive.set_result(CLOCK not in builder.snapshot.errors)
 
     async def _look_for_others(self, plan: Plan, snapshot: Snapshot) -> dict[str, str]:
         """What there is in place of names of which nothing was found; asked for now and then, and only where it may be answered."""
@@ -97,43 +101,16 @@ class Collector:
                 self._log.info("similar_metrics_not_asked", error=str(error))
         return self._hints
 
-    async def _collect_custom(self, builder: SnapshotBuilder, pairs: Sequence[tuple[str, Custom]]) -> None:
-        now, snapshot = self._wall_clock(), builder.snapshot
-        asked = [pair for pair in pairs if not self._is_put_off(pair[1], now)]
-        tags = {tag: (custom.target, custom.signal) for tag, custom in asked}
-        for series, odd in await self._ask_custom(snapshot, asked, now):
-            builder.add_custom(tags, series, odd)
-        for _, custom in pairs:
-            if custom in self._refused:
-                snapshot.custom[custom.target, custom.signal] = self._refused[custom][1]
+    async def _collect_custom(self, snapshot: Snapshot, plan: Plan, alive: asyncio.Future[bool]) -> None:
+        async def answers_anything() -> bool:
+            return await asyncio.shield(alive)
 
-    def _is_put_off(self, custom: Custom, now: float) -> bool:
-        since = self._refused[custom][0] if custom in self._refused else float("-inf")
-        return 0 <= now - since < _RETRY_SECONDS
-
-    async def _ask_custom(self, snapshot: Snapshot, pairs: Sequence[tuple[str, Custom]], now: float) -> list[_Read]:
-        """Ask many in one; when Prometheus refuses that, halve until the queries that it refuses are found."""
-        if not pairs:
-            return []
-        self.queries_asked += 1
-        try:
-            answer = await self._source.ask(combine(pairs))
-            read = list(answer), answer.odd
-        except PrometheusQueryError as error:
-            if len(pairs) > 1:
-                middle = len(pairs) // 2
-                first = await self._ask_custom(snapshot, pairs[:middle], now)
-                return first + await self._ask_custom(snapshot, pairs[middle:], now)
-            custom = pairs[0][1]
-            self._refused[custom] = (now, str(error))
-            self._log.warning("query_refused", target=custom.target, signal=custom.signal, error=str(error))
-            return []
-        except HeadroomError as error:
-            snapshot.custom.update({(custom.target, custom.signal): str(error) for _, custom in pairs})
-            return []
-        for _, custom in pairs:
-            self._refused.pop(custom, None)
-        return [read]
+        before = self._custom.asked
+        answers = await self._custom.ask(list(plan.custom.values()), answers_anything)
+        self.queries_asked += self._custom.asked - before
+        snapshot.custom = answers.found
+        snapshot.custom_partial, snapshot.remarks = answers.partial, answers.remarks
+        snapshot.unreadable = answers.refused
 
     @staticmethod
     def _add(builder: SnapshotBuilder, group: str, series: Iterable[Series]) -> None:
@@ -145,3 +122,14 @@ class Collector:
             builder.add_counters(series)
         else:
             builder.add_buckets(group, series)
+
+
+def _say_unreachable(snapshot: Snapshot) -> None:
+    """Where Prometheus does not even say what time it is, that is what is wrong with everything else."""
+    if CLOCK not in snapshot.errors:
+        return
+    away = "Prometheus is unreachable"
+    snapshot.errors = {group: f"{away}: {text}" for group, text in snapshot.errors.items()}
+    snapshot.custom = {
+        key: f"{away}: {text}" if isinstance(text, str) else text for key, text in snapshot.custom.items()
+    }

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from autoscaler.api.engines import default_signals, exports, fallback
+from autoscaler.api.likely import mistakes
 from autoscaler.api.query_guard import is_closed
 from autoscaler.law.inputs import SignalKind
 from autoscaler.law.rates import RatePolicy
@@ -128,6 +129,8 @@ class Target:
     costs: tuple[float, float] | None = None
     """GPU seconds per prompt and per output token, where the object states them."""
     most_sequences: int = 256
+    mistakes: tuple[str, ...] = ()
+    """What is allowed and likely a mistake, in words."""
     scaled: str = field(default="", compare=False)
     """Kind, namespace and name of what is scaled; the key under which one owner is enforced."""
 
@@ -178,7 +181,7 @@ def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
         raise fail("minReplicas", spec.min_replicas, f"is not between 0 and maxReplicas {spec.max_replicas}")
     signals = _signals(spec, engine, fail)
     api_version = _api_version(reference, fail)
-    return Target(
+    target = Target(
         key=resource.key,
         namespace=meta.namespace,
         kind=reference.kind,
@@ -208,6 +211,7 @@ def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
         most_sequences=spec.work.max_sequences if spec.work else 256,
         scaled=scaled_key(api_version, reference.kind, meta.namespace, reference.name),
     )
+    return replace(target, mistakes=mistakes(target.spec))
 
 
 def _api_version(reference: TargetRef, fail: "_Fail") -> str:

@@ -11,7 +11,7 @@ from autoscaler.observation.scrapes import Scrape
 from autoscaler.observation.series import PodKey, Rate, Sample, address_of, change, increase, rate, spacing
 from autoscaler.observation.views import CLUSTER, Entry, Found, LabelReader, Labels, Latest, Ports, Young
 from headroom.domain.engines import Measure
-from headroom.prometheus.series import DeviceJobs, Odd, Point, Series, newest
+from headroom.prometheus.series import DeviceJobs, Point, Series, newest
 
 BY_ADDRESS: Final = "@address"
 """In place of a namespace: the series names no pod, only the address it was scraped from."""
@@ -56,7 +56,15 @@ class Snapshot:
     devices: Devices = field(default_factory=Devices)
     custom: dict[tuple[str, str], "Sample | str"] = field(default_factory=dict)
     """(target, signal) -> the number, or what was wrong with the answer; absent when the answer was empty."""
+    custom_partial: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Numbers of queries that may be too low, and why."""
+    remarks: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What Prometheus remarks on the expression of a query."""
+    unreadable: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What Prometheus says of a query that it cannot read, with the place in it."""
     errors: dict[str, str] = field(default_factory=dict)
+    partial: dict[str, str] = field(default_factory=dict)
+    """Groups whose answers are not whole, and why."""
     scrapes: Mapping[PodKey, Scrape] = field(default_factory=dict)
     """What is known of each pod's scrapes, from earlier ticks too."""
     up: dict[PodKey, Up] = field(default_factory=dict)
@@ -169,23 +177,6 @@ class SnapshotBuilder:
             self._ports.note(pod, found.port)
             per_view = self._buckets.setdefault((kind, name, pod), {})
             per_view.setdefault((found.port, found.view), {})[edge] = point[1]
-
-    def add_custom(
-        self, tags: Mapping[str, tuple[str, str]], series: Iterable[Series], odd: Iterable[Odd] = ()
-    ) -> None:
-        """One number per tagged query; more than one is an error of that query alone."""
-        custom = self.snapshot.custom
-        for one in series:
-            key, point = tags.get(one.labels.get(TAG, "")), newest(one.points)
-            if key is not None and point is not None:
-                custom[key] = (
-                    Sample(*point) if key not in custom else "the query answers with more than one series; aggregate it"
-                )
-        for other in odd:
-            key = tags.get(other.labels.get(TAG, ""))
-            if key is not None:
-                text = f"the query answers with {other.held}, which is no number"
-                custom[key] = text if key not in custom else "the query answers with more than one series; aggregate it"
 
     # What they come to
 

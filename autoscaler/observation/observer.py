@@ -14,7 +14,7 @@ from autoscaler.observation import absent, stillness
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.gathering import Gathered, Gatherer, ObserveSettings, plus
-from autoscaler.observation.queries import ACTIVATION, GAUGES, HISTOGRAMS
+from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
 from autoscaler.observation.series import merge_buckets, quantile
 from autoscaler.observation.stillness import Load, Still
 from headroom.domain.engines import COUNTERS as COUNTER_FACTS
@@ -84,8 +84,19 @@ class Observer:
     def readings(self) -> tuple[Reading, ...]:
         """One for every signal but `work`."""
         return tuple(
-            self._reading(signal) for signal in self._target.spec.signals if signal.kind is not SignalKind.WORK
+            self._reading(signal) if signal.kind is SignalKind.QUERY else self._whole(signal, self._reading(signal))
+            for signal in self._target.spec.signals
+            if signal.kind is not SignalKind.WORK
         )
+
+    def _whole(self, signal: SignalSpec, reading: Reading) -> Reading:
+        """The reading, marked where what it rests on is not whole: pods may be missing that are busier than these."""
+        partial = self._snapshot.partial
+        groups = (signal.kind.value,) if signal.kind in LATENCIES else (GAUGES, COUNTERS)
+        why = next((partial[group] for group in groups if group in partial), "") if partial else ""
+        if not why or reading.state is not Freshness.FRESH:
+            return reading
+        return replace(reading, state=Freshness.PARTIAL, detail=why)
 
     def activation(self) -> Reading | None:
         """The signal that outlives the pods; None where the object has none."""
@@ -140,8 +151,9 @@ class Observer:
         for part in (prompt.gathered, output.gathered, waiting):
             if part.state is not Freshness.FRESH:
                 return Work(part.state, age_seconds=part.age_seconds, detail=part.detail)
+        why = next((self._snapshot.partial[g] for g in (GAUGES, COUNTERS) if g in self._snapshot.partial), "")
         return Work(
-            state=Freshness.FRESH,
+            state=Freshness.PARTIAL if why else Freshness.FRESH,
             prompt_tokens_per_second=(prompt.gathered.total, prompt.long),
             output_tokens_per_second=(output.gathered.total, output.long),
             waiting_prompt_tokens=waiting.total * lessons.prompt_length,
@@ -155,7 +167,7 @@ class Observer:
             output_tokens_per_request=lessons.output_length,
             age_seconds=max(prompt.gathered.age_seconds, output.gathered.age_seconds, waiting.age_seconds),
             missing=max(prompt.gathered.missing, output.gathered.missing, waiting.missing),
-            detail=prompt.gathered.detail or output.gathered.detail or waiting.detail,
+            detail=why or prompt.gathered.detail or output.gathered.detail or waiting.detail,
             unpriced="" if cost else self._why_unpriced(),
         )
 
@@ -336,9 +348,10 @@ class Observer:
             return Reading(signal, Freshness.EMPTY, detail="the query answers with nothing")
         if isinstance(answer, str):
             return Reading(signal, Freshness.ERROR, detail=answer)
-        return Reading(
-            signal, Freshness.FRESH, answer.value, max(self._snapshot.clock_seconds - answer.at_seconds, 0.0)
-        )
+        key, age = (self._target.key, signal), max(self._snapshot.clock_seconds - answer.at_seconds, 0.0)
+        if why := self._snapshot.custom_partial.get(key):
+            return Reading(signal, Freshness.PARTIAL, answer.value, age, detail=why)
+        return Reading(signal, Freshness.FRESH, answer.value, age, detail=self._snapshot.remarks.get(key, ""))
 
 
 def _first(*ways: Callable[[], Gathered] | None) -> Gathered:

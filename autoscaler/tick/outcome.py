@@ -1,6 +1,7 @@
 """One object within one tick: what was known of it and what was decided."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from autoscaler.api.resource import InferenceAutoscaler, Target
 from autoscaler.law.decide import Decision, TargetState
@@ -30,6 +31,8 @@ class Outcome:
     """Of the pod that was scraped the longest ago."""
     silent: bool = False
     """Whether a pod that should report was not scraped lately."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Signals whose query Prometheus cannot read, and what it says."""
     rival: str = ""
     """Who else scales the target."""
     yields: bool = False

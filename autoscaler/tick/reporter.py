@@ -18,7 +18,7 @@ from headroom.kube.client import KubeError
 
 log = get_logger(__name__)
 
-_GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False"}
+_GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False", status.SPEC_WARNING: "False"}
 """Conditions whose good state is not True."""
 _EXPECTED: Final = (Rule.NO_READY_POD, Rule.OFF, status.ANOTHER_SCALER)
 """Reasons of conditions that are as somebody wanted them, or pass by themselves."""
@@ -49,6 +49,7 @@ class Reporter:
             memory.others.words(), outcome.yields, outcome.workload.owner,
         )  # fmt: skip
         wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity, claims)
+        wanted.append(status.spec_warning(outcome.target.mistakes, outcome.unreadable))
         built = status.build(
             decision,
             conditions=_merged(wanted, old, resource, wall),

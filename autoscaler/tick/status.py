@@ -19,6 +19,7 @@ SCALING_ACTIVE: Final = "ScalingActive"
 ABLE_TO_SCALE: Final = "AbleToScale"
 CAPACITY_LIMITED: Final = "CapacityLimited"
 CONFLICT: Final = "Conflict"
+SPEC_WARNING: Final = "SpecWarning"
 
 AMBIGUOUS_OWNER: Final = "AmbiguousOwner"
 ANOTHER_SCALER: Final = "AnotherScaler"
@@ -85,10 +86,18 @@ class Claims:
         return f"{self.writers}: every change is undone, so none is made for a while{owner}"
 
 
+def spec_warning(mistakes: Sequence[str], unreadable: Mapping[str, str]) -> Condition:
+    """What looks wrong in the spec: queries that Prometheus cannot read (by signal), and what is likely a mistake."""
+    texts = [f"signal {signal}: {text}" for signal, text in unreadable.items()] + list(mistakes)
+    if not texts:
+        return Condition(SPEC_WARNING, False, "NothingFound")
+    return Condition(SPEC_WARNING, True, "InvalidQuery" if unreadable else "LikelyMistake", "; ".join(texts))
+
+
 def conditions_of(
     decision: Decision, failure: str = "", unknown_capacity: str = "", claims: Claims | None = None
 ) -> list[Condition]:
-    """The five conditions after a decision. `failure` is what the API server said of the last write."""
+    """The conditions after a decision. `failure` is what the API server said of the last write."""
     claims = claims or Claims()
     disputed = claims.blocked()
     lead = decision.reasons[0]

@@ -21,7 +21,7 @@ from autoscaler.observation.cluster.objects import PodView, stamp
 from autoscaler.observation.cluster.workloads import DEPLOYMENT, Workload
 from autoscaler.observation.cluster.world import World
 from autoscaler.observation.observer import Observer, ObserveSettings, engine_costs
-from autoscaler.observation.queries import plan
+from autoscaler.observation.queries import CLOCK, plan
 from autoscaler.observation.scrapes import Outlook
 from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.tick import status
@@ -108,6 +108,8 @@ class Loop:
         self._costs = CostSettings()
         self._budgets = budgets(settings)
         self._memories: dict[str, Memory] = {}
+        self.prometheus_away = ""
+        """Why Prometheus gives no answer at all; empty while it does."""
         self._outlook = Outlook()
         self._reporter = Reporter(
             actuator,
@@ -152,6 +154,7 @@ class Loop:
             self._look_on(outcomes.values())
         self._count(outcomes)
         self._metrics.tick_seconds.observe(self._monotonic() - started)
+        self._metrics.last_tick.set(self._wall_clock())
         return outcomes
 
     def _active(self) -> dict[str, Target]:
@@ -168,7 +171,17 @@ class Loop:
         snapshot = await collector.collect(plan(targets, windows))
         self._metrics.queries.inc(collector.queries_asked - asked)
         self._metrics.query_failures.inc(len(snapshot.errors))
+        self._note_prometheus(snapshot.errors.get(CLOCK, ""))
         return snapshot
+
+    def _note_prometheus(self, error: str) -> None:
+        """One line in the log when it goes and when it comes back; in between the objects say it."""
+        self._metrics.prometheus_up.set(not error)
+        if error and not self.prometheus_away:
+            log.warning("prometheus_away", error=error)
+        elif self.prometheus_away and not error:
+            log.info("prometheus_back")
+        self.prometheus_away = error
 
     # Deciding
 
@@ -207,6 +220,7 @@ class Loop:
             scrape_seconds=observer.spacing_seconds(), scrape_age_seconds=observer.scrape_age_seconds(),
             silent=observer.is_silent(),
             rival=rival, yields=now < memory.others.yields_until,
+            unreadable={name: text for (key, name), text in snapshot.unreadable.items() if key == target.key},
         )  # fmt: skip
 
     async def _pod_facts(self, memory: Memory, workload: Workload, facts: PodFacts, now: float) -> PodFacts:

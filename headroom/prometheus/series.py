@@ -67,6 +67,16 @@ class Answer(Protocol):
         """The others, as far as they have been read."""
         ...
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Why the answer is not the whole one; empty when it is."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What Prometheus remarks on the expression."""
+        ...
+
 
 class Source(Protocol):
     """Where series come from: `headroom.prometheus.client.PrometheusSource`, as far as it is asked."""

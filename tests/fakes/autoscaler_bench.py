@@ -39,12 +39,23 @@ class Bench:
         self.extra: list[tuple[dict[str, str], list[tuple[float, float]]]] = []
         self.metric = "vllm:num_requests_running"
 
+    async def restart(self, **settings: Any) -> None:
+        """Another daemon with other settings; what the first one knew is gone."""
+        await self.stop()
+        await self.start(**settings)
+
     async def start(self, **settings: Any) -> None:
         self.kube = await connect(str(self._kubeconfig))
-        flags = {"extender_url": "", "prometheus_timeout_seconds": 0.5, "tick_seconds": 15.0, **settings}
-        settings = AutoscalerSettings(prometheus_url=self.prometheus.url, **flags)
+        flags: dict[str, Any] = {
+            "extender_url": "", "prometheus_timeout_seconds": 0.5, "tick_seconds": 15.0,
+            "prometheus_url": self.prometheus.url, **settings,
+        }  # fmt: skip
         self.daemon = AutoscalerDaemon(
-            self.kube, settings, alone=True, monotonic=lambda: self.now, unix_clock=lambda: self.now + self.ahead
+            self.kube,
+            AutoscalerSettings(**flags),
+            alone=True,
+            monotonic=lambda: self.now,
+            unix_clock=lambda: self.now + self.ahead,
         )
         self.loop: Loop = self.daemon.loop
         self._tasks = [asyncio.create_task(reflector.run()) for reflector in self.daemon._reflectors.values()]
@@ -115,6 +126,7 @@ class Bench:
             found.append(({"__name__": self.metric, **labels}, [(t, load) for t in at]))
             found.append(({"__name__": "vllm:num_requests_waiting", **labels}, [(t, 0.0) for t in at]))
         self.prometheus._answers.clear()
+        self.prometheus.now = self.now
         self.prometheus.answer("num_requests", *found)
         self.prometheus.answer_scalar("^vector", self.now, self.now)
         self.prometheus.answer(r"^vector\(time", ({}, [(self.now, self.now)]))

@@ -9,6 +9,7 @@ import contextlib
 import math
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -21,6 +22,19 @@ def series(labels: dict[str, str], *points: tuple[float, float], **more: str) ->
     return {**labels, **more}, list(points)
 
 
+_PARTS = re.compile(r'label_replace\(\n(.*?)\n, "headroom_query", "(\d+)", "", ""\)', re.DOTALL)
+
+
+@dataclass
+class _Tagged:
+    """The answer to one query of a batch."""
+
+    values: tuple[float, ...] = ()
+    delay_seconds: float = 0.0
+    entries: list[Any] | None = None
+    fault: tuple[int, str] | None = None
+
+
 class FakePrometheus:
     """Scripted answers to `/api/v1/query`."""
 
@@ -31,10 +45,27 @@ class FakePrometheus:
         self._fault: tuple[int, Any] | None = None
         self._stalled: asyncio.Event | None = None
         self._refused: list[tuple[re.Pattern[str], int, Any]] = []
+        self._tagged: dict[str, _Tagged] = {}
+        self.warnings: list[str] = []
+        """Come with every answer."""
+        self.now = 1_800_000_000.0
+        """Time of the answers to tagged queries."""
 
     def answer(self, pattern: str, *found: tuple[dict[str, str], Points]) -> None:
         """Answer queries that match with these series: as a range where the query is one, else with their last points."""
         self._answers.insert(0, (re.compile(pattern), list(found)))
+
+    def answer_tagged(
+        self,
+        query: str,
+        *values: float,
+        delay_seconds: float = 0.0,
+        entries: list[Any] | None = None,
+        fault: Any = None,
+    ) -> None:
+        """Answer a query wherever it stands in a batch of tagged ones: with these values, late, with raw entries, or with a
+        (status, message) for the whole batch."""
+        self._tagged[query] = _Tagged(values, delay_seconds, entries, fault)
 
     def answer_scalar(self, pattern: str, at: float, value: float) -> None:
         """Answer queries that match with a scalar."""
@@ -78,8 +109,25 @@ class FakePrometheus:
         for pattern, status, body in self._refused:
             if pattern.search(promql):
                 return web.json_response(body, status=status)
+        if self._tagged and (parts := _PARTS.findall(promql)):
+            return await self._batch(parts)
         found = next((answer for pattern, answer in self._answers if pattern.search(promql)), [])
         return web.json_response({"status": "success", "data": _result(promql, found)})
+
+    async def _batch(self, parts: list[tuple[str, str]]) -> web.Response:
+        known = [(self._tagged.get(query, _Tagged()), tag) for query, tag in parts]
+        await asyncio.sleep(max(one.delay_seconds for one, _ in known))
+        for one, _ in known:
+            if one.fault is not None:
+                body = {"status": "error", "errorType": "bad_data", "error": one.fault[1]}
+                return web.json_response(body, status=one.fault[0])
+        result: list[Any] = []
+        for one, tag in known:
+            result += [{"metric": {"headroom_query": tag}, "value": _pair(self.now, value)} for value in one.values]
+            for entry in one.entries or ():
+                result.append({**entry, "metric": {**entry.get("metric", {}), "headroom_query": tag}})
+        body = {"status": "success", "data": {"resultType": "vector", "result": result}, "warnings": self.warnings}
+        return web.json_response(body)
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator["FakePrometheus"]:

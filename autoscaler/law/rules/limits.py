@@ -2,7 +2,7 @@
 
 from autoscaler.law import rates
 from autoscaler.law.decision import Decision, Reason, Rule
-from autoscaler.law.inputs import Rollout
+from autoscaler.law.inputs import Rollout, SignalKind
 from autoscaler.law.memory import window
 from autoscaler.law.spec import TargetSpec
 from autoscaler.law.turn import Turn
@@ -59,7 +59,7 @@ def _leading(turn: Turn, wanted: int, replicas: int) -> str:
     if not turn.fresh:
         return "bounds changed"
     wish = max(turn.fresh, key=lambda w: w.up if raising else w.low)
-    text = wish.detail or f"{wish.value:g} against a target of {wish.target:g}"
+    text = wish.detail if wish.kind is SignalKind.WORK else f"{wish.value:g} against a target of {wish.target:g}"
     return f"{wish.name} ({text})"
 
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from agent.energy.books import Account
 from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
+from autoscaler.metrics import AutoscalerMetrics
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.policies.registry import policy_by_name
@@ -33,14 +34,15 @@ def test_the_rules_speak_up_when_they_should() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_metric_in_the_rules_is_one_that_the_agent_or_the_scheduler_exports() -> None:
-    agents, schedulers = CollectorRegistry(), CollectorRegistry()
+def test_every_metric_in_the_rules_is_one_that_a_daemon_exports() -> None:
+    agents, schedulers, autoscalers = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
+    AutoscalerMetrics(autoscalers)
     AgentMetrics(agents, node="n1", account=Account(longest_gap_seconds=30.0), tariff=Tariff())
     metrics = SchedulerMetrics(schedulers)
     state = ClusterState(policy_by_name("fgd"), metrics, monotonic=lambda: 0.0)
     schedulers.register(FleetCollector(state, lambda: 0.0))
     exported = set()
-    for family in (*agents.collect(), *schedulers.collect()):
+    for family in (*agents.collect(), *schedulers.collect(), *autoscalers.collect()):
         exported.add(f"{family.name}_total" if family.type == "counter" else family.name)
     groups = yaml.safe_load(RULES.read_text())["groups"]
     expressions = " ".join(rule["expr"] for group in groups for rule in group["rules"])
