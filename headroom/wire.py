@@ -52,7 +52,7 @@ class Meta(Wire):
     annotations: dict[str, str] = {}
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
-    owner_references: Sequence[OwnerReference] = ()
+    owner_references: tuple[OwnerReference, ...] = ()
 
 
 class Resources(Wire):
@@ -66,7 +66,7 @@ class Port(Wire):
 
 class Container(Wire):
     name: str = ""
-    ports: Sequence[Port] = ()
+    ports: tuple[Port, ...] = ()
     resources: Resources = msgspec.field(default_factory=Resources)
     restart_policy: str = ""
     """`Always` makes an init container a sidecar, which keeps what it asked for."""
@@ -77,16 +77,16 @@ class SelectorTerm(Wire):
 
     key: str = ""
     operator: str = ""
-    values: Sequence[str] = ()
+    values: tuple[str, ...] = ()
 
 
 class NodeSelectorTerm(Wire):
-    match_expressions: Sequence[SelectorTerm] = ()
-    match_fields: Sequence[SelectorTerm] = ()
+    match_expressions: tuple[SelectorTerm, ...] = ()
+    match_fields: tuple[SelectorTerm, ...] = ()
 
 
 class NodeSelector(Wire):
-    node_selector_terms: Sequence[NodeSelectorTerm] = ()
+    node_selector_terms: tuple[NodeSelectorTerm, ...] = ()
 
 
 class Term(Wire):
@@ -95,14 +95,14 @@ class Term(Wire):
 
 class NodeAffinity(Wire):
     required: NodeSelector | None = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=None)
-    preferred: Sequence[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
+    preferred: tuple[Term, ...] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
 
 
 class LabelSelector(Wire):
     """Empty matches every pod."""
 
     match_labels: dict[str, str] = {}
-    match_expressions: Sequence[SelectorTerm] = ()
+    match_expressions: tuple[SelectorTerm, ...] = ()
 
 
 class PodAffinityTerm(Wire):
@@ -110,19 +110,19 @@ class PodAffinityTerm(Wire):
 
     topology_key: str = ""
     label_selector: LabelSelector | None = None
-    namespaces: Sequence[str] = ()
+    namespaces: tuple[str, ...] = ()
     namespace_selector: Term | None = None
-    match_label_keys: Sequence[str] = ()
-    mismatch_label_keys: Sequence[str] = ()
+    match_label_keys: tuple[str, ...] = ()
+    mismatch_label_keys: tuple[str, ...] = ()
 
 
 class PodAffinity(Wire):
     """Inter-pod affinity or anti-affinity."""
 
-    required: Sequence[PodAffinityTerm] = msgspec.field(
+    required: tuple[PodAffinityTerm, ...] = msgspec.field(
         name="requiredDuringSchedulingIgnoredDuringExecution", default=()
     )
-    preferred: Sequence[Term] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
+    preferred: tuple[Term, ...] = msgspec.field(name="preferredDuringSchedulingIgnoredDuringExecution", default=())
 
 
 class Affinity(Wire):
@@ -155,18 +155,18 @@ class PodSpec(Wire):
     runtime_class_name: str = ""
     priority: int = 0
     preemption_policy: str = ""
-    containers: Sequence[Container] = ()
-    init_containers: Sequence[Container] = ()
+    containers: tuple[Container, ...] = ()
+    init_containers: tuple[Container, ...] = ()
     resources: Resources | None = None
     """Pod-level resources; where they name CPU or memory they replace the containers' sum."""
     overhead: dict[str, Quantity] = {}
     node_selector: dict[str, str] = {}
     affinity: Affinity | None = None
-    tolerations: Sequence[Toleration] = ()
-    topology_spread_constraints: Sequence[TopologySpreadConstraint] = ()
-    volumes: Sequence[Volume] = ()
-    resource_claims: Sequence[Term] = ()
-    scheduling_gates: Sequence[Term] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    resource_claims: tuple[Term, ...] = ()
+    scheduling_gates: tuple[Term, ...] = ()
 
 
 class Condition(Wire):
@@ -203,10 +203,10 @@ class ContainerStatus(Wire):
 class PodStatus(Wire):
     phase: str = ""
     reason: str = ""
-    conditions: Sequence[Condition] = ()
+    conditions: tuple[Condition, ...] = ()
     nominated_node_name: str = ""
     start_time: str | None = None
-    container_statuses: Sequence[ContainerStatus] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
 
 
 class Pod(Wire):
@@ -228,13 +228,13 @@ class Taint(Wire):
 
 class NodeSpec(Wire):
     unschedulable: bool = False
-    taints: Sequence[Taint] = ()
+    taints: tuple[Taint, ...] = ()
 
 
 class NodeStatus(Wire):
     allocatable: dict[str, Quantity] = {}
     capacity: dict[str, Quantity] = {}
-    conditions: Sequence[Condition] = ()
+    conditions: tuple[Condition, ...] = ()
 
 
 class Node(Wire):
@@ -254,7 +254,7 @@ class ListMeta(Wire):
 
 class PodList(Wire):
     metadata: ListMeta = msgspec.field(default_factory=ListMeta)
-    items: Sequence[Pod] = ()
+    items: tuple[Pod, ...] = ()
 
 
 class Decoder(Generic[T]):

@@ -34,6 +34,7 @@ from scheduler.background.measuring import MeasuredPoll
 from scheduler.background.nominating import NamingAhead
 from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
+from scheduler.background.readying import Readier
 from scheduler.background.waking import Waker
 from scheduler.cluster.changes import Freed, PodDisagrees, PodRefused, PodWaits
 from scheduler.cluster.customs import CustomsLearner
@@ -58,7 +59,7 @@ log = get_logger(__name__)
 
 _NO_SPEC: Final = wire.PodSpec()
 _NO_STATUS: Final = wire.PodStatus()
-_FOR_KUBE_SCHEDULER: Final = Limits(connections=1024, idle_seconds=120.0, buffer_bytes=2**20)
+FOR_KUBE_SCHEDULER: Final = Limits(connections=1024, idle_seconds=120.0, buffer_bytes=2**20)
 """It keeps connections for 90 s, one for each binding under way, and sends all names of a large cluster at once."""
 _PROBES_KEPT_SECONDS: Final = 0.25
 _NAMESPACES_SECONDS: Final = 10.0
@@ -148,6 +149,8 @@ class SchedulerDaemon:
         """What acts without being asked, and which changes it hears of."""
         state, settings, metrics, monotonic = self.state, self.settings, self.metrics, self._monotonic
         effects, kube = self.effects, self._fenced
+        self.readier = Readier(state, self._guard)
+        effects.on(PodWaits, "ready", lambda change: self.readier.pod_waits(change.entry))
         self.planner = Planner(state.placer, every_seconds=settings.plan_every_seconds, monotonic=monotonic)
         self.preemptor = Preemptor(state, kube, settings, metrics, effects, monotonic=monotonic)
         self.waker = Waker(state, kube, metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock)
@@ -176,14 +179,14 @@ class SchedulerDaemon:
         )  # fmt: skip
         return ExtenderServer(
             state, extender, binder, settings, self.metrics, self.health, self.leadership,
-            head_start=self.naming.head_start, monotonic=monotonic,
+            head_start=self.naming.head_start, answered=self.readier.answered, monotonic=monotonic,
         )  # fmt: skip
 
     @property
     def app(self) -> Site:
         """Everything, without TLS."""
         check = anyone if self.settings.allow_remote else this_machine
-        return self.health.site(self.pages, self.server.handlers(check), _FOR_KUBE_SCHEDULER)
+        return self.health.site(self.pages, self.server.handlers(check), FOR_KUBE_SCHEDULER)
 
     def pages_alone(self, bridge: Bridge | None = None) -> Site:
         """The pages, for callers who may not call the verbs; with a bridge, for another thread."""
@@ -199,7 +202,7 @@ class SchedulerDaemon:
     def verbs_over_tls(self) -> Site:
         """The verbs, for callers with a certificate."""
         check = with_certificate(self.settings.tls_client_names)
-        return Site({}, self.server.handlers(check), _FOR_KUBE_SCHEDULER)
+        return Site({}, self.server.handlers(check), FOR_KUBE_SCHEDULER)
 
     def _on_node(self, kind: str, name: str, node: wire.Node) -> None:
         self.effects(self.state.on_node(kind, name, node))

@@ -23,8 +23,8 @@ class ContainerStatus(wire.ContainerStatus):
 class PodStatus(wire.PodStatus):
     """Adds the ids of containers."""
 
-    container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
-    init_container_statuses: list[ContainerStatus] = msgspec.field(default_factory=list)
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
 
 
 class NodePod(wire.Pod):

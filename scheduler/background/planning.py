@@ -8,6 +8,7 @@ from scheduler.placement.placer import Placer
 
 _FIRST_PLAN_ARRIVALS: Final = 20
 _POLL_SECONDS: Final = 0.1
+_KINDS_READIED: Final = 8
 
 
 class Planner:
@@ -26,8 +27,15 @@ class Planner:
     async def plan_once(self) -> None:
         """Make a plan from the fleet and the pods as they are now, and put it in place."""
         policy, inputs = self._placer.policy, self._placer.plan_inputs()
-        if inputs is not None:
-            policy.swap(await asyncio.to_thread(policy.solve, inputs))
+        if inputs is None:
+            return
+        table = await asyncio.to_thread(policy.solve, inputs)
+        usual = self._placer.latest(_KINDS_READIED)
+        policy.swap(table)
+        # With new prices every node is another: look at them for the usual kinds of pods now, before a call has to.
+        for request in usual:
+            self._placer.get_ready(request)
+            await asyncio.sleep(0)
 
     async def _plan_has_aged(self, deadline: float, seen: int) -> None:
         """Wait for the deadline, or until twice the pods have been seen: a plan from few pods misleads the next ones."""

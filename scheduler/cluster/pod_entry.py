@@ -4,10 +4,14 @@
 the pod, in the others it has none.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from headroom import wire
 from headroom.domain.dialects.customs import USUAL, Customs
@@ -48,6 +52,7 @@ class Step(StrEnum):
     END = "end"  # it is gone
 
 
+_KINDS_KNOWN: Final = 2048
 HOLDING: Final = frozenset((Stage.NAMED, Stage.OFFERED, Stage.BINDING))
 """Stages in which cards are reserved for the pod."""
 
@@ -119,6 +124,39 @@ def facts_of(pod: wire.Pod, scheduler_names: frozenset[str], customs: Customs = 
         nominated=pod.status.nominated_node_name,
         ignored=ignored_words(pod, request) if ours else (),
     )
+
+
+class FactsReader:
+    """`facts_of` with the last kinds of pods remembered: the pods of one template differ in little, and there are thousands."""
+
+    def __init__(self, scheduler_names: Iterable[str], customs: Customs = USUAL) -> None:
+        self._scheduler_names = frozenset(scheduler_names)
+        self._customs = customs
+        self._known: OrderedDict[bytes, PodFacts] = OrderedDict()
+
+    @property
+    def customs(self) -> Customs:
+        """What the meaning of a pod depends on besides the pod."""
+        return self._customs
+
+    @customs.setter
+    def customs(self, customs: Customs) -> None:
+        self._customs = customs
+        self._known.clear()
+
+    def of(self, pod: wire.Pod) -> PodFacts:
+        """The facts of a pod. Raises RequestError."""
+        meta = pod.metadata
+        key = msgspec.json.encode((pod.spec, meta.annotations, project_of(pod)))
+        alike = self._known.get(key)
+        if alike is None:
+            alike = self._known[key] = facts_of(pod, self._scheduler_names, self._customs)
+            if len(self._known) > _KINDS_KNOWN:
+                self._known.popitem(last=False)
+        created_at, nominated = meta.creation_timestamp or "", pod.status.nominated_node_name
+        if (alike.created_at, alike.nominated) == (created_at, nominated):
+            return alike
+        return dataclasses.replace(alike, created_at=created_at, nominated=nominated)
 
 
 def version_of(pod: wire.Pod) -> int:

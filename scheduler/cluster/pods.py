@@ -11,11 +11,21 @@ from typing import Final
 
 from headroom import wire
 from headroom.daemon.logs import get_logger
-from headroom.domain.dialects.customs import USUAL, Customs
+from headroom.domain.dialects.customs import Customs
 from headroom.domain.model import GpuRequest, Placement
 from headroom.domain.request import RequestError
 from scheduler.cluster.changes import Changes, Freed, PodBound, PodGone, PodRefused, PodWaits
-from scheduler.cluster.pod_entry import HOLDING, Claim, PodEntry, PodFacts, Refusal, Stage, Step, facts_of, version_of
+from scheduler.cluster.pod_entry import (
+    HOLDING,
+    Claim,
+    FactsReader,
+    PodEntry,
+    PodFacts,
+    Refusal,
+    Stage,
+    Step,
+    version_of,
+)
 from scheduler.cluster.row_set import RowSet
 from scheduler.ledger.fleet import IntArray
 from scheduler.ledger.holding import Holding, HoldingState
@@ -50,8 +60,7 @@ class Pods:
         self.names_ahead = 0
         """Pods that carry the name of their node and that kube-scheduler has not taken up yet."""
         self._ledger, self._metrics, self._observe, self._monotonic = ledger, metrics, observe, monotonic
-        self._quotas, self._scheduler_names = quotas, frozenset(scheduler_names)
-        self._customs = USUAL
+        self._quotas, self._facts = quotas, FactsReader(scheduler_names)
         self._at: dict[Stage, dict[str, PodEntry]] = {stage: {} for stage in Stage}
         self._ended: OrderedDict[str, None] = OrderedDict()
         """UIDs of pods that ended lately; no UID is used twice."""
@@ -88,7 +97,7 @@ class Pods:
             if entry.stage is Stage.BOUND or (version and version <= entry.version):
                 return entry, []
             return entry, self._update(entry, pod, version)
-        facts = facts_of(pod, self._scheduler_names, self._customs)
+        facts = self._facts.of(pod)
         if facts.request.count == 0 and not without_gpu:
             return None, []
         self._arrivals += 1
@@ -101,7 +110,7 @@ class Pods:
 
     def read_anew(self, customs: Customs) -> tuple[Changes, dict[str, str]]:
         """Judge every pod by other customs. Also gives what is wrong with those that cannot be understood by them, by key."""
-        self._customs = customs
+        self._facts.customs = customs
         changes, problems = Changes(), dict[str, str]()
         for entry in list(self.entries.values()):
             if entry.stage in (Stage.BINDING, Stage.BOUND):
@@ -119,7 +128,7 @@ class Pods:
 
     def _update(self, entry: PodEntry, pod: wire.Pod, version: int) -> Changes:
         """Judge a pod by what it is now."""
-        old, facts, changes = entry.facts, facts_of(pod, self._scheduler_names, self._customs), Changes()
+        old, facts, changes = entry.facts, self._facts.of(pod), Changes()
         entry.pod, entry.facts, entry.version = pod, facts, version
         if facts == old:
             return changes

@@ -119,6 +119,15 @@ class Placer:
         """Whether the row can run the request now."""
         return bool(self._keys(request)[row] != _NEVER)
 
+    def latest(self, count: int) -> list[GpuRequest]:
+        """The classes that were looked at last, the last one first."""
+        return self._classes.latest(count)
+
+    def get_ready(self, request: GpuRequest) -> None:
+        """Bring the keys of the request's class up to date, for a choice that is to come."""
+        self._keys(request)
+        self._ranks()
+
     def score(self, request: GpuRequest, row: int) -> int | None:
         """The policy's score of the best placement on the row, for explanations; None when it does not fit."""
         key = int(self._keys(request)[row])

@@ -4,6 +4,7 @@ Keys, ranks and reasons are wanted for every node at every decision, and a decis
 for all rows, and after that for the rows that changed since it was last asked for. Pure.
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -87,6 +88,10 @@ class RowCaches(Generic[K]):
                 self._caches.popitem(last=False)
         self._caches.move_to_end(key)
         return cache.current()
+
+    def latest(self, count: int) -> list[K]:
+        """The keys asked for last, the last one first."""
+        return list(itertools.islice(reversed(self._caches), count))
 
     def clear(self) -> None:
         """Forget everything: what the values follow from besides the rows has changed."""

@@ -73,7 +73,8 @@ def over_tls_only(port: int) -> Check:
 class ExtenderServer:
     """The verbs; `health` and `leadership` decide whether they are answered.
 
-    `head_start(uid)` may hold a pod's filter call back for a moment (see `scheduler.background.nominating`).
+    `head_start(uid)` may hold a pod's filter call back for a moment (see `scheduler.background.nominating`); `answered` is told
+    when one has been answered.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class ExtenderServer:
         leadership: Leadership,
         *,
         head_start: Callable[[str], Awaitable[None]],
+        answered: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state, self._extender, self._binder = state, extender, binder
         self._settings, self._metrics, self._health, self._leadership = settings, metrics, health, leadership
-        self._head_start = head_start
+        self._head_start, self._answered = head_start, answered
         self._monotonic = monotonic
 
     def handlers(self, check_caller: Check) -> dict[Route, Handler]:
@@ -106,7 +108,9 @@ class ExtenderServer:
     async def _filter(self, body: bytes) -> Answer:
         args = protocol.EXTENDER_ARGS.decode(body)
         await self._head_start(args.pod.metadata.uid)
-        return self._extender.filter(args)
+        answer = self._extender.filter(args)
+        self._answered()
+        return answer
 
     async def _prioritize(self, body: bytes) -> Answer:
         return self._extender.prioritize(protocol.EXTENDER_ARGS.decode(body))

@@ -25,12 +25,17 @@ from aiohttp import web
 
 from headroom import wire
 from headroom.daemon import logs, tasks
-from headroom.daemon.http import Site
+from headroom.daemon.http import Question, Reply, Site
 from headroom.daemon.pages import serving
 from headroom.domain.request import request_of
+from headroom.wire import ADDED
+from scheduler.daemon import FOR_KUBE_SCHEDULER
+from scheduler.verbs.server import this_machine
 from simulations.bench.extender_cluster import SIZES_GIB, filled_daemon, pod_object
 
 _WARM_UP: Final = 300
+ANNOUNCE: Final = "/announce"
+"""Where the benchmark tells the extender of a new pod, as the watch does before kube-scheduler asks."""
 BARE: Final = "bare"
 """Stands for a verb: a filter call to the server that only reads it."""
 
@@ -60,7 +65,14 @@ def _serve(connection: _Connection, node_count: int, pods_per_node: int, policy:
             if request is not None:
                 daemon.state.placer.observe(request)
         daemon.state.placer.replan()
-        await _serve_app(connection, daemon.app)
+
+        async def announce(question: Question) -> Reply:
+            pod = wire.POD.decode(question.body)
+            daemon.effects(daemon.state.on_pod(ADDED, pod.key, pod))
+            return Reply(b"{}")
+
+        pages, verbs = {("POST", ANNOUNCE): announce}, daemon.server.handlers(this_machine)
+        await _serve_app(connection, Site(pages, verbs, FOR_KUBE_SCHEDULER))
 
     logs.setup(level="WARNING")
     tasks.run(work())
@@ -154,6 +166,7 @@ def measure_latency(node_count: int, pods_per_node: int, calls: int, policy: str
         for at in range(calls + _WARM_UP):
             pod = pod_object(f"new-{at}", rng.choice(SIZES_GIB))
             body = b'{"Pod":%b,"Nodes":null,"NodeNames":%b}' % (msgspec.json.encode(pod), rng.choice(bodies))
+            extender.post(ANNOUNCE, msgspec.json.encode(pod))
             found = {BARE: bare.post("/filter", body), "filter": extender.post("/filter", body)}
             chosen = msgspec.json.decode(found["filter"][2])["NodeNames"]
             if not chosen:

@@ -10,9 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from headroom import wire
+from headroom.domain.dialects.customs import Customs
 from headroom.domain.model import Placement
 from headroom.wire import ADDED, DELETED, MODIFIED
-from scheduler.cluster.pod_entry import HOLDING, PodEntry, Stage, Step, TransitionError
+from scheduler.cluster.pod_entry import HOLDING, FactsReader, PodEntry, Stage, Step, TransitionError, facts_of
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.policies.registry import policy_by_name
@@ -177,3 +178,28 @@ def test_a_refused_attempt_does_not_settle_an_earlier_one_without_an_answer() ->
     scene.pods.settle_binding(entry)
     assert entry.stage is Stage.WAITING
     assert scene.held_mib() == [0, 0]
+
+
+def test_facts_from_memory_are_those_of_the_pod() -> None:
+    reader, names = FactsReader(("headroom",)), frozenset({"headroom"})
+    base = pod("llm", vram="10Gi")
+    changes: list[dict[str, Any]] = [
+        {},
+        {"metadata": {"name": "other", "creationTimestamp": "2026-01-02T00:00:00Z"}},
+        {"metadata": {"annotations": {"nvidia.com/use-gputype": "A100"}}},
+        {"metadata": {"labels": {"headroom.dev/project": "chat"}}},
+        {"metadata": {"namespace": "elsewhere"}},
+        {"spec": {"priority": 7}},
+        {"spec": {"schedulingGates": [{"name": "kueue"}]}},
+        {"spec": {"schedulerName": "default-scheduler"}},
+        {"spec": {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L4"}}},
+        {"status": {"nominatedNodeName": "n1"}},
+    ]
+    for change in changes * 2:
+        body = {part: base[part] | change.get(part, {}) for part in ("metadata", "spec", "status")}
+        shown = wire.POD.decode(wire.encode(body))
+        assert reader.of(shown) == facts_of(shown, names)
+    first, again = (reader.of(wire.POD.decode(wire.encode(base))) for _ in range(2))
+    assert first.request is again.request
+    reader.customs = Customs(gpushare_unit_mib=1)
+    assert reader.of(wire.POD.decode(wire.encode(base))).request is not first.request
