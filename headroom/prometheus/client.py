@@ -50,6 +50,7 @@ _TOO_LONG: Final = (413, 414, 431)
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _DETAIL_LENGTH: Final = 300
 _SHOWN_QUERY: Final = 120
+_LARGE: Final = 2**18  # bytes; more takes more than a millisecond to look through
 _LONGEST_IN_ADDRESS: Final = 1500
 """Servers and proxies take address lines of 4 KiB and more; a query grows by up to three times when it is written into one."""
 
@@ -101,7 +102,10 @@ class PrometheusSource:
         limit = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         try:
             async with asyncio.timeout(limit):
-                return Answer(await self._bodies(promql), self.url)
+                bodies = await self._bodies(promql)
+                if sum(map(len, bodies)) < _LARGE:
+                    return Answer(bodies, self.url)
+                return await asyncio.to_thread(Answer, bodies, self.url)
         except TimeoutError as error:
             raise PrometheusTimeoutError(f"{self.url} did not answer within {limit:g} s") from error
         except (aiohttp.ClientError, OSError) as error:

@@ -1,17 +1,16 @@
-"""Brings measured VRAM into the fleet: one query for all cards, and none of it once it is too old."""
+"""Brings measured VRAM into the fleet: a query for each metric of all cards, and none of it once it is too old."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
 from headroom.daemon.logs import get_logger
 from headroom.daemon.slices import Slices
-from headroom.domain.model import GpuNode
-from headroom.prometheus.client import Answer, PrometheusAnswerError, PrometheusError, PrometheusSource
+from headroom.prometheus.client import PrometheusAnswerError, PrometheusError, PrometheusSource
 from headroom.prometheus.series import DeviceJobs
 from scheduler.cluster.effects import Effects
-from scheduler.cluster.measured import MeasuredVram, line_of, measured_of, query_for
+from scheduler.cluster.measured import METRICS, MeasuredVram, Readings, line_of, query_for
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.settings import SchedulerSettings
@@ -63,10 +62,8 @@ class MeasuredPoll:
         """One reading. While Prometheus fails, the last one counts until its age bound, then only what pods declare."""
         max_age = self._settings.measured_max_age_seconds
         try:
-            answer = await self._source.ask(query_for(max_age))
             now = self._unix_clock()
-            nodes = dict(self._state.fleet.nodes)
-            reading = await asyncio.to_thread(self._understand, answer, nodes, now)
+            reading = await self._read(now)
         except PrometheusError as error:
             self._metrics.measured_reads.labels("failed").inc()
             self._log.warning("measured_vram_not_read", error=str(error))
@@ -82,17 +79,20 @@ class MeasuredPoll:
             self._on_ready(f"{reading.cards} cards at the first reading")
             self._first.set()
 
-    def _understand(self, answer: Answer, nodes: Mapping[str, GpuNode], now: float) -> MeasuredVram:
-        """Runs in a thread: a hundred thousand series take a second. Raises PrometheusError."""
-        max_age = self._settings.measured_max_age_seconds
-        try:
-            lines = map(line_of, answer.entries())
-            reading = measured_of(lines, nodes, max_age_seconds=max_age, now=now, jobs=self._jobs)
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise PrometheusAnswerError(
-                f"{self._source.url} answered with something that is no series: {error}"
-            ) from error
-        if answer.partial:
+    async def _read(self, now: float) -> MeasuredVram:
+        """One metric after another, each looked through in a thread. Raises PrometheusError."""
+        max_age, partial = self._settings.measured_max_age_seconds, False
+        readings = Readings(dict(self._state.fleet.nodes), max_age_seconds=max_age, now=now, jobs=self._jobs)
+        for metric in METRICS:
+            answer = await self._source.ask(query_for(metric, max_age))
+            partial |= answer.partial
+            try:
+                await asyncio.to_thread(readings.add, metric, map(line_of, answer.entries()))
+            except (msgspec.MsgspecError, ValueError) as error:
+                words = f"{self._source.url} answered with something that is no series: {error}"
+                raise PrometheusAnswerError(words) from error
+        reading = await asyncio.to_thread(readings.result)
+        if partial:
             reading.fill_from(self._state.reading, oldest=now - max_age)
         return reading
 

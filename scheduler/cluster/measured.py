@@ -1,4 +1,4 @@
-"""What Prometheus says of the memory in use on each card, read in one query for the whole fleet and matched to its cards.
+"""What Prometheus says of the memory in use on each card, read for the whole fleet at once and matched to its cards.
 
 Two exporters are understood. Headroom's agent tells what each card has in use, what each pod uses of it, and what processes
 outside pods use; NVIDIA's dcgm-exporter tells totals. Only samples younger than the age bound count.
@@ -24,6 +24,10 @@ AGENT_OUTSIDE_METRIC: Final = "headroom_card_unattributed_memory_bytes"
 AGENT_POD_METRIC: Final = "headroom_pod_memory_used_bytes"
 DCGM_METRIC: Final = "DCGM_FI_DEV_FB_USED"  # MiB
 METRICS: Final = (AGENT_METRIC, AGENT_OUTSIDE_METRIC, AGENT_POD_METRIC, DCGM_METRIC)
+"""In the order in which they are asked for: totals first, since of one agent nothing older than the total counts.
+
+Each by itself: of a large fleet all in one answer would be 50 MB, which no thread can look through without holding up the others.
+"""
 
 _LARGEST_MIB: Final = 2**24  # 16 TiB: beyond it lie the values that stand for "not supported"
 _ONE_SCRAPE_SECONDS: Final = 0.5
@@ -32,9 +36,9 @@ _EXAMPLES: Final = 3
 _STRANGERS_KEPT: Final = 4096
 
 
-def query_for(max_age_seconds: float) -> str:
-    """The one query that reads it all: with the samples' own times, which an instant query would not tell."""
-    return f'{{__name__=~"{"|".join(METRICS)}"}}[{max(math.ceil(max_age_seconds), 1)}s]'
+def query_for(metric: str, max_age_seconds: float) -> str:
+    """The query for one metric: a range, for the samples' own times, which an instant query would not tell."""
+    return f"{metric}[{max(math.ceil(max_age_seconds), 1)}s]"
 
 
 class Labels(msgspec.Struct, rename={"name": "__name__"}, gc=False):
@@ -66,8 +70,11 @@ class Line(msgspec.Struct, gc=False):
 
 
 class _LineAsText(msgspec.Struct):
+    """The same with values as they are spelt; a server that answers a range with one value is understood as well."""
+
     metric: Labels
     values: list[tuple[float, str]] = []
+    value: tuple[float, str] | None = None
 
 
 _LINE: Final = msgspec.json.Decoder(Line, strict=False)
@@ -77,10 +84,14 @@ _LINE_AS_TEXT: Final = msgspec.json.Decoder(_LineAsText)
 def line_of(entry: msgspec.Raw) -> Line:
     """Read one series. Raises ValueError for what is none."""
     try:
-        return _LINE.decode(entry)
+        quick = _LINE.decode(entry)
     except msgspec.ValidationError:  # `+Inf` and `NaN`, which that decoder does not know
-        line = _LINE_AS_TEXT.decode(entry)
-        return Line(line.metric, tuple((at, float(value)) for at, value in line.values))
+        quick = None
+    if quick is not None and quick.values:
+        return quick
+    line = _LINE_AS_TEXT.decode(entry)
+    points = line.values or ([line.value] if line.value is not None else [])
+    return Line(line.metric, tuple((at, float(value)) for at, value in points))
 
 
 class _Place(NamedTuple):
@@ -104,6 +115,9 @@ class _Place(NamedTuple):
         return f"{card} of {node}" if node else card
 
 
+_NO_SAMPLE: Final = (-math.inf, 0)
+
+
 @dataclass(slots=True)
 class _Found:
     """What one exporter says of one card. Times are Unix seconds."""
@@ -111,12 +125,31 @@ class _Found:
     believed: bool = False
     """Whether its scrape job is."""
     series: int = 0
-    total: tuple[float, int] = (-math.inf, 0)
+    total: tuple[float, int] = _NO_SAMPLE
     """When, and MiB."""
-    outside: tuple[float, int] = (-math.inf, 0)
+    outside: tuple[float, int] = _NO_SAMPLE
     pods: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
     """By pod (`namespace/name`) and container."""
-    dcgm: tuple[float, int] = (-math.inf, 0)
+    dcgm: tuple[float, int] = _NO_SAMPLE
+
+    def add(self, metric: str, labels: Labels, sample: tuple[float, int], *, believed: bool) -> None:
+        """Of two samples of one thing the newer counts; of one time the larger: dcgm-exporter repeats a shared card for each pod."""
+        self.series += 1
+        if metric == AGENT_POD_METRIC:
+            namespace, pod, container = labels.namespace, labels.pod, labels.container
+            if labels.exported_pod:
+                namespace, pod = labels.exported_namespace or namespace, labels.exported_pod
+                container = labels.exported_container or container
+            key = f"{namespace}/{pod}", container
+            self.pods[key] = max(self.pods.get(key, _NO_SAMPLE), sample)
+            return
+        self.believed |= believed
+        if metric == AGENT_METRIC:
+            self.total = max(self.total, sample)
+        elif metric == AGENT_OUTSIDE_METRIC:
+            self.outside = max(self.outside, sample)
+        else:
+            self.dcgm = max(self.dcgm, sample)
 
     def use(self) -> CardUse:
         """The agent's word where there is one, else dcgm-exporter's total."""
@@ -210,47 +243,54 @@ class CardFinder:
         return None if ids is None else ids.get(place.card) or ids.get(place.uuid) or ids.get(place.position)
 
 
-def measured_of(
-    lines: Iterable[Line],
-    nodes: Mapping[str, GpuNode],
-    *,
-    max_age_seconds: float,
-    now: float,
-    jobs: DeviceJobs | None = None,
-) -> MeasuredVram:
-    """What the series say of the nodes' cards; `now` is in Unix seconds.
+class Readings:
+    """Puts a reading together, one metric after another. `nodes` are those whose cards are looked for, `now` is in Unix seconds.
 
     Series of MIG instances by dcgm-exporter are left out: they name the card, not the instance that was handed out.
     """
-    jobs = jobs or DeviceJobs()
-    result = MeasuredVram()
-    found: dict[_Place, _Found] = {}
-    oldest = now - max_age_seconds
-    for line in lines:
-        labels = line.metric
-        sample = newest(line.values)
-        if sample is None:
-            result.unusable += 1
-            continue
-        if sample[0] < oldest:
-            result.stale += 1
-            continue
-        believed = jobs.believed(labels.job, labels.namespace)
-        if labels.name == AGENT_POD_METRIC and labels.exported_pod and not believed:
-            result.doubted += 1
-            result.doubted_jobs.add(labels.job)
-            continue
-        mib = math.ceil(sample[1] if labels.name == DCGM_METRIC else sample[1] / MIB)
-        place = _place_of(labels, believed=believed)
-        if place is None or sample[1] < 0 or mib > _LARGEST_MIB:
-            result.unusable += 1
-            continue
-        one = found.get(place)
-        if one is None:
-            one = found[place] = _Found()
-        _add(one, labels, (sample[0], mib), believed=believed)
-    _match(result, found, CardFinder(nodes))
-    return result
+
+    def __init__(
+        self, nodes: Mapping[str, GpuNode], *, max_age_seconds: float, now: float, jobs: DeviceJobs | None = None
+    ) -> None:
+        self._nodes, self._jobs = nodes, jobs or DeviceJobs()
+        self._oldest = now - max_age_seconds
+        self._found: dict[_Place, _Found] = {}
+        self._result = MeasuredVram()
+
+    def add(self, metric: str, lines: Iterable[Line]) -> None:
+        """Take in the series of one metric."""
+        result, jobs, found = self._result, self._jobs, self._found
+        scale = 1 if metric == DCGM_METRIC else MIB
+        for line in lines:
+            labels = line.metric
+            if labels.name != metric:
+                continue
+            sample = newest(line.values)
+            if sample is None:
+                result.unusable += 1
+                continue
+            at, value = sample
+            if at < self._oldest:
+                result.stale += 1
+                continue
+            believed = jobs.believed(labels.job, labels.namespace)
+            if labels.exported_pod and not believed and metric == AGENT_POD_METRIC:
+                result.doubted += 1
+                result.doubted_jobs.add(labels.job)
+                continue
+            place, mib = _place_of(labels, believed=believed), math.ceil(value / scale)
+            if place is None or value < 0 or mib > _LARGEST_MIB:
+                result.unusable += 1
+                continue
+            one = found.get(place)
+            if one is None:
+                one = found[place] = _Found()
+            one.add(metric, labels, (at, mib), believed=believed)
+
+    def result(self) -> MeasuredVram:
+        """What the series say of the nodes' cards."""
+        _match(self._result, self._found, CardFinder(self._nodes))
+        return self._result
 
 
 def _place_of(labels: Labels, *, believed: bool) -> _Place | None:
@@ -260,26 +300,6 @@ def _place_of(labels: Labels, *, believed: bool) -> _Place | None:
     if not (labels.card or labels.uuid or (labels.gpu and (node or labels.hostname))):
         return None
     return _Place(labels.job, labels.instance, node, labels.hostname, labels.card, labels.uuid, labels.gpu)
-
-
-def _add(one: _Found, labels: Labels, sample: tuple[float, int], *, believed: bool) -> None:
-    """Of two samples of one thing the newer counts; of one time the larger: dcgm-exporter repeats a shared card for each pod."""
-    one.series += 1
-    if labels.name == AGENT_POD_METRIC:
-        namespace, pod, container = labels.namespace, labels.pod, labels.container
-        if labels.exported_pod:
-            namespace, pod = labels.exported_namespace or namespace, labels.exported_pod
-            container = labels.exported_container or container
-        key = f"{namespace}/{pod}", container
-        one.pods[key] = max(one.pods.get(key, (-math.inf, 0)), sample)
-        return
-    one.believed |= believed
-    if labels.name == AGENT_METRIC:
-        one.total = max(one.total, sample)
-    elif labels.name == AGENT_OUTSIDE_METRIC:
-        one.outside = max(one.outside, sample)
-    else:
-        one.dcgm = max(one.dcgm, sample)
 
 
 def _match(result: MeasuredVram, found: Mapping[_Place, _Found], finder: CardFinder) -> None:

@@ -141,7 +141,8 @@ def _prometheus(nodes: int) -> web.Application:
     """A Prometheus that knows every card and pod; each answer differs from the last a little on all of them."""
     rng = random.Random(5)
 
-    async def query(_: web.Request) -> web.Response:
+    async def query(http: web.Request) -> web.Response:
+        asked = str((await http.post()).get("query") or http.query.get("query", ""))
         now = time.time()
         series: list[Object] = []
         for at in range(nodes):
@@ -150,6 +151,8 @@ def _prometheus(nodes: int) -> web.Application:
                 labels = {"job": "headroom-agent", "node": f"node-{at:05d}", "card": f"GPU-{at:05d}-{card}"}
                 pod = {"namespace": "models", "pod": f"old-{at}-{card}"}
                 for name, value in ((AGENT_METRIC, used), (AGENT_OUTSIDE_METRIC, 0), (AGENT_POD_METRIC, used)):
+                    if name not in asked:
+                        continue
                     metric = labels | {"__name__": name} | (pod if name == AGENT_POD_METRIC else {})
                     series.append({"metric": metric, "values": [[now, f"{value:.0f}"]]})
         body = {"status": "success", "data": {"resultType": "matrix", "result": series}}

@@ -24,8 +24,10 @@ class Server:
     """Nodes and pods as JSON, by path and key, and whoever watches them."""
 
     def __init__(self, nodes: Iterable[Object], pods: Iterable[Object]) -> None:
-        self._objects: dict[str, dict[str, bytes]] = {calls.NODES: {}, calls.PODS: {}}
-        self._watchers: dict[str, list[asyncio.Queue[bytes]]] = {calls.NODES: [], calls.PODS: []}
+        self._objects: dict[str, dict[str, bytes]] = {path: {} for path in (calls.NODES, calls.NAMESPACES, calls.PODS)}
+        self._watchers: dict[str, list[asyncio.Queue[bytes]]] = {
+            path: [] for path in (calls.NODES, calls.NAMESPACES, calls.PODS)
+        }
         self._version = 1
         self._put(calls.NODES, nodes)
         self._put(calls.PODS, pods)

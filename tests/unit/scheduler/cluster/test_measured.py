@@ -7,7 +7,7 @@ import pytest
 
 from headroom.domain.model import Card, GpuNode
 from headroom.prometheus.series import DeviceJobs
-from scheduler.cluster.measured import MeasuredVram, line_of, measured_of, query_for
+from scheduler.cluster.measured import METRICS, MeasuredVram, Readings, line_of, query_for
 from scheduler.ledger.measured import CardUse
 from tests.fakes.prometheus import series
 
@@ -32,11 +32,20 @@ NODES = {
 }  # fmt: skip
 
 
+def spelt(value: float) -> str:
+    """As Prometheus writes it."""
+    return {"nan": "NaN", "inf": "+Inf"}.get(str(value), repr(value))
+
+
 def read(*found: Any, jobs: DeviceJobs | None = None) -> MeasuredVram:
-    entries = [msgspec.json.encode({"metric": labels, "values": points}) for labels, points in found]
-    return measured_of(
-        [line_of(msgspec.Raw(entry)) for entry in entries], NODES, max_age_seconds=60, now=NOW, jobs=jobs
-    )
+    entries = [
+        msgspec.json.encode({"metric": labels, "values": [(at, spelt(value)) for at, value in points]})
+        for labels, points in found
+    ]
+    readings = Readings(NODES, max_age_seconds=60, now=NOW, jobs=jobs)
+    for metric in METRICS:
+        readings.add(metric, [line_of(msgspec.Raw(entry)) for entry in entries])
+    return readings.result()
 
 
 def totals(reading: MeasuredVram) -> dict[tuple[str, str], int | None]:
@@ -201,8 +210,28 @@ def test_what_a_part_of_an_answer_lacks_is_taken_from_the_reading_before() -> No
     assert totals(part) == {("labels-only", "0"): 2048, ("n1", "GPU-b"): 1024}
 
 
-def test_one_query_reads_the_fleet() -> None:
-    assert query_for(59.5) == (
-        '{__name__=~"headroom_card_memory_used_bytes|headroom_card_unattributed_memory_bytes'
-        '|headroom_pod_memory_used_bytes|DCGM_FI_DEV_FB_USED"}[60s]'
+def test_each_metric_is_a_query_and_totals_come_first() -> None:
+    assert [query_for(metric, 59.5) for metric in METRICS] == [
+        "headroom_card_memory_used_bytes[60s]",
+        "headroom_card_unattributed_memory_bytes[60s]",
+        "headroom_pod_memory_used_bytes[60s]",
+        "DCGM_FI_DEV_FB_USED[60s]",
+    ]
+
+
+def test_a_scrape_between_two_queries_loses_no_pod() -> None:
+    place = {"node": "n1", "card": "GPU-a"}
+    reading = read(
+        series(AGENT, (NOW - 15, 7 * GIB), **place),
+        series(OUTSIDE, (NOW, 0.0), **place),
+        series(POD, (NOW, 8 * GIB), pod="llama", **place),
     )
+    assert reading.uses["n1"]["GPU-a"] == CardUse(NOW - 15, 7168, 0, {"chat/llama": 8192})
+
+
+def test_values_that_are_no_numbers_are_unusable() -> None:
+    reading = read(
+        series(AGENT, (NOW - 15, GIB), (NOW, float("nan")), node="n1", card="GPU-a"),
+        series(AGENT, (NOW, float("inf")), node="n1", card="GPU-b"),
+    )
+    assert (totals(reading), reading.unusable) == ({("n1", "GPU-a"): 1024}, 1)
