@@ -64,8 +64,10 @@ class Holding:
     """What is wrong with the pod itself: annotations or resources that cannot be read, or that disagree."""
     as_written: bool = False
     """Whether its annotations alone say what it holds, since its demand cannot be read."""
+    told: bool = False
+    """Whether kubelet's word on its cards is written on the pod."""
     settled: bool = False
-    """Whether kubelet's word on its cards is in, or no longer waited for; until then a pod in slice mode is under way."""
+    """Whether that word is in, or not waited for; until then a pod in slice mode is under way."""
     leaving: bool = False
     """Whether the pod is being deleted, so that its devices may come back at any moment."""
     devices: Devices | None = None
@@ -216,6 +218,7 @@ def holding_of(pod: wire.Pod, customs: Customs = USUAL) -> Holding:
         assigned, disagreements = agreed(request, assigned)
         problems += [] if foreign else disagreements  # another scheduler counts otherwise; the larger is held
     mode = assigned.mode if assigned else request.mode
+    told = assigned is not None and is_settled(pod.metadata.annotations, assigned)
     return Holding(
         uid=pod.metadata.uid,
         pod=pod.key,
@@ -229,7 +232,8 @@ def holding_of(pod: wire.Pod, customs: Customs = USUAL) -> Holding:
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
         as_written=as_written,
-        settled=assigned is not None and is_settled(pod.metadata.annotations, assigned),
+        told=told,
+        settled=told,
         leaving=pod.metadata.deletion_timestamp is not None,
     )
 

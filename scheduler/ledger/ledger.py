@@ -223,7 +223,7 @@ class Ledger:
         late = [one for one in self.unsettled.values() if one.started and now - one.begun > PATIENCE_SECONDS]
         for holding in late:
             self._uncount(holding)
-            self._settle(holding)
+            self._judge_word(holding)
             self._count(holding)
             self.trusted += 1
         return list({holding.placement.node for holding in late if holding.counted})
@@ -296,6 +296,7 @@ class Ledger:
         self.fleet.remove_node(name)
         self.measured.forget_node(name)
         for holding in self._by_node.get(name, {}).values():
+            self._judge_word(holding)
             self._resolve(holding)
         return ended
 
@@ -338,21 +339,25 @@ class Ledger:
     # Kubelet's word
 
     def _judge_word(self, holding: Holding) -> None:
-        """Settle a started pod where no agent tells of its cards, or where it has been silent for too long."""
-        node = self.fleet.nodes.get(holding.placement.node)
-        if holding.settled or not holding.started or holding.placement.mode is not Mode.SLICE:
-            return
-        patient = node is None or node.tells_cards
-        if not patient or self._unix_clock() - holding.begun > PATIENCE_SECONDS:
-            self._settle(holding)
+        """Whether a pod is settled, by its node as it is known now: a started one is where no agent tells of its cards, or
+        where that has been silent for too long.
 
-    def _settle(self, holding: Holding) -> None:
-        holding.settled = True
-        self.unsettled.pop(holding.uid, None)
+        Judged anew whenever the node changes, comes or goes, so that a restart finds the same.
+        """
+        node = self.fleet.nodes.get(holding.placement.node)
+        patient = node is None or node.tells_cards
+        silent = holding.started != "" and holding.placement.mode is Mode.SLICE
+        holding.settled = holding.told or (
+            silent and (not patient or self._unix_clock() - holding.begun > PATIENCE_SECONDS)
+        )
+        if self.holdings.get(holding.uid) is holding:
+            self._watch_for_word(holding)
 
     def _watch_for_word(self, holding: Holding) -> None:
-        if _is_under_way(holding):
+        if holding.state is HoldingState.BOUND and _is_under_way(holding):
             self.unsettled[holding.uid] = holding
+        else:
+            self.unsettled.pop(holding.uid, None)
 
     def _devices(self, node: GpuNode, row: int, holding: Holding) -> Devices | None:
         """What the fleet must know of a pod in slice mode whose cards are foretold only, or may come back."""

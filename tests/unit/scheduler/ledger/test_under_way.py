@@ -1,5 +1,7 @@
 """Pods in slice mode until kubelet's word on their cards is in: case s05 and the burst on the real kubelet."""
 
+from dataclasses import replace
+
 import pytest
 
 from headroom import names, wire
@@ -149,6 +151,33 @@ def test_where_no_agent_tells_the_start_of_the_pod_has_to_do() -> None:
     assert node.free_gib == [30, 30]
     node.pod("A", 50, 0, told=False)
     assert node.free_gib == [30, 80]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_node_that_goes_takes_what_was_known_of_its_agent_with_it(comes_back: bool) -> None:
+    """A restart, which knows nothing of the node as it was, must find the same ledger."""
+    node = Node(tells_cards=False)
+    node.pod("A", 50, 0, told=False)
+    node.ledger.forget_node("n")
+    assert list(node.ledger.unsettled) == ["A"]
+    restarted = Node(tells_cards=False)
+    restarted.ledger.forget_node("n")
+    restarted.pod("A", 50, 0, told=False)
+    if comes_back:
+        for each in (node, restarted):
+            each.ledger.apply_node(each.node)
+        assert node.free_gib == [30, 80]
+        assert not node.ledger.unsettled
+    assert node.ledger.check() == []
+    assert node.ledger.dump() == restarted.ledger.dump()
+
+
+def test_an_agent_that_begins_to_tell_is_waited_for() -> None:
+    node = Node(tells_cards=False)
+    node.pod("A", 50, 0, told=False)
+    node.ledger.apply_node(replace(node.node, tells_cards=True))
+    assert list(node.ledger.unsettled) == ["A"]
+    assert node.free_gib == [30, 30]
 
 
 def test_pods_of_long_ago_are_not_under_way_after_a_restart() -> None:
