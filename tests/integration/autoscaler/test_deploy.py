@@ -223,6 +223,13 @@ def test_people_can_read_it(secured: Cluster) -> None:
     assert explained.index("Why:") < explained.index("Signals:") < explained.index("History:")
 
 
+def test_kubectl_explain_reads_like_a_manual(secured: Cluster) -> None:
+    assert "500m is half a second" in " ".join(secured.kubectl("explain", "ia.spec.signals.target").split())
+    assert "holds at once" in " ".join(secured.kubectl("explain", "ia.spec.minReplicas").split())
+    for path in ("ia.spec", "ia.spec.scaleToZero", "ia.spec.behavior.scaleUp.policies", "ia.status.conditions"):
+        assert "<no description>" not in secured.kubectl("explain", path)
+
+
 @pytest.mark.parametrize("name", ["vllm", "triton", "fastchat"])
 def test_the_examples_pass_the_api_servers_validation(secured: Cluster, name: str) -> None:
     files = {"vllm": "vllm-two-on-one-card", "triton": "triton-time-sliced", "fastchat": "fastchat"}

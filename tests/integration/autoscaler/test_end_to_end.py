@@ -266,6 +266,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "target": ({"signals": [{"name": "q", "type": "queue", "target": 0}]}, "target must be a number above 0"),
     "query": ({"signals": [{"name": "q", "type": "query", "target": 1}]}, "query belongs to signals of type query"),
     "kind": ({"scaleTargetRef": {"kind": "", "name": "x"}}, "should be at least 1 chars long"),
+    "share": ({"signals": [{"name": "k", "type": "kvCache", "target": "1.5"}]}, "a share of at most 1"),
+    "busy share": ({"signals": [{"name": "w", "type": "work", "target": 3}]}, "a busy share of at most 2"),
+    "half of the prices": ({"work": {"secondsPerPromptToken": "0.0002"}}, "state both secondsPerPromptToken and"),
+    "no such metric": (
+        {"engine": "tgi", "signals": [{"name": "k", "type": "kvCache", "target": "0.9"}]},
+        "the engine does not export",
+    ),
+    "threshold": ({"scaleToZero": {"activationQuery": "x", "activationThreshold": "1x"}}, "must be a number"),
     "duration": ({"scaleToZero": {"idleAfter": "soon", "activationQuery": "x"}}, "idleAfter"),
 }
 

@@ -1,5 +1,6 @@
 """What is kept of objects, pods and statuses, and that the schema of the API server agrees with what is read."""
 
+import ast
 import json
 from typing import Any, get_args
 
@@ -7,8 +8,9 @@ import msgspec
 import pytest
 import yaml
 
-from autoscaler.api.resource import DECODER, SpecWire, Target, read
+from autoscaler.api.resource import DECODER, SpecWire, Target, exports, read
 from autoscaler.law.constants import LawConstants
+from autoscaler.law.inputs import SignalKind
 from autoscaler.law.memory.learned import Learned
 from autoscaler.law.sizing import prices
 from autoscaler.observation.cluster import pods
@@ -17,6 +19,7 @@ from autoscaler.observation.cluster.workloads import WorkloadDecoder
 from autoscaler.observation.observer import Lessons
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.memory import Memory, gpus_of, recall, samples_of
+from headroom.domain.engines import ENGINES
 from headroom.wire import Wire, encode
 from tests.paths import CRD
 
@@ -114,6 +117,13 @@ def schema_names(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: schema_names(entry) for name, entry in inner.get("properties", {}).items()}
 
 
+def undescribed(schema: dict[str, Any], path: str) -> list[str]:
+    found = [] if schema.get("description") else [path]
+    for name, entry in schema.get("properties", {}).items():
+        found += undescribed(entry, f"{path}.{name}")
+    return found + (undescribed(schema["items"], f"{path}[]") if "items" in schema else [])
+
+
 def wire_names(kind: Any) -> dict[str, Any]:
     structs = [part for part in (kind, *_parts(kind)) if isinstance(part, type) and issubclass(part, Wire)]
     return {f.encode_name: wire_names(f.type) for f in msgspec.structs.fields(structs[0])} if structs else {}
@@ -128,6 +138,22 @@ class TestSchema:
         (version,) = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]["versions"]
         spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
         assert schema_names(spec) == wire_names(SpecWire)
+
+    def test_the_schema_knows_what_each_engine_exports(self) -> None:
+        (version,) = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]["versions"]
+        rules = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"]
+        text = next(rule["rule"] for rule in rules if "'vllm':" in rule["rule"])
+        stated = ast.literal_eval(text[text.index("{") : text.rindex("}") + 1])
+        anywhere = {SignalKind.QUERY, SignalKind.GPU_UTILIZATION}
+        known = {
+            name: [kind.value for kind in SignalKind if kind not in anywhere and exports(engine, kind)]
+            for name, engine in ENGINES.items()
+        }
+        assert stated == known
+
+    def test_every_field_is_described(self) -> None:
+        (version,) = yaml.safe_load(CRD.read_text(encoding="utf-8"))["spec"]["versions"]
+        assert undescribed(version["schema"]["openAPIV3Schema"], "") == []
 
     def test_the_daemon_runs_the_law_with_its_own_defaults(self) -> None:
         settings, law = AutoscalerSettings(), LawConstants()
