@@ -45,7 +45,7 @@ from scheduler.cluster.view import StateView
 from scheduler.leadership import FencedClient, Leadership
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.fragmentation import fragmentation
-from scheduler.placement.policies.registry import PolicyError, policy_by_name
+from scheduler.placement.policies.registry import policy_by_name
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs.bind import Binder
 from scheduler.verbs.filter import Extender
@@ -328,10 +328,6 @@ def check(settings: SchedulerSettings) -> None:
         )
     if not settings.scheduler_names:
         problems.append(f"scheduler_names: is empty; name at least one scheduler, such as {names.SCHEDULER_NAME}")
-    try:
-        policy_by_name(settings.policy)
-    except PolicyError as error:
-        problems.append(f"policy: {error}")
     if problems:
         raise SettingsError(problems)
 

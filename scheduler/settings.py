@@ -12,6 +12,11 @@ from headroom.prometheus.settings import PrometheusSettings
 
 DECISIVE = "decisive"
 SCORED = "scored"
+POLICIES = (
+    "headroom", "fgd", "bestfit", "gpupacking", "dotprod", "binpack-vram", "spread-vram", "binpack-slices", "spread-slices"
+)  # fmt: skip
+"""Those of the registry that can answer kube-scheduler: the others draw anew at every call (random) or must be told of every
+placement in order (gpuclustering). They are for simulations."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,11 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         reason="During a move: other schedulers whose record of a pod's cards is read from its annotations (hami, gpushare, kai;"
         " hami=NAME for another scheduler name). Whoever may write annotations on such a pod says which cards it holds.",
     )
-    policy: str = setting("headroom", reason="Placement policy, by name; `headroom simulate --help` lists them.")
+    policy: str = setting(
+        "headroom",
+        choices=POLICIES,
+        reason="Placement policy: which of the nodes and cards that fit a pod gets. docs/placement.md compares them.",
+    )
     answer: str = setting(
         DECISIVE,
         choices=(DECISIVE, SCORED),

@@ -72,16 +72,13 @@ class Devices:
     of_pod: dict[PodKey, set[str]] = field(default_factory=dict)
     spacing_seconds: float = 0.0
     """The widest one seen."""
-    not_supported: int = 0
-    """Series whose values stand for "not supported"."""
 
     def add(self, name: str, labels: Mapping[str, str], points: Sequence[Point]) -> None:
         """One series of `DEVICE_UTILISATION`. `labels` are the exporter's own, `points` at least one, finite."""
         scale = SCALE[name]
         values = [(at, value * scale) for at, value in points if 0 <= value * scale <= 1.01]
         if not values or values[-1][0] != points[-1][0]:
-            self.not_supported += 1
-            return
+            return  # the values stand for "not supported"
         apart = spacing(points)
         self.spacing_seconds = max(self.spacing_seconds, apart)
         mean = math.fsum([value for _, value in values]) / len(values)

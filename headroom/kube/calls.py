@@ -82,11 +82,6 @@ async def evict(kube: KubeClient, namespace: str, name: str, uid: str, *, dry_ru
     await kube.request("POST", f"{pod_path(namespace, name)}/eviction", body=eviction)
 
 
-async def set_scale(kube: KubeClient, path: str, replicas: int) -> bytes:
-    """Write `spec.replicas` through the scale subresource of the object at `path`."""
-    return await merge_patch(kube, f"{path}/scale", {"spec": {"replicas": replicas}})
-
-
 async def record_event(
     kube: KubeClient,
     *,

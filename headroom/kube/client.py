@@ -13,7 +13,6 @@ from headroom.errors import HeadroomError
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
-APPLY_PATCH: Final = "application/apply-patch+yaml"
 
 Query = Sequence[tuple[str, str]]
 

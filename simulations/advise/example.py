@@ -48,9 +48,7 @@ def example(seed: int = 7, *, scale: int = 1) -> tuple[Export, dict[str, Use]]:
             pod = _pod(name, namespace, node, at, gpus)
             export.add("Pod", _json(pod))
             draw = rng.uniform(0.85, 1.0)
-            use[f"{namespace}/{pod['metadata']['name']}"] = Use(
-                round(peak * draw), busy * rng.uniform(0.8, 1.0), busy * 0.4
-            )
+            use[f"{namespace}/{pod['metadata']['name']}"] = Use(round(peak * draw), busy * rng.uniform(0.8, 1.0))
     export.add("HorizontalPodAutoscaler", _json(_HPA))
     return export, use
 

@@ -24,11 +24,10 @@ _SANE_MIB: Final = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one pod used of each of its cards: the most memory, and the share of time that kernels ran (95th percentile, mean)."""
+    """What one pod used of each of its cards: the most memory, and the share of time that kernels ran (95th percentile)."""
 
     peak_mib: int | None = None
     busy_high: float | None = None
-    busy_mean: float | None = None
 
 
 async def read_use(source: PrometheusSource, window: str, jobs: DeviceJobs) -> dict[str, Use]:
@@ -39,16 +38,12 @@ async def read_use(source: PrometheusSource, window: str, jobs: DeviceJobs) -> d
     high = await _first(
         source, [(f"max {_BY} (quantile_over_time(0.95, ({name})[{window}:5m]))", scale) for name, scale in _BUSY], jobs
     )
-    mean = await _first(
-        source, [(f"max {_BY} (avg_over_time(({name})[{window}:5m]))", scale) for name, scale in _BUSY], jobs
-    )
     return {
         pod: Use(
             peak_mib=round(peak[pod]) if pod in peak else None,
             busy_high=min(high[pod], 1.0) if pod in high else None,
-            busy_mean=min(mean[pod], 1.0) if pod in mean else None,
         )
-        for pod in {*peak, *high, *mean}
+        for pod in {*peak, *high}
     }
 
 

@@ -40,7 +40,6 @@ class Pod:
 
     name: str
     request: GpuRequest
-    created_seconds: float = 0.0
     lifetime_seconds: float | None = None
     asked_units: float | None = None
 
@@ -115,7 +114,6 @@ def _pod(row: "_Row", models: set[str]) -> Pod:
             memory_mib=row.number("memory_mib", _MOST_MEMORY_MIB),
             models=wanted if count else frozenset(),
         ),
-        created_seconds=created or 0.0,
         lifetime_seconds=None if created is None or deleted is None else deleted - created,
     )
 

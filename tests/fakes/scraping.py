@@ -96,16 +96,6 @@ def sglang(
     return together(*parts)
 
 
-def tgi(running: Value = 1.0, waiting: Value = 0.0, per_second: float = 1.0, since: float = 0.0) -> Exposes:
-    """A TGI that has had a request; before that it exposes `nothing`."""
-    each = {
-        "tgi_request_input_length_sum": 500.0, "tgi_request_generated_tokens_sum": 100.0, "tgi_request_duration_count": 1.0,
-        "tgi_request_mean_time_per_token_duration_sum": 0.02, "tgi_request_mean_time_per_token_duration_count": 1.0,
-    }  # fmt: skip
-    counters = {name: grows(per_second * count, since) for name, count in each.items()}
-    return exposition({"tgi_queue_size": waiting, "tgi_batch_current_size": running, **counters})
-
-
 @dataclass
 class Target:
     """One scrape target."""

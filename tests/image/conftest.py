@@ -13,7 +13,6 @@ from tests.image.deployed import PROMETHEUS_URL, Deployed
 from tests.paths import DEPLOY
 
 TIMEOUT_SECONDS = 300
-BUILD_SECONDS = 1200
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,5 +20,3 @@ KAI: Final = Family(
         Annotation("gpu-fraction-num-devices", "2", "of so many cards", resource=names.RESOURCE_GPU),
     ),
 )
-CONTAINER: Final = "gpu-fraction-container-name"
-"""Names the container that gets it; without it, the first one does."""

@@ -1,7 +1,7 @@
 """One law on one load: by default and, for rivals, at the setting that a fixed budget of runs finds; what is there is not run again."""
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -139,9 +139,3 @@ def work(study: Study, load: str, law: str, *, tune: bool) -> str:
     if tune:
         bench.tuned(bench.tried())
     return f"{load}, {law}: {len(bench.store) - before} runs"
-
-
-def laws_on(names: Iterable[str]) -> list[str]:
-    """Laws in the order of the catalogue."""
-    wanted = set(names)
-    return [name for name in LAWS if name in wanted]

@@ -44,7 +44,8 @@ MISTAKES: list[tuple[str, str]] = [
     ),
     # settings
     ("scheduler --scheduler-names=", "scheduler_names: is empty; name at least one scheduler, such as headroom"),
-    ("scheduler --policy foo", "policy: unknown policy 'foo'; known: headroom"),
+    ("scheduler --policy foo", "--policy: 'foo' is not one of headroom, fgd"),
+    ("scheduler --policy gpuclustering", "--policy: 'gpuclustering' is not one of"),
     ("scheduler --lease-namespace x --lease-seconds 2", "lease_seconds: 2 s is below three times bind_timeout_seconds"),
     ("scheduler --port 99999", "--port: 99999 is above 65535"),
     ("scheduler --port many", "--port: 'many' is not a whole number"),

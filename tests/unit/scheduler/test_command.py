@@ -3,12 +3,16 @@
 import socket
 
 import pytest
+from click.testing import CliRunner
 
 from headroom.daemon.settings import SettingsError, load
 from headroom.errors import HeadroomError
+from scheduler.__main__ import main as command
 from scheduler.daemon import serve
-from scheduler.placement.policies.registry import POLICIES
-from scheduler.settings import SchedulerSettings
+from scheduler.placement.policies.registry import POLICIES as REGISTERED
+from scheduler.placement.policies.registry import policy_by_name
+from scheduler.placement.scoring import Policy
+from scheduler.settings import POLICIES, SchedulerSettings
 from tests.fakes.apiserver import ApiServer
 
 
@@ -42,5 +46,12 @@ def test_every_wrong_setting_is_reported_at_once():
     assert len(error.value.problems) == 4
 
 
-def test_the_default_policy_exists():
-    assert SchedulerSettings().policy in POLICIES
+def test_the_policies_to_choose_from_are_those_that_neither_draw_nor_must_be_told_of_every_placement():
+    policies = {name: policy_by_name(name) for name in REGISTERED}
+    able = {name for name, policy in policies.items() if policy.draws is None and type(policy).note is Policy.note}
+    assert set(POLICIES) == able
+
+
+def test_help_names_the_policies():
+    shown = "".join(CliRunner().invoke(command, ["--help"]).output.split())
+    assert all(name in shown for name in POLICIES)

@@ -16,7 +16,7 @@ from agent.usage.report import CardKey, CardUse, CounterSum, Grouping, PodKey, P
 from agent.usage.source import read_usage, step_for
 from tests.fakes.prometheus import FakePrometheus
 
-HOUR, MJ = 3600.0, 1e6
+HOUR = 3600.0
 KWH = 3.6e6
 CARD = CardKey("n1", "GPU-a", "L4")
 

@@ -10,7 +10,7 @@ from simulations.demo.models import FP16, INT4, MODELS, replica_vram_mib
 from simulations.demo.placement.baselines import Pod, slicing_risk, time_slicing, whole_cards
 from simulations.demo.placement.workload import Dialect, InferenceDeployment, Offer, draw_stream, pod_template
 
-A10, L40S = CARD_TYPES["A10"], CARD_TYPES["L40S"]
+L40S = CARD_TYPES["L40S"]
 
 
 def node(name: str, kind: str, cards: int) -> GpuNode:
