@@ -311,7 +311,7 @@ class TestUse:
         prometheus.answer("max_over_time.*DCGM_FI_DEV_FB_USED", (trusted, [(1.0, 9000.0)]), (stranger, [(1.0, 1.0)]))
         prometheus.answer("quantile_over_time.*DCGM_FI_DEV_GPU_UTIL", (trusted, [(1.0, 40.0)]))
         found = await self.read(prometheus)
-        assert found["ai/a"] == Use(9000, 0.4, None)
+        assert found["ai/a"] == Use(9000, 0.4)
         assert "ai/b" not in found
 
     async def test_the_busiest_card_of_a_pod_counts_and_nonsense_does_not(self) -> None:
