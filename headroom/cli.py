@@ -47,6 +47,7 @@ class LazyGroup(click.Group):
         "agent": ("agent.__main__:main", "Report what this node's cards really do."),
         "usage": ("agent.usage.cli:main", "GPU hours, energy, carbon and cost by project."),
         "advise": ("simulations.advise.cli:main", "Say what Headroom would save on the cluster as it runs today."),
+        "clean-nodes": ("headroom.commands.clean:main", "Take Headroom's annotations off the nodes, after it is gone."),
         "convert": (
             "headroom.commands.convert.cli:main",
             "Turn manifests of HAMi, gpushare, HPA and KEDA into Headroom's.",

@@ -1,1 +1,1 @@
-"""Commands for people: they read the cluster or a file, say what they found, and write nothing."""
+"""Commands for people: they read the cluster or a file and say what they found. `clean-nodes` alone writes."""
