@@ -85,6 +85,8 @@ class CardReading:
     power_limit_watts: Number = Missing.NOT_SUPPORTED
     energy_millijoules: Whole = Missing.NOT_SUPPORTED
     """Counter since the driver was loaded."""
+    energy_at: float | None = None
+    """When the counter was read, in the clock of `Reading.at`; None: now. It is dear to ask for, and asked for less often."""
     temperature_celsius: Number = Missing.NOT_SUPPORTED
     ecc_uncorrected: Whole = Missing.NOT_SUPPORTED
     """Uncorrected memory errors since the driver was loaded."""

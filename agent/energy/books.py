@@ -3,7 +3,8 @@
 Energy of an interval is the driver's counter where there is one (measured), else power times time (estimated). Its idle part,
 at most idle power times time, goes to pods by the share of the card they reserve, whether they use it or not; what nobody
 reserves is the card's own idle line. The active part goes by measured use (multiprocessor time per process); use by processes
-outside any pod is the card's unattributed line. For every card: total = pods + idle + unattributed. The two-part rule is that of
+outside any pod is the card's unattributed line. The counter is read less often than the rest: what it has counted since goes by
+the use in all of that time. For every card: total = pods + idle + unattributed. The two-part rule is that of
 the GHG protocol's thinking on shared ICT and of Kepler's GPU model; memory held is no measure of power and is not used.
 """
 
@@ -74,6 +75,28 @@ class PodBook:
 
 
 @dataclass(slots=True)
+class _Pending:
+    """What is known of the time since the energy counter was last read. Weights are shares times seconds."""
+
+    seconds: float = 0.0
+    milliseconds: int = 0
+    strangers: bool = False
+    """Whether there was a gap, of which nobody knows who used the card in it."""
+    reserved: dict[PodKey, float] = field(default_factory=dict)
+    unreserved: float = 0.0
+    activity: dict[PodKey, float] = field(default_factory=dict)
+    outside: float = 0.0
+
+    def add(self, seconds: float, held: "Sequence[Holder]", weights: Mapping[PodKey, float], outside: float) -> None:
+        for holder in held:
+            self.reserved[holder.pod] = self.reserved.get(holder.pod, 0.0) + holder.share * seconds
+        self.unreserved += _unreserved(held) * seconds
+        for pod, weight in weights.items():
+            self.activity[pod] = self.activity.get(pod, 0.0) + weight * seconds
+        self.outside += outside * seconds
+
+
+@dataclass(slots=True)
 class CardBook:
     """What one card did in all, and what of it belongs to no pod."""
 
@@ -87,6 +110,7 @@ class CardBook:
     busy_milliseconds: int = 0
     unattributed_busy_milliseconds: int = 0
     pods: dict[PodKey, PodBook] = field(default_factory=dict)
+    pending: _Pending = field(default_factory=_Pending)
     before: CardReading | None = None
     read_at: float = 0.0
     lowest_watts: float | None = None
@@ -135,24 +159,39 @@ class Account:
         if seconds <= 0:
             self.clock_anomalies += 1
             return
-        energy, source = self._energy(book, card, seconds)
+        pending = book.pending
+        pending.seconds += seconds
         if seconds > self.longest_gap_seconds:
             self.gaps += 1
+            pending.strangers = True
+        else:
+            self._book_time(book, card, seconds, held, used)
+        assert book.before is not None
+        if card.energy_at is not None and card.energy_at == book.before.energy_at:
+            return  # the counter has not been asked since
+        book.pending = _Pending()
+        energy, source = self._energy(book, card, pending.seconds)
+        book.observed_milliseconds[source] += pending.milliseconds
+        if pending.strangers:
             # The counter still knows how much, nobody knows who.
             if source == MEASURED:
                 book.energy_millijoules[source] += energy
                 book.unattributed_millijoules[source] += energy
-            return
+        elif source != UNKNOWN:
+            self._book_energy(book, energy, source, pending, book.read_at + seconds)
+
+    def _book_time(
+        self, book: CardBook, card: CardReading, seconds: float, held: list[Holder], used: Sequence[Use] | Missing
+    ) -> None:
         milliseconds = round(seconds * 1000)
-        book.observed_milliseconds[source] += milliseconds
+        book.pending.milliseconds += milliseconds
         reserved, unreserved = apportion(milliseconds, [holder.share for holder in held], _unreserved(held))
         for holder, amount in zip(held, reserved, strict=True):
             book.pods[holder.pod].reserved_milliseconds += amount
         book.unreserved_milliseconds += unreserved
         weights, outside = _activity(held, used)
         self._book_busy(book, card, milliseconds, weights, outside)
-        if source != UNKNOWN:
-            self._book_energy(book, energy, source, seconds, held, weights, outside)
+        book.pending.add(seconds, held, weights, outside)
 
     def _energy(self, book: CardBook, card: CardReading, seconds: float) -> tuple[int, str]:
         """Millijoules since the last reading, and how they are known."""
@@ -184,28 +223,27 @@ class Account:
         book.busy_milliseconds += busy
         book.unattributed_busy_milliseconds += rest
 
-    def _book_energy(
-        self,
-        book: CardBook,
-        energy: int,
-        source: str,
-        seconds: float,
-        held: list[Holder],
-        weights: Mapping[PodKey, float],
-        outside: float,
-    ) -> None:
+    def _book_energy(self, book: CardBook, energy: int, source: str, pending: _Pending, now: float) -> None:
         book.energy_millijoules[source] += energy
-        idle = min(energy, round(self._idle_watts(book) * seconds * 1000))
-        if not weights and outside <= 0:
+        idle = min(energy, round(self._idle_watts(book) * pending.seconds * 1000))
+        if not pending.activity and pending.outside <= 0:
             idle = energy  # nothing ran: whatever was drawn above the known idle power is idle power
-        parts, rest = apportion(idle, [holder.share for holder in held], _unreserved(held))
-        for holder, amount in zip(held, parts, strict=True):
-            book.pods[holder.pod].energy_millijoules[source] += amount
+        parts, rest = apportion(idle, list(pending.reserved.values()), pending.unreserved)
+        for pod, amount in zip(pending.reserved, parts, strict=True):
+            self._pod(book, pod, now).energy_millijoules[source] += amount
         book.idle_millijoules[source] += rest
-        parts, rest = apportion(energy - idle, list(weights.values()), outside)
-        for pod, amount in zip(weights, parts, strict=True):
-            book.pods[pod].energy_millijoules[source] += amount
+        parts, rest = apportion(energy - idle, list(pending.activity.values()), pending.outside)
+        for pod, amount in zip(pending.activity, parts, strict=True):
+            self._pod(book, pod, now).energy_millijoules[source] += amount
         book.unattributed_millijoules[source] += rest
+
+    @staticmethod
+    def _pod(book: CardBook, pod: PodKey, now: float) -> PodBook:
+        """A pod's book; one that is gone is still owed what it caused since the counter was last read."""
+        entry = book.pods.get(pod)
+        if entry is None:
+            entry = book.pods[pod] = PodBook(seen_at=now)
+        return entry
 
     def _idle_watts(self, book: CardBook) -> float:
         configured = self.idle_watts.get(book.model)

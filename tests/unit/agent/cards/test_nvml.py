@@ -13,7 +13,7 @@ from tests.stub_nvml import stub_nvml
 
 GIB = 2**30
 NOT_SUPPORTED, NO_PERMISSION, UNKNOWN = 3, 4, 999
-UNINITIALIZED, DRIVER_NOT_LOADED, GPU_IS_LOST, RESET_REQUIRED = 1, 9, 15, 16
+UNINITIALIZED, NOT_FOUND, DRIVER_NOT_LOADED, GPU_IS_LOST, RESET_REQUIRED = 1, 6, 9, 15, 16
 
 
 @pytest.fixture(scope="session")
@@ -207,6 +207,40 @@ def test_the_mean_share_of_a_process_is_of_new_samples_only(stub, reader) -> Non
     reader.read(0.0)
     stub("card 0 noprocesses", "card 0 process 77 1024 90")
     assert card(reader.read(1.0)).processes[0].sm_ratio == pytest.approx(0.9)
+
+
+def test_a_reading_faster_than_the_sampling_keeps_the_last_share(stub, library) -> None:
+    """The driver takes a sample of one process at a time, up to a second apart: no new one is not idle. After a while it is."""
+    from agent.cards.nvml import NvmlReader
+
+    clock = [0.0]
+    reader = NvmlReader(sleep=lambda _: None, wall=lambda: clock[0])
+
+    def read(at: float):
+        clock[0] = at
+        return card(reader.read(at))
+
+    stub("card 0 process 77 1024 30")
+    assert read(0.0).processes[0].sm_ratio == pytest.approx(0.3)
+    stub(f"card 0 fail sm {NOT_FOUND}")
+    assert read(0.5).processes[0].sm_ratio == pytest.approx(0.3)
+    assert read(1.9).sm_ratio == pytest.approx(0.3)
+    assert read(2.5).processes[0].sm_ratio == 0.0
+    reader.close()
+
+
+def test_the_energy_counter_is_read_at_its_own_pace(stub) -> None:
+    """One call takes three quarters of a reading's time on a real card."""
+    from agent.cards.nvml import NvmlReader
+
+    reader = NvmlReader(sleep=lambda _: None, energy_seconds=30.0)
+    seen = []
+    for at in (0.0, 5.0, 29.0, 30.0, 35.0):
+        stub(f"card 0 energy {1000 + int(at)}")
+        one = card(reader.read(at))
+        seen.append((one.energy_at, one.energy_millijoules))
+    assert seen == [(0.0, 1000), (0.0, 1000), (0.0, 1000), (30.0, 1030), (30.0, 1030)]
+    reader.close()
 
 
 def test_a_clock_that_is_set_back_does_not_make_the_card_look_idle(stub) -> None:

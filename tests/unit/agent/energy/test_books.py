@@ -205,3 +205,49 @@ def test_instances_are_booked_on_their_card() -> None:
 )
 def test_apportioning(total, weights, rest, parts) -> None:
     assert apportion(total, weights, rest) == parts
+
+
+class TestACounterThatIsReadLessOften:
+    """Joules of thirty seconds go by the use in all of them, not by that of the moment at which the counter was read."""
+
+    def test_by_the_use_in_all_of_the_time(self) -> None:
+        bench = Bench(idle_watts={"L4": 0.0})
+        bench.step(energy_millijoules=0, energy_at=10.0)
+        bench.step(uses=[Use(A, 0.6)], energy_millijoules=0, energy_at=10.0)
+        bench.step(uses=[Use(B, 0.2)], energy_millijoules=0, energy_at=10.0)
+        assert bench.joules()["total"] == 0
+        bench.step(uses=[Use(B, 0.4)], energy_millijoules=1_200_000, energy_at=40.0)
+        assert bench.joules() == {"a": 600.0, "b": 600.0, "idle": 0.0, "unattributed": 0.0, "total": 1200.0}
+        assert bench.book.observed_milliseconds[MEASURED] == 30_000
+
+    def test_a_pod_that_is_gone_is_still_owed_its_part(self) -> None:
+        bench = Bench(idle_watts={"L4": 0.0}, keep_finished_seconds=5.0)
+        bench.step(energy_millijoules=0, energy_at=10.0)
+        bench.step(uses=[Use(A, 0.5)], energy_millijoules=0, energy_at=10.0)
+        bench.step(energy_millijoules=0, energy_at=10.0)
+        bench.step(uses=[Use(B, 0.5)], energy_millijoules=100_000, energy_at=40.0)
+        assert bench.joules() == {"a": 50.0, "b": 50.0, "idle": 0.0, "unattributed": 0.0, "total": 100.0}
+
+    def test_idle_power_is_that_of_all_of_the_time(self) -> None:
+        bench = Bench()
+        holders = [Holder(A, 0.5)]
+        bench.step(holders=holders, energy_millijoules=0, energy_at=10.0)
+        bench.step(holders=holders, uses=[Use(B, 0.5)], energy_millijoules=0, energy_at=10.0)
+        bench.step(holders=holders, uses=[Use(B, 0.5)], energy_millijoules=1_000_000, energy_at=30.0)
+        assert bench.joules() == {"a": 200.0, "b": 600.0, "idle": 200.0, "unattributed": 0.0, "total": 1000.0}
+
+    def test_a_gap_in_between_makes_it_nobodys(self) -> None:
+        bench = Bench()
+        bench.step(energy_millijoules=0, energy_at=10.0)
+        bench.step(uses=[Use(A, 0.5)], energy_millijoules=0, energy_at=10.0)
+        bench.step(uses=[Use(A, 0.5)], seconds=100.0, energy_millijoules=700_000, energy_at=120.0)
+        assert bench.joules()["unattributed"] == 700.0
+        assert bench.account.gaps == 1
+
+    def test_power_stands_in_for_all_of_the_time_when_the_counter_was_reset(self) -> None:
+        bench = Bench(idle_watts={"L4": 0.0})
+        bench.step(energy_millijoules=5_000_000, energy_at=10.0, power_watts=50.0)
+        bench.step(uses=[Use(A, 0.5)], energy_millijoules=5_000_000, energy_at=10.0, power_watts=50.0)
+        bench.step(uses=[Use(A, 0.5)], energy_millijoules=1_000, energy_at=30.0, power_watts=50.0)
+        assert bench.joules(ESTIMATED)["a"] == 1000.0
+        assert bench.account.counter_resets == 1
