@@ -218,10 +218,27 @@ FASTCHAT: Final = Engine(
     in_flight=Metric(("headroom_fastchat_queue_length",)),
 )
 
+LLAMA_CPP: Final = Engine(
+    "llama.cpp",
+    queueing=True,
+    # Four slots unless started with --parallel: what comes beyond them is deferred. Tokens are counted when a request ends,
+    # requests and their latency not at all.
+    signals=(("running", 4.0),),
+    counts_at_end=True,
+    waiting=Metric(("llamacpp:requests_deferred",)),
+    running=Metric(("llamacpp:requests_processing",)),
+    prompt_tokens=Metric(("llamacpp:prompt_tokens_total",)),
+    output_tokens=Metric(("llamacpp:tokens_predicted_total",)),
+    iterations=Metric(("llamacpp:n_decode_total",)),
+    token_seconds=Metric(("llamacpp:tokens_predicted_seconds_total",)),
+    token_count=Metric(("llamacpp:tokens_predicted_total",)),
+)
+
 CUSTOM: Final = Engine("custom", queueing=False)
 
 ENGINES: Final = {
-    engine.name: engine for engine in (VLLM, SGLANG, TGI, TRITON, TORCHSERVE, TENSORFLOW_SERVING, FASTCHAT, CUSTOM)
+    engine.name: engine
+    for engine in (VLLM, SGLANG, TGI, TRITON, TORCHSERVE, TENSORFLOW_SERVING, FASTCHAT, LLAMA_CPP, CUSTOM)
 }
 
 DEVICE_UTILISATION: Final = (

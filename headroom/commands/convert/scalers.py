@@ -19,6 +19,7 @@ _IMAGES: Final = {
     "torchserve": r"torchserve|pytorch/serve",
     "tensorflow-serving": r"tensorflow/serving",
     "fastchat": r"fastchat|fschat",
+    "llama.cpp": r"llama\.cpp|llama-server",
 }
 _PLAIN_SIGNALS: Final = {"waiting": "queue", "running": "running", "kv_cache": "kvCache"}
 """Facts of an engine that are signals by themselves."""
