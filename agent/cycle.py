@@ -28,10 +28,12 @@ from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.daemon.pages import Health
 from headroom.daemon.tasks import Backoff
+from headroom.domain.dra.devices import DeviceKey, read_slice
+from headroom.domain.dra.objects import RESOURCE_SLICE, ResourceSlice
 from headroom.domain.model import Allocation, Card
 from headroom.domain.node_facts import NodeFacts
 from headroom.errors import HeadroomError
-from headroom.kube.calls import NODES, PODS
+from headroom.kube.calls import NODES, PODS, RESOURCE_SLICES
 from headroom.kube.client import KubeClient
 from headroom.kube.reflector import Reflector
 from headroom.names import ANNOTATION_FORGET_CARDS, ANNOTATION_NODE_CARDS
@@ -62,6 +64,7 @@ class Cluster:
 
     node: Reflector[wire.Node]
     pods: Reflector[NodePod]
+    slices: Reflector[ResourceSlice]
     publisher: Publisher
 
     @property
@@ -222,7 +225,7 @@ class Agent:
             slices=self._slices(reading),
             instances=node is None or not plugin_owns_instances(node),
             offered=None if self._settings.slices else self._offered,
-            held=cards_held(self._pods),
+            held=cards_held(self._pods, self._truth),
             replaced=frozenset(word.strip() for word in replaced.split(",")),
         )
 
@@ -341,7 +344,7 @@ class Agent:
             self._metrics.podresources_errors.labels(error.reason).inc()
             self._log.warning("kubelet_silent", error=str(error), reason=error.reason)
             return
-        truth = self._truth = compare(devices, self._pods, cards, self._allocation())
+        truth = self._truth = compare(devices, self._pods, cards, self._allocation(), self._published())
         for kind, number in (
             ("pod", len(truth.unknown_pods)),
             ("device", len(truth.unknown_devices)),
@@ -359,6 +362,13 @@ class Agent:
             if done:
                 self._metrics.findings.labels(correction.finding.value).inc()
                 self._settled[correction.namespace, correction.name] = correction.uid
+
+    def _published(self) -> dict[DeviceKey, tuple[str, ...]]:
+        """The card ids of the devices that DRA drivers publish for this node."""
+        if self._cluster is None:
+            return {}
+        slices = sorted(map(read_slice, self._cluster.slices.items().values()), key=lambda each: each.generation)
+        return {device.key: device.card_ids for each in slices for device in each.devices.values()}
 
     def _count_right(self, truth: Truth) -> None:
         """Count each pod once, when its cards are first seen to be as predicted."""
@@ -388,11 +398,15 @@ class Agent:
 def follow(
     kube: KubeClient, settings: AgentSettings, metrics: AgentMetrics, on_pod: Callable[[str, str, NodePod], None]
 ) -> Cluster:
-    """Reflectors of this Node and of its pods, and the writer; `on_pod` hears of every pod."""
+    """Reflectors of this Node, of its pods and ResourceSlices, and the writer; `on_pod` hears of every pod."""
     node = Reflector(
         kube, NODES, wire.NODE, lambda *_: None, query=[("fieldSelector", f"metadata.name={settings.node}")]
     )
     pods = Reflector(kube, PODS, NODE_POD, on_pod, query=[("fieldSelector", f"spec.nodeName={settings.node}")])
+    slices = Reflector(
+        kube, RESOURCE_SLICES, RESOURCE_SLICE, lambda *_: None,
+        query=[("fieldSelector", f"spec.nodeName={settings.node}")], optional=True,
+    )  # fmt: skip
     publisher = Publisher(
         kube,
         settings.node,
@@ -400,4 +414,4 @@ def follow(
         now=lambda: datetime.datetime.now(datetime.UTC),
         tells_cards=settings.podresources_socket not in ("", "off"),
     )
-    return Cluster(node, pods, publisher)
+    return Cluster(node, pods, slices, publisher)

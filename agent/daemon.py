@@ -89,6 +89,7 @@ async def _work(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(cluster.node.run())
             tasks.create_task(cluster.pods.run())
+            tasks.create_task(cluster.slices.run())
             tasks.create_task(_until_synced(cluster, health))
             tasks.create_task(agent.tell_at_once())
             tasks.create_task(_begin(agent, cluster, settings.interval_seconds))

@@ -149,6 +149,14 @@ class Volume(Wire):
     ephemeral: Term | None = None
 
 
+class PodClaim(Wire):
+    """A pod's ResourceClaim: named, or made from a template."""
+
+    name: str = ""
+    resource_claim_name: str = ""
+    resource_claim_template_name: str = ""
+
+
 class PodSpec(Wire):
     node_name: str = ""
     scheduler_name: str = ""
@@ -165,7 +173,7 @@ class PodSpec(Wire):
     tolerations: tuple[Toleration, ...] = ()
     topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = ()
     volumes: tuple[Volume, ...] = ()
-    resource_claims: tuple[Term, ...] = ()
+    resource_claims: tuple[PodClaim, ...] = ()
     scheduling_gates: tuple[Term, ...] = ()
 
 
@@ -200,6 +208,19 @@ class ContainerStatus(Wire):
     last_state: ContainerState | None = None
 
 
+class PodClaimStatus(Wire):
+    """The claim that was made from a template; null where none is needed."""
+
+    name: str = ""
+    resource_claim_name: str | None = ""
+
+
+class ExtendedClaimStatus(Wire):
+    """The claim that kube-scheduler made for the pod's extended resources."""
+
+    resource_claim_name: str = ""
+
+
 class PodStatus(Wire):
     phase: str = ""
     reason: str = ""
@@ -207,6 +228,8 @@ class PodStatus(Wire):
     nominated_node_name: str = ""
     start_time: str | None = None
     container_statuses: tuple[ContainerStatus, ...] = ()
+    resource_claim_statuses: tuple[PodClaimStatus, ...] = ()
+    extended_resource_claim_status: ExtendedClaimStatus | None = None
 
 
 class Pod(Wire):

@@ -28,6 +28,7 @@ from headroom.kube.client import KubeClient
 from headroom.kube.lease import wall_clock
 from headroom.kube.reflector import Reflector
 from headroom.prometheus.client import PrometheusSource
+from scheduler.background.devices import DeviceWatch
 from scheduler.background.events import Reporter
 from scheduler.background.fencing import Fence
 from scheduler.background.measuring import MeasuredPoll
@@ -36,7 +37,7 @@ from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
 from scheduler.background.readying import Readier
 from scheduler.background.waking import Waker
-from scheduler.cluster.changes import Freed, PodDisagrees, PodRefused, PodWaits
+from scheduler.cluster.changes import CardClaimed, Freed, PodDisagrees, PodRefused, PodWaits
 from scheduler.cluster.customs import CustomsLearner
 from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.effects import Effects
@@ -95,6 +96,7 @@ class SchedulerDaemon:
         self.state = ClusterState(
             policy_by_name(settings.policy), self.metrics,
             scheduler_names=settings.scheduler_names, idle_mib=settings.measured_idle_mib, customs=_customs(settings),
+            resource_claims=settings.resource_claims, pin_claimable=settings.pin_claimable_cards,
             monotonic=monotonic, unix_clock=unix_clock,
         )  # fmt: skip
         view = StateView(self.state)
@@ -110,6 +112,7 @@ class SchedulerDaemon:
             kube, calls.PODS, wire.POD, self._on_pod,
             remember=identity_of, on_synced=self._on_pods_listed, guard=self._guard, monotonic=monotonic,
         )  # fmt: skip
+        self.devices = DeviceWatch(kube, self.state, self.effects, self._guard, monotonic=monotonic)
         self.leadership = Leadership(
             kube, settings,
             instance=f"{socket.gethostname()}_{settings.port}", process=secrets.token_hex(4),
@@ -117,6 +120,8 @@ class SchedulerDaemon:
         )  # fmt: skip
         self.metrics.watch_age.labels("nodes").set_function(lambda: self.nodes.seconds_since_contact)
         self.metrics.watch_age.labels("pods").set_function(lambda: self.pods.seconds_since_contact)
+        if settings.resource_claims:
+            self.metrics.watch_age.labels("resourceclaims").set_function(lambda: self.devices.seconds_since_contact)
         self._fenced = FencedClient(kube, self._deciding)
         self.metrics.deciding.set_function(lambda: float(self.leadership.deciding))
         self.decisions = Decisions()
@@ -166,6 +171,7 @@ class SchedulerDaemon:
         effects.on(Freed, "wake", self.waker.freed)
         effects.on(PodRefused, "events", lambda change: self.reporter.refused(change.entry))
         effects.on(PodDisagrees, "events", self._tell_disagreement)
+        effects.on(CardClaimed, "events", self._tell_claimed)
         effects.on(PodWaits, "events", lambda change: self.reporter.waits(change.entry))
         if settings.naming_ahead:
             effects.on(PodWaits, "name_ahead", lambda _: self.naming.pods_changed())
@@ -253,6 +259,10 @@ class SchedulerDaemon:
         if self._deciding():
             self.reporter.disagrees(change)
 
+    def _tell_claimed(self, change: CardClaimed) -> None:
+        if self._deciding():
+            self.reporter.claimed(change)
+
     def _lost(self) -> None:
         # Ready all the same: it knows the cluster, and a Deployment would wait for ever for a second one to decide, too.
         self.health.set_ready("lease", ready=True, detail=self.leadership.words)
@@ -274,10 +284,15 @@ class SchedulerDaemon:
         async with asyncio.TaskGroup() as tasks:
             # The election before the pods: their first list then serves who has won it already.
             tasks.create_task(self._guard.keep("lease", self.leadership.run))
+            # What describes nodes before nodes, and claims before the pods that have them.
+            if self.settings.resource_claims:
+                await self.devices.describe_nodes(tasks)
             # Nodes before pods: those are resolved to cards as they come, once.
             tasks.create_task(self._guard.keep("nodes", self.nodes.run))
             await self.nodes.wait_synced()
             self.health.set_ready("nodes", ready=True, detail=f"{len(self.state.nodes)} listed at start")
+            if self.settings.resource_claims:
+                await self.devices.follow_claims(tasks)
             tasks.create_task(self._guard.keep("pods", self.pods.run))
             tasks.create_task(self._guard.keep("namespaces", self.namespaces.run))
             await self.pods.wait_synced()

@@ -53,11 +53,14 @@ class SchedulerMetrics:
             registry=registry,
         )
         self.events_read = Counter(
-            "headroom_watch_events_total", "Node and pod changes applied.", ["kind"], registry=registry
+            "headroom_watch_events_total",
+            "Changes applied of nodes, pods, and of the classes, slices and claims of DRA.",
+            ["kind"],
+            registry=registry,
         )
         self.objects_refused = Counter(
             "headroom_objects_not_understood_total",
-            "Nodes and pods whose fields contradict each other or cannot be read.",
+            "Nodes, pods and resource claims whose fields contradict each other or cannot be read.",
             ["kind"],
             registry=registry,
         )
@@ -232,5 +235,7 @@ _FIGURES: Final = {
     "pods_in_disagreement": "Bound pods whose assignment cannot be read, or is not what they ask for; the larger of the two counts.",
     "pods_under_way": "Bound pods in slice mode on whose cards kubelet's word is still out.",
     "pods_trusted": "Pods that were settled without a word from their node's agent, since the start.",
+    "resource_claims": "Resource claims that hold accelerators (DRA).",
+    "resource_claims_in_disagreement": "Resource claims that cannot wholly be put on cards; what is certain of them counts.",
     "over_committed_cards": "Cards on which pods hold more than there is, as found in the API.",
 }

@@ -72,6 +72,16 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         reason="During a move: other schedulers whose record of a pod's cards is read from its annotations (hami, gpushare, kai;"
         " hami=NAME for another scheduler name). Whoever may write annotations on such a pod says which cards it holds.",
     )
+    resource_claims: bool = setting(
+        True,
+        reason="Watch what kube-scheduler allocates itself (DRA): DeviceClasses, ResourceSlices and ResourceClaims of resource.k8s.io/v1."
+        " Where the cluster does not serve them, nothing is watched. Off, claims on cards count for nothing.",
+    )
+    pin_claimable_cards: bool = setting(
+        False,
+        reason="Let Headroom pick cards that kube-scheduler may give to resource claims as well. It does not know of those picks:"
+        " right only where nobody's claims ask for these cards. An Event on the pod tells where it happens all the same.",
+    )
     policy: str = setting(
         "headroom",
         choices=POLICIES,

@@ -20,8 +20,14 @@ _MESSAGES: Final[Mapping[str, tuple[tuple[str, int, str], ...]]] = {
     "ListPodResourcesResponse": (("pod_resources", 1, "PodResources"),),
     "AllocatableResourcesResponse": (("devices", 1, "ContainerDevices"),),
     "PodResources": (("name", 1, ""), ("namespace", 2, ""), ("containers", 3, "ContainerResources")),
-    "ContainerResources": (("name", 1, ""), ("devices", 2, "ContainerDevices")),
+    "ContainerResources": (
+        ("name", 1, ""),
+        ("devices", 2, "ContainerDevices"),
+        ("dynamic_resources", 5, "DynamicResource"),
+    ),
     "ContainerDevices": (("resource_name", 1, ""), ("device_ids", 2, "[]")),
+    "DynamicResource": (("claim_resources", 4, "ClaimResource"),),
+    "ClaimResource": (("driver_name", 2, ""), ("pool_name", 3, ""), ("device_name", 4, "")),
 }
 """Message -> (field, number, kind); kind is empty for text, `[]` for a list of texts, else the name of a repeated message."""
 
@@ -62,14 +68,21 @@ MESSAGES: Final = _message_types()
 
 
 def devices_in(answer: Any) -> tuple[Device, ...]:
-    """The devices in a ListPodResourcesResponse, in its order."""
-    return tuple(
+    """The devices in a ListPodResourcesResponse: those of device plugins in its order, then those of resource claims."""
+    containers = [(pod, container) for pod in answer.pod_resources for container in pod.containers]
+    by_plugins = [
         Device(pod.namespace, pod.name, container.name, devices.resource_name, device_id)
-        for pod in answer.pod_resources
-        for container in pod.containers
+        for pod, container in containers
         for devices in container.devices
         for device_id in devices.device_ids
-    )
+    ]
+    by_claims = [
+        Device(pod.namespace, pod.name, container.name, claimed.driver_name, claimed.device_name, claimed.pool_name)
+        for pod, container in containers
+        for dynamic in container.dynamic_resources
+        for claimed in dynamic.claim_resources
+    ]
+    return (*by_plugins, *by_claims)
 
 
 def encode_devices(devices: Iterable[Device]) -> bytes:
@@ -77,8 +90,13 @@ def encode_devices(devices: Iterable[Device]) -> bytes:
     answer = MESSAGES["ListPodResourcesResponse"]()
     for device in devices:
         pod = answer.pod_resources.add(name=device.pod, namespace=device.namespace)
-        entry = pod.containers.add(name=device.container).devices.add(resource_name=device.resource)
-        entry.device_ids.append(device.id)
+        container = pod.containers.add(name=device.container)
+        if device.pool:
+            container.dynamic_resources.add().claim_resources.add(
+                driver_name=device.resource, pool_name=device.pool, device_name=device.id
+            )
+        else:
+            container.devices.add(resource_name=device.resource).device_ids.append(device.id)
     return bytes(answer.SerializeToString())
 
 

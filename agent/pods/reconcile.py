@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from agent.pods.index import NodePod, PodIndex, is_finished
@@ -20,6 +21,8 @@ from headroom.domain.accelerators import NVIDIA
 from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of, is_settled
 from headroom.domain.device_plugin import most_devices, share_mib
 from headroom.domain.dialects.table import GUARDED
+from headroom.domain.dra.classes import NVIDIA_DRIVER
+from headroom.domain.dra.devices import DeviceKey
 from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement
 from headroom.domain.request import RequestError, request_of
 from headroom.names import ANNOTATION_KUBELET_CARDS
@@ -37,8 +40,11 @@ class Device:
     pod: str
     container: str
     resource: str
+    """What the device plugin calls it; the driver, for a device of a resource claim."""
     id: str
-    """`UUID`, `UUID::n` for a slice, `MIG-UUID`, or a vendor's own form."""
+    """`UUID`, `UUID::n` for a slice, `MIG-UUID`, or a vendor's own form; for a device of a claim, its name in the pool."""
+    pool: str = ""
+    """The driver's pool, for a device of a resource claim (DRA)."""
 
 
 class Finding(StrEnum):
@@ -112,9 +118,9 @@ def devices_by_card(devices: Iterable[Device], cards: tuple[Card, ...]) -> dict[
     return dict(found) or None
 
 
-def cards_held(pods: PodIndex) -> frozenset[str]:
-    """Ids of the cards that are written on pods which have not ended."""
-    held: set[str] = set()
+def cards_held(pods: PodIndex, truth: Truth | None = None) -> frozenset[str]:
+    """Ids of the cards that are written on pods which have not ended, or that kubelet last said pods have."""
+    held = {card for devices in (truth.holders.values() if truth is not None else ()) for card, _ in devices}
     for pod in pods:
         if not is_finished(pod):
             with contextlib.suppress(AssignmentError):
@@ -128,18 +134,26 @@ def compare(
     pods: PodIndex,
     cards: tuple[Card, ...],
     allocation: Allocation = Allocation.DISTRIBUTED,
+    published: Mapping[DeviceKey, tuple[str, ...]] = MappingProxyType({}),
 ) -> Truth:
-    """Hold kubelet's list against the annotations of the node's pods. `allocation` is the device plugin's rule."""
+    """Hold kubelet's list against the annotations of the node's pods. `allocation` is the device plugin's rule.
+
+    `published` gives the card ids of devices that resource claims may hold. What those hold is written on no pod: the claims say it.
+    """
     truth = Truth()
     held: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    by_plugins: dict[tuple[str, str], list[str]] = {}
     unresolved: set[tuple[str, str]] = set()
     for device in devices:
         if device.resource in GUARDED:
             continue  # units of memory of another scheduler's plugin, not devices
         key = (device.namespace, device.pod)
-        card_id = card_of(device.id, cards)
+        card_id = _card_of_claim(device, cards, published) if device.pool else card_of(device.id, cards)
         if card_id is not None:
             held.setdefault(key, []).append((card_id, device.container))
+            by_plugins.setdefault(key, []).extend([] if device.pool else [card_id])
+        elif device.pool and device.resource == NVIDIA_DRIVER:
+            truth.unknown_devices.append(f"{device.pool}/{device.id}")
         elif device.resource.startswith(_NVIDIA):
             truth.unknown_devices.append(device.id)
             unresolved.add(key)
@@ -154,15 +168,22 @@ def compare(
             truth.waiting.append(key)
         else:
             truth.holders[key] = tuple(holdings)
-    free_choice = _free_choice(held, pods, cards, allocation)
-    for key, of_pod in truth.holders.items():
-        if key not in unresolved:
-            _judge(truth, pods.by_name[key], [by_id[card_id] for card_id, _ in of_pod], free_choice)
+    free_choice = _free_choice(by_plugins, pods, cards, allocation)
+    for key in truth.holders:
+        if key not in unresolved and by_plugins[key]:
+            _judge(truth, pods.by_name[key], [by_id[card_id] for card_id in by_plugins[key]], free_choice)
     return truth
 
 
+def _card_of_claim(device: Device, cards: Iterable[Card], published: Mapping[DeviceKey, tuple[str, ...]]) -> str | None:
+    """The id of the card that a device of a resource claim is, or is a part of; None when it is none of the node's."""
+    known = {card.id for card in cards}
+    ids = published.get(DeviceKey(device.resource, device.pool, device.id), ())
+    return next((each for each in ids if each in known), None)
+
+
 def _free_choice(
-    held: Mapping[tuple[str, str], list[tuple[str, str]]],
+    by_plugins: Mapping[tuple[str, str], list[str]],
     pods: PodIndex,
     cards: tuple[Card, ...],
     allocation: Allocation,
@@ -170,10 +191,10 @@ def _free_choice(
     """The cards that the plugin's rule left open to the pods whose cards are news, in whatever order they were taken in."""
     at = {card.id: position for position, card in enumerate(cards)}
     given, leaving, count = [0] * len(cards), [0] * len(cards), 0
-    for key, holdings in held.items():
+    for key, ids in by_plugins.items():
         pod = pods.by_name.get(key)
         told = pod is not None and _is_settled(pod)
-        for card_id, _ in holdings:
+        for card_id in ids:
             if not told:
                 count += 1
                 continue

@@ -4,11 +4,13 @@ They are the only record of the ledger outside memory, so everything the ledger 
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from headroom import names
-from headroom.domain.model import WHOLE_MILLI, GpuNode, Mode, Placement
+from headroom.domain.device_plugin import share_mib
+from headroom.domain.model import WHOLE_MILLI, Card, GpuNode, GpuRequest, Mode, Placement
 from headroom.errors import HeadroomError
 
 
@@ -25,28 +27,39 @@ class Assignment:
     mode: Mode
 
 
-def annotations_of(node: GpuNode, placement: Placement) -> dict[str, str]:
+def annotations_of(node: GpuNode, placement: Placement, request: GpuRequest | None = None) -> dict[str, str]:
     """The annotations for a placement on this node, whose card positions are positions in `node.cards`.
 
     Empty for a pod without a share. Memory is one number where all shares are equal, else one per share; 0 for a card of
     unknown memory. The share of the card, for engines that take a fraction of it (vLLM's --gpu-memory-utilization), is of
-    the total memory that the engine sees, rounded down.
+    the total memory that the engine sees, rounded down. Where kube-scheduler picks the cards, their ids are left out, and the
+    memory is what `request` takes of the smallest of them.
     """
+    if placement.devices and request is not None:
+        cards = [card for card in node.cards if card.by_allocator and node.resource_of(card) == request.resource]
+        return _sizes(
+            [min(((card, share_mib(request, card.usable_mib, card.slices)) for card in cards), key=itemgetter(1))]
+        )
     if not placement.cards:
         return {}
     cards = [node.cards[at] for at in placement.cards]
-    held = list(zip(cards, placement.share_mib, strict=True))
-    written = [mib if card.sized else 0 for card, mib in held]
-    sizes = written if len(set(written)) > 1 else written[:1]
     # Who binds a pod in slice mode takes away what its author may have written as kubelet's word.
     unknown = {names.ANNOTATION_KUBELET_CARDS: ""} if placement.mode is Mode.SLICE else {}
-    share_milli = min(mib * WHOLE_MILLI // (card.vram_mib or card.slices) for card, mib in held)
     return {
         names.ANNOTATION_ASSIGNED_CARDS: ",".join(card.id for card in cards),
-        names.ANNOTATION_ASSIGNED_VRAM_MIB: ",".join(str(mib) for mib in sizes),
-        names.ANNOTATION_ASSIGNED_VRAM_SHARE: f"{share_milli / WHOLE_MILLI:.3f}",
+        **_sizes(list(zip(cards, placement.share_mib, strict=True))),
         names.ANNOTATION_ASSIGNED_MODE: placement.mode.value,
         **unknown,
+    }
+
+
+def _sizes(held: Sequence[tuple[Card, int]]) -> dict[str, str]:
+    written = [mib if card.sized else 0 for card, mib in held]
+    sizes = written if len(set(written)) > 1 else written[:1]
+    share_milli = min(mib * WHOLE_MILLI // (card.vram_mib or card.slices) for card, mib in held)
+    return {
+        names.ANNOTATION_ASSIGNED_VRAM_MIB: ",".join(str(mib) for mib in sizes),
+        names.ANNOTATION_ASSIGNED_VRAM_SHARE: f"{share_milli / WHOLE_MILLI:.3f}",
     }
 
 

@@ -10,7 +10,7 @@ nothing in the API tells: there the lowest free indices are as good a guess as a
 from collections.abc import Sequence
 from typing import Final
 
-from headroom.domain.model import WHOLE_MILLI, Allocation, GpuRequest, Mode
+from headroom.domain.model import WHOLE_MILLI, Allocation, GpuNode, GpuRequest, Mode
 
 _DIRECTION: Final = {Allocation.PACKED: -1, Allocation.UNKNOWN: 0}
 
@@ -28,6 +28,12 @@ def share_mib(request: GpuRequest, usable_mib: int, slices: int) -> int:
     if request.mode is Mode.SLICE and not request.milli and slices > 1:
         return usable_mib // slices
     return usable_mib
+
+
+def allocated_mib(node: GpuNode, request: GpuRequest) -> int:
+    """The most that a device which kube-scheduler allocates on the node (DRA) can take of the card that it is."""
+    cards = [card for card in node.cards if card.by_allocator and node.resource_of(card) == request.resource]
+    return max((share_mib(request, card.usable_mib, card.slices) for card in cards), default=0)
 
 
 def greedy_cards(

@@ -20,6 +20,17 @@ _MIG_INVALID: Final = "-MIG-INVALID"
 _REMEDY: Final = f"devices are not cards here: label the node {names.LABEL_GPU_COUNT} or {names.LABEL_GPU_REPLICAS}, or run the agent"
 
 
+def usual_reserve(kind: Accelerator, model: str, total_mib: int) -> int:
+    """What the driver keeps of a card of which only the total is known."""
+    if kind is not NVIDIA:
+        return 0
+    if is_mig(model):
+        return total_mib // _MIG_RESERVE_FRACTION
+    known = kind.known_vram_mib.get(model)
+    usual = _UNKNOWN_RESERVE_MIB if known is None else min(max(total_mib - known, 0), _LARGEST_RESERVE_MIB)
+    return min(usual, total_mib)
+
+
 class LabelledCards:
     """Reads the cards of one kind. `resource` is empty where no plugin advertises the kind.
 
@@ -129,12 +140,7 @@ class LabelledCards:
         stated = self._stated_memory()
         if stated is None:
             return known or self._of_gke_partition() or 0, self._reserve(0)
-        if self._kind is not NVIDIA:
-            return stated, self._reserve(0)
-        if is_mig(model):
-            return stated, self._reserve(stated // _MIG_RESERVE_FRACTION)
-        usual = _UNKNOWN_RESERVE_MIB if known is None else min(max(stated - known, 0), _LARGEST_RESERVE_MIB)
-        return stated, self._reserve(min(usual, stated))
+        return stated, self._reserve(usual_reserve(self._kind, model, stated))
 
     def _of_gke_partition(self) -> int | None:
         """Memory of a MIG profile by its name. A profile's gigabytes are nominal; an instance has a little more."""

@@ -21,6 +21,10 @@ IDLE_MIB: Final = 256
 """Memory in use on a card by no pod that does not count: an idle H100 shows 2 to 4 MiB, a monitoring tool's context a few more."""
 
 
+CLAIMED_CARDS: Final = "resource.k8s.io/claims"
+"""Stands for a resource in what the claims of a pod ask for (DRA): nodes are ranked by it, nothing is given out."""
+
+
 class Sharing(StrEnum):
     """How a node's device plugin hands out its cards."""
 
@@ -48,6 +52,7 @@ class PinBar(StrEnum):
     UNKNOWN_SHARING = "the cards are shared in a way that Headroom does not know"
     MIG_BY_POSITION = "MIG instances are known by position only; the agent would name them"
     OTHER_VENDOR = "only NVIDIA cards can be picked by Headroom"
+    CLAIMS = "kube-scheduler gives its cards to resource claims (DRA)"
 
 
 class Mode(StrEnum):
@@ -80,6 +85,10 @@ class Card:
     model_matched: bool = False
     """Whether the node's labels name the model of this and all cards of its kind here: then kube-scheduler has matched a pod's
     selector with it, and the card's own name, which may be spelt otherwise, has no say."""
+    claimable: bool = False
+    """Whether kube-scheduler may allocate it, or a part of it, to a resource claim (DRA)."""
+    by_allocator: bool = False
+    """Whether that is also how pods get it that ask for its extended resource: no device plugin advertises that here."""
 
     @property
     def sized(self) -> bool:
@@ -124,6 +133,10 @@ class GpuNode:
     def resource_of(self, card: Card) -> str:
         """The extended resource under which a card of this node is handed out, empty where there is no plugin."""
         return card.resource or self.resource
+
+    def allocates(self, resource: str) -> bool:
+        """Whether kube-scheduler allocates devices of this node to pods that ask for an extended resource (DRA)."""
+        return any(card.by_allocator and self.resource_of(card) == resource for card in self.cards)
 
 
 class CardMode(StrEnum):
@@ -207,3 +220,17 @@ class Placement:
     share_mib: tuple[int, ...]
     """MiB held on each of `cards`, in the same order."""
     mode: Mode = Mode.PINNED
+    devices: int = 0
+    """Devices that kube-scheduler allocates, on whichever cards it likes: then `cards` is empty."""
+    devices_mib: int = 0
+    """MiB that those hold together at most."""
+
+    @property
+    def shares(self) -> int:
+        """Cards and devices, each share counted once."""
+        return len(self.cards) + self.devices
+
+    @property
+    def held_mib(self) -> int:
+        """MiB of all shares together."""
+        return sum(self.share_mib) + self.devices_mib

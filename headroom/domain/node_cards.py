@@ -1,7 +1,7 @@
-"""Which cards a node has: from its annotation, its labels and what its device plugins advertise, to a GpuNode. Pure.
+"""Which cards a node has: from its annotation, its ResourceSlices, its labels and what its device plugins advertise, to a GpuNode. Pure.
 
-Sources in order of trust: the `headroom.dev/cards` annotation, which the agent writes from what the driver says; the
-labels of the vendor's feature discovery; for memory that no label tells, a table of known models. Sources that
+Sources in order of trust: the `headroom.dev/cards` annotation, which the agent writes from what the driver says; the ResourceSlices
+of a DRA driver; the labels of the vendor's feature discovery; for memory that no label tells, a table of known models. Sources that
 contradict each other are an error and never a guess: memory given out twice is found only when a model server dies.
 A kind of device that cannot be told does not take the node's other kinds along, and memory that nobody tells does not keep
 whole devices from being used.
@@ -18,7 +18,9 @@ import msgspec
 from headroom import names, units, wire
 from headroom.domain.accelerators import ACCELERATORS, NVIDIA, Accelerator
 from headroom.domain.card_models import is_display, is_mig, plain_model
-from headroom.domain.labelled_cards import LabelledCards
+from headroom.domain.dra.cards import KindDevices, by_kind, joined
+from headroom.domain.dra.pools import NO_DEVICES, NodeDevices
+from headroom.domain.labelled_cards import LabelledCards, usual_reserve
 from headroom.domain.model import LARGEST_MIB, MOST_SHARES, MOST_SLICES, Allocation, Card, GpuNode, PinBar, Sharing
 from headroom.domain.node_facts import InventoryError, NodeFacts
 
@@ -55,13 +57,14 @@ def encode_cards(cards: tuple[Card, ...]) -> str:
     ).decode()  # fmt: skip
 
 
-def node_of(node: wire.Node) -> GpuNode:
+def node_of(node: wire.Node, devices: NodeDevices = NO_DEVICES, *, pin_claimable: bool = False) -> GpuNode:
     """The node with its cards; a node without accelerators has none.
 
+    `devices` are those of its ResourceSlices; `pin_claimable` lets pinned pods have cards that resource claims may get, too.
     What cannot be told of one kind of device is in the node's `problems` where another kind can be. Raises InventoryError
     when nothing is left.
     """
-    return _NodeReader(node).gpu_node()
+    return _NodeReader(node, devices, pin_claimable=pin_claimable).gpu_node()
 
 
 def without_cards(node: wire.Node) -> GpuNode:
@@ -75,8 +78,10 @@ def without_cards(node: wire.Node) -> GpuNode:
 class _NodeReader:
     """Reads one node, kind by kind."""
 
-    def __init__(self, node: wire.Node) -> None:
+    def __init__(self, node: wire.Node, devices: NodeDevices = NO_DEVICES, *, pin_claimable: bool = False) -> None:
         self._facts = NodeFacts(node)
+        self._devices = by_kind(devices, self._facts.problems)
+        self._pin_claimable = pin_claimable
         self._labels = node.metadata.labels
         self._annotation = node.metadata.annotations.get(names.ANNOTATION_NODE_CARDS)
 
@@ -85,9 +90,8 @@ class _NodeReader:
         errors: list[InventoryError] = []
         for kind in ACCELERATORS:
             try:
-                resource = self._resource(kind)
                 # Hand-written labels speak of the first kind that the node has.
-                cards = self._cards(kind, resource, hand_labels=not found and not errors)
+                resource, cards = self._kind(kind, hand_labels=not found and not errors)
             except InventoryError as error:
                 errors.append(error)
                 continue
@@ -111,10 +115,42 @@ class _NodeReader:
             )
         return self.describe(cards, resource)
 
-    def _cards(self, kind: Accelerator, resource: str, *, hand_labels: bool) -> tuple[Card, ...]:
+    def _kind(self, kind: Accelerator, *, hand_labels: bool) -> tuple[str, tuple[Card, ...]]:
+        """The cards of a kind, and the extended resource under which they are handed out. Raises InventoryError."""
+        resource = self._resource(kind)
+        devices = self._devices.get(kind.vendor)
+        if devices is None or not (devices.cards or devices.parents):
+            return resource, self._cards(kind, resource, hand_labels=hand_labels)
+        # kube-scheduler goes to the plugin where that has working devices, and allocates where not.
+        allocator = not (resource and self._facts.devices(resource).working) and bool(devices.resource)
+        plugin = "" if allocator else resource
+        cards = self._cards(kind, plugin, hand_labels=hand_labels, devices=devices)
+        cards = joined(cards, devices, allocator=allocator, problems=self._facts.problems)
+        return devices.resource if allocator else resource, cards
+
+    def _cards(
+        self, kind: Accelerator, resource: str, *, hand_labels: bool, devices: KindDevices | None = None
+    ) -> tuple[Card, ...]:
         if self._annotation is not None and kind is self._annotated_kind:
             return self._annotated_cards(self._entries(), resource)
+        if devices is not None and devices.cards:
+            try:
+                return self._annotated_cards(self._slice_entries(kind, devices), resource, source="ResourceSlices")
+            except InventoryError as error:
+                if not resource:
+                    raise
+                self._facts.problems.append(f"{error.field}: {error.value}: {error.reason}")
         return LabelledCards(self._facts, kind, resource, hand_labels=hand_labels).read()
+
+    def _slice_entries(self, kind: Accelerator, devices: KindDevices) -> list[_CardEntry]:
+        """The cards of ResourceSlices as entries of the annotation. The driver's total counts what it keeps for itself."""
+        return [
+            _CardEntry(
+                card.id, card.model or kind.vendor, card.vram_mib,
+                reserve_mib=usual_reserve(kind, card.model, card.vram_mib), healthy=not card.withdrawn,
+            )
+            for card in devices.cards
+        ]  # fmt: skip
 
     def describe(self, cards: tuple[Card, ...], resource: str = "") -> GpuNode:
         """The node with these cards, the first of which are handed out under `resource`."""
@@ -161,9 +197,15 @@ class _NodeReader:
             bar = _MPS_BARS.get(self._strategy, PinBar.NONE)
         one_model = len({card.model for card in cards}) == 1
         matched = one_model and any(label in self._labels for label in kind.product_labels)
-        if not bar and not matched:
-            return cards
-        return tuple(replace(card, pin_bar=bar or card.pin_bar, model_matched=matched) for card in cards)
+        return tuple(
+            replace(card, pin_bar=why, model_matched=matched) if (why := bar or self._bar(card)) or matched else card
+            for card in cards
+        )
+
+    def _bar(self, card: Card) -> PinBar:
+        """Why Headroom must not pick a card by itself, whatever is true of its kind."""
+        claimed = card.claimable and not self._pin_claimable
+        return card.pin_bar or (PinBar.CLAIMS if claimed else PinBar.NONE)
 
     # The annotation
 
@@ -190,13 +232,14 @@ class _NodeReader:
             return NVIDIA
         return advertised[0]
 
-    def _annotated_cards(self, entries: Sequence[_CardEntry], resource: str) -> tuple[Card, ...]:
-        field = names.ANNOTATION_NODE_CARDS
+    def _annotated_cards(
+        self, entries: Sequence[_CardEntry], resource: str, *, source: str = names.ANNOTATION_NODE_CARDS
+    ) -> tuple[Card, ...]:
         devices = self._facts.devices(resource).working if resource else 0
         replicas = self._facts.replicas() or 1
         if entries and devices > replicas * len(entries) and self._facts.sign_of_sharing():
             replicas = -(-devices // len(entries))  # what kubelet counts wins over a label
-        cards = tuple(self._annotated_card(at, entry, replicas) for at, entry in enumerate(entries))
+        cards = tuple(self._annotated_card(f"{source}[{at}]", at, entry, replicas) for at, entry in enumerate(entries))
         self._all_different("id", [card.id for card in cards])
         self._all_different("index", [str(card.index) for card in cards])
         cards = tuple(card for card in cards if not is_display(card.model))
@@ -204,7 +247,7 @@ class _NodeReader:
         if devices > slices:
             advertised = f"{len(cards)} cards with {slices} devices, status.allocatable {devices}"
             raise self._facts.fault(
-                f"{field} and {resource}", advertised, "the device plugin hands out more devices than the cards have"
+                f"{source} and {resource}", advertised, "the device plugin hands out more devices than the cards have"
             )
         return cards
 
@@ -213,8 +256,7 @@ class _NodeReader:
         if repeated is not None:
             raise self._facts.fault(names.ANNOTATION_NODE_CARDS, repeated, f"two cards with this {what}")
 
-    def _annotated_card(self, at: int, entry: _CardEntry, replicas: int) -> Card:
-        field = f"{names.ANNOTATION_NODE_CARDS}[{at}]"
+    def _annotated_card(self, field: str, at: int, entry: _CardEntry, replicas: int) -> Card:
         slices = replicas if entry.slices is None else entry.slices
         index = at if entry.index is None else entry.index
         if not entry.id or "," in entry.id:

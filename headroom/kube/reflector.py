@@ -17,7 +17,7 @@ from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
 from headroom.daemon.slices import Slices
 from headroom.daemon.tasks import Backoff
-from headroom.kube.client import Gone, KubeClient, KubeError, Query
+from headroom.kube.client import Forbidden, Gone, KubeClient, KubeError, NotFound, Query
 from headroom.wire import ADDED, DELETED, MODIFIED, WireError
 
 T = TypeVar("T")
@@ -25,6 +25,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 _PAGE: Final = 1000
+_NOT_SERVED_SECONDS: Final = 300.0  # between two looks whether an optional kind is served by now
 
 
 class ObjectDecoder(Protocol[T_co]):
@@ -63,6 +64,7 @@ class Reflector(Generic[T]):
     watch goes on, and a list soon brings the event again. `remember` makes of each object what is kept of it, for the day a list
     no longer holds it (None: the whole object). `on_synced(began)` follows each complete list, after the events that bring the
     cache up to date with it; `began` is when it was asked for, in seconds of `monotonic`: what was written before is in it.
+    Where the kind is `optional`, an API server that does not serve it, or not to us, counts as one that has no such objects.
     """
 
     def __init__(
@@ -76,13 +78,14 @@ class Reflector(Generic[T]):
         remember: Callable[[T], T] | None = None,
         on_broken: Callable[[str, Exception], None] | None = None,
         on_synced: Callable[[float], None] | None = None,
+        optional: bool = False,
         guard: Guard | None = None,
         backoff: Backoff | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube, self._path, self._decoder, self._query = kube, path, decoder, query
         self._on_event, self._on_broken, self._on_synced = on_event, on_broken, on_synced
-        self._remember, self._guard = remember, guard
+        self._remember, self._guard, self._optional = remember, guard, optional
         self._again = Backoff(initial_seconds=1.0, maximum_seconds=60.0)
         self._relisting: asyncio.TimerHandle | None = None
         self._backoff = backoff or Backoff()
@@ -147,11 +150,26 @@ class Reflector(Generic[T]):
                 version = ""
                 await asyncio.sleep(self._backoff.next_seconds())
             except KubeError as error:
+                if self._is_not_served(error):
+                    version = ""
+                    await asyncio.sleep(_NOT_SERVED_SECONDS)
+                    continue
                 self.failures += 1
                 delay = max(self._backoff.next_seconds(), error.retry_after_seconds or 0.0)
                 self._log.warning("watch_failed", error=str(error), retry_seconds=round(delay, 2))
                 version = self._version if self._synced.is_set() else ""
                 await asyncio.sleep(delay)
+
+    def _is_not_served(self, error: KubeError) -> bool:
+        """Whether the API server answers that it has no such kind, or none for us, and that does not matter."""
+        if not self._optional or not isinstance(error, NotFound | Forbidden) or self._version:
+            return False
+        self._contact()
+        if not self._synced.is_set():
+            say = self._log.info if isinstance(error, NotFound) else self._log.warning
+            say("kind_not_served", error=str(error), retry_seconds=_NOT_SERVED_SECONDS)
+        self._synced.set()
+        return True
 
     async def _watch_until_asked(self, version: str) -> str:
         """Watch until the server ends it, or until a list is asked for."""

@@ -1,4 +1,5 @@
-"""Events on pods: with live figures on those that fit nowhere, on words without effect, and on annotations that disagree.
+"""Events on pods: with live figures on those that fit nowhere, on words without effect, on annotations that disagree, and on
+cards that kube-scheduler gave away twice.
 
 They are seldom enough not to matter to the API server.
 
@@ -17,7 +18,7 @@ from headroom import names
 from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError
-from scheduler.cluster.changes import PodDisagrees
+from scheduler.cluster.changes import CardClaimed, PodDisagrees
 from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
@@ -64,7 +65,7 @@ class Reporter:
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
         self._instance, self._monotonic, self._wall_clock = instance, monotonic, wall_clock
-        self._queue: asyncio.Queue[PodEntry | PodDisagrees | _Ignored] = asyncio.Queue(_QUEUE_PODS)
+        self._queue: asyncio.Queue[PodEntry | PodDisagrees | CardClaimed | _Ignored] = asyncio.Queue(_QUEUE_PODS)
         self._log = get_logger(__name__)
 
     def refused(self, entry: PodEntry) -> None:
@@ -81,6 +82,11 @@ class Reporter:
         if not self._queue.full():
             self._queue.put_nowait(change)
 
+    def claimed(self, change: CardClaimed) -> None:
+        """Note a pinned pod whose card kube-scheduler has given away as well."""
+        if not self._queue.full():
+            self._queue.put_nowait(change)
+
     def waits(self, entry: PodEntry) -> None:
         """Note a pod that waits: what it says without effect is told once, unless too many wait."""
         if entry.facts.ignored and not self._queue.full():
@@ -93,6 +99,9 @@ class Reporter:
             if isinstance(about, PodDisagrees):
                 note = f"{about.problem}; the larger of what is written and what is asked for counts"
                 await self._write(about.key, about.uid, "AssignmentDisagrees", "Accounting", note)
+            elif isinstance(about, CardClaimed):
+                note = f"kube-scheduler has given card {about.card} of node {about.node} to resource claim {about.claim} as well"
+                await self._write(about.key, about.uid, "CardClaimed", "Accounting", note)
             elif isinstance(about, _Ignored):
                 note = f"without effect: {'; '.join(about.words)}"
                 await self._write(about.entry.key, about.entry.uid, "RequestPartlyIgnored", "Filtering", note)

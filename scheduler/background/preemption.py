@@ -87,7 +87,7 @@ class Preemptor:
         if row is None or not self._state.placer.fits(entry.request, row):
             return
         placement = self._state.placer.placement_at(entry.request, row)
-        if self._state.quotas.beyond(entry.namespace, entry.uid, placement.share_mib) is not None:
+        if self._state.quotas.beyond(entry.namespace, entry.uid, placement) is not None:
             return
         expires_at = self._monotonic() + self._settings.nomination_seconds
         self._effects(self._state.pods.secure_claim(entry, placement, expires_at))

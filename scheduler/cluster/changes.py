@@ -54,5 +54,17 @@ class PodDisagrees:
     problem: str
 
 
-Change = Freed | PodWaits | PodBound | PodGone | PodRefused | PodDisagrees
+@dataclass(frozen=True, slots=True)
+class CardClaimed:
+    """kube-scheduler has given a card that a pinned pod holds to a resource claim, too."""
+
+    key: str
+    """`namespace/name` of the pod."""
+    uid: str
+    card: str
+    node: str
+    claim: str
+
+
+Change = Freed | PodWaits | PodBound | PodGone | PodRefused | PodDisagrees | CardClaimed
 Changes = list[Change]

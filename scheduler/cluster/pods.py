@@ -396,7 +396,7 @@ class Pods:
 
     def _reserve(self, entry: PodEntry, placement: Placement, expires_at: float) -> Changes:
         before, facts = self._ledger.holdings.get(entry.uid), entry.facts
-        self._quotas.check(entry.namespace, entry.uid, placement.share_mib)
+        self._quotas.check(entry.namespace, entry.uid, placement)
         self._ledger.reserve(
             entry.uid, entry.key, facts.request, placement,
             expires_at=expires_at, project=facts.project, priority=facts.priority,

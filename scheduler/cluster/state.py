@@ -16,8 +16,9 @@ from headroom.wire import DELETED
 from scheduler.cluster.changes import Changes, PodDisagrees
 from scheduler.cluster.customs import CustomsLearner
 from scheduler.cluster.measured import MeasuredVram
+from scheduler.cluster.news.devices import DeviceNews
+from scheduler.cluster.news.pods import PodNews
 from scheduler.cluster.pod_entry import PodEntry, Stage
-from scheduler.cluster.pod_news import PodNews
 from scheduler.cluster.pods import Pods
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Holding, HoldingState, Ledger
@@ -42,11 +43,14 @@ class ClusterState:
         scheduler_names: tuple[str, ...] = (names.SCHEDULER_NAME,),
         idle_mib: int = IDLE_MIB,
         customs: CustomsLearner | None = None,
+        resource_claims: bool = True,
+        pin_claimable: bool = False,
         monotonic: Callable[[], float],
         unix_clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.fleet = Fleet(idle_mib=idle_mib)
         self.ledger = Ledger(self.fleet, unix_clock=unix_clock)
+        self.ledger.claims.followed = resource_claims
         self.placer = Placer(self.fleet, policy)
 
         def observe(request: GpuRequest) -> None:
@@ -62,6 +66,8 @@ class ClusterState:
             monotonic=monotonic,
         )
         self.news = PodNews(self.pods, self.ledger, metrics, observe=observe)
+        self.devices = DeviceNews(self.ledger, self.pods, self.news, metrics, describe=self._describe_again)
+        self._pin_claimable = pin_claimable
         self.nodes: dict[str, wire.Node] = {}
         self.node_problems: dict[str, str] = {}
         self.measured_cards: int | None = None
@@ -93,12 +99,21 @@ class ClusterState:
         self.nodes[name] = node
         if known is not None and known.spec != node.spec and (row := self.fleet.row_of.get(name)) is not None:
             self.fleet.touch(row)  # its taints are read by who looks for open nodes
+        return changes + self._take_in(name, node)
+
+    def _describe_again(self, name: str) -> Changes:
+        """Describe a node anew: its ResourceSlices have changed."""
+        node = self.nodes.get(name)
+        self.node_problems.pop(name, None)
+        return [] if node is None else self._take_in(name, node)
+
+    def _take_in(self, name: str, node: wire.Node) -> Changes:
         gpu_node = self._described(name, node)
         if gpu_node is None or (not gpu_node.cards and name not in self.fleet.nodes):
-            return changes
+            return []
         if gpu_node == self.fleet.nodes.get(name):
-            return changes
-        changes += self.pods.ended_with_node(self.ledger.apply_node(gpu_node))
+            return []
+        changes = self.pods.ended_with_node(self.ledger.apply_node(gpu_node))
         self.ledger.read(name, self.reading.of_node(gpu_node))
         return [*changes, self.pods.freed(name, seen_by_scheduler=True)]
 
@@ -115,7 +130,7 @@ class ClusterState:
 
     def _described(self, name: str, node: wire.Node) -> GpuNode | None:
         try:
-            gpu_node = node_of(node)
+            gpu_node = node_of(node, self.devices.of_node(name), pin_claimable=self._pin_claimable)
         except InventoryError as error:
             self.node_problems[name] = f"{error.field}: {error.reason}"
             self._metrics.objects_refused.labels("node").inc()
@@ -215,5 +230,7 @@ class ClusterState:
             "pods_in_disagreement": len(self.ledger.problems),
             "pods_under_way": len(self.ledger.unsettled),
             "pods_trusted": self.ledger.trusted,
+            "resource_claims": len(self.ledger.claims.holdings),
+            "resource_claims_in_disagreement": len(self.devices.problems),
             "over_committed_cards": int((self.fleet.held_mib > self.fleet.usable_mib).sum()),
         }

@@ -64,12 +64,14 @@ class Fleet:
     """Arrays over nodes and cards, and the operations that keep them true.
 
     Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `excess_mib`, `foreign_mib`, `caution_mib`, `free_mib`, `measured_mib`
-    (in use by anybody, for people to see), `slices`, `slices_free`, `pinned` and `plugin` (shares held in each mode), `card_model` and
+    (in use by anybody, for people to see), `slices`, `slices_free`, `pinned` and `plugin` (shares held in each mode), `claimed`
+    (allocations by resource claims), `claimable` and `by_allocator` (see `headroom.domain.model.Card`), `card_model` and
     `card_resource` (codes; -1 where there is no card), `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code
     of PIN_BARS), `model_matched`, `sized` (its memory is known), `limit_mib` (the most that one share may hold). Foreign memory up
     to `idle_mib` takes nothing from `free_mib`; beyond it all of it does.
     Arrays of shape [rows]: `born` (the `clock` when the row's node came), `alive`, `schedulable`, `sharing`, `allocation`,
-    `one_device_each`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`.
+    `one_device_each`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`, `promised` (devices that
+    kube-scheduler allocates or has allocated to pods, of which nothing tells yet on which cards they are).
     """
 
     def __init__(self, *, rows: int = 16, width: int = 8, idle_mib: int = IDLE_MIB) -> None:
@@ -81,6 +83,8 @@ class Fleet:
         self.models: list[str] = []
         """Card model by code."""
         self.model_code: dict[str, int] = {}
+        self.claims_matter = False
+        """Whether any node ever had to do with resource claims: as long as not, nothing need be asked about them."""
         self.resource_code: dict[str, int] = {"": 0}
         """By the extended resource under which cards are handed out; 0 for cards that no device plugin hands out."""
         self.changes: list[int] = []
@@ -105,6 +109,9 @@ class Fleet:
         self.slices_free = np.zeros(cards, np.int64)
         self.pinned = np.zeros(cards, np.int64)
         self.plugin = np.zeros(cards, np.int64)
+        self.claimed = np.zeros(cards, np.int64)
+        self.claimable = np.zeros(cards, np.bool_)
+        self.by_allocator = np.zeros(cards, np.bool_)
         self.card_model = np.full(cards, -1, np.int64)
         self.card_kind = np.zeros(cards, np.int64)
         self.card_resource = np.full(cards, -1, np.int64)
@@ -120,6 +127,7 @@ class Fleet:
         self.allocation = np.zeros(nodes, np.int64)
         self.one_device_each = np.zeros(nodes, np.bool_)
         self.card_count = np.zeros(nodes, np.int64)
+        self.promised = np.zeros(nodes, np.int64)
         self.cpu_milli = np.zeros(nodes, np.int64)
         self.cpu_free_milli = np.zeros(nodes, np.int64)
         self.memory_mib = np.zeros(nodes, np.int64)
@@ -217,7 +225,15 @@ class Fleet:
 
     def _carried(self) -> tuple[IntArray, ...]:
         """What stays with a card when its node is described anew."""
-        return self.held_mib, self.excess_mib, self.foreign_mib, self.measured_mib, self.pinned, self.plugin
+        return (
+            self.held_mib,
+            self.excess_mib,
+            self.foreign_mib,
+            self.measured_mib,
+            self.pinned,
+            self.plugin,
+            self.claimed,
+        )
 
     def _new_row(self, name: str) -> int:
         if self._free_rows:
@@ -252,13 +268,16 @@ class Fleet:
             array[row] = 0
         self.card_kind[row] = self.pin_bar[row] = self.limit_mib[row] = 0
         self.pinnable[row] = self.model_matched[row] = self.sized[row] = False
+        self.claimable[row] = self.by_allocator[row] = False
         self.card_model[row] = self.card_resource[row] = -1
 
     def _describe_card(self, row: int, at: int, node: GpuNode, card: Card, carried: tuple[int, ...]) -> None:
         self.card_resource[row, at] = self.resource_code.setdefault(node.resource_of(card), len(self.resource_code))
         self.pin_bar[row, at], self.pinnable[row, at] = _PIN_BAR_CODE[card.pin_bar], not card.pin_bar
         self.model_matched[row, at], self.sized[row, at] = card.model_matched, card.sized
-        limited = node.sharing in _LIMITED and card.sized
+        self.claimable[row, at], self.by_allocator[row, at] = card.claimable, card.by_allocator
+        self.claims_matter |= card.claimable
+        limited = card.sized and (node.sharing in _LIMITED or (card.by_allocator and card.slices > 1))
         self.limit_mib[row, at] = card.vram_mib // card.slices if limited else LARGEST_MIB
         self.usable_mib[row, at] = card.usable_mib
         self.slices[row, at] = card.slices if card.healthy else 0
@@ -272,7 +291,8 @@ class Fleet:
         if (foreign := self.foreign_mib[row, at]) > self.idle_mib:
             taken += foreign
         self.free_mib[row, at] = max(self.usable_mib[row, at] - taken, 0)
-        self.slices_free[row, at] = max(self.slices[row, at] - self.plugin[row, at], 0)
+        given = (self.claimed if self.by_allocator[row, at] else self.plugin)[row, at]
+        self.slices_free[row, at] = max(self.slices[row, at] - given, 0)
 
     def remove_node(self, name: str) -> None:
         """Forget a node and free its row; unknown names are ignored."""
@@ -283,7 +303,7 @@ class Fleet:
         self.names[row] = ""
         self._describe(row, GpuNode(name=""))
         self.alive[row] = self.schedulable[row] = False
-        self.cpu_free_milli[row] = self.memory_free_mib[row] = 0
+        self.cpu_free_milli[row] = self.memory_free_mib[row] = self.promised[row] = 0
         self.under_way.forget(row)
         self._free_rows.append(row)
         self.touch(row)
@@ -298,12 +318,16 @@ class Fleet:
         cpu_milli: int = 0,
         memory_mib: int = 0,
         devices: Devices | None = None,
+        promised: int = 0,
     ) -> None:
         """Hold memory (and a slice each when `plugin`) on the given card positions, and CPU and memory on the node.
 
         `devices` is given for a pod of the plugin whose cards are foretold only, or whose devices may come back at any moment.
+        `promised` are devices of the node besides, whose cards are not known because kube-scheduler allocates them.
         """
-        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, devices, 1)
+        self._hold(self.plugin if plugin else self.pinned, row, cards, share_mib, 1)
+        self._hold_host(row, cpu_milli, memory_mib, promised)
+        self._on_its_way(row, devices, 1, plugin=plugin)
 
     def give(
         self,
@@ -315,9 +339,22 @@ class Fleet:
         cpu_milli: int = 0,
         memory_mib: int = 0,
         devices: Devices | None = None,
+        promised: int = 0,
     ) -> None:
         """Undo `take` with the same arguments."""
-        self._hold(row, cards, share_mib, plugin, cpu_milli, memory_mib, devices, -1)
+        self._hold(self.plugin if plugin else self.pinned, row, cards, share_mib, -1)
+        self._hold_host(row, -cpu_milli, -memory_mib, -promised)
+        self._on_its_way(row, devices, -1, plugin=plugin)
+
+    def claim(
+        self, row: int, cards: Sequence[int], share_mib: Sequence[int], allocations: Sequence[int], *, sign: int = 1
+    ) -> None:
+        """Hold memory for a resource claim, and so many allocations of each card; with sign -1 no longer."""
+        self.claims_matter = True
+        for at, number in zip(cards, allocations, strict=True):
+            self.claimed[row, at] += sign * (number - 1)  # one is counted with its memory
+        self._hold(self.claimed, row, cards, share_mib, sign)
+        self.touch(row)
 
     def room_mib(self, row: int, at: int) -> int:
         """What a card has left beside all that is counted on it, without caution; below 0 where that is too much."""
@@ -352,7 +389,8 @@ class Fleet:
         foreign = np.where(self.foreign_mib[places] > self.idle_mib, self.foreign_mib[places], 0)
         taken = self.held_mib[places] + self.excess_mib[places] + self.caution_mib[places] + foreign
         self.free_mib[places] = np.maximum(self.usable_mib[places] - taken, 0)
-        self.slices_free[places] = np.maximum(self.slices[places] - self.plugin[places], 0)
+        given = np.where(self.by_allocator[places], self.claimed[places], self.plugin[places])
+        self.slices_free[places] = np.maximum(self.slices[places] - given, 0)
         for row in np.unique(rows).tolist():
             self.touch(row)
 
@@ -364,29 +402,34 @@ class Fleet:
         if excess_mib:
             self.touch(row)
 
-    def _hold(
-        self,
-        row: int,
-        cards: Sequence[int],
-        share_mib: Sequence[int],
-        plugin: bool,
-        cpu_milli: int,
-        memory_mib: int,
-        devices: Devices | None,
-        sign: int,
-    ) -> None:
-        counter = self.plugin if plugin else self.pinned
+    def _hold(self, counter: IntArray, row: int, cards: Sequence[int], share_mib: Sequence[int], sign: int) -> None:
         for at, mib in zip(cards, share_mib, strict=True):
             self.held_mib[row, at] += sign * mib
             counter[row, at] += sign
             self._settle(row, at)
-        self.cpu_free_milli[row] -= sign * cpu_milli
-        self.memory_free_mib[row] -= sign * memory_mib
+
+    def _on_its_way(self, row: int, devices: Devices | None, sign: int, *, plugin: bool) -> None:
         if devices is not None:
             self.under_way.note(row, devices, sign)
         if plugin:
             self.weigh(row)
+
+    def _hold_host(self, row: int, cpu_milli: int, memory_mib: int, promised: int) -> None:
+        self.cpu_free_milli[row] -= cpu_milli
+        self.memory_free_mib[row] -= memory_mib
+        self.promise(row, promised)
         self.touch(row)
+
+    def promise(self, row: int, devices: int) -> None:
+        """Count so many more devices that kube-scheduler gives to pods, on whichever cards; fewer below 0."""
+        if devices:
+            self.claims_matter = True
+            self.promised[row] += devices
+            self.touch(row)
+
+    def devices_left(self, row: int) -> int:
+        """Devices that kube-scheduler may yet allocate on a row; below 0 where more are promised than there are."""
+        return int(self.slices_free[row][self.by_allocator[row]].sum() - self.promised[row])
 
     def set_measured(self, row: int, measured_mib: Iterable[int], foreign_mib: Iterable[int] | None = None) -> bool:
         """Store measured use per card position (0 = unknown); returns whether free memory changed.
@@ -417,6 +460,7 @@ class Fleet:
                     "sharing": node.sharing.value,
                     "schedulable": node.schedulable,
                     "cpu_free_milli": int(self.cpu_free_milli[row]),
+                    "promised_devices": int(self.promised[row]),
                     "memory_free_mib": int(self.memory_free_mib[row]),
                     "cards": [
                         {
@@ -431,6 +475,7 @@ class Fleet:
                             "free_mib": int(self.free_mib[row, at]),
                             "slices": card.slices,
                             "slices_free": int(self.slices_free[row, at]),
+                            "claimed": int(self.claimed[row, at]),
                         }
                         for at, card in enumerate(node.cards)
                     ],

@@ -54,6 +54,10 @@ class Holding:
     priority: int = 0
     assigned: Assignment | None = None
     """Cards by id, as reserved or as annotated; None where a device plugin chose and Headroom can only predict."""
+    resource_claims: tuple[str, ...] = ()
+    """Its claims (DRA) by `namespace/name`; empty names stand for those that are not made yet."""
+    promised: int = 0
+    """Devices that it has, or will get, by claims of which nothing is known yet."""
     started: str = ""
     """When kubelet took the pod in (RFC 3339), which is when its devices were handed out; empty before."""
     foreign: bool = False
@@ -89,7 +93,7 @@ class Holding:
         """All that decides what is held and how it is reported; two entries with equal claims are interchangeable."""
         return (
             self.pod, self.placement.node, self.request, self.assigned, self.started, self.project, self.priority, self.fault,
-            self.settled, self.leaving,
+            self.settled, self.leaving, self.resource_claims,
         )  # fmt: skip
 
     @property
@@ -110,6 +114,7 @@ class Holding:
             "cpu_milli": self.request.cpu_milli,
             "memory_mib": self.request.memory_mib,
             "devices": self.devices,
+            "promised": self.promised,
         }
 
 
@@ -123,11 +128,11 @@ class Held:
 
     def plus(self, placement: Placement) -> "Held":
         """With one pod more."""
-        return Held(self.vram_mib + sum(placement.share_mib), self.shares + len(placement.cards))
+        return Held(self.vram_mib + placement.held_mib, self.shares + placement.shares)
 
     def without(self, placement: Placement) -> "Held":
         """With one pod less."""
-        return Held(self.vram_mib - sum(placement.share_mib), self.shares - len(placement.cards))
+        return Held(self.vram_mib - placement.held_mib, self.shares - placement.shares)
 
 
 class ChangeKind(StrEnum):
@@ -229,6 +234,7 @@ def holding_of(pod: wire.Pod, customs: Customs = USUAL) -> Holding:
         priority=pod.spec.priority,
         assigned=assigned,
         foreign=foreign,
+        resource_claims=claims_of(pod),
         started=sys.intern(pod.status.start_time or ""),
         fault="; ".join(problems),
         as_written=as_written,
@@ -236,6 +242,22 @@ def holding_of(pod: wire.Pod, customs: Customs = USUAL) -> Holding:
         settled=told,
         leaving=pod.metadata.deletion_timestamp is not None,
     )
+
+
+def claims_of(pod: wire.Pod) -> tuple[str, ...]:
+    """The claims of a pod by `namespace/name`; an empty name for one that is made from a template and not known yet."""
+    if not pod.spec.resource_claims and pod.status.extended_resource_claim_status is None:
+        return ()
+    made = {each.name: each.resource_claim_name for each in pod.status.resource_claim_statuses}
+    found = []
+    for each in pod.spec.resource_claims:
+        name = each.resource_claim_name or made.get(each.name, "")
+        if name is not None:  # none is needed
+            found.append(f"{pod.metadata.namespace}/{name}" if name else "")
+    extended = pod.status.extended_resource_claim_status
+    if extended is not None:
+        found.append(f"{pod.metadata.namespace}/{extended.resource_claim_name}")
+    return tuple(found)
 
 
 def _asks_a_device_plugin(pod: wire.Pod) -> bool:

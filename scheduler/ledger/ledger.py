@@ -22,10 +22,12 @@ import numpy as np
 
 from headroom import names, wire
 from headroom.domain.assignment import Assignment
-from headroom.domain.device_plugin import greedy_cards, share_mib
+from headroom.domain.device_plugin import allocated_mib, greedy_cards, share_mib
 from headroom.domain.dialects.customs import USUAL
+from headroom.domain.dra.claims import Claim, ClaimUse
 from headroom.domain.model import GpuNode, GpuRequest, Mode, Placement
 from scheduler.ledger.agreement import counted_share, positions_counted
+from scheduler.ledger.claims import ResourceClaims, count_claim
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import (
     NO_CHANGE,
@@ -40,7 +42,7 @@ from scheduler.ledger.holding import (
     holding_of,
     is_finished,
 )
-from scheduler.ledger.measured import CardUse, Measured
+from scheduler.ledger.measured import CardUse, Holder, Measured, with_aliases
 from scheduler.ledger.under_way import Devices
 
 __all__ = ["CardUse", "Change", "ChangeKind", "Holding", "HoldingState", "Ledger", "LedgerError", "OverCommitError"]
@@ -49,6 +51,9 @@ PATIENCE_SECONDS: Final = 30.0
 _NEVER: Final = float("inf")
 _NOTHING: Final = Held()
 _UNLIMITED: Final = 2**31
+_COUNTED: Final = (
+    "held_mib", "caution_mib", "excess_mib", "pinned", "plugin", "claimed", "promised", "slices_free", "cpu_free_milli", "memory_free_mib",
+)  # fmt: skip
 
 
 class Ledger:
@@ -61,6 +66,7 @@ class Ledger:
         self.fleet = fleet
         self.customs = USUAL
         self.measured = Measured(fleet)
+        self.claims = ResourceClaims(fleet, unix_clock)
         self._unix_clock = unix_clock
         self.holdings: dict[str, Holding] = {}
         """By pod UID; read only."""
@@ -115,7 +121,8 @@ class Ledger:
             raise
         if old is not None:
             self._drop(old)
-        assigned = Assignment(tuple(node.cards[at].id for at in placement.cards), placement.share_mib, placement.mode)
+        ids = tuple(node.cards[at].id for at in placement.cards)
+        assigned = None if placement.devices else Assignment(ids, placement.share_mib, placement.mode)
         holding = Holding(uid, pod, request, placement, HoldingState.RESERVED, expires_at, project, priority, assigned)
         self._add(holding)
         self._count(holding)
@@ -125,10 +132,9 @@ class Ledger:
         node = self.fleet.nodes.get(placement.node)
         if node is None:
             raise LedgerError(f"node {placement.node} is not known")
-        if not len(placement.cards) == len(placement.share_mib) == request.count:
-            raise LedgerError(
-                f"{request.count} shares were asked for, not {len(placement.cards)} of {placement.share_mib} MiB"
-            )
+        shares = placement.shares
+        if shares != request.count or len(placement.cards) != len(placement.share_mib):
+            raise LedgerError(f"{request.count} shares were asked for, not {shares} of {placement.share_mib} MiB")
         if any(not 0 <= at < len(node.cards) for at in placement.cards) or any(mib < 0 for mib in placement.share_mib):
             raise LedgerError(f"node {node.name} has {len(node.cards)} cards, not {placement.cards}")
         if placement.mode is Mode.PINNED and len(set(placement.cards)) < len(placement.cards):
@@ -146,8 +152,10 @@ class Ledger:
             free = self.fleet.room_mib(row, at) if uncertain else int(self.fleet.free_mib[row, at])
             if mib > free:
                 raise OverCommitError(f"card {node.cards[at].id} of node {node.name} has {free} MiB left, not {mib}")
-        if uncertain:
+        if uncertain and placement.cards:
             self._check_under_way(node, row, request, placement)
+        if placement.devices > (left := self.fleet.devices_left(row)) and placement.devices:
+            raise OverCommitError(f"node {node.name} has {left} devices left (DRA), not {placement.devices}")
         if placement.mode is Mode.SLICE:
             for at, devices in Counter(placement.cards).items():
                 left = int(self.fleet.slices_free[row, at])
@@ -280,7 +288,9 @@ class Ledger:
         here = list(self._by_node.get(node.name, {}).values())
         for holding in here:
             self._uncount(holding)
+        self.claims.leave_node(node.name)
         self.fleet.upsert_node(node)
+        self.claims.find_on_node(node.name)
         for holding in here:
             self._judge_word(holding)
             self._resolve(holding)
@@ -293,6 +303,7 @@ class Ledger:
         ended = self._end_reservations(here)
         for holding in here:
             self._uncount(holding)
+        self.claims.leave_node(name)
         self.fleet.remove_node(name)
         self.measured.forget_node(name)
         for holding in self._by_node.get(name, {}).values():
@@ -301,8 +312,10 @@ class Ledger:
         return ended
 
     def _is_void(self, holding: Holding) -> bool:
-        over = self.fleet.over(self.fleet.row_of[holding.placement.node])
-        return holding.predicted or any(over[at] for at in holding.placement.cards)
+        row = self.fleet.row_of[holding.placement.node]
+        over = self.fleet.over(row)
+        too_many = holding.placement.devices > 0 and self.fleet.devices_left(row) < 0
+        return holding.predicted or too_many or any(over[at] for at in holding.placement.cards)
 
     def _end_reservations(self, holdings: Iterable[Holding]) -> list[Holding]:
         ended = []
@@ -393,7 +406,16 @@ class Ledger:
                     positions = positions_counted(node, holding.request, positions)
                 sizes, wrong = self._sizes(node, holding, positions)
                 problem = "; ".join(filter(None, (problem, wrong)))
-                holding.placement = replace(holding.placement, cards=positions, share_mib=sizes)
+                holding.placement = replace(
+                    holding.placement, cards=positions, share_mib=sizes, devices=0, devices_mib=0
+                )
+        if node is not None and self._is_allocated(node, holding, positions):
+            positions = ()
+            devices, most_mib = holding.request.count, allocated_mib(node, holding.request)
+            holding.placement = replace(
+                holding.placement, cards=(), share_mib=(), devices=devices, devices_mib=devices * most_mib
+            )
+        self._watch_for_word(holding)  # kubelet has none where kube-scheduler allocates
         if problem:
             self.problems[holding.uid] = problem
         else:
@@ -403,6 +425,13 @@ class Ledger:
             self._guessed.add(holding.placement.node)
         else:
             self._count(holding)
+
+    def _is_allocated(self, node: GpuNode, holding: Holding, positions: tuple[int, ...] | None) -> bool:
+        """Whether kube-scheduler allocates the pod's devices (DRA): not where cards are written on it that a plugin gave it before."""
+        request = holding.request
+        if request.count == 0 or request.mode is not Mode.SLICE or not node.allocates(request.resource):
+            return False
+        return positions is None or self.claims.settles(holding.uid)
 
     def _predict(self, name: str) -> None:
         """Guess the cards of the node's predicted holdings anew, in the order in which devices were handed out."""
@@ -457,9 +486,10 @@ class Ledger:
         row = self.fleet.row_of.get(holding.placement.node)
         if row is not None:
             holding.devices = self._devices(self.fleet.nodes[holding.placement.node], row, holding)
+            holding.promised = self._promised(holding)
             self.fleet.take(row, *holding.per_card, **holding.per_node)
             holding.counted, holding.excess_mib = True, {}
-            if holding.placement.cards:
+            if holding.placement.shares:
                 self._by_namespace[holding.namespace] = self.held_in(holding.namespace).plus(holding.placement)
 
     def _uncount(self, holding: Holding) -> None:
@@ -468,19 +498,55 @@ class Ledger:
             self.fleet.give(row, *holding.per_card, **holding.per_node)
             self.fleet.add_excess(row, holding.excess_mib, -1)
             holding.counted = False
-            if holding.placement.cards:
+            if holding.placement.shares:
                 left = self.held_in(holding.namespace).without(holding.placement)
                 if left.shares:
                     self._by_namespace[holding.namespace] = left
                 else:
                     del self._by_namespace[holding.namespace]
 
+    def _promised(self, holding: Holding) -> int:
+        """Devices of a pod by claims of which nothing is known yet."""
+        devices = holding.placement.devices
+        if devices and self.claims.settles(holding.uid):
+            devices = 0
+        return devices + self.claims.unknown(holding.resource_claims)
+
+    # What resource claims hold
+
+    def apply_claim(self, claim: Claim, use: ClaimUse) -> set[str]:
+        """Take in a resource claim as the API server shows it now; gives the nodes on which something may have come free."""
+        old = self.claims.holdings.get(claim.key)
+        if old is not None and not use.shares:
+            self.measured.note_end(old, self._unix_clock())
+        return self._look_again(*self.claims.apply(claim, use))
+
+    def forget_claim(self, key: str) -> set[str]:
+        """Take in that a claim is gone; see `apply_claim`."""
+        old = self.claims.holdings.get(key)
+        if old is not None:
+            self.measured.note_end(old, self._unix_clock())
+        return self._look_again(*self.claims.forget(key))
+
+    def _look_again(self, freed: set[str], pods: Iterable[str]) -> set[str]:
+        for uid in pods:
+            holding = self.holdings.get(uid)
+            if holding is not None and holding.counted:
+                more = self._promised(holding) - holding.promised
+                holding.promised += more
+                self.fleet.promise(self.fleet.row_of[holding.placement.node], more)
+                freed |= {holding.placement.node} if more < 0 else set()
+        return freed
+
     # What was measured
 
     def read(self, name: str, uses: Mapping[str, CardUse]) -> bool:
         """Take in a reading of a node's cards, by card id; returns whether free memory changed. Unknown nodes are ignored."""
         node = self.fleet.nodes.get(name)
-        return node is not None and self.measured.read(node, self.on_node(name), uses)
+        if node is None:
+            return False
+        holders: list[Holder] = [*self.on_node(name), *self.claims.on_node(name)]
+        return self.measured.read(node, holders, with_aliases(uses, self.claims.users(name)))
 
     # Views
 
@@ -517,6 +583,7 @@ class Ledger:
                 "mode": holding.placement.mode.value,
                 "cards": list(holding.placement.cards) if holding.counted else [],
                 "share_mib": list(holding.placement.share_mib) if holding.counted else [],
+                "devices": holding.placement.devices,
                 "predicted": holding.predicted,
                 "settled": holding.settled,
                 "project": holding.project,
@@ -526,47 +593,53 @@ class Ledger:
 
     def check(self) -> list[str]:
         """Where the fleet's arrays and the holdings disagree; empty unless there is a bug. For tests."""
-        fleet = self.fleet
-        fresh = Fleet(rows=fleet.capacity, width=fleet.width)
-        for node in fleet.nodes.values():
-            fresh.upsert_node(node)
         breaches = []
         bound = (holding for holding in self.holdings.values() if holding.state is HoldingState.BOUND)
         if self.priorities != Counter(holding.priority for holding in bound if holding.request.count):
             breaches.append(f"priorities are counted as {dict(self.priorities)}")
         for holding in self.holdings.values():
-            row = fresh.row_of.get(holding.placement.node)
-            if holding.counted != (row is not None):
+            if holding.counted != (holding.placement.node in self.fleet.row_of):
                 breaches.append(f"{holding.pod}: counted is {holding.counted} on node {holding.placement.node}")
-            if row is not None:
-                fresh.take(row, *holding.per_card, **holding.per_node)
-                fresh.add_excess(row, holding.excess_mib)
+            if holding.counted and holding.promised != self._promised(holding):
+                breaches.append(f"{holding.pod}: {holding.promised} devices are promised")
         held: dict[str, Held] = {}
         for holding in self.holdings.values():
-            if holding.counted and holding.placement.cards:
+            if holding.counted and holding.placement.shares:
                 held[holding.namespace] = held.get(holding.namespace, _NOTHING).plus(holding.placement)
         if held != self._by_namespace:
             breaches.append(f"namespaces are counted as {self._by_namespace}, the holdings say {held}")
-        for name, row in fleet.row_of.items():
-            for array in (
-                "held_mib",
-                "caution_mib",
-                "excess_mib",
-                "pinned",
-                "plugin",
-                "slices_free",
-                "cpu_free_milli",
-                "memory_free_mib",
-            ):
-                ours, theirs = getattr(fleet, array)[row], getattr(fresh, array)[fresh.row_of[name]]
+        breaches += [
+            f"claim {claim.key}: counted is {claim.counted} on node {claim.use.node}"
+            for claim in self.claims.holdings.values()
+            if claim.counted != (claim.use.node in self.fleet.row_of)
+        ]
+        fresh = self._counted_anew()
+        for name, row in self.fleet.row_of.items():
+            for array in _COUNTED:
+                ours, theirs = getattr(self.fleet, array)[row], getattr(fresh, array)[fresh.row_of[name]]
                 if not np.array_equal(ours, theirs):
                     breaches.append(f"{name}: {array} is {ours}, the holdings say {theirs}")
         return breaches
 
+    def _counted_anew(self) -> Fleet:
+        fresh = Fleet(rows=self.fleet.capacity, width=self.fleet.width)
+        for node in self.fleet.nodes.values():
+            fresh.upsert_node(node)
+        for holding in self.holdings.values():
+            if (row := fresh.row_of.get(holding.placement.node)) is not None:
+                fresh.take(row, *holding.per_card, **holding.per_node)
+                fresh.add_excess(row, holding.excess_mib)
+        for claim in self.claims.holdings.values():
+            if (row := fresh.row_of.get(claim.use.node)) is not None:
+                count_claim(fresh, claim)
+                fresh.add_excess(row, claim.excess_mib)
+        return fresh
+
 
 def _is_under_way(holding: Holding) -> bool:
     """Whether kubelet may still give the pod other cards than those that it is counted on."""
-    return holding.placement.mode is Mode.SLICE and not holding.settled and holding.request.count > 0
+    placement = holding.placement
+    return placement.mode is Mode.SLICE and not placement.devices and not holding.settled and holding.request.count > 0
 
 
 def _offered(node: GpuNode, slices: list[int], request: GpuRequest) -> list[int]:

@@ -12,12 +12,11 @@ In both, pods that started after the reading come on top of it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
-from headroom.domain.model import GpuNode
+from headroom.domain.model import GpuNode, Placement
 from scheduler.ledger.fleet import Fleet
-from scheduler.ledger.holding import Holding
 
 LOADING_SECONDS: Final = 600.0
 """How long a pod counts as loading where only totals are known: large models from network storage take minutes."""
@@ -37,6 +36,43 @@ class CardUse:
     """In use by processes outside pods; None where processes are not known, and the total alone must do."""
     by_pod: Mapping[str, int] = field(default_factory=dict)
     """In use by the processes of a pod, by `namespace/name`."""
+
+
+class Holder(Protocol):
+    """Who holds shares of cards: a pod, or a resource claim for its pods."""
+
+    excess_mib: dict[int, int]
+
+    @property
+    def pod(self) -> str:
+        """Under which name what it uses is read."""
+
+    @property
+    def begun(self) -> float:
+        """From when on it can have used its cards (Unix seconds)."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether the fleet includes it."""
+
+    @property
+    def placement(self) -> Placement:
+        """What it holds."""
+
+
+def with_aliases(uses: Mapping[str, CardUse], aliases: Mapping[str, str]) -> Mapping[str, CardUse]:
+    """The readings with what some pods use counted under the names of others: those that share a resource claim."""
+    if not aliases:
+        return uses
+    return {card: replace(use, by_pod=_renamed(use.by_pod, aliases)) for card, use in uses.items()}
+
+
+def _renamed(by_pod: Mapping[str, int], aliases: Mapping[str, str]) -> Mapping[str, int]:
+    total: dict[str, int] = {}
+    for pod, mib in by_pod.items():
+        name = aliases.get(pod, pod)
+        total[name] = total.get(name, 0) + mib
+    return total
 
 
 @dataclass(slots=True)
@@ -63,7 +99,7 @@ class Measured:
         self._fleet = fleet
         self._departed: dict[str, list[_Departed]] = {}
 
-    def note_end(self, holding: Holding, now: float) -> None:
+    def note_end(self, holding: Holder, now: float) -> None:
         """Note that a bound pod is gone; `now` is in Unix seconds."""
         node = self._fleet.nodes.get(holding.placement.node)
         if node is None or not holding.counted or not holding.placement.cards:
@@ -78,7 +114,7 @@ class Measured:
         """Forget the pods that were on a node."""
         self._departed.pop(name, None)
 
-    def read(self, node: GpuNode, holdings: Iterable[Holding], uses: Mapping[str, CardUse]) -> bool:
+    def read(self, node: GpuNode, holdings: Iterable[Holder], uses: Mapping[str, CardUse]) -> bool:
         """Take in a reading of the node's cards, by card id; returns whether free memory changed.
 
         A card without one, or whose memory is unknown, counts by what pods declare.
@@ -111,16 +147,18 @@ class Measured:
         fleet.set_measured(row, measured, foreign)
         return bool((fleet.free_mib[row] != before).any())
 
-    def _set_excess(self, row: int, holdings: Iterable[Holding], excess: Mapping[str, Mapping[int, int]]) -> None:
+    def _set_excess(self, row: int, holdings: Iterable[Holder], excess: Mapping[str, Mapping[int, int]]) -> None:
         for holding in holdings:
             found = excess.get(holding.pod, {})
+            if found:  # a pod may hold one card by itself and another by a claim
+                found = {at: mib for at, mib in found.items() if at in holding.placement.cards}
             if holding.excess_mib != found and holding.counted:
                 self._fleet.add_excess(row, holding.excess_mib, -1)
                 holding.excess_mib = dict(found)
                 self._fleet.add_excess(row, holding.excess_mib)
 
 
-def _tenants(holdings: Iterable[Holding]) -> dict[int, dict[str, _Tenant]]:
+def _tenants(holdings: Iterable[Holder]) -> dict[int, dict[str, _Tenant]]:
     """Who holds what of each card position."""
     found: dict[int, dict[str, _Tenant]] = {}
     for holding in holdings:

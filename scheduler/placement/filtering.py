@@ -13,7 +13,16 @@ import numpy.typing as npt
 
 from headroom import names
 from headroom.domain.card_models import is_mig, label_value
-from headroom.domain.model import WHOLE_MILLI, Allocation, CardChoice, CardMode, GpuRequest, Mode, Sharing
+from headroom.domain.model import (
+    CLAIMED_CARDS,
+    WHOLE_MILLI,
+    Allocation,
+    CardChoice,
+    CardMode,
+    GpuRequest,
+    Mode,
+    Sharing,
+)
 from scheduler.ledger.fleet import PIN_BARS, Fleet, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -30,6 +39,7 @@ _MPS_CODES: Final = [code for code, sharing in enumerate(Sharing) if sharing in 
 
 
 MEMORY_UNKNOWN: Final = f"the memory of its cards is unknown: label the node {names.LABEL_CARD_VRAM}, or run the agent"
+PERHAPS_CLAIMED: Final = "a resource claim may hold any of its cards: nothing tells yet which (DRA)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +84,22 @@ class _Choice(NamedTuple):
     """Of a model that the pod accepts."""
     accepted: BoolArray
     """Within the other limits that the pod states."""
+    sure: BoolArray
+    """In working order, and not perhaps held by a resource claim of which nothing tells yet what it holds."""
     allowed: BoolArray
-    """In working order, and with memory known where the pod asks for a part of it."""
+    """With memory known where the pod asks for a part of it."""
+
+
+def _offered(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
+    if request.mode is Mode.PINNED:
+        return fleet.claimable[rows] if request.resource == CLAIMED_CARDS else fleet.pinnable[rows]
+    offered: BoolArray = fleet.card_resource[rows] == fleet.resource_code.get(request.resource, _NO_RESOURCE)
+    return offered
 
 
 def _choice(fleet: Fleet, request: GpuRequest, rows: IntArray) -> _Choice:
     present = fleet.usable_mib[rows] > 0
-    if request.mode is Mode.SLICE:
-        offered = fleet.card_resource[rows] == fleet.resource_code.get(request.resource, _NO_RESOURCE)
-    else:
-        offered = fleet.pinnable[rows]
-    of_model = offered
+    of_model = offered = _offered(fleet, request, rows)
     if request.models:
         wanted = np.zeros(len(fleet.models) + 1, np.bool_)  # the last place answers for "no card", code -1
         for model in request.models:
@@ -93,10 +108,31 @@ def _choice(fleet: Fleet, request: GpuRequest, rows: IntArray) -> _Choice:
                 wanted[code] = True
         of_model = offered & (wanted[fleet.card_model[rows]] | fleet.model_matched[rows])
     accepted = of_model if request.choice is None else of_model & _accepted(fleet, request.choice, rows)
-    allowed = accepted & present
-    if request.sized:
-        allowed &= fleet.sized[rows]
-    return _Choice(present, offered, of_model, accepted, allowed)
+    sure = accepted & present
+    if fleet.claims_matter and request.resource != CLAIMED_CARDS:
+        sure &= ~_perhaps_claimed(fleet, request, rows)
+    allowed = sure & fleet.sized[rows] if request.sized else sure
+    return _Choice(present, offered, of_model, accepted, sure, allowed)
+
+
+def _perhaps_claimed(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
+    """Cards [rows, width] that a claim may hold of which only the node is known.
+
+    Where no ResourceSlices tell which cards can be claimed it may be any. A pod that gets its devices from kube-scheduler's allocator
+    is no worse off: that knows what it has allocated.
+    """
+    claimable = fleet.claimable[rows]
+    may_be = claimable | _none(claimable)[:, None]
+    if request.mode is Mode.SLICE:
+        may_be &= ~fleet.by_allocator[rows]
+    return may_be & (fleet.promised[rows] > 0)[:, None]
+
+
+def allocates(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
+    """[rows]: whether kube-scheduler would allocate the devices that the pod asks for (DRA), and no device plugin hand them out."""
+    if not fleet.claims_matter or request.mode is not Mode.SLICE or request.count == 0:
+        return np.zeros(len(rows), np.bool_)
+    return _any(fleet.by_allocator[rows] & _offered(fleet, request, rows))
 
 
 def _accepted(fleet: Fleet, choice: CardChoice, rows: IntArray) -> BoolArray:
@@ -159,8 +195,13 @@ def fit(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool =
     allowed = choice.allowed
     if request.mode is Mode.SLICE:
         fits, take = _fit_slices(fleet, request, rows, choice, need)
+        allocated = allocates(fleet, request, rows)
+        if allocated.any():
+            fits[allocated], take[allocated] = _fit_allocated(fleet, request, rows, choice, need, allocated)
         return Fit(rows, ready & fits, allowed, need, take)
     cards = allowed & (fleet.free_mib[rows] >= need) & (fleet.plugin[rows] == 0)
+    if fleet.claims_matter and request.resource != CLAIMED_CARDS:
+        cards &= fleet.claimed[rows] == 0
     if request.whole_cards:
         cards &= (fleet.held_mib[rows] == 0) & (fleet.pinned[rows] == 0)
     return Fit(rows, ready & (cards.sum(axis=1) >= request.count), cards, need, None)
@@ -179,6 +220,8 @@ def _fit_slices(
     # An exclusive plugin may hand out any card it has left: all of those must do.
     left = choice.offered & (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
     suitable = left & allowed & (fleet.pinned[rows] == 0) & (fleet.free_mib[rows] >= need)
+    if fleet.claims_matter:
+        suitable &= fleet.claimed[rows] == 0  # of which a device plugin knows nothing
     any_will_do = (suitable == left).all(axis=1)
     fits = enough & room & (shared | any_will_do)
     doubtful = np.isin(rows, fleet.under_way.rows) & enough
@@ -191,6 +234,26 @@ def _fit_slices(
             fleet, int(rows[at]), code, need[at].tolist(), request.count, suits[at].tolist()
         )
     return fits & ~_too_many_at_once(fleet, request, rows), take
+
+
+def _fit_allocated(
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice, need: IntArray, allocated: BoolArray
+) -> tuple[BoolArray, IntArray]:
+    """The same where kube-scheduler allocates (DRA), for the rows [rows] that `allocated` marks.
+
+    It takes the first devices that it finds free, and what pods before this one got may not be known yet: so the pod must fit on any
+    device that is left, beside as many of those as fit there. It is supposed to get the first after theirs.
+    """
+    rows, choice, need = rows[allocated], _Choice(*(mask[allocated] for mask in choice)), need[allocated]
+    promised = fleet.promised[rows]
+    free = np.where(choice.offered & fleet.by_allocator[rows], fleet.slices_free[rows], 0)
+    on_one_card = np.minimum(free, (promised + request.count)[:, None])
+    suitable = choice.allowed & (fleet.pinned[rows] == 0) & (fleet.plugin[rows] == 0)
+    suitable &= (fleet.free_mib[rows] >= need * on_one_card) & (need <= fleet.limit_mib[rows])
+    after = free.cumsum(axis=1)
+    first, last = promised[:, None], (promised + request.count)[:, None]
+    shares = np.clip(after, first, last) - np.clip(after - free, first, last)
+    return (suitable | (free == 0)).all(axis=1) & (shares.sum(axis=1) == request.count), shares * need
 
 
 def _too_many_at_once(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
@@ -251,6 +314,8 @@ def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: b
     steps += _not_offered(fleet, request, rows, choice)
     steps.append((_none(choice.of_model), "card model not allowed"))
     steps.append((_none(choice.accepted), "no card that the pod's annotations accept"))
+    if fleet.claims_matter:
+        steps.append((_none(choice.sure) & _any(choice.accepted & choice.present), PERHAPS_CLAIMED))
     steps.append((_none(choice.allowed), MEMORY_UNKNOWN))
     steps += (_slice_refusals if request.mode is Mode.SLICE else _pinned_refusals)(fleet, request, rows, choice)
     # The first step whose condition holds gives the answer; the last one's holds everywhere.
@@ -273,7 +338,9 @@ def _not_offered(
 ) -> list[tuple[BoolArray, str | None]]:
     none: BoolArray = _none(choice.offered)
     if request.mode is Mode.SLICE:
-        return [(none, f"node does not offer {request.resource}")]
+        return [(none, f"node does not offer {request.resource}, neither by a device plugin nor by DRA")]
+    if not none.any():
+        return []
     bars = fleet.pin_bar[rows]
     return [(none & _any((bars == code) & choice.present), bar.value) for code, bar in enumerate(PIN_BARS) if bar]
 
@@ -287,7 +354,9 @@ def _slice_refusals(
     size = _size_words(request) or "its share"
     left = choice.offered & (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
     limited = _none(choice.allowed & (need_mib(fleet, request, rows) <= fleet.limit_mib[rows]))
+    allocated = allocates(fleet, request, rows)
     return [
+        *(_allocated_refusals(fleet, request, rows, choice, allocated) if allocated.any() else ()),
         (
             _too_many_at_once(fleet, request, rows),
             f"the device plugin gives a container one shared device, not {count}",
@@ -298,9 +367,37 @@ def _slice_refusals(
         (_any(left & ~choice.of_model), "the device plugin could pick a card of another model"),
         (_any(left & ~choice.accepted), "the device plugin could pick a card that the pod's annotations do not accept"),
         (shared, f"the card that the device plugin will pick has not {size} free"),
-        (_any(left & (fleet.pinned[rows] > 0)), "the device plugin could pick a card that is in use"),
+        (
+            _any(left & ((fleet.pinned[rows] > 0) | (fleet.claimed[rows] > 0))),
+            "the device plugin could pick a card that is in use",
+        ),
         (np.ones(len(rows), np.bool_), f"a card that the device plugin could pick has not {size} free"),
     ]
+
+
+def _allocated_refusals(
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice, allocated: BoolArray
+) -> list[tuple[BoolArray, str | None]]:
+    """Why not, on the rows that `allocated` marks: the last step's condition holds on all of them."""
+    count, size = request.count, _size_words(request) or "its share"
+    free = np.where(choice.offered & fleet.by_allocator[rows], fleet.slices_free[rows], 0)
+    left = free > 0
+    limited = left & choice.allowed & (need_mib(fleet, request, rows) > fleet.limit_mib[rows])
+    steps: list[tuple[BoolArray, str | None]] = [
+        (
+            free.sum(axis=1) - fleet.promised[rows] < count,
+            "no free device (DRA)" if count == 1 else f"fewer than {count} free devices (DRA)",
+        ),
+        (_any(left & ~choice.of_model), "kube-scheduler could allocate a card of another model (DRA)"),
+        (
+            _any(left & ~choice.accepted),
+            "kube-scheduler could allocate a card that the pod's annotations do not accept (DRA)",
+        ),
+        (_any(limited), f"a share that kube-scheduler allocates is smaller than {size} (DRA)"),
+        (_any(left & (fleet.pinned[rows] > 0)), "kube-scheduler could allocate a card that is in use (DRA)"),
+        (np.ones(len(rows), np.bool_), f"a card that kube-scheduler could allocate has not {size} free (DRA)"),
+    ]
+    return [(allocated & holds, text) for holds, text in steps]
 
 
 def _pinned_refusals(
@@ -313,6 +410,9 @@ def _pinned_refusals(
         return [*steps, (everywhere, f"fewer than {count} unused cards" if several else "no unused card")]
     size = _size_words(request)
     roomy = allowed & (fleet.free_mib[rows] >= need_mib(fleet, request, rows))
+    if fleet.claims_matter:
+        claimed = roomy & (fleet.claimed[rows] > 0)
+        steps.append((claimed.sum(axis=1) >= count, "cards with room are held by resource claims (DRA)"))
     return [
         *steps,
         (roomy.sum(axis=1) >= count, "cards with room are in the hands of the device plugin"),

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from headroom.domain.device_plugin import allocated_mib
 from headroom.domain.model import GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement import filtering
@@ -87,6 +88,10 @@ class Placer:
             at = int(self._standing(request)[1][row])
             share = int(filtering.need_mib(self.fleet, request, rows)[0, at])
             return Placement(self.fleet.names[row], (at,), (share,), request.mode)
+        if filtering.allocates(self.fleet, request, rows)[0]:
+            name, count = self.fleet.names[row], request.count
+            most_mib = count * allocated_mib(self.fleet.nodes[name], request)
+            return Placement(name, (), (), request.mode, devices=count, devices_mib=most_mib)
         fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
         take = fit.take if fit.take is not None else self._policy_for(request).choose_cards(self.fleet, request, fit)
         cards: list[int] = []
@@ -242,4 +247,5 @@ def hold(fleet: Fleet, request: GpuRequest, placement: Placement, sign: int = 1)
         plugin=placement.mode is Mode.SLICE,
         cpu_milli=request.cpu_milli,
         memory_mib=request.memory_mib,
+        promised=placement.devices,
     )

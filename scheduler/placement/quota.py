@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from headroom import names, wire
-from headroom.domain.model import GpuRequest
+from headroom.domain.model import GpuRequest, Placement
 from headroom.units import MIB, UnitError, parse_quantity
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger, LedgerError
@@ -149,7 +149,7 @@ class Quotas:
         budget = self.budget(namespace, uid)
         return None if budget is None else budget.refusal_of(request)
 
-    def beyond(self, namespace: str, uid: str, share_mib: tuple[int, ...]) -> str | None:
+    def beyond(self, namespace: str, uid: str, placement: Placement) -> str | None:
         """Why these shares, in place of what the pod has reserved, are more than is left; None when they are not."""
         budget = self.budget(namespace, uid)
         if budget is None:
@@ -157,15 +157,15 @@ class Quotas:
         own = self._ledger.holdings.get(uid)
         if (
             own is not None
-            and len(own.placement.cards) >= len(share_mib)
-            and sum(own.placement.share_mib) >= sum(share_mib)
+            and own.placement.shares >= placement.shares
+            and own.placement.held_mib >= placement.held_mib
         ):
             return None  # what was allowed stays, also when the limit was lowered since
-        return budget.refusal(len(share_mib), sum(share_mib))
+        return budget.refusal(placement.shares, placement.held_mib)
 
-    def check(self, namespace: str, uid: str, share_mib: tuple[int, ...]) -> None:
+    def check(self, namespace: str, uid: str, placement: Placement) -> None:
         """As `beyond`. Raises QuotaError."""
-        if (words := self.beyond(namespace, uid, share_mib)) is not None:
+        if (words := self.beyond(namespace, uid, placement)) is not None:
             raise QuotaError(words)
 
     def each(self) -> list[tuple[Quota, int, int]]:

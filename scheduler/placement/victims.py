@@ -122,10 +122,12 @@ def _one_row(fleet: Fleet, row: int) -> Fleet:
         "free_mib",
         "pinned",
         "plugin",
+        "claimed",
         "slices_free",
     ):
         getattr(single, array)[0] = getattr(fleet, array)[row, : single.width]
     single.under_way = fleet.under_way.of_row(row)
+    single.promised[0], single.claims_matter = fleet.promised[row], fleet.claims_matter
     return single
 
 

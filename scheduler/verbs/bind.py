@@ -97,7 +97,7 @@ class Binder:
             return
         placement = self._take(entry, args)
         try:
-            await self._post(args, annotations_of(self._state.fleet.nodes[args.node], placement), entry)
+            await self._post(args, annotations_of(self._state.fleet.nodes[args.node], placement, entry.request), entry)
         except BindError as error:
             if error.unsure:
                 self._state.pods.binding_unsure(entry)

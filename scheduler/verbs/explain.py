@@ -115,9 +115,11 @@ def _quotas(state: ClusterState) -> dict[str, Any]:
 def _shown(fleet: Fleet, placement: Placement) -> dict[str, Any]:
     node = fleet.nodes.get(placement.node)
     cards = [node.cards[at].id if node and at < len(node.cards) else str(at) for at in placement.cards]
+    devices = {"devices": placement.devices} if placement.devices else {}
     return {
         "node": placement.node,
         "cards": cards,
+        **devices,
         "share_mib": list(placement.share_mib),
         "mode": placement.mode.value,
     }
@@ -149,6 +151,7 @@ def snapshot(state: ClusterState, now: float, *, check: bool = False) -> dict[st
         "waiting": sorted(entry.key for entry in state.pods.entries.values() if entry.stage is not Stage.BOUND),
         "quotas": _quotas(state),
         "node_problems": dict(sorted(state.node_problems.items())),
+        "claim_problems": dict(sorted(state.devices.problems.items())),
         "pod_problems": dict(sorted(state.news.problems.items())),
         "over_committed": [
             f"{node}: card {card} holds {held} of {usable} MiB"

@@ -74,7 +74,7 @@ class Extender:
             return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
         self._effects(changes)
         if entry is None or entry.request.count == 0:
-            return self._without_gpu(pod, offer)
+            return self._with_claims(pod, offer) or self._without_gpu(pod, offer)
         if (held := self._still_good(entry, offer)) is not None:
             return self._placed(entry, held, offer)
         budget = self._state.quotas.budget(entry.namespace, entry.uid)
@@ -101,6 +101,19 @@ class Extender:
             self._pods.rest(entry)
         why = BEING_BOUND if holding.state is HoldingState.BINDING else BOUND_ALREADY
         return Answer(offer.answer([], dict.fromkeys(offer.names, why)), "refused")
+
+    def _with_claims(self, pod: wire.Pod, offer: Offer) -> Answer | None:
+        """The node whose cards lose least by what a pod's claims ask for; None for a pod without claims on cards.
+
+        kube-scheduler has made sure that it could allocate them on every node that it offers. Never a refusal.
+        """
+        wanted = self._state.devices.request_of(pod) if pod.spec.resource_claims else None
+        if wanted is None or not self._settings.place_pods_without_gpu:
+            return None
+        best = self._state.placer.best_among(wanted, self._rows(offer))
+        if best is None or self._settings.answer == SCORED or soft_preferences(pod):
+            return Answer(offer.everything(), "passed")
+        return Answer(offer.only(self._state.fleet.names[best]), "passed")
 
     def _without_gpu(self, pod: wire.Pod, offer: Offer) -> Answer:
         """Any node, or with `place_pods_without_gpu` one without cards, else the one whose cards lose least. Never a refusal."""
@@ -238,7 +251,8 @@ class Extender:
         offer = offer_of(args)
         request = request_of(args.pod, self._state.customs)
         if request is None or request.count == 0:
-            scores: dict[str, int] = {}
+            wanted = self._state.devices.request_of(args.pod) if args.pod.spec.resource_claims else None
+            scores = {} if wanted is None else self._fresh_scores(wanted, offer)
         else:
             # The scores of the filter call just before: computed again, the pod's own reservation would spoil them.
             entry = self._pods.entries.get(args.pod.metadata.uid)

@@ -45,7 +45,7 @@ class FitPage:
         def admits(placement: Placement) -> str | None:
             if budget is None:
                 return None
-            shares = len(placement.cards), sum(placement.share_mib)
+            shares = placement.shares, placement.held_mib
             if (words := budget.refusal(*shares)) is None:
                 budget.take(*shares)
             return words

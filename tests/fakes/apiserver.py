@@ -21,7 +21,14 @@ import yaml
 from aiohttp import web
 
 Object = dict[str, Any]
-_CLUSTER_SCOPED = {"nodes", "namespaces", "priorityclasses", "customresourcedefinitions"}
+_CLUSTER_SCOPED = {
+    "nodes",
+    "namespaces",
+    "priorityclasses",
+    "customresourcedefinitions",
+    "deviceclasses",
+    "resourceslices",
+}
 _LIST_KIND = {"pods": "PodList", "nodes": "NodeList"}
 _STAMP = "2026-01-01T00:00:00Z"
 

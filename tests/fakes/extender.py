@@ -14,6 +14,7 @@ from headroom.kube.aio import connect
 from scheduler.daemon import SchedulerDaemon, listening
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer, Front
+from tests.fakes.devices import CLAIMS, CLASSES, SLICES
 
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
@@ -150,6 +151,10 @@ class Running:
         watched: list[tuple[Any, str]] = [(daemon.nodes, NODES), (daemon.pods, PODS)]
         if daemon.namespaces.has_synced and (self.api.all(NAMESPACES) or list(daemon.state.quotas)):
             watched.append((daemon.namespaces, NAMESPACES))
+        devices, ours = daemon.devices, (CLASSES, SLICES, CLAIMS)
+        matters = any(map(self.api.all, ours)) or daemon.state.ledger.claims.holdings
+        if matters and daemon.settings.resource_claims and devices.claims.resource_version:
+            watched += zip((devices.classes, devices.slices, devices.claims), ours, strict=True)
         for reflector, resource in watched:
             self.api.bookmark(resource)
             await self.until(lambda reflector=reflector: int(reflector.resource_version or 0) > version)

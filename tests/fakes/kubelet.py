@@ -39,7 +39,16 @@ def list_answer(devices: Iterable[Device]) -> bytes:
         topology = _field(1, _number(1, 1))
         entry = _field(1, device.resource.encode()) + _field(2, device.id.encode()) + _field(3, topology)
         memory = _field(1, b"memory") + _number(2, 2**33)
-        container = _field(1, device.container.encode()) + _field(2, entry) + _field(3, b"\x02\x03") + _field(4, memory)
+        given = _field(2, entry)
+        if (
+            device.pool
+        ):  # DynamicResource: claim's name and namespace, ClaimResources: CDI devices, driver, pool, device, share
+            names = (
+                _field(2, device.resource.encode()) + _field(3, device.pool.encode()) + _field(4, device.id.encode())
+            )
+            claimed = _field(1, _field(1, b"k8s.gpu.nvidia.com/claim=c-0")) + names + _field(5, b"share")
+            given = _field(5, _field(2, b"claim") + _field(3, device.namespace.encode()) + _field(4, claimed))
+        container = _field(1, device.container.encode()) + given + _field(3, b"\x02\x03") + _field(4, memory)
         answer += _field(
             1, _field(1, device.pod.encode()) + _field(2, device.namespace.encode()) + _field(3, container)
         )

@@ -16,6 +16,7 @@ DEVICES = [
     Device("chat", "one", "engine", "nvidia.com/gpu", "GPU-a::0"),
     Device("chat", "one", "engine", "nvidia.com/gpu", "GPU-a::1"),
     Device("mail", "two", "engine", "nvidia.com/mig-1g.10gb", "MIG-b"),
+    Device("mail", "three", "engine", "gpu.nvidia.com", "gpu-1", "node-1"),
 ]
 
 
@@ -34,6 +35,7 @@ async def client(tmp_path: Path) -> AsyncIterator[PodResources]:
 
 
 async def test_the_devices_of_every_container_are_listed(kubelet: Kubelet, client: PodResources) -> None:
+    """A07, dcgm-exporter#569: a container that has devices by a resource claim alone is seen, too (`dynamic_resources`)."""
     assert await client.devices() == tuple(DEVICES)
 
 

@@ -8,6 +8,7 @@ from agent.energy.books import Holder, Use
 from agent.pods.cgroup import Owner
 from agent.pods.index import NODE_POD, NodePod, PodIndex, PodKey
 from agent.pods.reconcile import Device, Finding, card_of, cards_held, compare, devices_by_card
+from headroom.domain.dra.devices import DeviceKey
 from headroom.domain.model import Allocation, Card, GpuNode, Sharing
 from headroom.names import ANNOTATION_KUBELET_CARDS as KUBELET_CARDS
 from headroom.wire import encode
@@ -103,6 +104,34 @@ def test_cards_that_pods_hold() -> None:
         pod("d", cards="GPU-z", mode="?"),
     )
     assert cards_held(PodIndex(pods)) == {"GPU-a", "GPU-b"}
+
+
+PUBLISHED = {DeviceKey("gpu.nvidia.com", "n", f"gpu-{at}"): (f"GPU-{card}",) for at, card in enumerate("ab")}
+PUBLISHED[DeviceKey("gpu.nvidia.com", "n", "mig")] = ("MIG-unknown", "GPU-b")
+
+
+def claimed(*devices: str, name: str = "p") -> list[Device]:
+    return [Device("chat", name, "engine", "gpu.nvidia.com", device, "n") for device in devices]
+
+
+def test_what_claims_hold_is_known_and_written_on_no_pod() -> None:
+    """A07, dcgm-exporter#569. The claim says what it holds: an annotation would count it twice."""
+    pods = PodIndex([pod("p"), pod("q")])
+    listed = [*claimed("gpu-0", "mig"), *claimed("gpu-0", name="q"), *held("GPU-b::1")]
+    truth = compare(listed, pods, CARDS, published=PUBLISHED)
+    assert truth.holders == {
+        ("chat", "p"): (("GPU-a", "engine"), ("GPU-b", "engine"), ("GPU-b", "engine")),
+        ("chat", "q"): (("GPU-a", "engine"),),
+    }
+    (correction,) = truth.corrections
+    assert (correction.name, correction.actual) == ("p", ("GPU-b",))
+    assert cards_held(pods, truth) == {"GPU-a", "GPU-b"}
+
+
+def test_a_claimed_device_that_nobody_publishes_is_reported_if_it_must_be_a_card() -> None:
+    other = Device("chat", "p", "engine", "nic.example.com", "gpu-0", "n")
+    truth = compare([*claimed("gpu-9"), other], PodIndex([pod()]), CARDS, published=PUBLISHED)
+    assert (truth.unknown_devices, truth.holders) == (["n/gpu-9"], {})
 
 
 def test_a_right_prediction_is_confirmed_once() -> None:

@@ -123,7 +123,10 @@ def test_pinned_pods_keep_off_cards_that_the_plugin_has_given_out() -> None:
 def test_nodes_out_of_service() -> None:
     assert verdict(fleet_of(node(schedulable=False)), pinned(vram_mib=1)) == "node cordoned"
     assert verdict(fleet_of(node(healthy=False)), pinned(vram_mib=1)) == "no healthy GPU"
-    assert verdict(fleet_of(node(resource="")), sliced()) == f"node does not offer {PLUGIN}"
+    assert (
+        verdict(fleet_of(node(resource="")), sliced())
+        == f"node does not offer {PLUGIN}, neither by a device plugin nor by DRA"
+    )
 
 
 def test_the_host_is_asked_only_where_no_scheduler_does() -> None:

@@ -85,6 +85,7 @@ async def outcomes(tmp_path: Path, node_object: Object, pods: Iterable[Object]) 
 MPS = node(gfd(A100 + "-SHARED", replicas=4, strategy="mps"), {GPU: 4})
 SLICED = node(gfd(A100 + "-SHARED", replicas=4, strategy="time-slicing"), {GPU: 4})
 GB10 = node(gfd("NVIDIA-GB10", None), {GPU: 1})
+NOT_OFFERED = "node does not offer nvidia.com/gpu, neither by a device plugin nor by DRA"
 UNKNOWN_MEMORY = "the memory of its cards is unknown: label the node headroom.dev/card-vram, or run the agent"
 
 
@@ -187,19 +188,19 @@ SEVERAL = {"headroom.dev__fail_requests_greater_than_one": "false"}
         ),
         pytest.param(
             node({}, {"amd.com/gpu": 2}), [pod({VRAM: "4Gi"}), pod({CARDS: 1}), pod({GPU: 1})],
-            ["only NVIDIA cards can be picked by Headroom"] * 2 + ["node does not offer nvidia.com/gpu"],
+            ["only NVIDIA cards can be picked by Headroom"] * 2 + [NOT_OFFERED],
             id="another vendor's devices go out by its plugin alone",
         ),
         pytest.param(
             node(gfd(L4, 23034, 2), {GPU: 7, "amd.com/gpu": 1}), [pod({"amd.com/gpu": 1}), pod({GPU: 1})],
-            ["0", "node does not offer nvidia.com/gpu: nvidia.com/gpu.count x nvidia.com/gpu.replicas and nvidia.com/gpu: 2 x 1 and 7:"
+            ["0", NOT_OFFERED + ": nvidia.com/gpu.count x nvidia.com/gpu.replicas and nvidia.com/gpu: 2 x 1 and 7:"
                   " labels and advertised devices contradict each other"],
             id="labels that contradict themselves cost their own kind only",
         ),
         pytest.param(
             {**node(gfd(L4, 23034, 4, 4, "time-slicing")), "status": {
                 "allocatable": {GPU: "0", "nvidia.com/gpu.shared": "16"}, "capacity": {GPU: "4", "nvidia.com/gpu.shared": "16"}}},
-            [pod({"nvidia.com/gpu.shared": 1}), pod({GPU: 1})], ["0", "node does not offer nvidia.com/gpu"],
+            [pod({"nvidia.com/gpu.shared": 1}), pod({GPU: 1})], ["0", NOT_OFFERED],
             id="S11 k8s-device-plugin#990: the old name without working devices",
         ),
         # Names
@@ -236,7 +237,7 @@ SEVERAL = {"headroom.dev__fail_requests_greater_than_one": "false"}
             id="S15 k8s-device-plugin#572: MIG instances by position",
         ),
         pytest.param(
-            node(gfd(count=4)), [pod({VRAM: "10Gi"}), pod({GPU: 1})], ["0", "node does not offer nvidia.com/gpu"],
+            node(gfd(count=4)), [pod({VRAM: "10Gi"}), pod({GPU: 1})], ["0", NOT_OFFERED],
             id="S16: labels without a device plugin describe cards for pinned mode",
         ),
     ],

@@ -35,7 +35,7 @@ class PodNews:
             held = self._ledger.holdings.get(uid)
             changes += self._pods.end(uid)
             if held is not None and held.placement.mode is Mode.SLICE:
-                changes += self._give_way(held.placement.node)  # the plugin may now pick other cards than foretold
+                changes += self.give_way(held.placement.node)  # the plugin may now pick other cards than foretold
             self.problems.pop(key, None)
             if kind == DELETED and self._shown.get(key) == uid:
                 del self._shown[key]
@@ -84,7 +84,7 @@ class PodNews:
             self.problems.pop(pod.key, None)
         changes += [self._pods.freed(node, seen_by_scheduler=True) for node in change.freed]
         changes += [self._pods.freed(node, seen_by_scheduler=False) for node in change.settled]
-        return changes + self._give_way(pod.spec.node_name)
+        return changes + self.give_way(pod.spec.node_name)
 
     def _learn_from(self, uid: str) -> None:
         """Count a pod that was bound before it was first seen: after a restart those tell what pods are like here."""
@@ -92,16 +92,18 @@ class PodNews:
         if holding is not None and holding.request.count > 0:
             self._observe(holding.request)
 
-    def _give_way(self, node: str) -> Changes:
-        """End reservations on cards that bound pods, placed by somebody else, have over-filled."""
+    def give_way(self, node: str) -> Changes:
+        """End reservations on cards that bound pods or claims, placed by somebody else, have over-filled."""
         fleet, changes = self._ledger.fleet, Changes()
         row = fleet.row_of.get(node)
-        if row is None or not fleet.over(row).any():
+        if row is None or not (fleet.over(row).any() or fleet.devices_left(row) < 0):
             return changes
         for held in self._ledger.on_node(node):
             over = fleet.over(row)
             anywhere = held.placement.mode is Mode.SLICE and over.any()  # it may come to be on any of them
-            if held.state is HoldingState.RESERVED and (anywhere or any(over[at] for at in held.placement.cards)):
+            too_many = held.placement.devices > 0 and fleet.devices_left(row) < 0
+            too_much = anywhere or any(over[at] for at in held.placement.cards)
+            if held.state is HoldingState.RESERVED and (too_many or too_much):
                 changes += self._pods.void(self._pods.entries[held.uid], "moved")
         return changes
 
