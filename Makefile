@@ -110,8 +110,10 @@ constraints: ## Write constraints.txt anew from the newest versions that pyproje
 	  out/constraints-venv/bin/python -m pip list --format=freeze | grep -vE '^(headroom|pip|setuptools)=='; } > constraints.txt
 
 .PHONY: tables
-tables: $(VENV)/.runtime ## Write the documentation's tables that follow from code
+tables: $(VENV)/.runtime ## Write what follows from code: tables of the docs, the list of metrics, the dashboards
 	$(BIN)/python tools/write_tables.py
+	$(BIN)/python tools/write_metrics.py
+	$(BIN)/python tools/write_dashboards.py
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Extender latency and memory, autoscaler tick, agent reading
