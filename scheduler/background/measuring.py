@@ -80,18 +80,9 @@ class MeasuredPoll:
             self._first.set()
 
     async def _read(self, now: float) -> MeasuredVram:
-        """One metric after another, each looked through in a thread. Raises PrometheusError."""
-        max_age, partial = self._settings.measured_max_age_seconds, False
+        max_age = self._settings.measured_max_age_seconds
         readings = Readings(dict(self._state.fleet.nodes), max_age_seconds=max_age, now=now, jobs=self._jobs)
-        for metric in METRICS:
-            answer = await self._source.ask(query_for(metric, max_age))
-            partial |= answer.partial
-            try:
-                await asyncio.to_thread(readings.add, metric, map(line_of, answer.entries()))
-            except (msgspec.MsgspecError, ValueError) as error:
-                words = f"{self._source.url} answered with something that is no series: {error}"
-                raise PrometheusAnswerError(words) from error
-        reading = await asyncio.to_thread(readings.result)
+        reading, partial = await read_all(self._source, readings, max_age)
         if partial:
             reading.fill_from(self._state.reading, oldest=now - max_age)
         return reading
@@ -116,3 +107,17 @@ class MeasuredPoll:
             await slices.pause()
         self._state.measured_cards = reading.cards
         self._metrics.measured_cards.set(reading.cards)
+
+
+async def read_all(source: PrometheusSource, readings: Readings, max_age_seconds: float) -> tuple[MeasuredVram, bool]:
+    """One metric after another, each looked through in a thread; and whether an answer was only a part. Raises PrometheusError."""
+    partial = False
+    for metric in METRICS:
+        answer = await source.ask(query_for(metric, max_age_seconds))
+        partial |= answer.partial
+        try:
+            await asyncio.to_thread(readings.add, metric, map(line_of, answer.entries()))
+        except (msgspec.MsgspecError, ValueError) as error:
+            words = f"{source.url} answered with something that is no series: {error}"
+            raise PrometheusAnswerError(words) from error
+    return await asyncio.to_thread(readings.result), partial

@@ -47,7 +47,7 @@ class Autoscaled:
     @property
     def status(self) -> dict[str, Any]:
         path = f"/apis/headroom.dev/v1alpha1/namespaces/{self.namespace}/inferenceautoscalers/{self.name}"
-        return self.cluster.api.get(path).get("status", {})  # type: ignore[no-any-return]
+        return self.cluster.api.get(path).get("status", {})
 
     def wait_ready(self, count: int) -> None:
         self.wait(lambda: self.status.get("readyReplicas") == count, f"{count} ready replicas")

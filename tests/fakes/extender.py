@@ -5,12 +5,14 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from headroom.kube.aio import connect
+from headroom.kube.reflector import Reflector
 from scheduler.daemon import SchedulerDaemon, listening
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer, Front
@@ -75,6 +77,10 @@ def pod(
         "spec": {"schedulerName": "headroom", "containers": [container], **spec},
         "status": {"phase": "Pending"},
     }
+
+
+def _is_past(reflector: Reflector[Any], version: int) -> bool:
+    return int(reflector.resource_version or 0) > version
 
 
 class Running:
@@ -149,7 +155,7 @@ class Running:
         version = self.api.resource_version
         daemon = self.daemon
         watched: list[tuple[Any, str]] = [(daemon.nodes, NODES), (daemon.pods, PODS)]
-        if daemon.namespaces.has_synced and (self.api.all(NAMESPACES) or list(daemon.state.quotas)):
+        if daemon.namespaces.has_synced and (self.api.all(NAMESPACES) or any(daemon.state.quotas)):
             watched.append((daemon.namespaces, NAMESPACES))
         devices, ours = daemon.devices, (CLASSES, SLICES, CLAIMS)
         matters = any(map(self.api.all, ours)) or daemon.state.ledger.claims.holdings
@@ -157,7 +163,7 @@ class Running:
             watched += zip((devices.classes, devices.slices, devices.claims), ours, strict=True)
         for reflector, resource in watched:
             self.api.bookmark(resource)
-            await self.until(lambda reflector=reflector: int(reflector.resource_version or 0) > version)
+            await self.until(partial(_is_past, reflector, version))
 
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for something that must come about."""

@@ -103,7 +103,7 @@ class Fleet:
 
     def deployment(self, name: str = "llm", replicas: int = 4, kind: str = "Deployment", **more: Any) -> None:
         """A workload that has settled at so many replicas; its pods are made apart."""
-        body = {
+        body: dict[str, Any] = {
             "metadata": {"name": name, "namespace": "default", "generation": 1},
             "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"name": "server"}]}}},
             "status": {

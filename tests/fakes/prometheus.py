@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class FakePrometheus:
 
     def refuse(self, pattern: str, status: int = 400, message: str = "told to refuse") -> None:
         """Answer queries that match with an error from now on, the others as scripted."""
-        body = {"status": "error", "errorType": "bad_data", "error": message}
+        body: dict[str, Any] = {"status": "error", "errorType": "bad_data", "error": message}
         self._refused.append((re.compile(pattern), status, body))
 
     def talk_nonsense(self, body: Any, status: int = 200) -> None:
@@ -111,7 +111,8 @@ class FakePrometheus:
                 return web.json_response(body, status=status)
         if self._tagged and (parts := _PARTS.findall(promql)):
             return await self._batch(parts)
-        found = next((answer for pattern, answer in self._answers if pattern.search(promql)), [])
+        answers = (answer for pattern, answer in self._answers if pattern.search(promql))
+        found: Sequence[Any] = next(answers, [])
         return web.json_response({"status": "success", "data": _result(promql, found)})
 
     async def _batch(self, parts: list[tuple[str, str]]) -> web.Response:
@@ -119,14 +120,18 @@ class FakePrometheus:
         await asyncio.sleep(max(one.delay_seconds for one, _ in known))
         for one, _ in known:
             if one.fault is not None:
-                body = {"status": "error", "errorType": "bad_data", "error": one.fault[1]}
-                return web.json_response(body, status=one.fault[0])
+                refused = {"status": "error", "errorType": "bad_data", "error": one.fault[1]}
+                return web.json_response(refused, status=one.fault[0])
         result: list[Any] = []
         for one, tag in known:
             result += [{"metric": {"headroom_query": tag}, "value": _pair(self.now, value)} for value in one.values]
             for entry in one.entries or ():
                 result.append({**entry, "metric": {**entry.get("metric", {}), "headroom_query": tag}})
-        body = {"status": "success", "data": {"resultType": "vector", "result": result}, "warnings": self.warnings}
+        body: dict[str, Any] = {
+            "status": "success",
+            "data": {"resultType": "vector", "result": result},
+            "warnings": self.warnings,
+        }
         return web.json_response(body)
 
     @contextlib.asynccontextmanager

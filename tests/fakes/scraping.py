@@ -225,9 +225,7 @@ class ScrapedPrometheus:
         for by, name, seconds, tag in re.findall(pattern, promql):
             kept = by.split(", ")
             sums: dict[tuple[tuple[str, str], ...], float] = {}
-            for labels, points in self.series(
-                lambda found, name=name: found == f"{name}_bucket", float(seconds)
-            ).items():
+            for labels, points in self.series(f"{name}_bucket".__eq__, float(seconds)).items():
                 if len(points) > 1 and points[-1][0] > points[0][0]:
                     group = tuple((label, value) for label, value in labels if label in kept)
                     rate = (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])

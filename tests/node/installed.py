@@ -1,6 +1,7 @@
 """Headroom's daemons as processes of a real node, and the pods that tests make there."""
 
 import json
+from functools import partial
 from typing import Any, Final
 
 from headroom import names
@@ -65,7 +66,10 @@ class Headroom:
     def started(self, *some: str) -> None:
         """Waits until these pods run (or have ended well)."""
         for name in some:
-            self.node.wait_for(lambda name=name: self.phase(name) in ("Running", "Succeeded"), f"{name} to run")
+            self.node.wait_for(partial(self._runs, name), f"{name} to run")
+
+    def _runs(self, name: str) -> bool:
+        return self.phase(name) in ("Running", "Succeeded")
 
     def phase(self, name: str) -> str:
         """A pod's phase, with the reason when it has failed."""

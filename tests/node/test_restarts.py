@@ -193,8 +193,9 @@ def test_the_node_reboots(headroom: Headroom) -> None:
         return sum(card["held_mib"] for card in headroom.ledger()) == 2 * 20 * 1024
 
     headroom.node.wait_for(counted, "each engine to be counted once", 60)
-    for name, cards in headroom.given().items():
-        headroom.node.wait_for(lambda name=name, cards=cards: headroom.assigned(name) == cards, "kubelet's word", 30)
+    headroom.node.wait_for(
+        lambda: all(headroom.assigned(name) == cards for name, cards in headroom.given().items()), "kubelet's word", 60
+    )
     assert counted()
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,27 +37,27 @@ def pure_by_contract() -> tuple[str, ...]:
 CALLED_PURE = [dotted(path) for path in MODULES if re.search(r"\b[Pp]ure\b", docstring(path).split("\n\n")[0])]
 
 
-def test_modules_call_themselves_pure():
+def test_modules_call_themselves_pure() -> None:
     assert len(CALLED_PURE) > 30
 
 
 @pytest.mark.parametrize("module", CALLED_PURE)
-def test_a_module_that_calls_itself_pure_is_held_to_it(module):
+def test_a_module_that_calls_itself_pure_is_held_to_it(module: Any) -> None:
     assert module.startswith(pure_by_contract())
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=dotted)
-def test_a_folder_says_in_one_sentence_what_it_holds(path):
+def test_a_folder_says_in_one_sentence_what_it_holds(path: Any) -> None:
     assert len(docstring(path)) > 20
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda path: str(path.name))
-def test_a_folder_can_be_taken_in_at_a_glance(folder):
+def test_a_folder_can_be_taken_in_at_a_glance(folder: Any) -> None:
     entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith((".", "__pycache__"))]
     assert len(entries) <= MOST_ENTRIES, sorted(entries)
 
 
-def test_packages_are_those_of_this_checkout():
+def test_packages_are_those_of_this_checkout() -> None:
     import headroom
     import scheduler
 

@@ -1,6 +1,7 @@
 """One version number: what the package says, what manifests and pages name."""
 
 import re
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ def test_the_base_deploys_this_version() -> None:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "install.md"], ids=lambda page: page.name)
-def test_pages_name_this_version(page) -> None:
+def test_pages_name_this_version(page: Any) -> None:
     named = re.findall(r"headroom:(\d+\.\d+\.\d+)|newTag: (\d+\.\d+\.\d+)", page.read_text())
     assert {one or other for one, other in named} == {__version__}
 

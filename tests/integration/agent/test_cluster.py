@@ -26,6 +26,7 @@ from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import Description, uniform_nodes
 from simulations.kwok.process import Component, free_port
 from tests.fakes.kubelet import Kubelet
+from tests.integration.conftest import Given
 from tests.paths import DEPLOY
 
 BASE = DEPLOY / "base"
@@ -170,7 +171,11 @@ def annotation(cluster: Cluster, namespace: str, name: str, key: str = "assigned
 
 @pytest.mark.usefixtures("measuring_extender")
 def test_foreign_memory_keeps_pods_off_its_card_until_it_goes(
-    cluster: Cluster, namespace: str, node_with_agent, given, extender_port: int
+    cluster: Cluster,
+    namespace: str,
+    node_with_agent: Callable[..., Node],
+    given: Callable[..., list[Given]],
+    extender_port: int,
 ) -> None:
     node = node_with_agent("agent-foreign")
     assert cluster.prometheus is not None
@@ -197,7 +202,11 @@ def test_foreign_memory_keeps_pods_off_its_card_until_it_goes(
 
 @pytest.mark.usefixtures("extender")
 def test_a_sick_card_is_avoided_and_used_again_when_well(
-    cluster: Cluster, namespace: str, node_with_agent, given, extender_port: int
+    cluster: Cluster,
+    namespace: str,
+    node_with_agent: Callable[..., Node],
+    given: Callable[..., list[Given]],
+    extender_port: int,
 ) -> None:
     node = node_with_agent("agent-sick")
     cluster.wait_for(lambda: snapshot(extender_port)[node.card(0)]["usable_mib"] == VRAM_MIB, "both cards in use")
@@ -219,7 +228,11 @@ def test_a_sick_card_is_avoided_and_used_again_when_well(
 
 @pytest.mark.usefixtures("extender")
 def test_a_wrong_prediction_is_corrected_and_a_stranger_is_reported(
-    cluster: Cluster, namespace: str, node_with_agent, given, extender_port: int
+    cluster: Cluster,
+    namespace: str,
+    node_with_agent: Callable[..., Node],
+    given: Callable[..., list[Given]],
+    extender_port: int,
 ) -> None:
     node = node_with_agent("agent-truth", slices=4, resource="nvidia.com/gpu")
     ask(cluster, namespace, "predicted", 6_000, devices=1)
@@ -260,7 +273,7 @@ def test_a_wrong_prediction_is_corrected_and_a_stranger_is_reported(
 
 @pytest.mark.usefixtures("extender")
 def test_usage_of_what_prometheus_scraped_from_a_running_agent_adds_up(
-    cluster: Cluster, namespace: str, node_with_agent, given
+    cluster: Cluster, namespace: str, node_with_agent: Callable[..., Node], given: Callable[..., list[Given]]
 ) -> None:
     began = datetime.datetime.now(datetime.UTC).isoformat()
     node = node_with_agent("agent-usage")
@@ -304,7 +317,7 @@ def _energy(cluster: Cluster) -> float:
     return float(result[0]["value"][1]) if result else 0.0
 
 
-def test_nothing_is_written_while_nothing_changes(cluster: Cluster, node_with_agent) -> None:
+def test_nothing_is_written_while_nothing_changes(cluster: Cluster, node_with_agent: Callable[..., Node]) -> None:
     node = node_with_agent("agent-quiet")
     before = _writes(cluster, node.name)
     readings = _readings(node)
@@ -363,7 +376,7 @@ def _agent_token(cluster: Cluster, node: str, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("installed")
 def test_the_rights_of_deploy_are_enough_for_an_agents_own_node_and_for_no_other(
-    cluster: Cluster, namespace: str, node_with_agent, tmp_path: Path
+    cluster: Cluster, namespace: str, node_with_agent: Callable[..., Node], tmp_path: Path
 ) -> None:
     mine = node_with_agent("agent-mine", slices=2, resource="nvidia.com/gpu", agent=False)
     other = node_with_agent("agent-other", agent=False)

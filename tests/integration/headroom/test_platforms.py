@@ -12,11 +12,15 @@ from agent.usage.source import read_usage
 from autoscaler.adapters.collector import Collector
 from autoscaler.api.resource import DECODER, read
 from autoscaler.observation.queries import plan
+from autoscaler.observation.scrapes import Windows
+from headroom.domain.model import Card, GpuNode
 from headroom.prometheus import promql
 from headroom.prometheus.client import PrometheusError, PrometheusQueryError, PrometheusSource
+from headroom.prometheus.series import DEVICE_JOBS, DeviceJobs
 from headroom.prometheus.settings import PrometheusSettings
 from headroom.wire import encode
-from scheduler.cluster.measured import measured_vram
+from scheduler.background.measuring import read_all
+from scheduler.cluster.measured import Readings
 from simulations.usage.hour import prometheus_of
 from tests.fakes.platforms import PARTIAL, Platform
 
@@ -24,6 +28,7 @@ MINE = ("cluster=mine",)
 RUNNING = "vllm:num_requests_running"
 TOKEN = "s3cret-token"
 GIB = 2**30
+NODES = {"gpu-0": GpuNode("gpu-0", (Card("GPU-a", 0, "L4", 24 * 1024),))}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +107,7 @@ class TestEachPlatform:
         lookback = time.time() - end + 60
         async with connected(kind, url, tmp_path) as (_, source):
             snapshot = await Collector(source, short_seconds=30, long_seconds=60).collect(
-                plan([TARGET], lookback, lookback)
+                plan([TARGET], Windows(lookback, lookback, lookback))
             )
         assert snapshot.errors == {}
         assert {pod: sample.value for pod, sample in snapshot.gauges[RUNNING].items()} == {
@@ -116,8 +121,13 @@ class TestEachPlatform:
     ) -> None:
         url, end = filled
         async with connected(kind, url, tmp_path) as (_, source):
-            found = await measured_vram(source, time.time() - end + 60, time.time())
-        assert found.used_mib == {("gpu-0", "GPU-a"): 7 * 1024}
+            age, jobs = time.time() - end + 60, DeviceJobs(DEVICE_JOBS)
+            readings = Readings(NODES, max_age_seconds=age, now=time.time(), jobs=jobs)
+            found, partial = await read_all(source, readings, age)
+        assert not partial
+        assert {(node, card): use.total_mib for node, cards in found.uses.items() for card, use in cards.items()} == {
+            ("gpu-0", "GPU-a"): 7 * 1024
+        }
 
     async def test_the_account_reads_its_own_cards(self, filled: tuple[str, float], kind: str, tmp_path: Path) -> None:
         url, end = filled

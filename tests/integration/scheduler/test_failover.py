@@ -5,6 +5,7 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_the_second_pair_takes_over_in_the_middle_of_a_burst(
     assert max(held.values()) <= CARD_MIB
 
 
-def message(pod: dict) -> str:
+def message(pod: dict[str, Any]) -> str:
     """What the pod's PodScheduled condition says."""
     found = pod["status"].get("conditions", [])
     return next((item.get("message", "") for item in found if item["type"] == "PodScheduled"), "")

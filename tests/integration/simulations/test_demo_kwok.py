@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_the_short_demo_places_everything_scales_and_reports(tmp_path: Path) -> 
     for side in sides:
         assert len(side["cards"]) == len(data["story"]["times"])
         assert any(len({*service["ready"]}) > 1 for service in side["services"]), "nothing was scaled"
-    shared = {}
+    shared: dict[tuple[int, int], list[Any]] = {}
     for node, card, _, mib, start, _, end, pod in sides[0]["shares"]:
         shared.setdefault((node, card), []).append((start, end, mib, pod))
     for (node, card), holds in shared.items():

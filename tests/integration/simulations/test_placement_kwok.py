@@ -1,6 +1,7 @@
 """A pod list through kube-scheduler and the extender takes the same cards as in one process."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_real_scheduler_places_a_list_like_the_replay_in_one_process(policy: s
     def taken(record: Record) -> tuple[object, ...]:
         return record.pods, record.failed, record.alloc_at, record.frag_at, record.frag_of_idle_at
 
-    terms = {"trace": "small", "policy": policy, "seed": 3, "load": 1.2}
+    terms: dict[str, Any] = {"trace": "small", "policy": policy, "seed": 3, "load": 1.2}
     here = run_published(small_cluster(), mixed_pods(), **terms)
     there = run_on_kwok(small_cluster(), mixed_pods(), **terms)
     assert here.failed > 0

@@ -1,5 +1,8 @@
 """For every card and whatever happens: total = pods + idle + unattributed, for energy, time and activity, to the last unit."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,8 +24,12 @@ uses = st.one_of(
 )
 
 
+Step = tuple[float, tuple[CardReading, ...], dict[str, Any], dict[str, Any]]
+"""Seconds since the last reading, the cards, their holders and uses."""
+
+
 @st.composite
-def steps(draw):
+def steps(draw: st.DrawFn) -> Step:
     cards = draw(st.lists(st.sampled_from(CARDS), unique=True, max_size=2))
     readings = tuple(
         CardReading(
@@ -40,7 +47,7 @@ def steps(draw):
 
 
 @given(st.lists(steps(), max_size=12), st.floats(0, 300, allow_nan=False))
-def test_every_card_adds_up(history, idle_watts: float) -> None:
+def test_every_card_adds_up(history: list[Step], idle_watts: float) -> None:
     account = Account(longest_gap_seconds=30.0, keep_finished_seconds=1e9, idle_watts={"L4": idle_watts})
     at = 0.0
     for seconds, readings, held, used in history:
@@ -58,9 +65,10 @@ def test_every_card_adds_up(history, idle_watts: float) -> None:
 
 
 @given(st.lists(steps(), max_size=12))
-def test_nothing_in_the_books_ever_goes_down(history) -> None:
+def test_nothing_in_the_books_ever_goes_down(history: list[Step]) -> None:
     account = Account(longest_gap_seconds=30.0, keep_finished_seconds=1e9)
-    at, before = 0.0, {}
+    at = 0.0
+    before: dict[tuple[object, ...], int] = {}
     for seconds, readings, held, used in history:
         at += seconds
         account.observe(Reading(at, readings), held, used)
@@ -69,7 +77,7 @@ def test_nothing_in_the_books_ever_goes_down(history) -> None:
         before = after
 
 
-def amounts(account: Account):
+def amounts(account: Account) -> Iterator[tuple[tuple[object, ...], int]]:
     for card, book in account.cards.items():
         for source in (MEASURED, ESTIMATED):
             yield (card, "energy", source), book.energy_millijoules[source]

@@ -13,7 +13,7 @@ from autoscaler.law.decide import Decision, TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
 from autoscaler.law.memory.bursts import reserve
 from autoscaler.law.memory.learned import Bursts
-from autoscaler.law.memory.window import needed_within, record_need
+from autoscaler.law.memory.window import Need, needed_within, record_need
 from autoscaler.law.spec import Scaling, SignalSpec, TargetSpec
 from autoscaler.observation.series import rate
 
@@ -202,7 +202,8 @@ def test_a_state_survives_being_written_out(situation: tuple[TargetSpec, Observa
 @UNTIMED
 @given(st.lists(st.tuples(st.floats(0.1, 200), st.integers(0, 30)), min_size=1, max_size=60), st.floats(0, 2000))
 def test_the_window_remembers_the_highest_need(steps: list[tuple[float, int]], window: float) -> None:
-    now, needs, seen = 0.0, (), []
+    now, seen = 0.0, []
+    needs: tuple[Need, ...] = ()
     for pause, level in steps:
         now += pause
         needs, _ = record_need(needs, now, level, keep_seconds=1e6)

@@ -31,10 +31,12 @@ DESCRIPTIONS = (
     GpuNode("", cards("GPU-", L4, 23000, 2), cpu_milli=8000, memory_mib=32000, resource="nvidia.com/gpu"),
     GpuNode("", cards("GPU-", L4, 23000, 2, sick=1), cpu_milli=8000, memory_mib=32000, resource="nvidia.com/gpu"),
     GpuNode(
-        "", cards("GPU-", T4, 15000, 3, slices=2), Sharing.TIME_SLICING, Allocation.DISTRIBUTED, "nvidia.com/gpu", 16000, 64000
+        "", cards("GPU-", T4, 15000, 3, slices=2), Sharing.TIME_SLICING, Allocation.DISTRIBUTED, "nvidia.com/gpu",
+        cpu_milli=16000, memory_mib=64000,
     ),
     GpuNode(
-        "", cards("GPU-", T4, 15000, 2, slices=4), Sharing.TIME_SLICING, Allocation.PACKED, "nvidia.com/gpu", 16000, 64000
+        "", cards("GPU-", T4, 15000, 2, slices=4), Sharing.TIME_SLICING, Allocation.PACKED, "nvidia.com/gpu",
+        cpu_milli=16000, memory_mib=64000,
     ),
     GpuNode("", cpu_milli=4000, memory_mib=8000),
 )  # fmt: skip
@@ -86,7 +88,13 @@ LIMITS, GARBAGE = st.sampled_from(ASKED), st.sampled_from(WRITTEN)
 def described(name: str, at: int) -> GpuNode:
     found = DESCRIPTIONS[at]
     return GpuNode(
-        name, found.cards, found.sharing, found.allocation, found.resource, found.cpu_milli, found.memory_mib
+        name,
+        found.cards,
+        found.sharing,
+        found.allocation,
+        found.resource,
+        cpu_milli=found.cpu_milli,
+        memory_mib=found.memory_mib,
     )
 
 
@@ -94,7 +102,7 @@ def pod_of(uid: str, name: str, limits: dict[str, Any]) -> wire.Pod:
     container = wire.Container(name="c", resources=wire.Resources(limits=limits))
     return wire.Pod(
         metadata=wire.Meta(name=name, namespace="ns", uid=uid),
-        spec=wire.PodSpec(containers=[container]),
+        spec=wire.PodSpec(containers=(container,)),
         status=wire.PodStatus(phase="Pending"),
     )
 
@@ -365,7 +373,7 @@ def test_the_order_of_news_does_not_matter(at: int, stay: list[Any], go: list[An
     pictures = []
     for news in ([*pods[: len(stay)]], pods):
         ledger = Ledger(Fleet())
-        shuffled = [described("n1", at), *news]
+        shuffled: list[GpuNode | wire.Pod] = [described("n1", at), *news]
         order.shuffle(shuffled)
         for seen in shuffled:
             if isinstance(seen, GpuNode):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
+from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer, evaluate, hold
@@ -126,13 +126,13 @@ def test_standing_scores_equal_scores_from_scratch(
     """After any sequence of pods that come and go, nodes cordoned and nodes lost."""
     fleet = build(described)
     placer = prepared(fleet, policy, arrivals)
-    running = []
+    running: list[tuple[GpuRequest, Placement]] = []
     for request in arrivals:
         placement = placer.best(request)
         if placement is not None:
             hold(fleet, request, placement)
             running.append((request, placement))
-        if running and data.draw(st.booleans()):
+        if len(running) > 0 and data.draw(st.booleans()):
             gone, where = running.pop(data.draw(st.integers(0, len(running) - 1)))
             if where.node in fleet.row_of:
                 hold(fleet, gone, where, -1)

@@ -1,11 +1,14 @@
 """What holds of every run in the arena, whatever the law: nothing lost, cards and seconds accounted for, repeatable."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulations.serving.arena import Conditions, Lane, Workload, run
 from simulations.serving.engine.hardware import bundled_pairs, find_pair
+from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.placing import uniform_fleet
 from simulations.serving.laws.base import Objective
 from simulations.serving.laws.catalogue import LAWS
@@ -40,7 +43,9 @@ def both(one: list[tuple[float, int, int]], other: list[tuple[float, int, int]],
 
 @settings(max_examples=15, deadline=None)
 @given(loads, loads, st.sampled_from(sorted(LAWS)), st.integers(1, 12), st.integers(0, 5))
-def test_every_request_finishes_is_refused_or_is_still_inside(one, other, law, most, seed) -> None:
+def test_every_request_finishes_is_refused_or_is_still_inside(
+    one: list[Any], other: list[Any], law: str, most: int, seed: int
+) -> None:
     lanes = run(
         both(one, other, most), LAWS[law], {}, Conditions(FLEET, policy="bestfit", settle_seconds=200.0), seed=seed
     )
@@ -61,26 +66,24 @@ def test_every_request_finishes_is_refused_or_is_still_inside(one, other, law, m
 
 @settings(max_examples=8, deadline=None)
 @given(loads, st.sampled_from(["headroom", "kpa", "llmd-slo"]), st.integers(0, 5))
-def test_gpu_seconds_are_the_integral_of_the_cards_held(one, law, seed) -> None:
+def test_gpu_seconds_are_the_integral_of_the_cards_held(one: list[Any], law: str, seed: int) -> None:
     lane, integral = watched(Workload(trace("one", one), LLAMA, OBJECTIVE, max_replicas=6), law, seed)
     assert lane.deployment.gpu_seconds_until_now() == pytest.approx(integral, abs=1e-6)
 
 
 def watched(workload: Workload, law: str, seed: int) -> tuple[Lane, float]:
     """A run whose cards are counted from outside, at each change."""
-    from simulations.serving.fleet.deployment import Deployment
-
     changes: list[tuple[float, int]] = []
     place, remove = Deployment._place, Deployment._remove
     with pytest.MonkeyPatch.context() as patch:
 
-        def spy_place(self, pod):
+        def spy_place(self: Deployment, pod: Any) -> bool:
             placed = place(self, pod)
             if placed:
                 changes.append((self.engine.now, self.cards_per_replica))
             return placed
 
-        def spy_remove(self, pod):
+        def spy_remove(self: Deployment, pod: Any) -> None:
             if pod.placement is not None:
                 changes.append((self.engine.now, -self.cards_per_replica))
             remove(self, pod)

@@ -33,7 +33,9 @@ requests = st.lists(
 def closed_form(rows: list[tuple[float, int, int]], speed: Speed) -> tuple[list[Request], Replica]:
     replica = Replica(speed)
     made = [Request(*row) for row in rows]
-    events = [(request.arrival, at, request) for at, request in enumerate(made)]
+    events: list[tuple[float, int, Request | None]] = [
+        (request.arrival, at, request) for at, request in enumerate(made)
+    ]
     heapq.heapify(events)
     order = len(made)
     while events:

@@ -70,7 +70,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple["subprocess.Popen[byte
         process.wait()
 
 
-async def test_the_daemon_publishes_serves_metrics_and_ends_in_order(tmp_path: Path, start) -> None:
+async def test_the_daemon_publishes_serves_metrics_and_ends_in_order(
+    tmp_path: Path, start: Callable[..., tuple["subprocess.Popen[bytes]", int]]
+) -> None:
     async with ApiServer() as api:
         api.put("/api/v1/nodes", {"metadata": {"name": "n1"}})
         process, port = start(api.write_kubeconfig(tmp_path / "kubeconfig"))
@@ -89,7 +91,9 @@ async def test_the_daemon_publishes_serves_metrics_and_ends_in_order(tmp_path: P
         assert process.returncode == 0
 
 
-async def test_a_second_agent_on_the_node_waits_for_the_first_to_go(tmp_path: Path, start) -> None:
+async def test_a_second_agent_on_the_node_waits_for_the_first_to_go(
+    tmp_path: Path, start: Callable[..., tuple["subprocess.Popen[bytes]", int]]
+) -> None:
     lock = str(tmp_path / "agent.lock")
     async with ApiServer() as api:
         api.put("/api/v1/nodes", {"metadata": {"name": "n1"}})

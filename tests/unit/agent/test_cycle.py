@@ -7,20 +7,23 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agent.cards.reader import BrokenCard, CardReading, Fault, Missing, ProcessUse
+from agent.cards.reader import BrokenCard, CardReading, Fault, Missing, ProcessUse, Reading
 from agent.cards.scripted import Frame, ScriptedReader
 from agent.cycle import Agent, OutOfReachError, follow
 from agent.energy.books import Account
 from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
+from agent.pods.index import NodePod
 from agent.pods.podresources import PodResources
 from agent.pods.processes import ProcessTable
 from agent.pods.reconcile import Device
 from agent.settings import AgentSettings
+from headroom import wire
 from headroom.daemon.pages import Health
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
@@ -31,8 +34,8 @@ NODES, PODS = "/api/v1/nodes", "/api/v1/pods"
 NODE = {"metadata": {"name": "n1", "labels": {"nvidia.com/gpu.replicas": "4"}}}
 
 
-def card(index: int, **fields) -> CardReading:
-    defaults = {
+def card(index: int, **fields: Any) -> CardReading:
+    defaults: dict[str, Any] = {
         "memory_total_bytes": 24 * GIB, "memory_reserved_bytes": 0, "memory_used_bytes": 0, "energy_millijoules": 0,
         "utilization_ratio": 0.0, "power_watts": 20.0, "ecc_uncorrected": 0, "processes": (),
     }  # fmt: skip
@@ -42,7 +45,7 @@ def card(index: int, **fields) -> CardReading:
 CARDS = (card(0), card(1))
 
 
-def pod(name: str, *, cards: str | None = None, **fields) -> dict:
+def pod(name: str, *, cards: str | None = None, **fields: Any) -> dict[str, Any]:
     annotations = {} if cards is None else {
         "headroom.dev/assigned-cards": cards, "headroom.dev/assigned-vram-mib": "6144", "headroom.dev/assigned-mode": "slice",
     }  # fmt: skip
@@ -64,8 +67,8 @@ class World:
         self.registry = CollectorRegistry()
         self.health = Health(self.registry)
 
-    async def start(self, **settings) -> None:
-        options = {"node": "n1", "settle_seconds": 30.0} | settings
+    async def start(self, **settings: Any) -> None:
+        options: dict[str, Any] = {"node": "n1", "settle_seconds": 30.0} | settings
         self.settings = AgentSettings(**options)
         self.kube = await connect(str(self.api.write_kubeconfig(self.tmp_path / "kubeconfig")))
         self.podresources = PodResources(str(self.kubelet.socket), timeout_seconds=0.5)
@@ -99,7 +102,7 @@ class World:
     async def caught_up(self) -> None:
         """Until the caches show what the API server holds."""
         for _ in range(200):
-            seen = [*self.cluster.node.items().values(), *self.cluster.pods.items().values()]
+            seen: list[wire.Node | NodePod] = [*self.cluster.node.items().values(), *self.cluster.pods.items().values()]
             there = [item for item in (*self.api.all(NODES), *self.api.all(PODS)) if self._mine(item)]
             if sorted(one.metadata.resource_version for one in seen) == sorted(
                 one["metadata"]["resourceVersion"] for one in there
@@ -109,10 +112,10 @@ class World:
         raise AssertionError("the watch does not catch up")
 
     @staticmethod
-    def _mine(item: dict) -> bool:
+    def _mine(item: dict[str, Any]) -> bool:
         return item["metadata"]["name"] == "n1" or item.get("spec", {}).get("nodeName") == "n1"
 
-    def show(self, *cards: CardReading, **fields) -> None:
+    def show(self, *cards: CardReading, **fields: Any) -> None:
         self.reader.show(Frame(cards=cards, **fields))
 
     def published(self) -> dict[str, bool]:
@@ -133,7 +136,7 @@ class World:
 
 
 @asynccontextmanager
-async def world_at(tmp_path: Path, **settings) -> AsyncIterator[World]:
+async def world_at(tmp_path: Path, **settings: Any) -> AsyncIterator[World]:
     async with ApiServer() as api, Kubelet(tmp_path / "kubelet.sock") as kubelet:
         api.put(NODES, json.loads(json.dumps(NODE)))
         api.put(NODES, {"metadata": {"name": "other"}})
@@ -343,7 +346,7 @@ async def test_somebody_who_keeps_overwriting_is_not_fought_in_a_tight_loop(worl
     ],
 )
 async def test_a_silent_kubelet_is_counted_and_what_it_said_last_still_holds(
-    world: World, break_it, reason: str
+    world: World, break_it: Any, reason: str
 ) -> None:
     world.api.put(PODS, pod("server", cards="GPU-1"))
     world.kubelet.devices = [Device("chat", "server", "engine", "nvidia.com/gpu", "GPU-1::2")]
@@ -359,7 +362,7 @@ async def test_a_silent_kubelet_is_counted_and_what_it_said_last_still_holds(
     assert reserved == pytest.approx(10 * 6144 / 24576)
 
 
-async def _set(kubelet: Kubelet, **fields) -> None:
+async def _set(kubelet: Kubelet, **fields: Any) -> None:
     for key, value in fields.items():
         setattr(kubelet, key, value)
 
@@ -443,13 +446,15 @@ async def test_a_capacity_that_an_earlier_version_left_behind_is_taken_away(worl
     assert world.writes() == writes, "once"
 
 
-async def test_a_driver_that_hangs_is_reported_and_its_answer_waited_for_only_once(world: World, monkeypatch) -> None:
+async def test_a_driver_that_hangs_is_reported_and_its_answer_waited_for_only_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("agent.cycle._LONGEST_READING_SECONDS", 0.05)
     calls = []
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def hang(now: float):
+    def hang(now: float) -> Reading:
         calls.append(now)
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
         return ScriptedReader((Frame(cards=CARDS),)).read(now)
@@ -463,7 +468,9 @@ async def test_a_driver_that_hangs_is_reported_and_its_answer_waited_for_only_on
     assert await world.agent.cycle() is True
 
 
-async def test_the_daemon_survives_a_cycle_that_fails_for_a_reason_nobody_foresaw(world: World, monkeypatch) -> None:
+async def test_the_daemon_survives_a_cycle_that_fails_for_a_reason_nobody_foresaw(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failed = asyncio.Event()
 
     async def explode() -> bool:
@@ -545,7 +552,7 @@ async def test_one_command_forgets_a_replaced_card_and_ends_its_alert(world: Wor
     assert world.value("headroom_card_healthy", **world.place(1)) is None
 
 
-def pinned_pod(name: str, card_id: str) -> dict:
+def pinned_pod(name: str, card_id: str) -> dict[str, Any]:
     """A pod that Headroom pinned, with 6 GiB."""
     body = pod(name, cards=card_id)
     body["metadata"]["annotations"]["headroom.dev/assigned-mode"] = "pinned"

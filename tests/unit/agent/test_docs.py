@@ -43,7 +43,7 @@ def test_settings_that_the_page_names_exist() -> None:
 
 def test_the_tariff_on_the_usage_page_is_a_tariff() -> None:
     text = (ROOT / "docs" / "usage.md").read_text()
-    tariff = parse_tariff(yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1)))
+    tariff = parse_tariff(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0]))
     assert tariff.price_of("NVIDIA-L4") == 0.8
     deployed = parse_tariff(yaml.safe_load((ROOT / "deploy" / "base" / "settings" / "tariff.yaml").read_text()))
     assert deployed == Tariff(currency="EUR")

@@ -2,12 +2,15 @@
 
 import contextlib
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headroom.daemon.settings import SettingsError
 from headroom.kube.aio import connect
-from scheduler.daemon import SchedulerDaemon
+from scheduler.daemon import check
 from scheduler.leadership import FencedClient
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs import protocol
@@ -16,7 +19,7 @@ from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 
 LEASE = "/apis/coordination.k8s.io/v1/leases"
-QUICK = {
+QUICK: dict[str, Any] = {
     "lease_namespace": "headroom-system",
     "lease_seconds": 1.5,
     "bind_timeout_seconds": 0.5,
@@ -26,14 +29,14 @@ QUICK = {
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server:
         server.put(NODES, node("gpu", 80))
         yield server
 
 
 @contextlib.asynccontextmanager
-async def two(api, tmp_path, **settings):
+async def two(api: ApiServer, tmp_path: Path, **settings: Any) -> AsyncIterator[list[Running]]:
     """Two extenders, the first of which decides; on distinct ports, as on distinct hosts."""
     async with contextlib.AsyncExitStack() as stack:
         running = []
@@ -51,7 +54,7 @@ def held(running: Running) -> int:
     return int(running.daemon.state.fleet.held_mib.sum())
 
 
-async def filter_until_answered(running: Running, body: dict) -> dict:
+async def filter_until_answered(running: Running, body: dict[str, Any]) -> dict[str, Any]:
     """As kube-scheduler does: what fails is tried again."""
     for _ in range(20):
         status, answer = await running.post("/filter", {"Pod": body, "NodeNames": ["gpu"]})
@@ -60,7 +63,7 @@ async def filter_until_answered(running: Running, body: dict) -> dict:
     raise AssertionError(answer)
 
 
-async def test_the_standby_is_ready_with_the_same_ledger_and_says_who_decides(api, tmp_path):
+async def test_the_standby_is_ready_with_the_same_ledger_and_says_who_decides(api: ApiServer, tmp_path: Path) -> None:
     async with two(api, tmp_path) as (first, second):
         await first.place(await first.create(pod("llm", vram="50Gi")))
         await second.caught_up()
@@ -73,7 +76,9 @@ async def test_the_standby_is_ready_with_the_same_ledger_and_says_who_decides(ap
         assert [await each.metric("headroom_extender_deciding") for each in (first, second)] == [1, 0]
 
 
-async def test_the_one_that_is_asked_takes_over_from_one_that_is_not_and_gives_no_card_twice(api, tmp_path):
+async def test_the_one_that_is_asked_takes_over_from_one_that_is_not_and_gives_no_card_twice(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with two(api, tmp_path) as (first, second):
         reserved = await first.create(pod("reserved", vram="50Gi"))
         await first.place(await first.create(pod("bound", vram="20Gi")))
@@ -89,7 +94,7 @@ async def test_the_one_that_is_asked_takes_over_from_one_that_is_not_and_gives_n
         assert first.daemon.state.ledger.reservations() == []
 
 
-async def test_a_card_that_both_have_promised_goes_to_the_one_that_binds_first(api, tmp_path):
+async def test_a_card_that_both_have_promised_goes_to_the_one_that_binds_first(api: ApiServer, tmp_path: Path) -> None:
     async with two(api, tmp_path) as (first, second):
         mine = await first.create(pod("mine", vram="50Gi"))
         assert (await first.filter(mine))["NodeNames"] == ["gpu"]
@@ -103,7 +108,9 @@ async def test_a_card_that_both_have_promised_goes_to_the_one_that_binds_first(a
             assert each.daemon.state.breaches() == []
 
 
-async def test_a_successor_waits_out_the_lease_of_one_that_died_and_knows_what_it_bound(api, tmp_path):
+async def test_a_successor_waits_out_the_lease_of_one_that_died_and_knows_what_it_bound(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with two(api, tmp_path) as (first, second):
         bound = await first.create(pod("bound", vram="50Gi"))
         await first.filter(bound)
@@ -116,11 +123,13 @@ async def test_a_successor_waits_out_the_lease_of_one_that_died_and_knows_what_i
         flow.set()
 
 
-def pod_known(api: ApiServer, name: str, vram: str) -> dict:
+def pod_known(api: ApiServer, name: str, vram: str) -> dict[str, Any]:
     return api.put(PODS, pod(name, vram=vram))
 
 
-async def test_who_comes_back_after_another_reigned_reads_what_was_bound_meanwhile(api, tmp_path):
+async def test_who_comes_back_after_another_reigned_reads_what_was_bound_meanwhile(
+    api: ApiServer, tmp_path: Path
+) -> None:
     """s06: cut off while the other took the lease, bound a pod and gave the lease up, the first must not take up its old promises."""
     for part in ("a", "b"):
         (tmp_path / part).mkdir()
@@ -147,8 +156,10 @@ async def test_who_comes_back_after_another_reigned_reads_what_was_bound_meanwhi
         flow.set()
 
 
-async def test_a_lease_that_was_given_up_is_taken_at_once_and_the_same_place_takes_its_own_back(api, tmp_path):
-    slow = QUICK | {"lease_seconds": 600.0}
+async def test_a_lease_that_was_given_up_is_taken_at_once_and_the_same_place_takes_its_own_back(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    slow: dict[str, Any] = QUICK | {"lease_seconds": 600.0}
     async with extender(api, tmp_path, port=1, **slow) as first:
         await first.until(lambda: first.daemon.leadership.deciding)
     async with extender(api, tmp_path, port=2, **slow) as second:
@@ -159,7 +170,7 @@ async def test_a_lease_that_was_given_up_is_taken_at_once_and_the_same_place_tak
         assert len(api.all(LEASE)) == 1
 
 
-async def test_only_the_one_that_decides_names_ahead(api, tmp_path):
+async def test_only_the_one_that_decides_names_ahead(api: ApiServer, tmp_path: Path) -> None:
     async with two(api, tmp_path) as (first, second):
         for at in range(4):
             api.put(PODS, pod(f"p{at}", vram="10Gi"))
@@ -169,7 +180,9 @@ async def test_only_the_one_that_decides_names_ahead(api, tmp_path):
         assert second.daemon.state.ledger.reservations() == []
 
 
-async def test_while_the_lease_cannot_be_renewed_calls_wait_and_then_fail_with_the_reason(api, tmp_path, monkeypatch):
+async def test_while_the_lease_cannot_be_renewed_calls_wait_and_then_fail_with_the_reason(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("scheduler.leadership.PATIENCE_SECONDS", 0.3)
     async with extender(api, tmp_path, port=1, **QUICK) as running:
         wanted = await running.create(pod("llm", vram="50Gi"))
@@ -183,7 +196,9 @@ async def test_while_the_lease_cannot_be_renewed_calls_wait_and_then_fail_with_t
         assert await running.metric("headroom_extender_requests_total", verb="filter", result="standby") == 1
 
 
-async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_for(api, tmp_path):
+async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_for(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with extender(api, tmp_path, port=1, **QUICK) as running:
         wanted = await running.create(pod("llm", vram="10Gi"))
         await running.filter(wanted)
@@ -208,6 +223,6 @@ async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_f
         assert held(running) == 0
 
 
-def test_a_lease_too_short_for_a_binding_is_refused():
+def test_a_lease_too_short_for_a_binding_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"lease_seconds: 10 s is below three times bind_timeout_seconds \(4 s\)"):
-        SchedulerDaemon(None, SchedulerSettings(lease_namespace="x", lease_seconds=10.0))
+        check(SchedulerSettings(lease_namespace="x", lease_seconds=10.0))

@@ -1,5 +1,8 @@
 """A watch that is silent for long shows on the metrics page and in readiness, and is not believed."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tests.fakes.apiserver import ApiServer
@@ -7,7 +10,7 @@ from tests.fakes.extender import NODES, PODS, extender, node, pod
 
 
 @pytest.mark.parametrize("resource", [PODS, NODES])
-async def test_a_silent_watch_makes_the_extender_unready_until_it_is_heard_again(tmp_path, resource):
+async def test_a_silent_watch_makes_the_extender_unready_until_it_is_heard_again(tmp_path: Path, resource: Any) -> None:
     """s25. The other watch goes on all the time."""
     async with ApiServer() as api:
         api.put(NODES, node("gpu", 80))

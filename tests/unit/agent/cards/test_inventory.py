@@ -1,6 +1,8 @@
 """Health and inventory: withdrawn at once, back after a settled time, and an annotation that changes only with the cards."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,8 +18,8 @@ GIB = 2**30
 FINE = Verdict(True)
 
 
-def card(name: str = "GPU-a", **fields) -> CardReading:
-    defaults = {
+def card(name: str = "GPU-a", **fields: Any) -> CardReading:
+    defaults: dict[str, Any] = {
         "index": 0,
         "model": "L4",
         "memory_total_bytes": 24 * GIB,
@@ -27,7 +29,7 @@ def card(name: str = "GPU-a", **fields) -> CardReading:
     return CardReading(id=name, **(defaults | fields))
 
 
-def reading(at: float, *cards: CardReading, broken=(), faults=()) -> Reading:
+def reading(at: float, *cards: CardReading, broken: Iterable[BrokenCard] = (), faults: Iterable[Fault] = ()) -> Reading:
     return Reading(at, cards, tuple(broken), tuple(faults))
 
 
@@ -92,7 +94,9 @@ def test_instances_go_with_their_card() -> None:
     assert verdicts["MIG-1"] == Verdict(False, "xid 79")
 
 
-def published(inventory: Inventory, seen: Reading | None, unhealthy: tuple[str, ...] = (), slices: int = 1):
+def published(
+    inventory: Inventory, seen: Reading | None, unhealthy: tuple[str, ...] = (), slices: int = 1
+) -> tuple[Card, ...]:
     verdicts = dict.fromkeys(unhealthy, Verdict(False, "lost"))
     return inventory.update(seen, verdicts, slices)
 
@@ -157,7 +161,11 @@ def test_instances_that_the_device_plugin_names_itself_are_not_given_out_twice()
     assert not plugin_owns_instances(node(capacity={"nvidia.com/mig-3g.40gb": "0", "nvidia.com/gpu": "2"}))
 
 
-def node(labels=None, capacity=None, annotation: str | None = None) -> wire.Node:
+def node(
+    labels: dict[str, str] | None = None,
+    capacity: dict[str, str | int | float] | None = None,
+    annotation: str | None = None,
+) -> wire.Node:
     annotations = {} if annotation is None else {ANNOTATION_NODE_CARDS: annotation}
     meta = wire.Meta(name="n", labels=labels or {}, annotations=annotations)
     return wire.Node(metadata=meta, status=wire.NodeStatus(capacity=capacity or {}))
@@ -187,7 +195,9 @@ def node(labels=None, capacity=None, annotation: str | None = None) -> wire.Node
         ),
     ],
 )  # fmt: skip
-def test_slices_come_from_what_the_plugin_advertises_and_from_the_label(labels, capacity, slices: int) -> None:
+def test_slices_come_from_what_the_plugin_advertises_and_from_the_label(
+    labels: dict[str, Any], capacity: dict[str, Any], slices: int
+) -> None:
     assert slices_of(node(labels, capacity), 2) == slices
 
 
@@ -199,7 +209,7 @@ def test_time_sliced_instances_are_published_as_they_are_advertised() -> None:
     }  # fmt: skip
     parent, model = card("GPU-a", mig=True), "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb"
     kids = [card(f"MIG-{at}", parent="GPU-a", model=model, memory_total_bytes=4864 * 2**20) for at in range(4)]
-    devices = {"nvidia.com/gpu": "16"}
+    devices: dict[str, str | int | float] = {"nvidia.com/gpu": "16"}
     cards = published(Inventory(), reading(0, parent, *kids), slices=slices_of(node(labels, devices), 4))
     described = node(labels, devices, encode_cards(cards))
     described.status.allocatable = devices
@@ -286,7 +296,7 @@ def test_a_card_that_the_device_plugin_no_longer_hands_out_is_withdrawn_and_come
 # Cards that were replaced
 
 
-def swapped(at: float, broken=()) -> Reading:
+def swapped(at: float, broken: Iterable[BrokenCard] = ()) -> Reading:
     return reading(at, card("GPU-0"), card("GPU-9", index=1), broken=broken)
 
 

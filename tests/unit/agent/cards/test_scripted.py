@@ -1,6 +1,7 @@
 """Readings from a file: frames in time, quantities, recordings, changes, and clear words for what is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ GIB = 2**30
 CARD = {"id": "GPU-a", "index": 0, "model": "L4", "memory_total_bytes": "24Gi"}
 
 
-def reader_of(*documents) -> ScriptedReader:
+def reader_of(*documents: Any) -> ScriptedReader:
     return ScriptedReader(parse_script(documents))
 
 
@@ -99,7 +100,7 @@ def test_a_changed_file_ends_the_wait_and_is_read_again(tmp_path: Path) -> None:
         ({"at": "soon"}, r"\$.at"),
     ],
 )
-def test_what_is_wrong_is_named(document, words: str) -> None:
+def test_what_is_wrong_is_named(document: str | dict[str, Any], words: str) -> None:
     with pytest.raises(ScriptError, match=words):
         parse_script([document])
 

@@ -1,5 +1,7 @@
 """Whose energy and time it was: idle by share, activity by use, and the lines for what is nobody's."""
 
+from typing import Any
+
 import pytest
 
 from agent.cards.reader import CardReading, Missing, Reading
@@ -29,7 +31,7 @@ class Bench:
     def book(self):
         return self.account.cards[CARD]
 
-    def joules(self, source: str = MEASURED) -> dict:
+    def joules(self, source: str = MEASURED) -> dict[str, Any]:
         book = self.book
         pods = {pod.name: entry.energy_millijoules[source] / 1000 for pod, entry in book.pods.items()}
         return pods | {

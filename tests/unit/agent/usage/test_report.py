@@ -4,7 +4,8 @@ import asyncio
 import csv
 import io
 import json
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from agent.usage import cli as usage_cli
 from agent.usage.cli import UsageError, as_csv, as_json, moment, table
 from agent.usage.report import CardKey, CardUse, CounterSum, Grouping, PodKey, PodUse, Usage, build_report
 from agent.usage.source import read_usage, step_for
+from headroom.prometheus.answer import Series
 from tests.fakes.prometheus import FakePrometheus
 
 HOUR = 3600.0
@@ -33,7 +35,7 @@ CARD = CardKey("n1", "GPU-a", "L4")
         pytest.param([], False, 0, id="never there"),
     ],
 )
-def test_the_increase_of_a_counter(samples, born: bool, increase: float) -> None:
+def test_the_increase_of_a_counter(samples: list[Any], born: bool, increase: float) -> None:
     counter = CounterSum(100.0)
     for at, value in samples:
         counter.add(at, value, born=born)
@@ -44,12 +46,16 @@ def pod(name: str, project: str, card: CardKey = CARD, namespace: str = "chat") 
     return PodKey(card, namespace, name, project)
 
 
-def usage_of(cards=None, pods=None, tokens=None) -> Usage:
+def usage_of(
+    cards: dict[CardKey, CardUse] | None = None,
+    pods: dict[PodKey, PodUse] | None = None,
+    tokens: dict[tuple[str, str], float] | None = None,
+) -> Usage:
     return Usage(0.0, 10 * HOUR, cards or {}, pods or {}, tokens or {})
 
 
-def card_use(**fields) -> CardUse:
-    defaults = {"observed": {"measured": 10 * HOUR}, "first_seen": -60.0}
+def card_use(**fields: Any) -> CardUse:
+    defaults: dict[str, Any] = {"observed": {"measured": 10 * HOUR}, "first_seen": -60.0}
     return CardUse(**(defaults | fields))
 
 
@@ -68,7 +74,7 @@ TARIFF = Tariff(
 )
 
 
-def lines(by: Grouping = Grouping.PROJECT, usage: Usage = FULL, tariff: Tariff = TARIFF) -> dict:
+def lines(by: Grouping = Grouping.PROJECT, usage: Usage = FULL, tariff: Tariff = TARIFF) -> dict[str, Any]:
     return {line.name: line for line in build_report(usage, by, tariff).all_lines()}
 
 
@@ -112,7 +118,7 @@ def test_lines_by_project_namespace_and_model(by: Grouping, names: dict[str, flo
         ({}, "none"),
     ],
 )
-def test_how_the_energy_is_known_is_said(energy, words: str) -> None:
+def test_how_the_energy_is_known_is_said(energy: dict[str, Any], words: str) -> None:
     assert (
         lines(usage=usage_of({CARD: card_use()}, {pod("a", "p"): PodUse(energy, reserved=HOUR)}))["p"].energy_source
         == words
@@ -178,20 +184,14 @@ def test_an_empty_window_is_a_report_too() -> None:
     assert "(total)" in table(report)
 
 
-@dataclass
-class One:
-    labels: dict[str, str]
-    points: tuple[tuple[float, float], ...]
-
-
 class Shelf:
     """Series in memory, cut to what a selector asks for, as Prometheus would."""
 
-    def __init__(self, **metrics: list[One]) -> None:
+    def __init__(self, **metrics: list[Series]) -> None:
         self.metrics = {f"headroom_{name}_total": series for name, series in metrics.items()}
         self.asked: list[str] = []
 
-    async def query(self, promql: str) -> list[One]:
+    async def query(self, promql: str) -> list[Series]:
         self.asked.append(promql)
         name = promql.split('"')[1]
         width, high = float(promql.split("[")[1].partition("ms")[0]) / 1000, float(promql.split("@ ")[1])
@@ -199,11 +199,17 @@ class Shelf:
         for series in self.metrics.get(name, []):
             points = tuple(point for point in series.points if high - width < point[0] <= high)
             if points:
-                found.append(One({"__name__": name} | series.labels, points))
+                found.append(Series({"__name__": name} | series.labels, points))
         return found
 
-    async def ask(self, promql: str) -> list[One]:
-        return await self.query(promql)
+    async def ask(self, promql: str) -> "Given":
+        return Given(await self.query(promql))
+
+
+class Given(list[Series]):
+    """An answer that is whole."""
+
+    odd = warnings = notes = ()
 
 
 PLACE = {"node": "n1", "card": "GPU-a", "model": "L4"}
@@ -212,9 +218,9 @@ WHO = PLACE | {"namespace": "chat", "pod": "a", "project": "search"}
 
 def line_of(
     labels: dict[str, str], first: float, last: float, rate: float, every: float = 15.0, offset: float = 0.0
-) -> One:
+) -> Series:
     count = int((last - first) / every) + 1
-    return One(labels, tuple((first + at * every, offset + rate * at * every) for at in range(count)))
+    return Series(labels, tuple((first + at * every, offset + rate * at * every) for at in range(count)))
 
 
 async def test_windows_that_touch_add_up_and_chunks_do_not_show() -> None:
@@ -257,7 +263,7 @@ async def test_restarts_double_scrapes_and_renamed_labels_change_nothing() -> No
     first = line_of(PLACE | {"source": "measured", "instance": "10.0.0.1:8903"}, 0, 3000, 100.0)
     restarted = {"source": "measured", "instance": "10.0.0.2:8903", "namespace": "headroom-system", "pod": "agent-x"}
     second = line_of(PLACE | restarted, 3015, 6000, 100.0)
-    again = One(
+    again = Series(
         second.labels | {"instance": "10.0.0.2:8903", "replica": "b"},
         tuple((at + 1, value) for at, value in second.points),
     )
@@ -362,12 +368,12 @@ def test_a_moment_that_is_none_is_named() -> None:
         ({"grams_per_kwh": 9000, "grams_source": "coal"}, "is not between 0 and 2000"),
     ],
 )
-def test_a_tariff_that_is_wrong_is_named(plain, words: str) -> None:
+def test_a_tariff_that_is_wrong_is_named(plain: list[Any] | dict[str, Any], words: str) -> None:
     with pytest.raises(TariffError, match=words):
         parse_tariff(plain)
 
 
-def test_a_tariff_from_a_file(tmp_path) -> None:
+def test_a_tariff_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "tariff.yaml"
     file.write_text("currency: EUR\ncard_hour_prices: {L4: 0.8}\npue: 1.15\npue_source: measured 2026\n")
     tariff = load_tariff(file)

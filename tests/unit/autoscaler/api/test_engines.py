@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from tests.paths import DEPLOY, FIXTURES
 RECORDED = FIXTURES / "engines"
 
 
-def fixtures_of(engine: str) -> list[dict[str, object]]:
+def fixtures_of(engine: str) -> list[dict[str, Any]]:
     loaded = [json.loads(path.read_text()) for path in sorted(RECORDED.glob("*.json"))]
     return [fixture for fixture in loaded if fixture["engine"] == engine]
 

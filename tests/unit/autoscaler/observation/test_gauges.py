@@ -7,11 +7,11 @@ import pytest
 
 from autoscaler.law.inputs import Freshness
 from tests.fakes.fleet import START, Fleet
-from tests.fakes.scraping import Exposes, at, exposition, grows, nothing, sglang, together, vllm
+from tests.fakes.scraping import Exposes, Value, at, exposition, grows, nothing, sglang, together, vllm
 
 LONG_AGO = START - 5000
 WORK = {"secondsPerPromptToken": "0.0002", "secondsPerOutputToken": "0.0003"}
-TO_ZERO = {"minReplicas": 0, "scaleToZero": {"idleAfter": "5m", "activationQuery": "sum(gateway)"}}
+TO_ZERO: dict[str, Any] = {"minReplicas": 0, "scaleToZero": {"idleAfter": "5m", "activationQuery": "sum(gateway)"}}
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ class TestStandingStill:
         """SGLang counts tokens when a request ends; its cache fills meanwhile."""
 
         def serves(time: float) -> Any:
-            gauges = {
+            gauges: dict[str, Value] = {
                 "sglang:num_running_reqs": 1.0,
                 "sglang:num_queue_reqs": 0.0,
                 "sglang:token_usage": 0.1 + (time - START) / 1e5,

@@ -10,7 +10,7 @@ from tests.fakes.fleet import START, Fleet
 from tests.fakes.scraping import histogram, together, vllm
 
 LONG_AGO = START - 5000
-WORK = {"signals": None, "work": {"secondsPerPromptToken": "0.0002", "secondsPerOutputToken": "0.0003"}}
+WORK: dict[str, Any] = {"signals": None, "work": {"secondsPerPromptToken": "0.0002", "secondsPerOutputToken": "0.0003"}}
 INTERVALS = [5.0, 15.0, 30.0, 45.0, 60.0, 90.0, 120.0]
 
 
@@ -66,7 +66,7 @@ class TestEveryInterval:
 
     @pytest.mark.parametrize("every", [15.0, 60.0])
     async def test_one_missed_scrape_is_no_silence(self, fleet: Fleet, every: float) -> None:
-        down = {"down": lambda time: START + 300 <= time < START + 300 + every}
+        down: dict[str, Any] = {"down": lambda time: START + 300 <= time < START + 300 + every}
         for number, pod in enumerate(fleet.pods(8)):
             target = {"every": every, "phase": 1 + number, **down}
             fleet.scrape(pod, vllm(9.0, kv_cache=0.3, per_second=5.0, since=LONG_AGO), target=target)

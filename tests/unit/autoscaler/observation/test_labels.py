@@ -62,7 +62,7 @@ class TestScrapedTwice:
             pytest.param({}, {"job": "svc", "instance": "llm.default.svc:80"}, id="a Service on another port"),
         ],
     )  # fmt: skip
-    async def test_it_counts_once(self, fleet: Fleet, first: dict[str, str], second: dict[str, str]) -> None:
+    async def test_it_counts_once(self, fleet: Fleet, first: dict[str, Any], second: dict[str, Any]) -> None:
         for number, pod in enumerate(fleet.pods()):
             serves = vllm(9.5, kv_cache=0.3, per_second=3.0 + number, since=LONG_AGO)
             fleet.scrape(pod, serves, **first)
@@ -78,7 +78,8 @@ class TestScrapedTwice:
         for number, pod in enumerate(fleet.pods()):
             serves = vllm(9.5, kv_cache=0.3, per_second=3.0 + number, since=LONG_AGO)
             fleet.scrape(pod, serves)
-            fleet.scrape(pod, serves, target={"phase": phase}, **{label: "second"})
+            second: dict[str, Any] = {label: "second"}
+            fleet.scrape(pod, serves, target={"phase": phase}, **second)
         fleet.object(signals=None, work=COSTS)
         await fleet.tick(6)
         assert fleet.wish("work").state == "fresh"
@@ -104,9 +105,8 @@ class TestScrapedTwice:
                         since=LONG_AGO,
                     )
                     for at, job in enumerate(jobs):
-                        fleet.scrape(
-                            name, serves, job=job, target={"phase": 2.0 + 5 * at}, **({"app": "llm"} if at else {})
-                        )
+                        more: dict[str, Any] = {"app": "llm"} if at else {}
+                        fleet.scrape(name, serves, job=job, target={"phase": 2.0 + 5 * at}, **more)
                     made.append(name)
 
             fleet.object(signals=None)
@@ -158,7 +158,7 @@ class TestParts:
         ],
     )  # fmt: skip
     async def test_ranks_that_repeat_a_count_are_not_added(
-        self, fleet: Fleet, ranks: list[dict[str, str]], expected: float
+        self, fleet: Fleet, ranks: list[dict[str, Any]], expected: float
     ) -> None:
         for pod in fleet.pods():
             fleet.scrape(pod, together(*(sglang(6.0, **rank) for rank in ranks)))
@@ -223,7 +223,7 @@ class TestParts:
 
 
 class TestSeriesThatEnd:
-    def serve(self, fleet: Fleet, before: Exposes, after: Exposes, at: float, **labels: str) -> None:
+    def serve(self, fleet: Fleet, before: Exposes, after: Exposes, at: float, **labels: Any) -> None:
         for pod in fleet.pods():
             fleet.scrape(pod, before, target={"until": at})
             fleet.scrape(pod, after, target={"since": at}, **labels)
@@ -295,12 +295,12 @@ class TestWhichPod:
         ],
     )
     async def test_series_that_name_no_pod_are_joined_by_its_address(
-        self, fleet: Fleet, labels: dict[str, None], addresses: str | None
+        self, fleet: Fleet, labels: dict[str, Any], addresses: str | None
     ) -> None:
         for number, pod in enumerate(fleet.pods()):
             if addresses and "00::" in addresses.lower().replace("0:0:0:", ""):
                 fleet.pod(pod, ip=f"fd00::{number + 1}")
-            where = {"instance": addresses.format(number + 1)} if addresses else {}
+            where: dict[str, Any] = {"instance": addresses.format(number + 1)} if addresses else {}
             fleet.scrape(pod, vllm(15.0, kv_cache=0.3, per_second=1.0, since=LONG_AGO), **labels, **where)
         fleet.object()
         assert await fleet.tick(3) == [6] * 3
@@ -397,7 +397,7 @@ async def test_workers_of_a_group_that_serve_count() -> None:
         for number in range(2):
             for worker, name in enumerate((f"llm-{number}", f"llm-{number}-1")):
                 owner = [{"kind": "StatefulSet", "name": "llm", "controller": True}]
-                labels = {f"{LWS}/name": "llm", f"{LWS}/worker-index": str(worker)}
+                labels: dict[str, Any] = {f"{LWS}/name": "llm", f"{LWS}/worker-index": str(worker)}
                 fleet.pod(name, labels=labels, owners=owner, ip=f"10.0.{number}.{worker + 1}")
                 if serves or not worker:
                     fleet.scrape(name, vllm(30.0, engine=str(8 * worker)))

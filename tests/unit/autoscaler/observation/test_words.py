@@ -8,7 +8,7 @@ import pytest
 from autoscaler.observation.absent import hints, question
 from headroom.prometheus.answer import Series
 from tests.fakes.fleet import START, Fleet
-from tests.fakes.scraping import exposition, grows, refused, together, vllm
+from tests.fakes.scraping import Value, exposition, grows, refused, together, vllm
 
 LONG_AGO = START - 5000
 
@@ -121,7 +121,7 @@ class TestHistograms:
 
     async def test_summaries_say_so(self, fleet: Fleet) -> None:
         for pod in fleet.pods():
-            parts = {f"vllm:time_to_first_token_seconds_{part}": 1.0 for part in ("sum", "count")}
+            parts: dict[str, Value] = {f"vllm:time_to_first_token_seconds_{part}": 1.0 for part in ("sum", "count")}
             fleet.scrape(pod, together(vllm(1.0), exposition(parts)))
         fleet.object(signals=[{"name": "ttft", "type": "timeToFirstToken", "target": 1}])
         await fleet.tick(2)

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 import yaml
 
-from autoscaler.api.resource import DECODER, SpecWire, Target, exports, read
+from autoscaler.api.engines import exports
+from autoscaler.api.resource import DECODER, SpecWire, Target, read
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.inputs import SignalKind
 from autoscaler.law.memory.learned import Learned

@@ -19,7 +19,7 @@ def set_replicas(bench: Bench, count: int, name: str = "llm", writer: str = "") 
     body["spec"]["replicas"] = count
     body["metadata"]["generation"] += 1
     if writer:
-        fields = {"f:spec": {"f:replicas": {}}}
+        fields: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
         body["metadata"]["managedFields"] = [{"manager": writer, "time": stamp(bench.now), "fieldsV1": fields}]
     bench.api.put(DEPLOYMENTS, body)
 

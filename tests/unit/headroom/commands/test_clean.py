@@ -14,7 +14,7 @@ CARDS = '[{"id": "GPU-a", "model": "NVIDIA-L40S", "vram_mib": 46068}]'
 
 def node(name: str, *, manager: str = "headroom", **annotations: str) -> dict[str, Any]:
     noted = {f"headroom.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
-    fields = {"f:metadata": {"f:annotations": {f"f:{key}": {} for key in noted}}}
+    fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{key}": {} for key in noted}}}
     return {
         "apiVersion": "v1",
         "kind": "Node",

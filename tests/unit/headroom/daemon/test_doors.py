@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -61,7 +62,7 @@ LOOP = threading.main_thread().name
         pytest.param(STRANGER, "GET", "/fails", 500, "", id="an error in a page"),
     ],
 )
-async def test_who_is_served_where(source, method, path, status, thread):
+async def test_who_is_served_where(source: Any, method: str, path: str, status: int, thread: Any) -> None:
     async with two_doors(here(), elsewhere, "127.0.0.1", 0) as port:
         for _ in range(2):
             found, text = await ask(port, source, method, path)
@@ -69,13 +70,13 @@ async def test_who_is_served_where(source, method, path, status, thread):
             assert not thread or text == thread
 
 
-async def test_without_a_door_for_this_machine_all_use_the_other():
+async def test_without_a_door_for_this_machine_all_use_the_other() -> None:
     async with two_doors(None, elsewhere, "127.0.0.1", 0) as port:
         assert await ask(port, HERE, "GET", "/own") == (200, "pages")
         assert (await ask(port, HERE, "POST", "/verb"))[0] == 404
 
 
-async def test_strangers_are_read_while_the_loop_is_busy_and_answered_when_it_is_not():
+async def test_strangers_are_read_while_the_loop_is_busy_and_answered_when_it_is_not() -> None:
     async with two_doors(here(), elsewhere, "127.0.0.1", 0) as port, caller(STRANGER) as session:
         url = f"http://127.0.0.1:{port}"
 
@@ -104,7 +105,7 @@ async def test_strangers_are_read_while_the_loop_is_busy_and_answered_when_it_is
             assert answer.status == 200
 
 
-async def test_what_is_asked_by_many_at_once_is_answered_to_all():
+async def test_what_is_asked_by_many_at_once_is_answered_to_all() -> None:
     async with two_doors(here(), elsewhere, "127.0.0.1", 0) as port, caller(STRANGER) as session:
 
         async def once() -> int:
@@ -114,7 +115,7 @@ async def test_what_is_asked_by_many_at_once_is_answered_to_all():
         assert await asyncio.gather(*(once() for _ in range(40))) == [200] * 40
 
 
-async def test_after_the_end_the_port_is_free_and_the_thread_is_gone():
+async def test_after_the_end_the_port_is_free_and_the_thread_is_gone() -> None:
     async with two_doors(here(), elsewhere, "127.0.0.1", 0) as port:
         assert any(thread.name == "pages" for thread in threading.enumerate())
     assert not any(thread.name == "pages" for thread in threading.enumerate())
@@ -122,14 +123,14 @@ async def test_after_the_end_the_port_is_free_and_the_thread_is_gone():
         pass
 
 
-async def test_a_port_that_is_taken_is_an_error():
+async def test_a_port_that_is_taken_is_an_error() -> None:
     async with two_doors(here(), elsewhere, "127.0.0.1", 0) as port:
         with pytest.raises(OSError, match="in use"):
             async with two_doors(here(), elsewhere, "127.0.0.1", port):
                 pass
 
 
-async def test_an_answer_is_kept_for_a_while():
+async def test_an_answer_is_kept_for_a_while() -> None:
     count = 0
 
     async def counting(_: Question) -> Reply:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def post(body: bytes, *headers: bytes) -> bytes:
         pytest.param(b"nonsense\r\n\r\n", 400, b"", id="no HTTP"),
     ],
 )  # fmt: skip
-async def test_a_request_gets_its_answer_and_the_next_one_too(data, status, said):
+async def test_a_request_gets_its_answer_and_the_next_one_too(data: Any, status: int, said: bytes) -> None:
     async with served() as port:
         found, body = await ask(port, data)
         assert found == status
@@ -121,7 +122,7 @@ async def test_a_request_gets_its_answer_and_the_next_one_too(data, status, said
         assert await ask(port, post(b"again")) == (200, b"again for 127.0.0.1")
 
 
-async def test_a_body_longer_than_it_says_ends_the_connection():
+async def test_a_body_longer_than_it_says_ends_the_connection() -> None:
     async with served() as port:
         connection = await Connection.to(port)
         connection.send(POST + b"Content-Length: 5\r\n\r\nhello and more\r\n\r\n")
@@ -129,7 +130,7 @@ async def test_a_body_longer_than_it_says_ends_the_connection():
         assert await connection.ended()
 
 
-async def test_what_is_no_http_is_not_logged_and_an_error_of_ours_is(caplog):
+async def test_what_is_no_http_is_not_logged_and_an_error_of_ours_is(caplog: pytest.LogCaptureFixture) -> None:
     async with served() as port:
         assert (await ask(port, b"nonsense\r\n\r\n"))[0] == 400
         assert (await ask(port, POST + b"Content-Length: -5\r\n\r\nhello"))[0] == 400
@@ -138,7 +139,7 @@ async def test_what_is_no_http_is_not_logged_and_an_error_of_ours_is(caplog):
         assert "an error nobody foresaw" in caplog.text
 
 
-async def test_connections_that_send_nothing_or_half_a_request_end():
+async def test_connections_that_send_nothing_or_half_a_request_end() -> None:
     async with served() as port:
         silent, half = await Connection.to(port), await Connection.to(port)
         half.send(POST)
@@ -146,18 +147,18 @@ async def test_connections_that_send_nothing_or_half_a_request_end():
         assert await half.ended(3)
 
 
-async def test_an_error_in_a_page_is_a_500_and_no_end():
+async def test_an_error_in_a_page_is_a_500_and_no_end() -> None:
     async with served() as port:
         assert (await ask(port, b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 500
         assert (await ask(port, post(b"again")))[0] == 200
 
 
-async def test_a_long_answer_arrives_whole():
+async def test_a_long_answer_arrives_whole() -> None:
     async with served() as port:
         assert await ask(port, GET) == (200, LONG)
 
 
-async def test_an_answer_that_nobody_reads_is_dropped():
+async def test_an_answer_that_nobody_reads_is_dropped() -> None:
     async with served() as port:
         connection = await Connection.to(port)
         connection.send(GET)
@@ -169,7 +170,7 @@ async def test_an_answer_that_nobody_reads_is_dropped():
         assert read < len(LONG)
 
 
-async def test_hundreds_of_half_sent_bodies_leave_room_for_a_whole_one():
+async def test_hundreds_of_half_sent_bodies_leave_room_for_a_whole_one() -> None:
     async with served(Limits(body_bytes=2048, body_seconds=0.5, connections=1000)) as port:
         half = [await Connection.to(port) for _ in range(600)]
         for connection in half:
@@ -180,7 +181,7 @@ async def test_hundreds_of_half_sent_bodies_leave_room_for_a_whole_one():
             assert await connection.ended()
 
 
-async def test_one_address_has_so_many_connections_and_no_more():
+async def test_one_address_has_so_many_connections_and_no_more() -> None:
     async with served() as port:
         kept = [await Connection.to(port, "127.0.0.2") for _ in range(10)]
         more = [await Connection.to(port, "127.0.0.2") for _ in range(5)]
@@ -192,7 +193,7 @@ async def test_one_address_has_so_many_connections_and_no_more():
         assert (await ask(port, post(b"again"), "127.0.0.2"))[0] == 200
 
 
-async def test_where_all_addresses_have_too_many_the_greediest_loses_its_oldest():
+async def test_where_all_addresses_have_too_many_the_greediest_loses_its_oldest() -> None:
     async with served(Limits(connections=20, connections_per_address=15)) as port:
         greedy = [await Connection.to(port, "127.0.0.2") for _ in range(15)]
         others = [await Connection.to(port, f"127.0.0.{at}") for at in range(3, 9)]
@@ -201,14 +202,14 @@ async def test_where_all_addresses_have_too_many_the_greediest_loses_its_oldest(
         assert all([await connection.is_open() for connection in others])
 
 
-async def test_this_machine_is_not_counted_by_address():
+async def test_this_machine_is_not_counted_by_address() -> None:
     async with served() as port:
         many = [await Connection.to(port) for _ in range(30)]
         assert all([await connection.is_open() for connection in many[:3]])
 
 
 @pytest.mark.parametrize("count", [3000])
-async def test_thousands_of_connections_are_closed_but_for_so_many(count):
+async def test_thousands_of_connections_are_closed_but_for_so_many(count: int) -> None:
     async with served(Limits(connections=40, connections_per_address=40)) as port:
         opened = [await Connection.to(port, f"127.0.{at % 50}.7") for at in range(count)]
         assert (await ask(port, post(b"hello")))[0] == 200

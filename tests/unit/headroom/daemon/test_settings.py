@@ -1,6 +1,8 @@
 """Settings: precedence, every problem at once, unknown keys."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -19,7 +21,7 @@ class ProbeSettings:
     url: str | None = setting(None, reason="where to ask")
 
 
-def test_flag_beats_environment_beats_file_beats_default(tmp_path):
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("port: 1\nwait-seconds: 2m\npolicy: fgd\n")
     env = {"HEADROOM_PROBE_PORT": "2", "HEADROOM_PROBE_WAIT_SECONDS": "3", "HEADROOM_PROBE_PEERS": "a,b"}
@@ -44,7 +46,9 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path):
         ({"wait_seconds": "0.5"}, {}, "", "0.5 is below 1 seconds"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(tmp_path, flags, env, text, expected):
+def test_a_wrong_setting_is_named_with_its_value(
+    tmp_path: Path, flags: dict[str, Any], env: dict[str, Any], text: str, expected: str
+) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(text)
     with pytest.raises(SettingsError) as caught:
@@ -52,7 +56,7 @@ def test_a_wrong_setting_is_named_with_its_value(tmp_path, flags, env, text, exp
     assert expected in str(caught.value)
 
 
-def test_all_problems_are_reported_at_once(tmp_path):
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("colour: blue")
     with pytest.raises(SettingsError) as caught:
@@ -60,12 +64,12 @@ def test_all_problems_are_reported_at_once(tmp_path):
     assert len(caught.value.problems) == 3
 
 
-def test_a_missing_file_is_an_error_not_a_default(tmp_path):
+def test_a_missing_file_is_an_error_not_a_default(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load(ProbeSettings, file=tmp_path / "absent.yaml")
 
 
-def test_addresses_that_kubernetes_injects_for_services_are_not_settings():
+def test_addresses_that_kubernetes_injects_for_services_are_not_settings() -> None:
     env = {
         "HEADROOM_PROBE_PORT": "tcp://10.0.0.1:8901",
         "HEADROOM_PROBE_SERVICE_HOST": "10.0.0.1",
@@ -74,10 +78,10 @@ def test_addresses_that_kubernetes_injects_for_services_are_not_settings():
     assert load(ProbeSettings, env=env) == ProbeSettings()
 
 
-def test_every_field_becomes_a_documented_option():
+def test_every_field_becomes_a_documented_option() -> None:
     @click.command()
     @options(ProbeSettings)
-    def command(**flags):
+    def command(**flags: Any) -> None:
         click.echo(load(ProbeSettings, flags).port)
 
     runner = CliRunner()
@@ -89,10 +93,10 @@ def test_every_field_becomes_a_documented_option():
 
 
 @pytest.mark.parametrize(("words", "quiet"), [(["--quiet"], True), (["--quiet", "false"], False), ([], False)])
-def test_a_yes_or_no_setting_can_be_named_alone(words, quiet):
+def test_a_yes_or_no_setting_can_be_named_alone(words: list[Any], quiet: bool) -> None:
     @click.command()
     @options(ProbeSettings)
-    def command(**flags):
+    def command(**flags: Any) -> None:
         click.echo(load(ProbeSettings, flags).quiet)
 
     assert CliRunner().invoke(command, words).output == f"{quiet}\n"

@@ -13,7 +13,7 @@ class Clock:
         return self.now
 
 
-async def test_others_have_a_turn_once_a_slice_is_over_and_not_before():
+async def test_others_have_a_turn_once_a_slice_is_over_and_not_before() -> None:
     clock, turns = Clock(), 0
 
     async def other() -> None:

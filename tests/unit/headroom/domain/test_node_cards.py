@@ -70,7 +70,7 @@ def shape(found: GpuNode) -> tuple[Any, ...]:
             (Sharing.MPS, "nvidia.com/gpu", [("NVIDIA-L4", 23034, 2)]), id="MPS",
         ),
         pytest.param(
-            gfd("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", 9856, 7, **{"nvidia.com/mig.strategy": "single"}),
+            gfd("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", 9856, 7) | {"nvidia.com/mig.strategy": "single"},
             {"nvidia.com/gpu": "7"},
             (Sharing.MIG, "nvidia.com/gpu", [("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", 9856, 1)] * 7), id="MIG single",
         ),
@@ -123,8 +123,8 @@ def test_host_allocatable_cordon_and_allocation_policy() -> None:
         pytest.param(gfd("NVIDIA-New", 65536, 1), 640, id="unknown model"),
         pytest.param(gfd("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", 9856, 1), 154, id="MIG instance"),
         pytest.param({PRODUCT: "Tesla-T4"}, 0, id="the table's memory is net of it"),
-        pytest.param(gfd("Tesla-T4", 15360, 1, **{"headroom.dev/card-reserve": "1Gi"}), 1024, id="said by hand"),
-        pytest.param(gfd("Tesla-T4", 15360, 1, **{"headroom.dev/card-reserve": "0"}), 0, id="said to be none"),
+        pytest.param(gfd("Tesla-T4", 15360, 1) | {"headroom.dev/card-reserve": "1Gi"}, 1024, id="said by hand"),
+        pytest.param(gfd("Tesla-T4", 15360, 1) | {"headroom.dev/card-reserve": "0"}, 0, id="said to be none"),
     ],
 )
 def test_driver_reserve_is_kept_off_labelled_memory(labels: dict[str, str], reserve_mib: int) -> None:
@@ -484,7 +484,7 @@ def test_labels_describe_cards_where_no_device_plugin_is() -> None:
     found = node_of(node(gfd("NVIDIA-L4", 23034, 2)))
     assert shape(found) == (Sharing.EXCLUSIVE, "", [("NVIDIA-L4", 23034, 1)] * 2)
     with pytest.raises(InventoryError, match="cannot be told apart"):
-        node_of(node(gfd("NVIDIA-L4", 23034, 2, **{"nvidia.com/mig.strategy": "mixed"})))
+        node_of(node(gfd("NVIDIA-L4", 23034, 2) | {"nvidia.com/mig.strategy": "mixed"}))
 
 
 def test_a_card_that_only_drives_a_screen_is_left_out() -> None:
@@ -498,7 +498,7 @@ def test_a_card_that_only_drives_a_screen_is_left_out() -> None:
     assert [one.id for one in found.cards] == ["GPU-a", "GPU-e"]
 
 
-MIG = gfd("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 7, **{"nvidia.com/mig.strategy": "single"})
+MIG = gfd("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 7) | {"nvidia.com/mig.strategy": "single"}
 
 
 @pytest.mark.parametrize(

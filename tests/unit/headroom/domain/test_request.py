@@ -26,8 +26,8 @@ def pod(*containers: dict[str, Any], init: tuple[dict[str, Any], ...] = (), **sp
     return wire.Pod(
         metadata=wire.Meta(name="web", namespace="team-a", uid="u1"),
         spec=wire.PodSpec(
-            containers=[container(f"c{at}", limits) for at, limits in enumerate(containers)],
-            init_containers=[container(f"i{at}", limits) for at, limits in enumerate(init)],
+            containers=tuple(container(f"c{at}", limits) for at, limits in enumerate(containers)),
+            init_containers=tuple(container(f"i{at}", limits) for at, limits in enumerate(init)),
             **spec,
         ),
     )
@@ -42,7 +42,7 @@ def slices(count: int, resource: str = GPU, **size: Any) -> GpuRequest:
     return GpuRequest(count=count, mode=Mode.SLICE, resource=resource, **size)
 
 
-def pinned(count: int = 1, **size: int) -> GpuRequest:
+def pinned(count: int = 1, **size: Any) -> GpuRequest:
     return GpuRequest(count=count, mode=Mode.PINNED, **size)
 
 
@@ -245,25 +245,26 @@ def test_a_limit_counts_before_a_request_and_must_equal_it() -> None:
     both = wire.Resources(limits={VRAM: "8Gi"}, requests={VRAM: "8192Mi"})
     only = wire.Resources(requests={VRAM: "8Gi"})
     for resources in (both, only):
-        asked = request_of(wire.Pod(spec=wire.PodSpec(containers=[wire.Container(resources=resources)])))
+        asked = request_of(wire.Pod(spec=wire.PodSpec(containers=(wire.Container(resources=resources),))))
         assert asked == pinned(vram_mib=8192)
     unequal = wire.Resources(limits={VRAM: "8Gi"}, requests={VRAM: "4Gi"})
     with pytest.raises(RequestError, match="limit 8Gi, request 4Gi"):
-        request_of(wire.Pod(spec=wire.PodSpec(containers=[wire.Container(resources=unequal)])))
+        request_of(wire.Pod(spec=wire.PodSpec(containers=(wire.Container(resources=unequal),))))
 
 
 def required(*terms: dict[str, list[str]]) -> wire.Affinity:
     return wire.Affinity(
         node_affinity=wire.NodeAffinity(
             required=wire.NodeSelector(
-                node_selector_terms=[
+                node_selector_terms=tuple(
                     wire.NodeSelectorTerm(
-                        match_expressions=[
-                            wire.SelectorTerm(key=key, operator="In", values=values) for key, values in term.items()
-                        ]
+                        match_expressions=tuple(
+                            wire.SelectorTerm(key=key, operator="In", values=tuple(values))
+                            for key, values in term.items()
+                        )
                     )
                     for term in terms
-                ]
+                )
             )
         )
     )
@@ -311,7 +312,7 @@ def test_host_demand_follows_kubernetes() -> None:
 
 def test_requests_of_cpu_count_before_limits_and_the_pod_level_before_both() -> None:
     resources = wire.Resources(limits={"cpu": "4", "memory": "1Gi"}, requests={"cpu": "1"})
-    spec = wire.PodSpec(containers=[wire.Container(resources=resources)])
+    spec = wire.PodSpec(containers=(wire.Container(resources=resources),))
     assert host_demand(wire.Pod(spec=spec)) == (1000, 1024)
     spec.resources = wire.Resources(requests={"cpu": "2"})
     assert host_demand(wire.Pod(spec=spec)) == (2000, 1024)

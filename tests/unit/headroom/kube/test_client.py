@@ -5,6 +5,9 @@ import contextlib
 import datetime
 import json
 import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -19,23 +22,23 @@ from headroom.wire import ADDED, DELETED, MODIFIED
 
 
 class Thing(msgspec.Struct):
-    metadata: dict
+    metadata: dict[str, Any]
     size: int = 0
 
 
-def thing(name, version, size=0):
+def thing(name: str, version: int, size: int = 0) -> dict[str, Any]:
     return {"metadata": {"name": name, "resourceVersion": str(version)}, "size": size}
 
 
 class Script:
     """Answers GETs of /things from a list of steps: a list page, or watch lines followed by the end of the stream."""
 
-    def __init__(self):
-        self.lists = []
-        self.watches = []
-        self.asked = []
+    def __init__(self) -> None:
+        self.lists: list[Any] = []
+        self.watches: list[Any] = []
+        self.asked: list[dict[str, str]] = []
 
-    async def handle(self, request):
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(dict(request.query))
         if "watch" not in request.query:
             step = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
@@ -53,15 +56,16 @@ class Script:
         return response
 
 
-def page(version, *items, token=""):
+def page(version: int, *items: dict[str, Any], token: str = "") -> dict[str, Any]:
     return {"metadata": {"resourceVersion": str(version), "continue": token}, "items": list(items)}
 
 
 @contextlib.asynccontextmanager
-async def following(script, tmp_path):
+async def following(script: Script, tmp_path: Path) -> AsyncIterator[tuple[Reflector[Thing], list[Any], list[Any]]]:
     app = web.Application()
     app.router.add_get("/things", script.handle)
-    seen, broken = [], []
+    seen: list[Any] = []
+    broken: list[Any] = []
     async with serving(app, "127.0.0.1", 0, shutdown_seconds=0.1) as port:
         kube = await aio.connect(kubeconfig(tmp_path, port))
         reflector = Reflector(
@@ -81,7 +85,7 @@ async def following(script, tmp_path):
             await kube.close()
 
 
-def kubeconfig(tmp_path, port):
+def kubeconfig(tmp_path: Path, port: int) -> str:
     path = tmp_path / "kubeconfig"
     path.write_text(
         json.dumps(
@@ -98,7 +102,7 @@ def kubeconfig(tmp_path, port):
     return str(path)
 
 
-async def until(condition):
+async def until(condition: Callable[[], object]) -> None:
     for _ in range(400):
         if condition():
             return
@@ -106,7 +110,7 @@ async def until(condition):
     raise AssertionError("the expected state was not reached")
 
 
-async def test_a_list_in_pages_then_a_watch(tmp_path):
+async def test_a_list_in_pages_then_a_watch(tmp_path: Path) -> None:
     script = Script()
     script.lists = [page(5, thing("a", 1, 1), token="more"), page(5, thing("b", 2, 2)), page(9)]
     script.watches = [
@@ -125,7 +129,7 @@ async def test_a_list_in_pages_then_a_watch(tmp_path):
         assert script.asked[3]["resourceVersion"] == "8"  # the next watch goes on from the last event
 
 
-async def test_an_event_on_which_the_handler_fails_costs_neither_the_watch_nor_itself(tmp_path):
+async def test_an_event_on_which_the_handler_fails_costs_neither_the_watch_nor_itself(tmp_path: Path) -> None:
     """A list brings it again, a deletion included; all other events are taken in meanwhile."""
     script = Script()
     script.lists = [page(5, thing("a", 1, 1), thing("b", 2, 2)), page(9, thing("b", 7, 20))]
@@ -136,9 +140,11 @@ async def test_an_event_on_which_the_handler_fails_costs_neither_the_watch_nor_i
             {"type": "ADDED", "object": thing("c", 9, 3)},
         ]
     ]
-    seen, failures, fails = [], [], {(MODIFIED, "b"), (DELETED, "a")}
+    seen: list[Any] = []
+    failures: list[Any] = []
+    fails = {(MODIFIED, "b"), (DELETED, "a")}
 
-    def take(kind, key, item):
+    def take(kind: str, key: str, item: Thing) -> None:
         if (kind, key) in fails:
             fails.remove((kind, key))
             raise RuntimeError("not foreseen")
@@ -167,7 +173,7 @@ async def test_an_event_on_which_the_handler_fails_costs_neither_the_watch_nor_i
     assert "a" not in reflector.items()
 
 
-async def test_a_bookmark_moves_the_version_on(tmp_path):
+async def test_a_bookmark_moves_the_version_on(tmp_path: Path) -> None:
     script = Script()
     script.lists = [page(5)]
     script.watches = [[{"type": "BOOKMARK", "object": thing("", 40)}]]
@@ -176,7 +182,7 @@ async def test_a_bookmark_moves_the_version_on(tmp_path):
         assert script.asked[2]["resourceVersion"] == "40"
 
 
-async def test_an_expired_version_lists_again_and_deletes_what_went_meanwhile(tmp_path):
+async def test_an_expired_version_lists_again_and_deletes_what_went_meanwhile(tmp_path: Path) -> None:
     script = Script()
     script.lists = [page(5, thing("a", 1, 1), thing("b", 2, 2)), page(50, thing("a", 1, 1), thing("c", 45, 3))]
     script.watches = [
@@ -187,7 +193,7 @@ async def test_an_expired_version_lists_again_and_deletes_what_went_meanwhile(tm
         assert seen == [(ADDED, "a", 1), (ADDED, "b", 2), (ADDED, "c", 3), (DELETED, "b", 2)]
 
 
-async def test_a_failing_server_is_asked_again_and_the_cache_stays(tmp_path):
+async def test_a_failing_server_is_asked_again_and_the_cache_stays(tmp_path: Path) -> None:
     script = Script()
     script.lists = [web.json_response({"message": "no"}, status=500), page(5, thing("a", 1, 1))]
     script.watches = [
@@ -201,16 +207,16 @@ async def test_a_failing_server_is_asked_again_and_the_cache_stays(tmp_path):
         assert reflector.relists == 1
 
 
-async def test_one_broken_object_hurts_only_itself(tmp_path):
+async def test_one_broken_object_hurts_only_itself(tmp_path: Path) -> None:
     script = Script()
-    script.lists = [page(5, thing("a", 1, 1), thing("bad", 2, "many"), thing("c", 3, 3))]
+    script.lists = [page(5, thing("a", 1, 1), thing("bad", 2, cast(int, "many")), thing("c", 3, 3))]
     async with following(script, tmp_path) as (_, seen, broken):
         await until(lambda: len(seen) == 2)
         assert seen == [(ADDED, "a", 1), (ADDED, "c", 3)]
         assert broken == ["bad"]
 
 
-async def test_an_event_longer_than_any_buffer_arrives_whole(tmp_path):
+async def test_an_event_longer_than_any_buffer_arrives_whole(tmp_path: Path) -> None:
     script = Script()
     script.lists = [page(5)]
     long = thing("a", 6, 1)
@@ -235,8 +241,8 @@ async def test_an_event_longer_than_any_buffer_arrives_whole(tmp_path):
         (503, client.ServerError),
     ],
 )
-async def test_each_refusal_has_its_class_and_the_servers_words(tmp_path, code, expected):
-    async def refuse(_):
+async def test_each_refusal_has_its_class_and_the_servers_words(tmp_path: Path, code: int, expected: Any) -> None:
+    async def refuse(_: web.Request) -> web.Response:
         body = {"kind": "Status", "code": code, "reason": "Because", "message": "the servers words"}
         return web.json_response(body, status=code, headers={"Retry-After": "7"})
 
@@ -251,16 +257,17 @@ async def test_each_refusal_has_its_class_and_the_servers_words(tmp_path, code, 
         await kube.close()
 
 
-async def test_nobody_listening_is_unreachable(tmp_path):
+async def test_nobody_listening_is_unreachable(tmp_path: Path) -> None:
     kube = await aio.connect(kubeconfig(tmp_path, 1))
     with pytest.raises(client.Unreachable, match="GET /version"):
         await kube.request("GET", "/version")
     await kube.close()
 
 
-async def test_a_silent_server_is_unreachable_after_the_timeout(tmp_path):
-    async def sleep(_):
+async def test_a_silent_server_is_unreachable_after_the_timeout(tmp_path: Path) -> None:
+    async def sleep(_: web.Request) -> web.Response:
         await asyncio.sleep(5)
+        return web.Response()
 
     app = web.Application()
     app.router.add_get("/slow", sleep)
@@ -271,7 +278,7 @@ async def test_a_silent_server_is_unreachable_after_the_timeout(tmp_path):
         await kube.close()
 
 
-async def test_a_wrong_kubeconfig_is_named(tmp_path):
+async def test_a_wrong_kubeconfig_is_named(tmp_path: Path) -> None:
     with pytest.raises(client.KubeConfigError, match=r"absent\.yaml: no such file"):
         await aio.connect(str(tmp_path / "absent.yaml"))
     for text, said in (
@@ -283,7 +290,7 @@ async def test_a_wrong_kubeconfig_is_named(tmp_path):
             await aio.connect(str(odd))
 
 
-async def test_a_list_asked_for_shows_what_the_watch_has_not_told(tmp_path):
+async def test_a_list_asked_for_shows_what_the_watch_has_not_told(tmp_path: Path) -> None:
     script = Script()
     script.lists = [page(5, thing("a", 1, 1)), page(9, thing("a", 8, 2), thing("b", 9, 3))]
     async with following(script, tmp_path) as (reflector, seen, _):
@@ -293,10 +300,10 @@ async def test_a_list_asked_for_shows_what_the_watch_has_not_told(tmp_path):
         assert reflector.relists == 2
 
 
-async def test_a_binding_carries_uid_and_annotations_and_the_token(tmp_path):
-    got = {}
+async def test_a_binding_carries_uid_and_annotations_and_the_token(tmp_path: Path) -> None:
+    got: dict[str, Any] = {}
 
-    async def bind(request):
+    async def bind(request: web.Request) -> web.Response:
         got.update(path=request.path, body=await request.json(), token=request.headers["Authorization"])
         return web.json_response({})
 
@@ -315,10 +322,11 @@ async def test_a_binding_carries_uid_and_annotations_and_the_token(tmp_path):
 class LeaseServer:
     """One Lease with optimistic concurrency."""
 
-    def __init__(self):
-        self.lease, self.version, self.down = None, 0, False
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] = {}
+        self.version, self.down = 0, False
 
-    def app(self):
+    def app(self) -> web.Application:
         app = web.Application()
         base = "/apis/coordination.k8s.io/v1/namespaces/n/leases"
         app.router.add_get(base + "/l", self.get)
@@ -326,38 +334,38 @@ class LeaseServer:
         app.router.add_put(base + "/l", self.put)
         return app
 
-    def answer(self):
+    def answer(self) -> web.Response:
         return web.json_response(self.lease)
 
-    async def get(self, _):
+    async def get(self, _: web.Request) -> web.Response:
         if self.down:
             return web.json_response({"message": "down"}, status=500)
         return self.answer() if self.lease else web.json_response({"message": "no lease"}, status=404)
 
-    async def post(self, request):
+    async def post(self, request: web.Request) -> web.Response:
         if self.lease:
             return web.json_response({"message": "exists"}, status=409)
         return self.store(await request.json())
 
-    async def put(self, request):
+    async def put(self, request: web.Request) -> web.Response:
         body = await request.json()
         if body["metadata"].get("resourceVersion") != str(self.version):
             return web.json_response({"message": "changed"}, status=409)
         return self.store(body)
 
-    def store(self, body):
+    def store(self, body: dict[str, Any]) -> web.Response:
         self.version += 1
         body["metadata"]["resourceVersion"] = str(self.version)
         self.lease = body
         return self.answer()
 
 
-async def test_one_leader_at_a_time_and_a_successor_after_the_duration(tmp_path):
+async def test_one_leader_at_a_time_and_a_successor_after_the_duration(tmp_path: Path) -> None:
     server, now = LeaseServer(), [0.0]
     async with serving(server.app(), "127.0.0.1", 0) as port:
         kube = await aio.connect(kubeconfig(tmp_path, port))
 
-        def elector(identity):
+        def elector(identity: str) -> lease.Elector:
             return lease.Elector(
                 kube, namespace="n", name="l", identity=identity, duration_seconds=10, monotonic=lambda: now[0],
                 clock=lambda: datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=now[0]),
@@ -384,7 +392,7 @@ async def test_one_leader_at_a_time_and_a_successor_after_the_duration(tmp_path)
         await kube.close()
 
 
-async def test_a_leader_that_cannot_renew_steps_down(tmp_path):
+async def test_a_leader_that_cannot_renew_steps_down(tmp_path: Path) -> None:
     server, now = LeaseServer(), [0.0]
     async with serving(server.app(), "127.0.0.1", 0) as port:
         kube = await aio.connect(kubeconfig(tmp_path, port))
@@ -402,7 +410,7 @@ async def test_a_leader_that_cannot_renew_steps_down(tmp_path):
         await kube.close()
 
 
-def test_backoff_grows_is_bounded_and_never_zero():
+def test_backoff_grows_is_bounded_and_never_zero() -> None:
     backoff = Backoff(initial_seconds=1, factor=2, maximum_seconds=8, rng=random.Random(3))
     delays = [backoff.next_seconds() for _ in range(6)]
     for delay, ceiling in zip(delays, [1, 2, 4, 8, 8, 8], strict=True):

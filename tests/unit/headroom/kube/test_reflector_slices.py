@@ -60,7 +60,7 @@ class Turns:
 
 
 @pytest.fixture
-async def turns():
+async def turns() -> AsyncIterator[Turns]:
     counter = Turns()
     task = asyncio.create_task(counter.run())
     yield counter
@@ -73,7 +73,7 @@ def busily(kind: str, key: str, _: Thing) -> None:
         pass
 
 
-async def test_list_burst_and_the_end_of_everything(turns):
+async def test_list_burst_and_the_end_of_everything(turns: Turns) -> None:
     kube = Kube()
     kube.names = [f"n{at}" for at in range(OBJECTS)]
     applied: list[tuple[str, int]] = []

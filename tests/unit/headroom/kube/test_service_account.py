@@ -1,6 +1,7 @@
 """In a pod: host, certificate authority and a token that is renewed on disk."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_an_ipv6_host_is_put_in_brackets(mounted: Path) -> None:
         (lambda folder: (folder / "ca.crt").unlink(), "ca.crt"),
     ],
 )
-def test_a_broken_mount_is_named(mounted: Path, spoil, named: str) -> None:
+def test_a_broken_mount_is_named(mounted: Path, spoil: Any, named: str) -> None:
     spoil(mounted)
     with pytest.raises(KubeConfigError, match=named):
         ServiceAccount(ENV, folder=mounted)

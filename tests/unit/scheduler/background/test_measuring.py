@@ -118,7 +118,7 @@ async def test_what_a_stranger_holds_counts_until_it_is_gone_or_stale(
     api: ApiServer, tmp_path: Path, exporter: Exporter
 ) -> None:
     exporter.show(70)
-    settings = {"prometheus_url": exporter.url, "measured_max_age_seconds": 5.0, "preemption": False}
+    settings: dict[str, Any] = {"prometheus_url": exporter.url, "measured_max_age_seconds": 5.0, "preemption": False}
     async with extender(api, tmp_path, **settings) as running:
         poll = running.daemon.measured
         assert poll is not None

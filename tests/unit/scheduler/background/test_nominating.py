@@ -1,6 +1,9 @@
 """Nodes named ahead of kube-scheduler: when, which, and what happens when the name loses the race."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ BACKLOG = 4
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server:
         for name in ("a", "b"):
             server.put(NODES, node(name, 80, 80))
@@ -20,7 +23,7 @@ async def api():
 
 
 @pytest.fixture
-async def running(api, tmp_path):
+async def running(api: ApiServer, tmp_path: Path) -> AsyncIterator[Running]:
     async with extender(api, tmp_path, naming_ahead_backlog=BACKLOG, preemption=False) as ready:
         yield ready
 
@@ -34,7 +37,7 @@ def held(running: Running) -> int:
     return int(running.daemon.state.fleet.held_mib.sum())
 
 
-async def wait(running: Running, count: int, vram: str = "20Gi", first: int = 0, **spec) -> list[dict]:
+async def wait(running: Running, count: int, vram: str = "20Gi", first: int = 0, **spec: Any) -> list[dict[str, Any]]:
     pods = [running.api.put(PODS, pod(f"p{at:02d}", vram=vram, **spec)) for at in range(first, first + count)]
     await running.caught_up()
     return pods
@@ -46,14 +49,14 @@ async def calm(running: Running) -> None:
     await asyncio.sleep(0.15)
 
 
-async def test_it_stands_back_while_little_waits(running):
+async def test_it_stands_back_while_little_waits(running: Running) -> None:
     await wait(running, BACKLOG - 1)
     await calm(running)
     assert named(running.api) == {}
     assert held(running) == 0
 
 
-async def test_a_backlog_is_named_reserved_and_then_bound_as_named(running):
+async def test_a_backlog_is_named_reserved_and_then_bound_as_named(running: Running) -> None:
     pods = await wait(running, 8)
     await running.until(lambda: len(named(running.api)) == 8)
     assert held(running) == 8 * 20 * GIB
@@ -66,20 +69,22 @@ async def test_a_backlog_is_named_reserved_and_then_bound_as_named(running):
     assert await running.metric("headroom_named_ahead_total", result="named") == 8
 
 
-async def test_switched_off_nothing_is_named(api, tmp_path):
+async def test_switched_off_nothing_is_named(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, naming_ahead=False, naming_ahead_backlog=1) as running:
         await wait(running, 8)
         await calm(running)
         assert named(api) == {}
 
 
-async def test_a_pod_taken_up_before_the_name_lands_gets_the_same_node(api, tmp_path):
+async def test_a_pod_taken_up_before_the_name_lands_gets_the_same_node(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, naming_ahead_backlog=BACKLOG, preemption=False) as running:
         release = api.stall("PATCH", "/status$")
         pods = await wait(running, BACKLOG)
         await running.until(lambda: held(running) == BACKLOG * 20 * GIB)
         for body in pods:
-            reserved = running.daemon.state.holding(body["metadata"]["uid"]).placement.node
+            holding = running.daemon.state.holding(body["metadata"]["uid"])
+            assert holding is not None
+            reserved = holding.placement.node
             assert (await running.filter(body))["NodeNames"] == [reserved]
             assert await running.bind(body, reserved) == {}
         release.set()
@@ -88,7 +93,7 @@ async def test_a_pod_taken_up_before_the_name_lands_gets_the_same_node(api, tmp_
         assert running.daemon.state.ledger.reservations() == []
 
 
-async def test_a_name_that_kube_scheduler_does_not_offer_costs_nothing_but_the_name(running):
+async def test_a_name_that_kube_scheduler_does_not_offer_costs_nothing_but_the_name(running: Running) -> None:
     pods = await wait(running, BACKLOG)
     await running.until(lambda: len(named(running.api)) == BACKLOG)
     body = running.api.get(PODS, pods[0]["metadata"]["name"])
@@ -97,7 +102,7 @@ async def test_a_name_that_kube_scheduler_does_not_offer_costs_nothing_but_the_n
     assert held(running) == BACKLOG * 20 * GIB
 
 
-async def test_a_named_node_that_is_gone_is_replaced_by_another(running):
+async def test_a_named_node_that_is_gone_is_replaced_by_another(running: Running) -> None:
     pods = await wait(running, BACKLOG)
     await running.until(lambda: len(named(running.api)) == BACKLOG)
     gone = named(running.api)[pods[0]["metadata"]["name"]]
@@ -108,7 +113,7 @@ async def test_a_named_node_that_is_gone_is_replaced_by_another(running):
         assert (await running.filter(body, left))["NodeNames"] == [left]
 
 
-async def test_a_named_node_that_somebody_else_filled_is_not_bound_over(running):
+async def test_a_named_node_that_somebody_else_filled_is_not_bound_over(running: Running) -> None:
     pods = await wait(running, BACKLOG, vram="40Gi")
     await running.until(lambda: len(named(running.api)) == BACKLOG)
     full = named(running.api)[pods[0]["metadata"]["name"]]
@@ -122,7 +127,7 @@ async def test_a_named_node_that_somebody_else_filled_is_not_bound_over(running)
     assert running.daemon.state.breaches() == []
 
 
-async def test_a_name_that_turned_down_is_refused_alone_so_that_the_others_are_offered(running):
+async def test_a_name_that_turned_down_is_refused_alone_so_that_the_others_are_offered(running: Running) -> None:
     pods = await wait(running, BACKLOG)
     await running.until(lambda: len(named(running.api)) == BACKLOG)
     body = running.api.get(PODS, pods[0]["metadata"]["name"])
@@ -151,14 +156,14 @@ async def test_a_name_that_turned_down_is_refused_alone_so_that_the_others_are_o
         pytest.param({"schedulingGates": [{"name": "later"}]}, id="gated"),
     ],
 )
-async def test_pods_that_only_kube_scheduler_can_judge_are_not_named(running, spec):
+async def test_pods_that_only_kube_scheduler_can_judge_are_not_named(running: Running, spec: dict[str, Any]) -> None:
     await wait(running, 8, **spec)
     await calm(running)
     assert named(running.api) == {}
     assert held(running) == 0
 
 
-async def test_tainted_and_cordoned_nodes_are_not_named(running):
+async def test_tainted_and_cordoned_nodes_are_not_named(running: Running) -> None:
     running.api.put(NODES, node("tainted", 80, taints=[{"key": "dedicated", "value": "x", "effect": "NoSchedule"}]))
     running.api.put(NODES, node("cordoned", 80, unschedulable=True))
     await running.caught_up()
@@ -168,7 +173,7 @@ async def test_tainted_and_cordoned_nodes_are_not_named(running):
     assert set(named(running.api).values()) == {"a", "b"}
 
 
-async def test_full_host_memory_is_respected(running):
+async def test_full_host_memory_is_respected(running: Running) -> None:
     small = node("thin", *[80] * 8)
     small["status"]["allocatable"]["memory"] = "1Gi"
     running.api.put(NODES, small)
@@ -179,7 +184,7 @@ async def test_full_host_memory_is_respected(running):
     assert "thin" not in named(running.api).values()
 
 
-async def test_the_most_important_pods_are_named_first(running):
+async def test_the_most_important_pods_are_named_first(running: Running) -> None:
     await running.api.stop()
     for at in range(8):
         running.api.put(PODS, pod(f"low{at}", vram="80Gi", priority=0))
@@ -191,7 +196,7 @@ async def test_the_most_important_pods_are_named_first(running):
     assert set(named(running.api)) == {f"high{at}" for at in range(4)}
 
 
-async def test_a_patch_that_fails_leaves_the_reservation_to_the_ordinary_path(running):
+async def test_a_patch_that_fails_leaves_the_reservation_to_the_ordinary_path(running: Running) -> None:
     running.api.fail("PATCH", "/status$", status=500, times=BACKLOG)
     pods = await wait(running, BACKLOG)
     await running.until(lambda: len(running.api.asked("PATCH", "/status$")) == BACKLOG)
@@ -202,7 +207,9 @@ async def test_a_patch_that_fails_leaves_the_reservation_to_the_ordinary_path(ru
     assert await running.metric("headroom_named_ahead_total", result="failed") == BACKLOG
 
 
-async def test_the_answer_about_an_unnamed_pod_waits_until_names_have_a_head_start(api, tmp_path, monkeypatch):
+async def test_the_answer_about_an_unnamed_pod_waits_until_names_have_a_head_start(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nominating, "_LONGEST_WAIT_SECONDS", 30.0)  # a slow machine must not answer for the head start
     for at in range(40):
         api.put(NODES, node(f"more-{at:02d}", *[80] * 8))
@@ -217,7 +224,7 @@ async def test_the_answer_about_an_unnamed_pod_waits_until_names_have_a_head_sta
         assert len((await running.filter(api.get(PODS, "p000")))["NodeNames"]) == 1
 
 
-async def test_an_answer_is_not_held_back_for_names_that_do_not_come(api, tmp_path):
+async def test_an_answer_is_not_held_back_for_names_that_do_not_come(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, naming_ahead_backlog=2, naming_ahead_parallel=1, preemption=False) as running:
         release = api.stall("PATCH", "/status$")
         pods = await wait(running, 8)
@@ -227,7 +234,7 @@ async def test_an_answer_is_not_held_back_for_names_that_do_not_come(api, tmp_pa
         release.set()
 
 
-async def test_a_named_pod_that_nobody_takes_up_holds_memory_once_and_not_again(api, tmp_path):
+async def test_a_named_pod_that_nobody_takes_up_holds_memory_once_and_not_again(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
         api, tmp_path, naming_ahead_backlog=BACKLOG, nomination_seconds=1.0, sweep_seconds=0.02, preemption=False
     ) as running:

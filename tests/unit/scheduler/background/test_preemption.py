@@ -3,6 +3,9 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pytest
 from hypothesis import given
@@ -24,15 +27,16 @@ from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, extender, node, pod
 
 GIB = 1024
+T = TypeVar("T")
 
 
-def worked_out(planning):
+def worked_out(planning: Generator[None, None, T]) -> T:
     """What a plan comes to when it is worked out in one go."""
     while True:
         try:
             next(planning)
         except StopIteration as end:
-            return end.value
+            return cast(T, end.value)
 
 
 class Scene:
@@ -58,23 +62,23 @@ class Scene:
         return None if chosen is None else (chosen.node, sorted(victim.name for victim in chosen.victims))
 
 
-def test_the_least_important_victim_goes_first():
+def test_the_least_important_victim_goes_first() -> None:
     scene = Scene({"a": 1, "b": 1}).hold("costly", "a", 60, 100).hold("cheap", "b", 60, 10)
     assert scene.victims(40, priority=1000) == ("b", ["cheap"])
 
 
-def test_then_the_fewest_victims():
+def test_then_the_fewest_victims() -> None:
     scene = Scene({"a": 1, "b": 1}).hold("a1", "a", 30, 0).hold("a2", "a", 30, 0).hold("b1", "b", 60, 0)
     assert scene.victims(60, priority=1) == ("b", ["b1"])
 
 
-def test_then_the_least_memory_and_nobody_who_may_stay():
+def test_then_the_least_memory_and_nobody_who_may_stay() -> None:
     scene = Scene({"a": 1}).hold("small", "a", 10, 0).hold("large", "a", 60, 0)
     assert scene.victims(15, priority=1) == ("a", ["small"])
     assert scene.victims(40, priority=1) == ("a", ["large"])
 
 
-def test_a_node_that_goes_while_the_plan_is_worked_out_is_passed_over():
+def test_a_node_that_goes_while_the_plan_is_worked_out_is_passed_over() -> None:
     scene = Scene({"a": 1, "b": 1}).hold("cheap", "a", 60, 0).hold("costly", "b", 60, 10)
     planning = plan(
         scene.fleet,
@@ -85,7 +89,8 @@ def test_a_node_that_goes_while_the_plan_is_worked_out_is_passed_over():
     )
     next(planning)
     scene.fleet.remove_node("a")
-    assert worked_out(planning).node == "b"
+    assert (found := worked_out(planning)) is not None
+    assert found.node == "b"
 
 
 SHARES = st.lists(
@@ -100,7 +105,9 @@ SHARES = st.lists(
     gib=st.integers(1, 80),
     mode=st.sampled_from(Mode),
 )
-def test_many_nodes_at_once_are_judged_as_one_by_one(held, measured, gib, mode):
+def test_many_nodes_at_once_are_judged_as_one_by_one(
+    held: list[tuple[int, int, int, int, Mode]], measured: list[int], gib: int, mode: Mode
+) -> None:
     """A node has a plan exactly where its lower priorities, taken away one after another, leave enough room."""
     fleet = Fleet()
     for name in "abc":
@@ -121,27 +128,27 @@ def test_many_nodes_at_once_are_judged_as_one_by_one(held, measured, gib, mode):
 
 
 @pytest.mark.parametrize("priority", [5, 4, -1])
-def test_equal_or_higher_priority_is_never_evicted(priority):
+def test_equal_or_higher_priority_is_never_evicted(priority: int) -> None:
     assert Scene({"a": 1}).hold("held", "a", 60, 5).victims(40, priority=priority) is None
 
 
-def test_lower_priorities_that_do_not_make_enough_room_are_left_alone():
+def test_lower_priorities_that_do_not_make_enough_room_are_left_alone() -> None:
     scene = Scene({"a": 1}).hold("low", "a", 20, 0).hold("high", "a", 50, 100)
     assert scene.victims(40, priority=50) is None
 
 
-def test_pods_on_their_way_out_are_waited_for_before_anybody_is_evicted():
+def test_pods_on_their_way_out_are_waited_for_before_anybody_is_evicted() -> None:
     scene = Scene({"a": 1}).hold("leaving", "a", 60, 100, leaving=True).hold("low", "a", 10, 0)
     assert scene.victims(60, priority=50) == ("a", [])
 
 
-def test_several_cards_are_freed_together():
+def test_several_cards_are_freed_together() -> None:
     scene = Scene({"a": 2}).hold("one", "a", 60, 0, card=0).hold("two", "a", 60, 0, card=1)
     assert scene.victims(40, priority=1, count=2) == ("a", ["one", "two"])
     assert scene.victims(40, priority=1, count=3) is None
 
 
-def test_a_measured_foreign_process_is_not_evicted_with_the_pod():
+def test_a_measured_foreign_process_is_not_evicted_with_the_pod() -> None:
     scene = Scene({"a": 1}).hold("low", "a", 20, 0)
     scene.fleet.set_measured(0, [60 * GIB])  # 20 GiB are the pod's, 40 GiB are somebody else's
     assert scene.victims(50, priority=1) is None
@@ -149,7 +156,7 @@ def test_a_measured_foreign_process_is_not_evicted_with_the_pod():
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server:
         server.put(NODES, node("gpu", 80))
         yield server
@@ -164,7 +171,7 @@ def nominated(api: ApiServer, name: str) -> str | None:
     return api.get(PODS, name)["status"].get("nominatedNodeName")
 
 
-async def test_room_is_made_and_kept_for_the_pod_that_it_was_made_for(api, tmp_path):
+async def test_room_is_made_and_kept_for_the_pod_that_it_was_made_for(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path) as running:
         await running.place(await running.create(pod("low", vram="60Gi", labels={"app": "low"})))
         high = await running.create(pod("high", vram="70Gi", priority=1000))
@@ -181,7 +188,7 @@ async def test_room_is_made_and_kept_for_the_pod_that_it_was_made_for(api, tmp_p
         assert running.daemon.state.pods.claims == {}
 
 
-async def test_while_victims_go_only_the_node_they_leave_is_named(api, tmp_path):
+async def test_while_victims_go_only_the_node_they_leave_is_named(api: ApiServer, tmp_path: Path) -> None:
     api.on_evict = lambda victim: victim["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z")
     async with extender(api, tmp_path) as running:
         await running.place(await running.create(pod("low", vram="60Gi")))
@@ -197,14 +204,14 @@ async def test_while_victims_go_only_the_node_they_leave_is_named(api, tmp_path)
         assert evictions(api) == ["low"]
 
 
-async def test_the_pod_is_woken_when_its_room_is_there(api, tmp_path):
+async def test_the_pod_is_woken_when_its_room_is_there(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path) as running:
         await running.place(await running.create(pod("low", vram="60Gi")))
         await running.filter(await running.create(pod("high", vram="70Gi", priority=1000)))
         await running.until(lambda: len(api.asked("PATCH", "/nodes/gpu$")) == 1)
 
 
-async def test_a_disruption_budget_is_kept_and_another_victim_looked_for(api, tmp_path):
+async def test_a_disruption_budget_is_kept_and_another_victim_looked_for(api: ApiServer, tmp_path: Path) -> None:
     api.put(NODES, node("other", 80))
     selector = {"matchLabels": {"app": "kept"}}
     budget = {"metadata": {"name": "b"}, "spec": {"selector": selector}, "status": {"disruptionsAllowed": 0}}
@@ -220,7 +227,9 @@ async def test_a_disruption_budget_is_kept_and_another_victim_looked_for(api, tm
         assert await running.metric("headroom_preemptions_total", result="refused") == 1
 
 
-async def test_no_room_is_made_on_a_node_that_was_not_offered_but_came_in_the_place_of_one(api, tmp_path):
+async def test_no_room_is_made_on_a_node_that_was_not_offered_but_came_in_the_place_of_one(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with extender(api, tmp_path, preemption=False) as running:
         state = running.daemon.state
         high = await running.create(pod("high", vram="90Gi", priority=1000))
@@ -246,7 +255,7 @@ async def test_no_room_is_made_on_a_node_that_was_not_offered_but_came_in_the_pl
         await kube.close()
 
 
-async def test_a_preemption_that_takes_too_long_is_given_up(api, tmp_path):
+async def test_a_preemption_that_takes_too_long_is_given_up(api: ApiServer, tmp_path: Path) -> None:
     api.on_evict = lambda victim: None
     async with extender(api, tmp_path, preemption_seconds=0.3, sweep_seconds=0.02) as running:
         await running.place(await running.create(pod("low", vram="60Gi")))
@@ -261,7 +270,7 @@ async def test_a_preemption_that_takes_too_long_is_given_up(api, tmp_path):
         assert (await running.filter(high))["NodeNames"] == ["new"]
 
 
-async def test_a_pod_that_goes_before_its_room_is_there_frees_it_for_others(api, tmp_path):
+async def test_a_pod_that_goes_before_its_room_is_there_frees_it_for_others(api: ApiServer, tmp_path: Path) -> None:
     api.on_evict = lambda victim: None
     async with extender(api, tmp_path) as running:
         await running.place(await running.create(pod("low", vram="60Gi")))
@@ -282,7 +291,9 @@ async def test_a_pod_that_goes_before_its_room_is_there_frees_it_for_others(api,
         pytest.param({"priority": 0}, {}, id="equal priority"),
     ],
 )
-async def test_nobody_is_evicted(api, tmp_path, spec, settings):
+async def test_nobody_is_evicted(
+    api: ApiServer, tmp_path: Path, spec: dict[str, Any], settings: dict[str, Any]
+) -> None:
     async with extender(api, tmp_path, **settings) as running:
         await running.place(await running.create(pod("low", vram="60Gi")))
         await running.filter(await running.create(pod("high", vram="70Gi", **spec)))
@@ -291,7 +302,7 @@ async def test_nobody_is_evicted(api, tmp_path, spec, settings):
         assert api.asked("POST", "/eviction$") == []
 
 
-async def test_explain_names_the_claimed_node(api, tmp_path):
+async def test_explain_names_the_claimed_node(api: ApiServer, tmp_path: Path) -> None:
     api.on_evict = lambda victim: None
     async with extender(api, tmp_path) as running:
         await running.place(await running.create(pod("low", vram="60Gi")))
@@ -301,7 +312,9 @@ async def test_explain_names_the_claimed_node(api, tmp_path):
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["victims by UID", "victims as whole pods"])
-async def test_kube_schedulers_own_preemption_is_kept_off_nodes_where_it_would_not_help(api, tmp_path, whole):
+async def test_kube_schedulers_own_preemption_is_kept_off_nodes_where_it_would_not_help(
+    api: ApiServer, tmp_path: Path, whole: bool
+) -> None:
     api.put(NODES, node("other", 80))
     async with extender(api, tmp_path) as running:
         small = await running.create(pod("small", vram="10Gi"))
@@ -312,7 +325,7 @@ async def test_kube_schedulers_own_preemption_is_kept_off_nodes_where_it_would_n
         await running.place(third, "other")
         high = await running.create(pod("high", vram="40Gi", priority=1000))
 
-        def victims(*pods: dict) -> dict:
+        def victims(*pods: dict[str, Any]) -> dict[str, Any]:
             shown = [each if whole else {"UID": each["metadata"]["uid"]} for each in pods]
             return {"Pods": shown, "NumPDBViolations": 1}
 

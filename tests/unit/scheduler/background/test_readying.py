@@ -1,6 +1,10 @@
 """Before kube-scheduler asks, the keys of the next pod's kind are up to date."""
 
 import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from scheduler.placement import filtering
 from tests.fakes.apiserver import ApiServer
@@ -10,11 +14,11 @@ from tests.fakes.extender import NODES, extender, node, pod
 class Looked:
     """Counts how often nodes are judged."""
 
-    def __init__(self, monkeypatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         fit = filtering.fit
 
-        def counted(*args, **options):
+        def counted(*args: Any, **options: Any) -> filtering.Fit:
             self.count += 1
             return fit(*args, **options)
 
@@ -24,7 +28,7 @@ class Looked:
         self.count = 0
 
 
-async def test_a_filter_call_finds_its_kind_of_pod_looked_at(tmp_path, monkeypatch):
+async def test_a_filter_call_finds_its_kind_of_pod_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with ApiServer() as api:
         for at in range(3):
             api.put(NODES, node(f"n{at}", 80, 80))
@@ -45,7 +49,7 @@ async def test_a_filter_call_finds_its_kind_of_pod_looked_at(tmp_path, monkeypat
                 assert looked.count - before <= 1  # the readying after the answer, not the call itself
 
 
-async def test_a_pod_that_waits_no_more_is_not_looked_at(tmp_path, monkeypatch):
+async def test_a_pod_that_waits_no_more_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with ApiServer() as api:
         api.put(NODES, node("n0", 80))
         async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:

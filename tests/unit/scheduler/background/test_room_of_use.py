@@ -1,5 +1,7 @@
 """Which room that came free is worth waking refused pods for; the work grows with the kinds of pods, not with their number."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
@@ -17,14 +19,14 @@ from tests.fakes.extender import node, pod
 
 
 class World:
-    def __init__(self, *nodes: dict) -> None:
+    def __init__(self, *nodes: dict[str, Any]) -> None:
         self.now = 1000.0
         metrics = SchedulerMetrics(CollectorRegistry())
         self.state = ClusterState(policy_by_name("headroom"), metrics, monotonic=lambda: self.now)
         for body in nodes:
             self.state.on_node(ADDED, body["metadata"]["name"], wire.NODE.decode(wire.encode(body)))
 
-    def refused(self, name: str, vram: str, **spec: object) -> None:
+    def refused(self, name: str, vram: str, **spec: Any) -> None:
         body = pod(name, vram=vram, **spec)
         body["metadata"] |= {"uid": name, "resourceVersion": "1"}
         shown = wire.POD.decode(wire.encode(body))
@@ -35,7 +37,7 @@ class World:
         return {name: self.state.pods.freed(name, seen_by_scheduler=seen) for name in names}
 
 
-async def test_room_is_of_use_where_some_refused_pod_fits():
+async def test_room_is_of_use_where_some_refused_pod_fits() -> None:
     world = World(node("small", 24), node("large", 80))
     world.refused("wants-70", "70Gi")
     world.refused("wants-60", "60Gi")
@@ -53,7 +55,9 @@ async def test_room_is_of_use_where_some_refused_pod_fits():
         pytest.param(1, True, True, id="refused on news that kube-scheduler had before the extender"),
     ],
 )
-async def test_kube_scheduler_tries_pods_again_by_itself_where_it_saw_the_cause(seconds, seen, woken):
+async def test_kube_scheduler_tries_pods_again_by_itself_where_it_saw_the_cause(
+    seconds: int, seen: bool, woken: bool
+) -> None:
     world = World(node("gpu", 80))
     world.refused("waits", "10Gi")
     world.now += seconds
@@ -61,26 +65,26 @@ async def test_kube_scheduler_tries_pods_again_by_itself_where_it_saw_the_cause(
     assert found == ("gpu" if woken else None)
 
 
-async def test_room_from_before_the_refusal_is_no_news():
+async def test_room_from_before_the_refusal_is_no_news() -> None:
     world = World(node("gpu", 80))
     freed = world.freed("gpu")
     world.refused("waits", "10Gi")
     assert await node_of_use(world.state, freed) is None
 
 
-async def test_a_node_that_went_is_passed_over():
+async def test_a_node_that_went_is_passed_over() -> None:
     world = World(node("gpu", 80))
     world.refused("waits", "10Gi")
     assert await node_of_use(world.state, {**world.freed("gone"), **world.freed("gpu")}) == "gpu"
 
 
-async def test_pods_that_differ_in_size_and_cpu_alone_are_one_question(monkeypatch):
+async def test_pods_that_differ_in_size_and_cpu_alone_are_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(*(node(f"n{at}", 8) for at in range(50)))
     for at in range(300):
         world.refused(f"p{at}", f"{10 + at % 60}Gi", priority=at)
     questions = []
 
-    def counted(*args: object, **options: object) -> object:
+    def counted(*args: Any, **options: Any) -> object:
         questions.append(args)
         return filtering.fit(*args, **options)
 

@@ -1,7 +1,10 @@
 """Refused pods are tried again when memory comes free in ways that kube-scheduler cannot see, and only then."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ WAKE = "headroom.dev/vram-freed"
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server:
         server.put(NODES, node("gpu", 80))
         yield server
@@ -30,14 +33,14 @@ async def settle(running: Running) -> None:
     await asyncio.sleep(running.daemon.settings.wake_delay_seconds * 6)
 
 
-async def refuse(running: Running, count: int, vram: str = "60Gi") -> list[dict]:
+async def refuse(running: Running, count: int, vram: str = "60Gi") -> list[dict[str, Any]]:
     pods = [await running.create(pod(f"waits-{at}", vram=vram)) for at in range(count)]
     for body in pods:
         assert (await running.filter(body))["NodeNames"] == []
     return pods
 
 
-async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api, tmp_path):
+async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
         api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
     ) as running:
@@ -50,7 +53,9 @@ async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api,
         assert (await running.filter(pods[0]))["NodeNames"] == ["gpu"]
 
 
-async def test_a_node_that_went_before_it_could_be_annotated_does_not_swallow_the_room_on_others(api, tmp_path):
+async def test_a_node_that_went_before_it_could_be_annotated_does_not_swallow_the_room_on_others(
+    api: ApiServer, tmp_path: Path
+) -> None:
     api.put(NODES, node("gpu2", 80))
     async with extender(
         api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
@@ -63,7 +68,7 @@ async def test_a_node_that_went_before_it_could_be_annotated_does_not_swallow_th
         assert len({ask.path for ask in api.asked("PATCH", "^/api/v1/nodes/")}) == 2
 
 
-async def test_a_wake_that_fails_is_tried_again(api, tmp_path):
+async def test_a_wake_that_fails_is_tried_again(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
         api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
     ) as running:
@@ -75,7 +80,7 @@ async def test_a_wake_that_fails_is_tried_again(api, tmp_path):
         assert wakes(api) == 3
 
 
-async def test_nobody_is_woken_for_room_that_is_of_no_use(api, tmp_path):
+async def test_nobody_is_woken_for_room_that_is_of_no_use(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
         api, tmp_path, reservation_seconds=0.3, sweep_seconds=0.02, preemption=False, naming_ahead=False
     ) as running:
@@ -87,19 +92,20 @@ async def test_nobody_is_woken_for_room_that_is_of_no_use(api, tmp_path):
         assert wakes(api) == 0
 
 
-async def test_the_end_of_a_pod_is_left_to_kube_scheduler_which_sees_it_itself(api, tmp_path):
+async def test_the_end_of_a_pod_is_left_to_kube_scheduler_which_sees_it_itself(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
         await running.place(await running.create(pod("holder", vram="60Gi")))
         await refuse(running, 5)
         # Refused long before: kube-scheduler surely hears of the deletion after its own refusal.
         for entry in running.daemon.state.pods.at(Stage.REFUSED):
+            assert entry.refusal is not None
             entry.refusal = replace(entry.refusal, at=entry.refusal.at - 60)
         api.remove(PODS, "holder")
         await settle(running)
         assert wakes(api) == 0
 
 
-async def test_the_end_of_a_pod_just_before_it_shows_in_our_watch_wakes(api, tmp_path):
+async def test_the_end_of_a_pod_just_before_it_shows_in_our_watch_wakes(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
         await running.place(await running.create(pod("holder", vram="60Gi")))
         await refuse(running, 5)
@@ -109,7 +115,7 @@ async def test_the_end_of_a_pod_just_before_it_shows_in_our_watch_wakes(api, tmp
         assert wakes(api) == 1
 
 
-async def test_a_hidden_cause_is_not_forgotten_when_a_visible_one_follows(api, tmp_path):
+async def test_a_hidden_cause_is_not_forgotten_when_a_visible_one_follows(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, wake_delay_seconds=0.2, preemption=False, naming_ahead=False) as running:
         running.daemon.waker.freed(Freed("gpu", 7, 0.0, seen_by_scheduler=False))
         running.daemon.waker.freed(Freed("gpu", 8, 1.0, seen_by_scheduler=True))

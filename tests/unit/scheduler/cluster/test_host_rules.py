@@ -19,12 +19,12 @@ GPU_TAINT = wire.Taint(key="nvidia.com/gpu", value="present", effect="NoSchedule
 
 def node(*taints: wire.Taint, cordoned: bool = False, **labels: str) -> wire.Node:
     return wire.Node(
-        metadata=wire.Meta(name="n1", labels=labels), spec=wire.NodeSpec(unschedulable=cordoned, taints=list(taints))
+        metadata=wire.Meta(name="n1", labels=labels), spec=wire.NodeSpec(unschedulable=cordoned, taints=tuple(taints))
     )
 
 
 def tolerating(**fields: str) -> wire.Pod:
-    return wire.Pod(spec=wire.PodSpec(tolerations=[wire.Toleration(**fields)]))
+    return wire.Pod(spec=wire.PodSpec(tolerations=(wire.Toleration(**fields),)))
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def rule(operator: str, *values: str, key: str = "zone") -> dict[str, Any]:
 def requiring(*terms: list[dict[str, Any]], fields: bool = False) -> wire.Pod:
     where = "match_fields" if fields else "match_expressions"
     selector = wire.NodeSelector(
-        node_selector_terms=[
-            wire.NodeSelectorTerm(**{where: [wire.SelectorTerm(**one) for one in term]}) for term in terms
-        ]
+        node_selector_terms=tuple(
+            wire.NodeSelectorTerm(**{where: tuple(wire.SelectorTerm(**one) for one in term)}) for term in terms
+        )
     )
     affinity = wire.Affinity(node_affinity=wire.NodeAffinity(required=selector))
     return wire.Pod(spec=wire.PodSpec(affinity=affinity))
@@ -182,6 +182,8 @@ def test_pods_that_keep_their_own_kind_off_the_host(term: dict[str, Any], itself
 
 def test_a_label_selector_in_a_query() -> None:
     rules = [("a", "In", ["x", "y"]), ("b", "NotIn", ["z"]), ("c", "Exists", []), ("d", "DoesNotExist", [])]
-    terms = [wire.SelectorTerm(key=key, operator=operator, values=values) for key, operator, values in rules]
+    terms = tuple(
+        wire.SelectorTerm(key=key, operator=operator, values=tuple(values)) for key, operator, values in rules
+    )
     assert selector_text(wire.LabelSelector({"app": "llm"}, terms)) == "app=llm,a in (x,y),b notin (z),c,!d"
     assert selector_text(wire.LabelSelector()) == ""

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,14 +13,14 @@ from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server:
         server.put(NODES, node("gpu", 80))
         yield server
 
 
 @pytest.fixture
-async def running(api, tmp_path):
+async def running(api: ApiServer, tmp_path: Path) -> AsyncIterator[Running]:
     async with extender(api, tmp_path, preemption=False, naming_ahead=False) as ready:
         yield ready
 
@@ -26,22 +29,22 @@ def held(running: Running) -> int:
     return int(running.daemon.state.fleet.held_mib.sum())
 
 
-def uid(body: dict) -> str:
+def uid(body: dict[str, Any]) -> str:
     return body["metadata"]["uid"]
 
 
-async def test_every_end_of_a_pod_gives_its_memory_back(running):
-    def delete(name):
+async def test_every_end_of_a_pod_gives_its_memory_back(running: Running) -> None:
+    def delete(name: str) -> None:
         running.api.remove(PODS, name)
 
-    def finish(phase):
-        def change(name):
+    def finish(phase: str) -> Callable[[str], None]:
+        def change(name: str) -> None:
             body = running.api.get(PODS, name)
             running.api.put(PODS, body | {"status": {"phase": phase}})
 
         return change
 
-    def replace(name):
+    def replace(name: str) -> None:
         running.api.remove(PODS, name)
         running.api.put(PODS, pod(name))
 
@@ -53,7 +56,7 @@ async def test_every_end_of_a_pod_gives_its_memory_back(running):
         assert held(running) == 0, name
 
 
-async def test_a_pod_deleted_between_filter_and_bind_holds_nothing(running):
+async def test_a_pod_deleted_between_filter_and_bind_holds_nothing(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="50Gi"))
     await running.filter(wanted)
     running.api.remove(PODS, "llm")
@@ -63,7 +66,7 @@ async def test_a_pod_deleted_between_filter_and_bind_holds_nothing(running):
     assert held(running) == 0
 
 
-async def test_a_node_that_goes_takes_its_reservations_along(running):
+async def test_a_node_that_goes_takes_its_reservations_along(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="50Gi"))
     await running.filter(wanted)
     running.api.remove(NODES, "gpu")
@@ -75,7 +78,7 @@ async def test_a_node_that_goes_takes_its_reservations_along(running):
     assert (await running.filter(wanted))["NodeNames"] == ["gpu"]
 
 
-async def test_a_reservation_that_nobody_binds_expires(api, tmp_path):
+async def test_a_reservation_that_nobody_binds_expires(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, reservation_seconds=0.05, sweep_seconds=0.02, preemption=False) as running:
         wanted = await running.create(pod("llm", vram="50Gi"))
         await running.filter(wanted)
@@ -85,7 +88,7 @@ async def test_a_reservation_that_nobody_binds_expires(api, tmp_path):
         assert (await running.filter(wanted))["NodeNames"] == ["gpu"]
 
 
-async def test_a_bind_that_is_sent_twice_succeeds_twice_and_binds_once(running):
+async def test_a_bind_that_is_sent_twice_succeeds_twice_and_binds_once(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="50Gi"))
     await running.filter(wanted)
     assert await running.bind(wanted, "gpu") == {}
@@ -95,7 +98,7 @@ async def test_a_bind_that_is_sent_twice_succeeds_twice_and_binds_once(running):
 
 
 @pytest.mark.parametrize("node_name", ["gpu", "elsewhere"])
-async def test_a_pod_that_somebody_else_has_bound(running, node_name):
+async def test_a_pod_that_somebody_else_has_bound(running: Running, node_name: str) -> None:
     wanted = await running.create(pod("llm", vram="50Gi"))
     await running.filter(wanted)
     # The watch has not shown it yet when kube-scheduler's bind call comes.
@@ -116,7 +119,9 @@ async def test_a_pod_that_somebody_else_has_bound(running, node_name):
         (429, "later"),
     ],
 )
-async def test_a_refused_binding_gives_the_reservation_back_and_may_be_tried_again(running, status, message):
+async def test_a_refused_binding_gives_the_reservation_back_and_may_be_tried_again(
+    running: Running, status: int, message: str
+) -> None:
     wanted = await running.create(pod("llm", vram="50Gi"))
     await running.filter(wanted)
     running.api.fail("POST", "/binding$", status=status, message=message)
@@ -128,7 +133,7 @@ async def test_a_refused_binding_gives_the_reservation_back_and_may_be_tried_aga
     assert await running.bind(wanted, "gpu") == {}
 
 
-async def test_a_binding_that_failed_inside_the_api_server_keeps_its_cards_for_another_try(running):
+async def test_a_binding_that_failed_inside_the_api_server_keeps_its_cards_for_another_try(running: Running) -> None:
     """etcd may commit what it was asked for after the API server has given up waiting."""
     wanted = await running.create(pod("llm", vram="50Gi"))
     await running.filter(wanted)
@@ -140,7 +145,7 @@ async def test_a_binding_that_failed_inside_the_api_server_keeps_its_cards_for_a
     assert held(running) == 50 * GIB
 
 
-async def test_a_binding_whose_answer_is_lost_counts_as_done(api, tmp_path):
+async def test_a_binding_whose_answer_is_lost_counts_as_done(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, bind_timeout_seconds=0.2, preemption=False) as running:
         wanted = await running.create(pod("llm", vram="50Gi"))
         await running.filter(wanted)
@@ -151,7 +156,9 @@ async def test_a_binding_whose_answer_is_lost_counts_as_done(api, tmp_path):
         assert running.daemon.state.is_bound(uid(wanted))
 
 
-async def test_while_it_is_unknown_whether_a_pod_was_bound_its_cards_stay_reserved(api, tmp_path):
+async def test_while_it_is_unknown_whether_a_pod_was_bound_its_cards_stay_reserved(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with extender(api, tmp_path, bind_timeout_seconds=0.2, preemption=False) as running:
         wanted = await running.create(pod("llm", vram="50Gi"))
         await running.filter(wanted)
@@ -167,7 +174,7 @@ async def test_while_it_is_unknown_whether_a_pod_was_bound_its_cards_stay_reserv
         assert await running.bind(wanted, "gpu") == {}
 
 
-async def test_a_reservation_does_not_run_out_while_its_binding_is_under_way(api, tmp_path):
+async def test_a_reservation_does_not_run_out_while_its_binding_is_under_way(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, reservation_seconds=0.05, sweep_seconds=0.02, preemption=False) as running:
         wanted, other = [await running.create(pod(name, vram="50Gi")) for name in ("llm", "other")]
         await running.filter(wanted)
@@ -181,7 +188,9 @@ async def test_a_reservation_does_not_run_out_while_its_binding_is_under_way(api
         assert await binding == {}
 
 
-async def test_a_pod_that_ends_while_it_is_unknown_whether_it_was_bound_holds_nothing(api, tmp_path):
+async def test_a_pod_that_ends_while_it_is_unknown_whether_it_was_bound_holds_nothing(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with extender(api, tmp_path, bind_timeout_seconds=0.5, preemption=False) as running:
         wanted = await running.create(pod("llm", vram="50Gi"))
         await running.filter(wanted)
@@ -195,7 +204,7 @@ async def test_a_pod_that_ends_while_it_is_unknown_whether_it_was_bound_holds_no
         assert held(running) == 0
 
 
-async def test_a_pod_that_was_bound_elsewhere_unseen_is_not_taken_for_a_waiting_one(running):
+async def test_a_pod_that_was_bound_elsewhere_unseen_is_not_taken_for_a_waiting_one(running: Running) -> None:
     running.api.hold_watches()
     bound = running.api.put(PODS, pod("llm", vram="50Gi", nodeName="elsewhere"))
     assert "bound to node elsewhere already" in (await running.bind(bound, "gpu"))["Error"]
@@ -203,7 +212,7 @@ async def test_a_pod_that_was_bound_elsewhere_unseen_is_not_taken_for_a_waiting_
     assert held(running) == 0
 
 
-async def test_a_restart_finds_the_same_ledger(api, tmp_path):
+async def test_a_restart_finds_the_same_ledger(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, preemption=False) as first:
         for name, size in (("a", "20Gi"), ("b", "30Gi")):
             await first.place(await first.create(pod(name, vram=size)))
@@ -214,7 +223,9 @@ async def test_a_restart_finds_the_same_ledger(api, tmp_path):
         assert (await second.filter(late))["NodeNames"] == []
 
 
-async def test_a_bind_for_a_choice_made_before_a_restart_goes_through_if_it_still_fits(api, tmp_path):
+async def test_a_bind_for_a_choice_made_before_a_restart_goes_through_if_it_still_fits(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with extender(api, tmp_path, preemption=False) as first:
         wanted = await first.create(pod("llm", vram="50Gi"))
         await first.filter(wanted)
@@ -223,7 +234,7 @@ async def test_a_bind_for_a_choice_made_before_a_restart_goes_through_if_it_stil
         assert held(second) == 50 * GIB
 
 
-async def test_changes_missed_during_an_outage_are_made_up_for(running):
+async def test_changes_missed_during_an_outage_are_made_up_for(running: Running) -> None:
     await running.place(await running.create(pod("old", vram="50Gi")))
     await running.place(await running.create(pod("same-name", vram="20Gi")))
     await running.api.stop()
@@ -237,7 +248,7 @@ async def test_changes_missed_during_an_outage_are_made_up_for(running):
     assert running.daemon.state.breaches() == []
 
 
-async def test_it_is_not_ready_and_answers_no_verb_before_it_knows_the_cluster(api, tmp_path):
+async def test_it_is_not_ready_and_answers_no_verb_before_it_knows_the_cluster(api: ApiServer, tmp_path: Path) -> None:
     release = api.stall("GET", "/pods$")
     async with extender(api, tmp_path, wait_ready=False) as running:
         assert (await running.get("/healthz"))[0] == 200
@@ -254,13 +265,13 @@ async def test_it_is_not_ready_and_answers_no_verb_before_it_knows_the_cluster(a
         assert (await running.get("/readyz"))[0] == 200
 
 
-async def test_many_pods_at_once_never_over_commit(api, tmp_path):
+async def test_many_pods_at_once_never_over_commit(api: ApiServer, tmp_path: Path) -> None:
     for at in range(4):
         api.put(NODES, node(f"n{at}", 80, 80))
     async with extender(api, tmp_path, preemption=False) as running:
         pods = [await running.create(pod(f"p{at:02d}", vram="30Gi")) for at in range(24)]
 
-        async def schedule(body: dict) -> str:
+        async def schedule(body: dict[str, Any]) -> str:
             for _ in range(3):
                 chosen = (await running.filter(body))["NodeNames"]
                 if not chosen:

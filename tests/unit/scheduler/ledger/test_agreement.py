@@ -28,7 +28,7 @@ def pod(limits: dict[str, str], cards: str = "", vram_mib: str = "", mode: str =
             name=name, namespace="ns", uid=f"uid-{name}",
             annotations={f"headroom.dev/assigned-{key}": text for key, text in written.items() if text},
         ),
-        spec=wire.PodSpec(node_name="n", containers=[wire.Container(resources=wire.Resources(limits=dict(limits)))]),
+        spec=wire.PodSpec(node_name="n", containers=(wire.Container(resources=wire.Resources(limits=dict(limits))),)),
         status=wire.PodStatus(phase="Running"),
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ def whole(name: str = "n1", count: int = 2, **fields: Any) -> GpuNode:
 def shared(name: str = "n1", slices: int = 2, allocation: Allocation = Allocation.DISTRIBUTED) -> GpuNode:
     """A node with two time-sliced cards."""
     cards = tuple(Card(f"GPU-{at}", at, "Tesla-T4", 15000, slices=slices) for at in range(2))
-    return GpuNode(name, cards, Sharing.TIME_SLICING, allocation, "nvidia.com/gpu", 8000, 32000)
+    return GpuNode(name, cards, Sharing.TIME_SLICING, allocation, "nvidia.com/gpu", cpu_milli=8000, memory_mib=32000)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def ledger() -> Ledger:
     return made
 
 
-def pinned(mib: int, **host: int) -> GpuRequest:
+def pinned(mib: int, **host: Any) -> GpuRequest:
     return GpuRequest(count=1, mode=Mode.PINNED, vram_mib=mib, **host)
 
 
@@ -51,7 +51,7 @@ def bound(
             uid=uid,
             annotations={f"headroom.dev/assigned-{key.replace('_', '-')}": text for key, text in annotations.items()},
         ),
-        spec=wire.PodSpec(node_name=node, containers=[wire.Container(resources=wire.Resources(limits=dict(limits)))]),
+        spec=wire.PodSpec(node_name=node, containers=(wire.Container(resources=wire.Resources(limits=dict(limits))),)),
         status=wire.PodStatus(phase="Running", start_time=started or None),
     )
 
@@ -383,7 +383,7 @@ def test_reality_may_over_commit_and_is_told() -> None:
         ),
     ],
 )
-def test_what_is_written_on_a_pod(ledger: Ledger, annotations: dict[str, str], words: str, left: list[int]) -> None:
+def test_what_is_written_on_a_pod(ledger: Ledger, annotations: dict[str, Any], words: str, left: list[int]) -> None:
     change = ledger.apply(bound("u1", VRAM, **annotations))
     assert words in change.problem
     assert ("u1" in ledger.problems) == bool(words)

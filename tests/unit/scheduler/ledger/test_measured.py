@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from headroom import wire
-from headroom.domain.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
-from scheduler.ledger.fleet import IDLE_MIB, Fleet
+from headroom.domain.model import IDLE_MIB, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
+from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import CardUse, Ledger
 from scheduler.placement import filtering
 
@@ -23,7 +23,7 @@ def bound(name: str, gib: int, card: str, *, started: str = "") -> wire.Pod:
             name=name, namespace="ns", uid=f"uid-{name}", annotations={f"headroom.dev/{k}": v for k, v in annotations.items()}
         ),
         spec=wire.PodSpec(
-            node_name="n", containers=[wire.Container(resources=wire.Resources(limits={"headroom.dev/vram": f"{gib}Gi"}))]
+            node_name="n", containers=(wire.Container(resources=wire.Resources(limits={"headroom.dev/vram": f"{gib}Gi"})),)
         ),
         status=wire.PodStatus(phase="Running", start_time=started or None),
     )  # fmt: skip
@@ -171,13 +171,13 @@ def test_more_than_its_share_counts_and_goes_with_the_pod() -> None:
 
 def test_a_deleted_pods_memory_does_not_block_its_successor() -> None:
     """Case s07: nothing came free until the next reading, though docs/scheduler.md said so."""
-    for exporter in (World.agent, World.dcgm):
+    for by_pod in (True, False):
         world = World().bind("old", 60).later(HOUR)
-        world = exporter(world, old=60) if exporter is World.agent else exporter(world, 60)
+        world = world.agent(old=60) if by_pod else world.dcgm(60)
         assert world.end("old").free == 80
         assert world.refusal(count=1, vram_mib=60 * GIB) is None
         # A reading made before the end, but read after it.
-        world = exporter(world, age=3, old=60) if exporter is World.agent else exporter(world, 60, age=3)
+        world = world.agent(age=3, old=60) if by_pod else world.dcgm(60, age=3)
         assert world.free == 80
 
 

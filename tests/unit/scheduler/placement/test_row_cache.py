@@ -43,7 +43,7 @@ def assert_true(cache: RowCache, fleet: Fleet) -> None:
     assert names[:size].tolist() == fleet.names
 
 
-def test_only_rows_that_changed_are_computed_again():
+def test_only_rows_that_changed_are_computed_again() -> None:
     fleet = fleet_of("a", "b", "c")
     cache, counted = cache_of(fleet)
     assert_true(cache, fleet)
@@ -54,7 +54,7 @@ def test_only_rows_that_changed_are_computed_again():
     assert counted.asked == [[0, 1, 2], [1]]
 
 
-def test_nodes_that_come_go_and_come_again_in_a_row_of_another():
+def test_nodes_that_come_go_and_come_again_in_a_row_of_another() -> None:
     fleet = fleet_of("a", "b")
     cache, counted = cache_of(fleet)
     cache.current()
@@ -68,7 +68,7 @@ def test_nodes_that_come_go_and_come_again_in_a_row_of_another():
     assert counted.asked == [[0, 1], [0, 2, 3], [0]]
 
 
-def test_a_reader_that_fell_behind_the_log_computes_all_rows():
+def test_a_reader_that_fell_behind_the_log_computes_all_rows() -> None:
     fleet = fleet_of("a", "b")
     cache, counted = cache_of(fleet)
     cache.current()
@@ -81,7 +81,7 @@ def test_a_reader_that_fell_behind_the_log_computes_all_rows():
     assert counted.asked == [[0, 1], [0, 1]]
 
 
-def test_an_empty_fleet_has_no_rows_until_a_node_comes():
+def test_an_empty_fleet_has_no_rows_until_a_node_comes() -> None:
     fleet = Fleet()
     cache, counted = cache_of(fleet)
     assert len(cache.current()[0]) == 0
@@ -90,7 +90,7 @@ def test_an_empty_fleet_has_no_rows_until_a_node_comes():
     assert counted.asked == [[0]]
 
 
-def test_rows_that_could_not_be_computed_are_computed_the_next_time():
+def test_rows_that_could_not_be_computed_are_computed_the_next_time() -> None:
     fleet = fleet_of("a", "b")
     faults = [ValueError("odd row")]
 
@@ -105,7 +105,7 @@ def test_rows_that_could_not_be_computed_are_computed_the_next_time():
     assert cache.current()[0].tolist() == [1000, 1000]
 
 
-def test_two_readers_of_one_log_do_not_disturb_each_other():
+def test_two_readers_of_one_log_do_not_disturb_each_other() -> None:
     fleet = fleet_of("a", "b")
     first, second = ChangedRows(), ChangedRows()
     assert first.since_last(fleet).tolist() == [0, 1]
@@ -116,7 +116,7 @@ def test_two_readers_of_one_log_do_not_disturb_each_other():
 
 
 @pytest.mark.parametrize(("most_bytes", "kept"), [(32 * 8 * 40, 40), (0, 32)])
-def test_the_keys_not_asked_for_longest_are_dropped(most_bytes, kept):
+def test_the_keys_not_asked_for_longest_are_dropped(most_bytes: int, kept: int) -> None:
     fleet = fleet_of(*map(str, range(32)))
     computed: list[int] = []
 

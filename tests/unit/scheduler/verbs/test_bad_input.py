@@ -1,6 +1,9 @@
 """Whatever is sent: a precise answer, a metric, an unchanged ledger, and a daemon that answers the next call."""
 
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,14 +12,14 @@ from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
 
 
 @pytest.fixture
-async def running(tmp_path):
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
     async with ApiServer() as api:
         api.put(NODES, node("gpu", 80, 80, slices=4))
         async with extender(api, tmp_path, preemption=False, max_body_mib=1) as ready:
             yield ready
 
 
-def ledger(running: Running) -> list[object]:
+def ledger(running: Running) -> list[dict[str, Any]]:
     return running.daemon.state.ledger.dump()
 
 
@@ -49,7 +52,9 @@ GOOD_POD = {**pod("p", vram="1Gi"), "metadata": {"name": "p", "namespace": "defa
         pytest.param(b'{"Pod": ' + b"[" * 100_000 + b"}", "", id="deep nesting"),
     ],
 )
-async def test_a_message_that_cannot_be_understood_is_a_400_with_the_fault(running, verb, body, said):
+async def test_a_message_that_cannot_be_understood_is_a_400_with_the_fault(
+    running: Running, verb: str, body: Any, said: str
+) -> None:
     before = ledger(running)
     status, answer = await running.post(f"/{verb}", body)
     assert status == 400
@@ -59,13 +64,13 @@ async def test_a_message_that_cannot_be_understood_is_a_400_with_the_fault(runni
     await assert_still_serving(running)
 
 
-async def test_a_filter_for_a_pod_without_uid_is_refused(running):
+async def test_a_filter_for_a_pod_without_uid_is_refused(running: Running) -> None:
     status, answer = await running.post("/filter", {"Pod": pod("p", vram="1Gi"), "NodeNames": ["gpu"]})
     assert (status, answer["Error"]) == (400, "ExtenderArgs: Pod.metadata.uid is missing")
 
 
 @pytest.mark.parametrize("verb", ["filter", "prioritize", "bind"])
-async def test_another_content_type_is_a_415(running, verb):
+async def test_another_content_type_is_a_415(running: Running, verb: str) -> None:
     status, answer = await running.post(
         f"/{verb}", b"a=b", headers={"Content-Type": "application/x-www-form-urlencoded"}
     )
@@ -75,7 +80,7 @@ async def test_another_content_type_is_a_415(running, verb):
 
 
 @pytest.mark.parametrize("verb", ["filter", "prioritize", "bind"])
-async def test_a_body_of_50_mb_is_a_413(running, verb):
+async def test_a_body_of_50_mb_is_a_413(running: Running, verb: str) -> None:
     status, answer = await running.post(f"/{verb}", b'{"Pod": "' + b"x" * 50 * 2**20 + b'"}')
     assert status == 413
     assert "1 MiB" in answer["Error"]
@@ -97,7 +102,9 @@ async def test_a_body_of_50_mb_is_a_413(running, verb):
         pytest.param({"amd.com/gpu": "1", "headroom.dev/vram": "5Gi"}, "go out whole", id="a part of an AMD card"),
     ],
 )
-async def test_a_demand_that_cannot_be_understood_is_refused_on_every_node_in_stable_words(running, limits, said):
+async def test_a_demand_that_cannot_be_understood_is_refused_on_every_node_in_stable_words(
+    running: Running, limits: dict[str, Any], said: str
+) -> None:
     wrong = await running.create(pod("wrong", limits=limits))
     before = ledger(running)
     first, second = await running.filter(wrong), await running.filter(wrong)
@@ -109,7 +116,7 @@ async def test_a_demand_that_cannot_be_understood_is_refused_on_every_node_in_st
     await assert_still_serving(running)
 
 
-async def test_more_memory_than_any_card_has_is_refused_with_the_pods_own_figure(running):
+async def test_more_memory_than_any_card_has_is_refused_with_the_pods_own_figure(running: Running) -> None:
     huge = await running.create(pod("huge", vram="500Gi"))
     answer = await running.filter(huge)
     assert answer["FailedAndUnresolvableNodes"] == {"gpu": "no card with 512000 MiB free"}
@@ -124,7 +131,9 @@ async def test_more_memory_than_any_card_has_is_refused_with_the_pods_own_figure
         pytest.param(["gpu", "gpu"], ["gpu"], {}, id="twice the same"),
     ],
 )
-async def test_unknown_nodes_are_never_chosen(running, offered, chosen, refused):
+async def test_unknown_nodes_are_never_chosen(
+    running: Running, offered: list[Any], chosen: list[Any], refused: dict[str, Any]
+) -> None:
     wanted = await running.create(pod("llm", vram="10Gi"))
     status, answer = await running.post("/filter", {"Pod": wanted, "NodeNames": offered})
     assert status == 200
@@ -132,7 +141,7 @@ async def test_unknown_nodes_are_never_chosen(running, offered, chosen, refused)
     assert answer.get("FailedAndUnresolvableNodes", {}) == refused
 
 
-async def test_a_node_that_contradicts_itself_is_refused_with_the_contradiction(running):
+async def test_a_node_that_contradicts_itself_is_refused_with_the_contradiction(running: Running) -> None:
     broken = node("broken", 80)
     broken["metadata"]["annotations"]["headroom.dev/cards"] = '[{"id": "a", "model": "m", "vram_mib": -5}]'
     running.api.put(NODES, broken)
@@ -146,7 +155,7 @@ async def test_a_node_that_contradicts_itself_is_refused_with_the_contradiction(
     assert await running.metric("headroom_nodes_not_understood") == 0
 
 
-async def test_malformed_assignment_annotations_are_accounted_and_reported(running):
+async def test_malformed_assignment_annotations_are_accounted_and_reported(running: Running) -> None:
     bound = pod("foreign", vram="10Gi", gpus=1, nodeName="gpu")
     bound["metadata"]["annotations"] = {
         "headroom.dev/assigned-cards": "gpu-gpu0",
@@ -175,7 +184,9 @@ async def bind_body(running: Running, **changed: str) -> dict[str, str]:
         pytest.param({"PodUID": "gone"}, "another one now", id="a pod of that name, but another UID"),
     ],
 )
-async def test_a_bind_that_cannot_be_is_an_error_and_holds_nothing_new(running, changed, said):
+async def test_a_bind_that_cannot_be_is_an_error_and_holds_nothing_new(
+    running: Running, changed: dict[str, Any], said: str
+) -> None:
     body = await bind_body(running, **changed)
     held = int(running.daemon.state.fleet.held_mib.sum())
     status, answer = await running.post("/bind", body)
@@ -187,12 +198,12 @@ async def test_a_bind_that_cannot_be_is_an_error_and_holds_nothing_new(running, 
     await assert_still_serving(running)
 
 
-async def test_a_truncated_bind_is_a_400(running):
+async def test_a_truncated_bind_is_a_400(running: Running) -> None:
     assert (await running.post("/bind", b'{"PodName": "a"'))[0] == 400
     assert (await running.post("/bind", {"PodName": "a"}))[0] == 400
 
 
-async def test_a_card_full_by_now_is_not_bound(running):
+async def test_a_card_full_by_now_is_not_bound(running: Running) -> None:
     late = await running.create(pod("late", vram="60Gi"))
     for name in ("one", "two"):
         other = await running.create(pod(name, vram="60Gi"))
@@ -215,7 +226,9 @@ MOST = str(2**63 - 1)  # the largest amount that the API server lets through
         pytest.param({"aliyun.com/gpu-mem": MOST}, "no card has as much", id="GiB"),
     ],
 )
-async def test_a_demand_beyond_any_node_is_refused_at_once_and_stops_nothing(tmp_path, limits, said):
+async def test_a_demand_beyond_any_node_is_refused_at_once_and_stops_nothing(
+    tmp_path: Path, limits: dict[str, Any], said: str
+) -> None:
     async with ApiServer() as api:
         api.put(NODES, node("gpu", 80, 80, slices=4))
         async with extender(api, tmp_path, naming_ahead_backlog=1) as running:
@@ -233,7 +246,7 @@ async def test_a_demand_beyond_any_node_is_refused_at_once_and_stops_nothing(tmp
             await assert_still_serving(running)
 
 
-async def test_host_demands_beyond_any_node_do_not_stop_the_watch(running):
+async def test_host_demands_beyond_any_node_do_not_stop_the_watch(running: Running) -> None:
     greedy = {"headroom.dev/vram": "1Gi", "cpu": "9E", "memory": "8Ei"}
     await running.create(pod("a", limits=greedy, nodeName="gpu"))
     await running.create(pod("b", limits={"cpu": "9E", "memory": "8Ei"}, nodeName="gpu"))
@@ -249,7 +262,9 @@ async def test_host_demands_beyond_any_node_do_not_stop_the_watch(running):
         pytest.param({"reserve_mib": 2**70}, "reserve_mib", id="reserve"),
     ],
 )
-async def test_a_description_beyond_any_card_refuses_that_node_alone(running, change, said):
+async def test_a_description_beyond_any_card_refuses_that_node_alone(
+    running: Running, change: dict[str, Any], said: str
+) -> None:
     odd = node("odd", 80)
     (card,) = json.loads(odd["metadata"]["annotations"]["headroom.dev/cards"])
     odd["metadata"]["annotations"]["headroom.dev/cards"] = json.dumps([card | change])

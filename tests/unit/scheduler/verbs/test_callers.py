@@ -5,12 +5,13 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import trustme
 
-from headroom.daemon.settings import SettingsError
+from headroom.daemon.settings import SettingsError, load
 from headroom.errors import HeadroomError
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs.tls import ServerCertificate, uses_tls
@@ -22,7 +23,7 @@ FILES = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
 
 
 @contextlib.asynccontextmanager
-async def running(tmp_path: Path, **settings: object) -> AsyncIterator[Running]:
+async def running(tmp_path: Path, **settings: Any) -> AsyncIterator[Running]:
     async with ApiServer() as api:
         api.put(NODES, node("gpu", 80))
         async with extender(api, tmp_path, preemption=False, naming_ahead=False, **settings) as ready:
@@ -40,7 +41,7 @@ async def ask(
             return answer.status
 
 
-def bind_of(created: dict) -> dict:
+def bind_of(created: dict[str, Any]) -> dict[str, Any]:
     meta = created["metadata"]
     return {"PodName": meta["name"], "PodNamespace": "default", "PodUID": meta["uid"], "Node": "gpu"}
 
@@ -60,12 +61,12 @@ def bind_of(created: dict) -> dict:
         pytest.param("/readyz", None, 200, id="readiness"),
     ],
 )
-async def test_what_other_machines_may_ask(tmp_path, path, body, status):
+async def test_what_other_machines_may_ask(tmp_path: Path, path: str, body: dict[str, Any] | None, status: int) -> None:
     async with running(tmp_path) as extender:
         assert await ask(extender.url, path, body) == status
 
 
-async def test_a_mesh_cannot_bind_for_another_pod(tmp_path):
+async def test_a_mesh_cannot_bind_for_another_pod(tmp_path: Path) -> None:
     async with running(tmp_path) as extender:
         created = await extender.create(pod("p", vram="40Gi"))
         assert await ask(extender.url, "/bind", bind_of(created)) == 403
@@ -74,7 +75,7 @@ async def test_a_mesh_cannot_bind_for_another_pod(tmp_path):
         assert extender.api.get(PODS, "p")["spec"]["nodeName"] == "gpu"
 
 
-async def test_all_may_call_where_the_settings_say_so(tmp_path):
+async def test_all_may_call_where_the_settings_say_so(tmp_path: Path) -> None:
     async with running(tmp_path, allow_remote=True) as extender:
         created = await extender.create(pod("p", vram="40Gi"))
         assert await ask(extender.url, "/bind", bind_of(created)) == 200
@@ -112,7 +113,7 @@ class Authority:
         return context
 
 
-async def test_with_tls_only_a_certificate_opens_the_verbs(tmp_path):
+async def test_with_tls_only_a_certificate_opens_the_verbs(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     async with running(tmp_path, tls_port=0, **authority.settings) as extender:
         created = await extender.create(pod("p", vram="40Gi"))
@@ -129,7 +130,7 @@ async def test_with_tls_only_a_certificate_opens_the_verbs(tmp_path):
         assert extender.api.get(PODS, "p")["spec"]["nodeName"] == "gpu"
 
 
-async def test_of_an_authority_that_signs_for_many_only_some_names_count(tmp_path):
+async def test_of_an_authority_that_signs_for_many_only_some_names_count(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     names = ("system:kube-scheduler",)
     async with running(tmp_path, tls_port=0, tls_client_names=names, **authority.settings) as extender:
@@ -138,9 +139,9 @@ async def test_of_an_authority_that_signs_for_many_only_some_names_count(tmp_pat
         assert await ask(over_tls, "/filter", {}, tls=authority.client("system:kube-scheduler")) == 400
 
 
-async def test_a_certificate_that_was_renewed_is_taken_up_and_a_broken_one_is_not(tmp_path):
+async def test_a_certificate_that_was_renewed_is_taken_up_and_a_broken_one_is_not(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    certificate = ServerCertificate(SchedulerSettings(**authority.settings))
+    certificate = ServerCertificate(load(SchedulerSettings, authority.settings))
 
     async def ignore(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -165,13 +166,13 @@ async def test_a_certificate_that_was_renewed_is_taken_up_and_a_broken_one_is_no
 
 
 @pytest.mark.parametrize("missing", FILES)
-def test_the_three_files_go_together(tmp_path, missing):
-    settings = {name: "file" for name in FILES if name != missing}
+def test_the_three_files_go_together(tmp_path: Path, missing: Any) -> None:
+    settings: dict[str, Any] = {name: "file" for name in FILES if name != missing}
     with pytest.raises(SettingsError, match=missing):
         uses_tls(SchedulerSettings(**settings))
     assert not uses_tls(SchedulerSettings())
 
 
-def test_files_that_cannot_be_used_are_named(tmp_path):
+def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(HeadroomError, match="TLS files cannot be used"):
-        ServerCertificate(SchedulerSettings(**{name: str(tmp_path / "none") for name in FILES}))
+        ServerCertificate(load(SchedulerSettings, {name: str(tmp_path / "none") for name in FILES}))

@@ -6,6 +6,9 @@ Every test plays one interleaving over the wire. The ids are those of the cases 
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +23,13 @@ BINDING = "pods/p1/binding$"
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server:
         server.put(NODES, node("n0", 80))
         yield server
 
 
-def uid(body: dict) -> str:
+def uid(body: dict[str, Any]) -> str:
     return body["metadata"]["uid"]
 
 
@@ -34,7 +37,7 @@ def names(api: ApiServer) -> list[str]:
     return [each["metadata"]["name"] for each in api.all(PODS)]
 
 
-def why(answer: dict) -> set[str]:
+def why(answer: dict[str, Any]) -> set[str]:
     return set(answer["FailedAndUnresolvableNodes"].values())
 
 
@@ -50,7 +53,7 @@ async def sound(running: Running) -> None:
     assert running.daemon.state.breaches() == []
 
 
-async def test_a_preemptions_deadline_leaves_a_binding_under_way_alone(api, tmp_path):
+async def test_a_preemptions_deadline_leaves_a_binding_under_way_alone(api: ApiServer, tmp_path: Path) -> None:
     """s18."""
     async with extender(api, tmp_path, preemption_seconds=1.0, sweep_seconds=0.02) as running:
         await running.place(await running.create(pod("low", vram="70Gi", priority=0)))
@@ -70,7 +73,7 @@ async def test_a_preemptions_deadline_leaves_a_binding_under_way_alone(api, tmp_
         await sound(running)
 
 
-async def test_a_write_that_lands_after_its_time_out_finds_its_cards_kept(api, tmp_path):
+async def test_a_write_that_lands_after_its_time_out_finds_its_cards_kept(api: ApiServer, tmp_path: Path) -> None:
     """s22: etcd commits what the API server, and the extender, have given up waiting for."""
     async with extender(api, tmp_path, bind_timeout_seconds=0.2) as running:
         first, second = [await running.create(pod(name, vram="70Gi")) for name in ("p1", "p2")]
@@ -88,7 +91,9 @@ async def test_a_write_that_lands_after_its_time_out_finds_its_cards_kept(api, t
 
 
 @pytest.mark.parametrize("lands", [False, True])
-async def test_a_binding_without_an_answer_is_settled_by_a_read_in_the_end(api, tmp_path, lands):
+async def test_a_binding_without_an_answer_is_settled_by_a_read_in_the_end(
+    api: ApiServer, tmp_path: Path, lands: bool
+) -> None:
     async with extender(
         api, tmp_path, bind_timeout_seconds=0.1, unsure_seconds=1.0, sweep_seconds=0.02, preemption=False
     ) as running:
@@ -108,7 +113,9 @@ async def test_a_binding_without_an_answer_is_settled_by_a_read_in_the_end(api, 
             assert (await running.filter(second))["NodeNames"] == ["n0"]
 
 
-async def test_a_restarted_extender_cannot_be_surprised_by_what_the_process_before_it_was_binding(api, tmp_path):
+async def test_a_restarted_extender_cannot_be_surprised_by_what_the_process_before_it_was_binding(
+    api: ApiServer, tmp_path: Path
+) -> None:
     async with extender(api, tmp_path, bind_timeout_seconds=0.1, preemption=False) as before:
         first, second = [await before.create(pod(name, vram="70Gi")) for name in ("p1", "p2")]
         await before.filter(first)
@@ -123,7 +130,7 @@ async def test_a_restarted_extender_cannot_be_surprised_by_what_the_process_befo
         assert not api.get(PODS, "p1")["spec"].get("nodeName")
 
 
-async def test_a_pod_that_changed_since_it_was_decided_on_is_bound_all_the_same(api, tmp_path):
+async def test_a_pod_that_changed_since_it_was_decided_on_is_bound_all_the_same(api: ApiServer, tmp_path: Path) -> None:
     """kube-scheduler writes conditions, controllers write annotations: the watch may not have shown it yet."""
     async with extender(api, tmp_path, preemption=False) as running:
         first = await running.create(pod("p1", vram="70Gi"))
@@ -136,7 +143,7 @@ async def test_a_pod_that_changed_since_it_was_decided_on_is_bound_all_the_same(
         assert len(api.asked("POST", BINDING)) == 2
 
 
-async def test_a_pod_that_went_while_its_binding_was_unsure_is_settled_as_gone(api, tmp_path):
+async def test_a_pod_that_went_while_its_binding_was_unsure_is_settled_as_gone(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
         api, tmp_path, bind_timeout_seconds=0.1, unsure_seconds=0.5, sweep_seconds=0.02, preemption=False
     ) as running:
@@ -150,7 +157,9 @@ async def test_a_pod_that_went_while_its_binding_was_unsure_is_settled_as_gone(a
         assert running.daemon.state.pods.has_ended(uid(first))
 
 
-async def test_asked_again_while_a_binding_is_under_way_the_pod_gets_no_other_node(api, tmp_path):
+async def test_asked_again_while_a_binding_is_under_way_the_pod_gets_no_other_node(
+    api: ApiServer, tmp_path: Path
+) -> None:
     """s29: kube-scheduler gives a bind call up after 5 s, the extender's own may take 8."""
     api.put(NODES, node("n1", 80))
     async with extender(api, tmp_path, bind_timeout_seconds=0.4) as running:
@@ -172,7 +181,7 @@ async def test_asked_again_while_a_binding_is_under_way_the_pod_gets_no_other_no
         await sound(running)
 
 
-async def test_a_second_bind_call_waits_for_the_outcome_of_the_first(api, tmp_path):
+async def test_a_second_bind_call_waits_for_the_outcome_of_the_first(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path) as running:
         first = await running.create(pod("p1", vram="70Gi"))
         await running.filter(first)
@@ -185,7 +194,9 @@ async def test_a_second_bind_call_waits_for_the_outcome_of_the_first(api, tmp_pa
         assert len(api.asked("POST", BINDING)) == 1
 
 
-async def test_a_pod_told_that_its_binding_is_under_way_is_woken_when_that_fails(api, tmp_path):
+async def test_a_pod_told_that_its_binding_is_under_way_is_woken_when_that_fails(
+    api: ApiServer, tmp_path: Path
+) -> None:
     api.put(NODES, node("n1", 80))
     async with extender(api, tmp_path) as running:
         first = await running.create(pod("p1", vram="70Gi"))
@@ -200,12 +211,14 @@ async def test_a_pod_told_that_its_binding_is_under_way_is_woken_when_that_fails
         await running.until(lambda: bool(api.asked("PATCH", "/nodes/n0$")))
 
 
-async def test_a_write_of_a_decider_that_was_stopped_is_refused_once_another_decides(api, tmp_path):
+async def test_a_write_of_a_decider_that_was_stopped_is_refused_once_another_decides(
+    api: ApiServer, tmp_path: Path
+) -> None:
     """s06b: nothing in the process can close the gap between its last look at the lease and its write; a mark on the pod can."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     front = await api.front()
-    options = {"lease_namespace": "headroom-system", "lease_seconds": 3.0, "bind_timeout_seconds": 1.0}
+    options: dict[str, Any] = {"lease_namespace": "headroom-system", "lease_seconds": 3.0, "bind_timeout_seconds": 1.0}
     async with (
         extender(api, tmp_path / "a", front=front, port=1, **options) as a,
         extender(api, tmp_path / "b", port=2, **options) as b,
@@ -228,7 +241,7 @@ async def test_a_write_of_a_decider_that_was_stopped_is_refused_once_another_dec
         assert mark.startswith(f"{b.daemon.leadership.term}/")
 
 
-async def placed(running: Running, body: dict) -> str:
+async def placed(running: Running, body: dict[str, Any]) -> str:
     """The node a pod gets as soon as the extender decides."""
     async with asyncio.timeout(120):
         while True:
@@ -240,7 +253,9 @@ async def placed(running: Running, body: dict) -> str:
 
 
 @pytest.mark.parametrize("change", ["unreadable", "gone"])
-async def test_a_node_that_cannot_be_read_for_a_while_does_not_lose_what_is_being_bound(api, tmp_path, change):
+async def test_a_node_that_cannot_be_read_for_a_while_does_not_lose_what_is_being_bound(
+    api: ApiServer, tmp_path: Path, change: str
+) -> None:
     """s23: the pod watch lags behind the node watch."""
     async with extender(api, tmp_path) as running:
         first, second = [await running.create(pod(name, vram="70Gi")) for name in ("p1", "p2")]
@@ -261,7 +276,7 @@ async def test_a_node_that_cannot_be_read_for_a_while_does_not_lose_what_is_bein
         await sound(running)
 
 
-async def test_a_late_call_about_an_earlier_pod_of_the_name_gets_no_node(api, tmp_path):
+async def test_a_late_call_about_an_earlier_pod_of_the_name_gets_no_node(api: ApiServer, tmp_path: Path) -> None:
     """s24: StatefulSets make a pod anew under its name within the same second."""
     api.put(NODES, node("n1", 80))
     async with extender(api, tmp_path) as running:
@@ -274,7 +289,7 @@ async def test_a_late_call_about_an_earlier_pod_of_the_name_gets_no_node(api, tm
         assert (await running.filter(await running.create(pod("p2", vram="70Gi")), "n0"))["NodeNames"] == []
 
 
-async def test_nobody_is_evicted_for_a_pod_that_is_bound(api, tmp_path):
+async def test_nobody_is_evicted_for_a_pod_that_is_bound(api: ApiServer, tmp_path: Path) -> None:
     """s19: kube-scheduler's bind call timed out, and its view of the pod is an old one."""
     api.put(NODES, node("n1", 80))
     async with extender(api, tmp_path) as running:
@@ -290,7 +305,7 @@ async def test_nobody_is_evicted_for_a_pod_that_is_bound(api, tmp_path):
         assert "is bound to node n0 already" in (await running.bind(high, "n1"))["Error"]
 
 
-async def test_evictions_stop_when_their_pod_is_bound_elsewhere(api, tmp_path):
+async def test_evictions_stop_when_their_pod_is_bound_elsewhere(api: ApiServer, tmp_path: Path) -> None:
     """s19b: the claim is gone before the victim's end is told, so nothing is reserved for a bound pod and no event is lost."""
     api.put(NODES, node("n1", 80))
     async with extender(api, tmp_path) as running:
@@ -316,7 +331,7 @@ async def test_evictions_stop_when_their_pod_is_bound_elsewhere(api, tmp_path):
         assert running.daemon.pods.relists == 1
 
 
-async def test_a_pod_that_came_and_went_while_the_watch_was_away_leaves_nothing(api, tmp_path):
+async def test_a_pod_that_came_and_went_while_the_watch_was_away_leaves_nothing(api: ApiServer, tmp_path: Path) -> None:
     """s21."""
     async with extender(api, tmp_path, preemption=False) as running:
         api.hold_watches()
@@ -333,7 +348,7 @@ async def test_a_pod_that_came_and_went_while_the_watch_was_away_leaves_nothing(
         await sound(running)
 
 
-async def test_a_gated_pod_that_got_a_selector_gets_a_card_of_the_model(api, tmp_path):
+async def test_a_gated_pod_that_got_a_selector_gets_a_card_of_the_model(api: ApiServer, tmp_path: Path) -> None:
     """s27: Kueue lifts the gate and adds the node selector of a flavour in one write."""
     mixed = node("n0", 80, 80)
     cards = json.loads(mixed["metadata"]["annotations"]["headroom.dev/cards"])
@@ -351,7 +366,7 @@ async def test_a_gated_pod_that_got_a_selector_gets_a_card_of_the_model(api, tmp
         assert api.get(PODS, "p1")["metadata"]["annotations"]["headroom.dev/assigned-cards"] == "n0-gpu1"
 
 
-async def test_a_bind_call_whose_http_client_went_away_still_ends_in_order(api, tmp_path):
+async def test_a_bind_call_whose_http_client_went_away_still_ends_in_order(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, preemption=False) as running:
         first = await running.create(pod("p1", vram="70Gi"))
         await running.filter(first)

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes.apiserver import ApiServer
-from tests.fakes.extender import NODES, extender, node, pod
+from tests.fakes.extender import NODES, Running, extender, node, pod
 
 
 @pytest.fixture
-async def running(tmp_path):
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
     async with ApiServer() as api:
         api.put(NODES, node("a", 80, 80))
         api.put(NODES, node("b", 40))
@@ -35,7 +38,9 @@ async def running(tmp_path):
         ),
     ],
 )
-async def test_fit_counts_how_many_more_pods_and_why_no_more(running, asked, limit, fits, reasons):
+async def test_fit_counts_how_many_more_pods_and_why_no_more(
+    running: Running, asked: Any, limit: int, fits: dict[str, int] | None, reasons: dict[str, int]
+) -> None:
     before = running.daemon.state.ledger.dump()
     template = {"metadata": {"labels": {}}, "spec": asked["spec"]}
     status, answer = await running.post("/v1/fit", {"pod": template, "limit": limit})
@@ -50,13 +55,13 @@ async def test_fit_counts_how_many_more_pods_and_why_no_more(running, asked, lim
     assert running.daemon.state.ledger.dump() == before
 
 
-def apart(**labels: str) -> dict:
+def apart(**labels: str) -> dict[str, Any]:
     """The affinity of pods that share no host with pods of these labels."""
     term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
     return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
-async def test_fit_puts_pods_that_keep_apart_on_a_host_each_and_off_those_that_are_taken(running):
+async def test_fit_puts_pods_that_keep_apart_on_a_host_each_and_off_those_that_are_taken(running: Running) -> None:
     running.api.put(NODES, node("c", 80, 80))
     await running.place(await running.create(pod("first", vram="10Gi", labels={"app": "llm"})), "a")
     await running.place(await running.create(pod("other", vram="10Gi", labels={"app": "else"})), "b")
@@ -78,21 +83,21 @@ async def test_fit_puts_pods_that_keep_apart_on_a_host_each_and_off_those_that_a
     assert answer["reasons"]["pod anti-affinity"] == 1
 
 
-async def test_fit_names_what_only_kube_scheduler_can_judge(running):
+async def test_fit_names_what_only_kube_scheduler_can_judge(running: Running) -> None:
     rule = {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 1}
     template = {"spec": pod("p", vram="10Gi", topologySpreadConstraints=[rule])["spec"]}
     _, answer = await running.post("/v1/fit", {"pod": template, "limit": 1})
     assert (answer["fits"], answer["not_judged"]) == (1, ["topology spread"])
 
 
-async def test_fit_looks_into_no_namespace_that_cannot_be_one(running):
+async def test_fit_looks_into_no_namespace_that_cannot_be_one(running: Running) -> None:
     template = {"metadata": {"namespace": "../nodes"}, "spec": pod("p", vram="10Gi", affinity=apart(app="llm"))["spec"]}
     status, answer = await running.post("/v1/fit", {"pod": template})
     assert status == 400
     assert "'../nodes' is not the name of a namespace" in answer["Error"]
 
 
-async def test_fit_says_when_the_pods_to_keep_apart_from_cannot_be_listed(running):
+async def test_fit_says_when_the_pods_to_keep_apart_from_cannot_be_listed(running: Running) -> None:
     running.api.fail("GET", "/namespaces/default/pods$", status=500)
     template = {"spec": pod("p", vram="10Gi", affinity=apart(app="llm"))["spec"]}
     status, answer = await running.post("/v1/fit", {"pod": template})
@@ -100,7 +105,7 @@ async def test_fit_says_when_the_pods_to_keep_apart_from_cannot_be_listed(runnin
     assert "cannot be listed" in answer["Error"]
 
 
-async def test_a_long_fit_question_does_not_hold_filter_calls_up(running):
+async def test_a_long_fit_question_does_not_hold_filter_calls_up(running: Running) -> None:
     for number in range(40):
         running.api.put(NODES, node(f"many{number}", *[80] * 8))
     await running.caught_up()
@@ -123,13 +128,15 @@ async def test_a_long_fit_question_does_not_hold_filter_calls_up(running):
         pytest.param({"pod": pod("p", vram="1Gi"), "limit": "many"}, "limit", id="no number"),
     ],
 )
-async def test_a_fit_question_that_cannot_be_understood_is_a_400(running, body, said):
+async def test_a_fit_question_that_cannot_be_understood_is_a_400(
+    running: Running, body: dict[str, Any], said: str
+) -> None:
     status, answer = await running.post("/v1/fit", body)
     assert status == 400
     assert said in answer["Error"]
 
 
-async def test_explain_tells_the_last_decision_with_live_figures(running):
+async def test_explain_tells_the_last_decision_with_live_figures(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="70Gi"))
     for name in ("x", "y"):
         await running.place(await running.create(pod(name, vram="50Gi")), "a")
@@ -147,11 +154,11 @@ async def test_explain_tells_the_last_decision_with_live_figures(running):
 
 
 @pytest.mark.parametrize(("query", "status"), [("pod=default/none", 404), ("pod=none", 400), ("", 400)])
-async def test_explain_of_nothing(running, query, status):
+async def test_explain_of_nothing(running: Running, query: str, status: int) -> None:
     assert (await running.get(f"/v1/explain?{query}"))[0] == status
 
 
-async def test_metrics_tell_memory_by_node_latency_by_verb_and_fragmentation(running):
+async def test_metrics_tell_memory_by_node_latency_by_verb_and_fragmentation(running: Running) -> None:
     await running.place(await running.create(pod("llm", vram="50Gi")), "a")
     gib = 2.0**30
     assert await running.metric("headroom_node_vram_bytes", node="a", state="usable") == 160 * gib
@@ -167,7 +174,7 @@ async def test_metrics_tell_memory_by_node_latency_by_verb_and_fragmentation(run
     assert await running.metric("headroom_reservations") == 0
 
 
-async def test_the_snapshot_holds_the_whole_state(running):
+async def test_the_snapshot_holds_the_whole_state(running: Running) -> None:
     await running.place(await running.create(pod("llm", vram="50Gi")))
     waits = await running.create(pod("waits", vram="300Gi"))
     await running.filter(waits)

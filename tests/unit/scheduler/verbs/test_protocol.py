@@ -1,6 +1,7 @@
 """The list of names is cut off a body unread, where it is the plain list that kube-scheduler writes, and nowhere else."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ TRICKY = json.dumps({"metadata": {"name": 'x"NodeNames":["a"]}', "annotations": 
         pytest.param(b'{"Pod":%b,"Nodes":{"items":[]},"NodeNames":null,"x":%b}' % (POD, LIST), id="no names"),
     ],
 )
-def test_a_body_means_the_same_as_decoded_whole(body):
+def test_a_body_means_the_same_as_decoded_whole(body: Any) -> None:
     assert len(body) > 4096
     fast, plain = EXTENDER_ARGS.decode(body), ExtenderDecoder(ExtenderArgs).decode(body)
     assert fast.pod == plain.pod
@@ -51,7 +52,7 @@ def test_a_body_means_the_same_as_decoded_whole(body):
         pytest.param(b'{"Pod":%b,"Nodes":null,"NodeNames":%b}}' % (POD, LIST), id="a brace too many"),
     ],
 )
-def test_a_body_that_cannot_be_understood_is_refused_all_the_same(body):
+def test_a_body_that_cannot_be_understood_is_refused_all_the_same(body: Any) -> None:
     for decoder in (EXTENDER_ARGS, ExtenderDecoder(ExtenderArgs)):
         with pytest.raises(WireError, match="ExtenderArgs"):
             decoder.decode(body)

@@ -1,5 +1,9 @@
 """Filter, prioritize and bind over HTTP, with the state that they leave behind."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tests.fakes.apiserver import ApiServer
@@ -7,13 +11,13 @@ from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 
 
 @pytest.fixture
-async def api():
+async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server:
         yield server
 
 
 @pytest.fixture
-async def running(api, tmp_path):
+async def running(api: ApiServer, tmp_path: Path) -> AsyncIterator[Running]:
     api.put(NODES, node("big", 80, 80))
     api.put(NODES, node("small", 16))
     async with extender(api, tmp_path, preemption=False, naming_ahead=False) as ready:
@@ -25,7 +29,7 @@ def held_mib(running: Running, name: str) -> list[int]:
     return fleet.held_mib[fleet.row_of[name]][: len(fleet.nodes[name].cards)].tolist()
 
 
-async def test_a_pod_is_given_one_node_and_bound_with_its_cards(running):
+async def test_a_pod_is_given_one_node_and_bound_with_its_cards(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="20Gi"))
     answer = await running.filter(wanted)
     assert answer == {"NodeNames": ["big"]}
@@ -42,7 +46,7 @@ async def test_a_pod_is_given_one_node_and_bound_with_its_cards(running):
     assert sum(held_mib(running, "big")) == 20 * GIB
 
 
-async def test_the_reservation_counts_before_the_bind(running):
+async def test_the_reservation_counts_before_the_bind(running: Running) -> None:
     first, second = [await running.create(pod(name, vram="70Gi")) for name in ("first", "second")]
     third = await running.create(pod("third", vram="70Gi"))
     assert (await running.filter(first))["NodeNames"] == ["big"]
@@ -53,7 +57,7 @@ async def test_the_reservation_counts_before_the_bind(running):
     assert sorted(held_mib(running, "big")) == [70 * GIB, 70 * GIB]
 
 
-async def test_a_pod_without_a_gpu_passes_untouched(running):
+async def test_a_pod_without_a_gpu_passes_untouched(running: Running) -> None:
     plain = await running.create(pod("web"))
     assert await running.filter(plain, "small", "big") == {"NodeNames": ["small", "big"]}
     assert await running.bind(plain, "small") == {}
@@ -65,7 +69,7 @@ async def test_a_pod_without_a_gpu_passes_untouched(running):
 
 
 @pytest.fixture
-async def placing_all(api, tmp_path):
+async def placing_all(api: ApiServer, tmp_path: Path) -> AsyncIterator[Running]:
     api.put(NODES, node("alpha", 80, 80))
     api.put(NODES, node("omega", 80, 80))
     async with extender(
@@ -74,11 +78,13 @@ async def placing_all(api, tmp_path):
         yield ready
 
 
-def plain_pod(name: str, cpu: str, **spec: object) -> dict:
+def plain_pod(name: str, cpu: str, **spec: Any) -> dict[str, Any]:
     return pod(name, limits={"cpu": cpu, "memory": "1Gi"}, **spec)
 
 
-async def test_where_pods_without_a_gpu_are_placed_too_their_cpu_counts_at_once_and_no_cards_are_written(placing_all):
+async def test_where_pods_without_a_gpu_are_placed_too_their_cpu_counts_at_once_and_no_cards_are_written(
+    placing_all: Running,
+) -> None:
     running = placing_all
     first = await running.create(plain_pod("first", "10"))
     (chosen,) = (await running.filter(first))["NodeNames"]
@@ -93,7 +99,7 @@ async def test_where_pods_without_a_gpu_are_placed_too_their_cpu_counts_at_once_
     assert running.daemon.state.ledger.check() == []
 
 
-async def test_pods_without_a_gpu_go_to_nodes_without_cards_first_and_are_never_refused(placing_all):
+async def test_pods_without_a_gpu_go_to_nodes_without_cards_first_and_are_never_refused(placing_all: Running) -> None:
     running = placing_all
     web = await running.create(plain_pod("web", "10"))
     assert len((await running.filter(web))["NodeNames"]) == 1
@@ -111,7 +117,7 @@ async def test_pods_without_a_gpu_go_to_nodes_without_cards_first_and_are_never_
     assert all(offered)
 
 
-async def test_a_pod_that_comes_back_unbound_is_offered_the_next_best_and_then_starts_over(running):
+async def test_a_pod_that_comes_back_unbound_is_offered_the_next_best_and_then_starts_over(running: Running) -> None:
     running.api.put(NODES, node("other", 80))
     wanted = await running.create(pod("llm", vram="20Gi"))
     offered = [(await running.filter(wanted))["NodeNames"][0] for _ in range(3)]
@@ -119,7 +125,7 @@ async def test_a_pod_that_comes_back_unbound_is_offered_the_next_best_and_then_s
     assert offered[2] == offered[0]
 
 
-async def test_only_offered_nodes_are_chosen_whatever_the_length_of_the_list(running):
+async def test_only_offered_nodes_are_chosen_whatever_the_length_of_the_list(running: Running) -> None:
     for at in range(400):
         running.api.put(NODES, node(f"many-{at:03d}", 16))
     wanted = await running.create(pod("llm", vram="12Gi"))
@@ -131,7 +137,7 @@ async def test_only_offered_nodes_are_chosen_whatever_the_length_of_the_list(run
     assert (await running.filter(other, "many-000"))["NodeNames"] == ["many-000"]
 
 
-async def test_keys_in_any_case_are_understood(running):
+async def test_keys_in_any_case_are_understood(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="20Gi"))
     status, answer = await running.post("/filter", {"pod": wanted, "nodes": None, "nodenames": ["big"]})
     assert (status, answer) == (200, {"NodeNames": ["big"]})
@@ -139,7 +145,7 @@ async def test_keys_in_any_case_are_understood(running):
     assert await running.post("/bind", body) == (200, {})
 
 
-async def test_whole_node_objects_come_back_as_they_were_sent(running):
+async def test_whole_node_objects_come_back_as_they_were_sent(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="20Gi"))
     nodes = [running.api.get(NODES, name) for name in ("small", "big")]
     status, answer = await running.post(
@@ -156,7 +162,7 @@ async def test_whole_node_objects_come_back_as_they_were_sent(running):
 PREFERRED = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {}}]}}
 
 
-async def test_a_pod_with_preferences_gets_every_node_that_fits_and_scores(running):
+async def test_a_pod_with_preferences_gets_every_node_that_fits_and_scores(running: Running) -> None:
     running.api.put(NODES, node("other", 80))
     wanted = await running.create(pod("llm", vram="20Gi", affinity=PREFERRED))
     answer = await running.filter(wanted)
@@ -176,7 +182,7 @@ async def test_a_pod_with_preferences_gets_every_node_that_fits_and_scores(runni
     assert sum(held_mib(running, chosen)) == 20 * GIB
 
 
-async def test_scored_mode_leaves_the_choice_to_kube_scheduler(api, tmp_path):
+async def test_scored_mode_leaves_the_choice_to_kube_scheduler(api: ApiServer, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         api.put(NODES, node(name, 80))
     async with extender(api, tmp_path, answer="scored", policy="binpack-vram") as running:
@@ -189,14 +195,14 @@ async def test_scored_mode_leaves_the_choice_to_kube_scheduler(api, tmp_path):
         assert max(scores, key=lambda entry: entry["Score"])["Host"] == "b"
 
 
-async def test_prioritize_without_a_filter_before_it_scores_afresh(running):
+async def test_prioritize_without_a_filter_before_it_scores_afresh(running: Running) -> None:
     wanted = await running.create(pod("llm", vram="20Gi"))
     status, scores = await running.post("/prioritize", {"Pod": wanted, "NodeNames": ["big", "small", "nowhere"]})
     assert status == 200
     assert scores == [{"Host": "big", "Score": 10}, {"Host": "small", "Score": 0}, {"Host": "nowhere", "Score": 0}]
 
 
-async def test_slices_go_where_the_device_plugin_will_put_them(running):
+async def test_slices_go_where_the_device_plugin_will_put_them(running: Running) -> None:
     running.api.put(NODES, node("shared", 24, 24, slices=4))
     for number, card in ((1, "shared-gpu0"), (2, "shared-gpu1")):
         wanted = await running.create(pod(f"triton-{number}", vram="8Gi", gpus=1))
@@ -207,7 +213,7 @@ async def test_slices_go_where_the_device_plugin_will_put_them(running):
         assert annotations["headroom.dev/assigned-mode"] == "slice"
 
 
-async def test_several_cards_are_distinct(running):
+async def test_several_cards_are_distinct(running: Running) -> None:
     wanted = await running.create(pod("mixtral", vram="60Gi", gpus=2))
     assert await running.place(wanted) == "big"
     annotations = running.api.get(PODS, "mixtral")["metadata"]["annotations"]

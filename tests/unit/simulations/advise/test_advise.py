@@ -124,7 +124,8 @@ class TestReplay:
         assert placed | set(found.then.unplaced) == set(range(len(found.tenants)))
 
     def test_a_pod_stays_on_its_card_model_and_its_nodes(self) -> None:
-        other = node("m", **{"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "nvidia.com/gpu.memory": "81920"})
+        bigger: dict[str, Any] = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "nvidia.com/gpu.memory": "81920"}
+        other = node("m", **bigger)
         pool = node("pool", team="blue")
         use = {"ai/a": Use(8_000, 0.1), "ai/b": Use(8_000, 0.1), "ai/c": Use(8_000, 0.1)}
         bound = pod("c", "pool", nodeSelector={"team": "blue"})

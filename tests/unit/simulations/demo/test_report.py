@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import random
+from typing import Any
 
 import pytest
 from jinja2 import UndefinedError
@@ -115,7 +116,7 @@ def test_a_page_without_a_figure_it_names_is_an_error() -> None:
 
 
 def test_data_cannot_end_its_script_element() -> None:
-    page = {
+    page: dict[str, Any] = {
         "title": "t", "lead": "", "facts": "", "kpis": [], "story": None, "placement": None, "method": [], "footer": "",
     }  # fmt: skip
     html = render(page, {"models": ["</script><script>alert(1)"]})

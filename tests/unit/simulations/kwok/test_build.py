@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from simulations.kwok import build as building
 from simulations.kwok.build import CONTROL_PLANE, BuildError, binaries_folder, build, find_binaries, is_built
 from simulations.node.build import NODE
 
@@ -34,7 +34,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "runs"
     monkeypatch.setenv("HEADROOM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LOG", str(path))
-    monkeypatch.setattr(building.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     return path
 
 
@@ -42,7 +42,7 @@ def install_go(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> No
     program = folder / "go"
     program.write_text(script)
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(building.shutil, "which", lambda _: str(program))
+    monkeypatch.setattr(shutil, "which", lambda _: str(program))
 
 
 def test_builds_every_binary_under_its_own_name(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_a_program_that_is_not_there(reaper: Reaper, tmp_path: Path) -> None:
 
 
 def test_kill_and_restart_keep_command_and_log(reaper: Reaper, tmp_path: Path) -> None:
-    thing = component(reaper, tmp_path, SLEEPER, ready=lambda: thing.tail(1) == "up")
+    thing: Component = component(reaper, tmp_path, SLEEPER, ready=lambda: thing.tail(1) == "up")
     thing.start()
     first = thing.pid
     thing.kill()

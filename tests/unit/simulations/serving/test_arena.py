@@ -91,9 +91,11 @@ def test_samples_are_seen_late_and_pods_at_once() -> None:
         target.arrive(Request(time, 100, 2))
         monitor.scrape()
     assert monitor.view().latest is not None
-    assert monitor.view().latest.time == 15.0
+    assert (latest := monitor.view().latest) is not None
+    assert latest.time == 15.0
     target.engine.run(35.0)
     view = monitor.view()
+    assert view.latest is not None
     assert view.latest.time == 30.0
     assert view.rate(lambda sample: sample.arrived, 30.0) == pytest.approx(2 / 30)
     assert view.ttft_quantile(0.9, 30.0) == pytest.approx(0.02)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from headroom.errors import HeadroomError
 from simulations.serving.cli import ServingUsageError, main, parse_objective, parse_seeds, parse_settings
@@ -13,7 +13,7 @@ from simulations.serving.laws.base import Objective
 STEADY = "pattern:steady,rate=2,hours=0.1"
 
 
-def call(*arguments: str):
+def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, catch_exceptions=True)
 
 

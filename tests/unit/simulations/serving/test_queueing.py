@@ -6,10 +6,10 @@ A replica with one slot that takes a second per thousand prompt tokens and gives
 import math
 import random
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
+from headroom.domain.model import Placement
 from simulations.serving.engine.replica import Speed
 from simulations.serving.engine.request import Request
 from simulations.serving.fleet.deployment import Deployment
@@ -21,10 +21,10 @@ COUNT = 60_000
 
 
 class Endless:
-    def take(self):
-        return SimpleNamespace(node="n")
+    def take(self) -> Placement:
+        return Placement("n", (), ())
 
-    def give(self, placement):
+    def give(self, placement: Placement) -> None:
         pass
 
 

@@ -120,7 +120,7 @@ class TestOthersKinds:
 class TestWriters:
     @staticmethod
     def managed(*entries: tuple[str, str, str]) -> dict[str, Any]:
-        fields = {"f:spec": {"f:replicas": {}}}
+        fields: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
         return {
             "managedFields": [
                 {"manager": who, "time": at, "subresource": part, "fieldsV1": fields} for who, at, part in entries

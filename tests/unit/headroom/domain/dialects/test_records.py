@@ -1,6 +1,7 @@
 """What other schedulers wrote on the pods that they placed."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ HAMI = "hami.io/vgpu-devices-allocated"
 BY_CONTAINER = "scheduler.framework.gpushare.allocation"
 
 
-def record(family: str, unit_mib: int = 1024, **annotations: str) -> Assignment | None:
+def record(family: str, unit_mib: int = 1024, **annotations: Any) -> Assignment | None:
     return record_of(wire.Pod(metadata=wire.Meta(name="p", annotations=annotations)), family, Mode.PINNED, unit_mib)
 
 
@@ -41,7 +42,7 @@ def record(family: str, unit_mib: int = 1024, **annotations: str) -> Assignment 
         ("kai", {"run.ai/reserve_for_gpu_index": "GPU-c"}, ("GPU-c",), (0,)),
     ],
 )
-def test_records(family: str, annotations: dict[str, str], cards: tuple[str, ...], share_mib: tuple[int, ...]) -> None:
+def test_records(family: str, annotations: dict[str, Any], cards: tuple[str, ...], share_mib: tuple[int, ...]) -> None:
     assert record(family, **annotations) == Assignment(cards, share_mib, Mode.PINNED)
 
 
@@ -55,7 +56,7 @@ def test_records(family: str, annotations: dict[str, str], cards: tuple[str, ...
         ("kai", {HAMI: "GPU-a,NVIDIA,3000,30:;"}),
     ],
 )
-def test_pods_without_a_record(family: str, annotations: dict[str, str]) -> None:
+def test_pods_without_a_record(family: str, annotations: dict[str, Any]) -> None:
     assert record(family, **annotations) is None
 
 
@@ -70,7 +71,7 @@ def test_pods_without_a_record(family: str, annotations: dict[str, str]) -> None
         ("gpushare", {BY_CONTAINER: "{"}),
     ],
 )
-def test_records_that_cannot_be_read_name_themselves(family: str, annotations: dict[str, str]) -> None:
+def test_records_that_cannot_be_read_name_themselves(family: str, annotations: dict[str, Any]) -> None:
     with pytest.raises(RecordError, match=r"annotation .*"):
         record(family, **annotations)
 

@@ -15,8 +15,8 @@ def pod(side: str, name: str, *, node: str = "", card: str = "", ready: bool = F
         annotations[names.ANNOTATION_ASSIGNED_MODE] = "pinned"
     return Pod(
         metadata=Meta(name=name, namespace=side, labels={"app": app}, annotations=annotations),
-        spec=PodSpec(node_name=node, containers=[Container(name="engine")]),
-        status=PodStatus(conditions=[Condition(type="Ready", status="True")] if ready else []),
+        spec=PodSpec(node_name=node, containers=(Container(name="engine"),)),
+        status=PodStatus(conditions=(Condition(type="Ready", status="True"),) if ready else ()),
     )
 
 

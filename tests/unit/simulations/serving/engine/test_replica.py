@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,7 @@ def test_a_request_joins_at_the_next_boundary_between_iterations() -> None:
     replica.advance(0.02)
     due = replica.arrive(second, 0.0255)
     assert due == pytest.approx(0.031)
+    assert due is not None
     replica.advance(due)
     drain(replica)
     assert second.finished == pytest.approx(0.031 + 0.012)
@@ -105,7 +107,8 @@ def test_a_known_prefix_is_not_computed_again() -> None:
 
 
 def test_the_clock_refuses_to_run_backwards_and_keeps_the_order_of_equal_times() -> None:
-    engine, seen = Engine(), []
+    engine = Engine()
+    seen: list[Any] = []
     engine.at(2.0, seen.append, "a")
     engine.at(1.0, seen.append, "b")
     engine.at(2.0, seen.append, "c")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from simulations.serving.fleet.observe import PodSample, Sample
+from simulations.serving.fleet.observe import PodSample, Sample, View
 from simulations.serving.laws import hpa, knative, llmd
 from simulations.serving.laws.aibrix import apa_step
 from simulations.serving.laws.base import Entry, Objective, Setting
@@ -29,7 +29,7 @@ def sample(time: float, *, inside: int = 0, request_seconds: float = 0.0, pods: 
     )
 
 
-class FakeView:
+class FakeView(View):
     """What a law reads of a view, scripted."""
 
     def __init__(
@@ -37,7 +37,10 @@ class FakeView:
     ) -> None:
         self.now, self.replicas, self.ready = now, replicas, ready
         self._samples, self._ttft, self._itl = samples, ttft, itl
-        self.latest = samples[-1] if samples else None
+
+    @property
+    def latest(self) -> Sample | None:
+        return self._samples[-1] if self._samples else None
 
     def window(self, seconds: float) -> list[Sample]:
         newest = self._samples[-1].time

@@ -53,7 +53,7 @@ def test_mooncake_lines_keep_their_prefix_blocks(tmp_path: Path) -> None:
     ],
 )
 def test_generic_columns_go_by_several_names(tmp_path: Path, header: str) -> None:
-    assert read_trace(write(tmp_path, f"{header}\n5,10,20\n7.5,1,1\n")).arrival_seconds.tolist() == [0.0, 2.5]
+    assert list(read_trace(write(tmp_path, f"{header}\n5,10,20\n7.5,1,1\n")).arrival_seconds) == [0.0, 2.5]
 
 
 def test_rows_without_tokens_are_left_out_and_disorder_is_sorted_both_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -23,23 +24,23 @@ def outcome(attainment: float, gpu_hours: float) -> Outcome:
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch) -> Study:
-    monkeypatch.setitem(LOADS, "small", SMALL)  # type: ignore[attr-defined]
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setitem(LOADS, "small", SMALL)
     return Study(tmp_path, tmp_path / "out", budget=4, seeds=(2, 3))
 
 
-def test_no_seed_of_scoring_is_the_seed_of_tuning():
+def test_no_seed_of_scoring_is_the_seed_of_tuning() -> None:
     assert TUNED_ON not in SCORED_ON
     assert len(SCORED_ON) == 5
 
 
-def test_a_run_that_is_there_is_not_run_again(study, monkeypatch):
+def test_a_run_that_is_there_is_not_run_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Bench(study, "small", "kpa").scored(LAWS["kpa"].defaults)
     monkeypatch.setattr(compare, "run", lambda *_, **__: pytest.fail("ran again"))
     assert Bench(study, "small", "kpa").scored(LAWS["kpa"].defaults) == first
 
 
-def test_a_line_cut_off_by_a_stop_costs_one_run_and_no_more(study):
+def test_a_line_cut_off_by_a_stop_costs_one_run_and_no_more(study: Study) -> None:
     store = Store(study.out, "small", "kpa")
     store.put({"target": 1.0}, 2, outcome(0.9, 1.0))
     store.put({"target": 2.0}, 2, outcome(0.8, 1.0))
@@ -50,7 +51,7 @@ def test_a_line_cut_off_by_a_stop_costs_one_run_and_no_more(study):
     assert again.get({"target": 2.0}, 2) is None
 
 
-def test_runs_of_other_code_are_not_mixed_with_those_of_this(study):
+def test_runs_of_other_code_are_not_mixed_with_those_of_this(study: Study) -> None:
     store = Store(study.out, "small", "kpa")
     store.put({"target": 1.0}, 2, outcome(0.9, 1.0))
     store.path.write_text(store.path.read_text().replace(store.stamp, "of another version"))
@@ -58,7 +59,7 @@ def test_runs_of_other_code_are_not_mixed_with_those_of_this(study):
     assert stamp("headroom") != stamp("kpa")
 
 
-def test_the_cheapest_that_reaches_the_share_on_the_other_seeds_is_the_tuned_one(study):
+def test_the_cheapest_that_reaches_the_share_on_the_other_seeds_is_the_tuned_one(study: Study) -> None:
     bench = Bench(study, "small", "kpa")
     lucky, safe, dear = {"target": 9.0}, {"target": 6.0}, {"target": 3.0}
     tried = [
@@ -79,7 +80,7 @@ def test_the_cheapest_that_reaches_the_share_on_the_other_seeds_is_the_tuned_one
     assert bench.tuned(tried).parameters == safe
 
 
-def test_the_whole_of_it_on_one_small_load_goes_on_where_it_stopped(study, tmp_path):
+def test_the_whole_of_it_on_one_small_load_goes_on_where_it_stopped(study: Study, tmp_path: Path) -> None:
     call = ["--traces", str(tmp_path), "--out", str(study.out), "--budget", "3", "--seeds", "2", "--load", "small"]
     for law in ("headroom", "clairvoyant", "kpa"):
         for tune in (False, True):
@@ -93,7 +94,7 @@ def test_the_whole_of_it_on_one_small_load_goes_on_where_it_stopped(study, tmp_p
     assert (study.out / "tables.md").read_text() == result.output.rstrip("\n") + "\n"
 
 
-def book_of(study, **scores: tuple[float, float]) -> report.Book:
+def book_of(study: Study, **scores: tuple[float, float]) -> report.Book:
     for law, (attainment, hours) in scores.items():
         name = law.replace("_", "-")
         store, entry = Store(study.out, "small", name), LAWS[name]
@@ -102,7 +103,7 @@ def book_of(study, **scores: tuple[float, float]) -> report.Book:
     return report.Book(replace(study, budget=1), ["small"], [law.replace("_", "-") for law in scores])
 
 
-def test_the_goals_are_judged_by_what_was_measured(study):
+def test_the_goals_are_judged_by_what_was_measured(study: Study) -> None:
     book = book_of(study, headroom=(0.985, 6.2), keda_running=(0.981, 6.6), kpa=(0.999, 9.0), clairvoyant=(0.99, 6.0))
     verdicts = {
         goal.words.split(":")[0].split(" where")[0]: bool(goal.held) and not goal.missed
@@ -120,20 +121,20 @@ def test_the_goals_are_judged_by_what_was_measured(study):
     assert "KEDA on requests inside" in text
 
 
-def test_where_no_rival_reaches_the_share_one_point_is_allowed(study):
+def test_where_no_rival_reaches_the_share_one_point_is_allowed(study: Study) -> None:
     near = report._reaches(report._View(1.0, 0.925, 1.0, 0.93, 1.0, 1.0))
     assert near
     assert not report._reaches(report._View(1.0, 0.91, 1.0, 0.93, 1.0, 1.0))
     assert not report._reaches(report._View(1.0, 0.975, 1.0, SHARE, 1.0, 1.0))
 
 
-def test_what_was_not_run_is_said(study):
+def test_what_was_not_run_is_said(study: Study) -> None:
     text = report.tables_of(study, ["small"], ["headroom", "kpa", "clairvoyant"])
     assert report.MISSING in text
     assert "not run yet" in text
 
 
-def test_every_load_has_requests_on_a_fleet_that_can_hold_them():
+def test_every_load_has_requests_on_a_fleet_that_can_hold_them() -> None:
     kinds = {load.kind for load in LOADS.values()}
     assert kinds == {"smooth", "bursty", "lengths", "shifts", "first burst", "days", "worlds"}
     for load in LOADS.values():
@@ -141,7 +142,7 @@ def test_every_load_has_requests_on_a_fleet_that_can_hold_them():
         assert load.pair().card == load.card
 
 
-def test_kept_lines_are_json(study):
+def test_kept_lines_are_json(study: Study) -> None:
     store = Store(study.out, "a b, c", "kpa")
     store.put({}, 1, outcome(0.5, 1.0))
     assert store.path.name == "a-b-c.kpa.jsonl"
