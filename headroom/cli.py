@@ -55,6 +55,7 @@ class LazyGroup(click.Group):
         "doctor": ("headroom.commands.doctor.cli:main", "Say what is wrong with an installation, and what mends it."),
         "explain": ("headroom.commands.ask.cli:explain", "Say what was decided for a pod or an InferenceAutoscaler."),
         "fit": ("headroom.commands.ask.cli:fit", "Say how many more pods like this one fit, and why not more."),
+        "top": ("headroom.commands.ask.top:top", "Show every card: what is declared, used, busy, and who holds what."),
         "estimate": ("headroom.commands.estimate.cli:main", "Say how much GPU memory a model needs."),
         "simulate": ("simulations.cli:main", "Replay traces through the same decision code."),
         "demo": ("simulations.demo.cli:main", "Show the whole product without a GPU."),

@@ -49,6 +49,7 @@ from scheduler.placement.fragmentation import fragmentation
 from scheduler.placement.policies.registry import policy_by_name
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs.bind import Binder
+from scheduler.verbs.cards import CardsPage
 from scheduler.verbs.filter import Extender
 from scheduler.verbs.fit import FitPage
 from scheduler.verbs.pages import Pages
@@ -127,10 +128,12 @@ class SchedulerDaemon:
         self.decisions = Decisions()
         self._make_background_parts()
         self.server = self._server()
-        self.pages = Pages(
-            self.state, self.decisions, FitPage(self.state, kube), self.health, self.leadership, monotonic=monotonic
-        ).pages()
         self._prometheus = PrometheusSource.of(settings) if settings.prometheus_url else None
+        self.pages = Pages(
+            self.state, self.decisions, FitPage(self.state, kube),
+            CardsPage(self.state, self._prometheus, settings, unix_clock=unix_clock),
+            self.health, self.leadership, monotonic=monotonic,
+        ).pages()  # fmt: skip
         self.measured = (
             MeasuredPoll(
                 self.state,

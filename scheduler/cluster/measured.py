@@ -278,7 +278,7 @@ class Readings:
                 result.doubted += 1
                 result.doubted_jobs.add(labels.job)
                 continue
-            place, mib = _place_of(labels, believed=believed), math.ceil(value / scale)
+            place, mib = place_of(labels, believed=believed), math.ceil(value / scale)
             if place is None or value < 0 or mib > _LARGEST_MIB:
                 result.unusable += 1
                 continue
@@ -293,7 +293,8 @@ class Readings:
         return self._result
 
 
-def _place_of(labels: Labels, *, believed: bool) -> _Place | None:
+def place_of(labels: Labels, *, believed: bool) -> _Place | None:
+    """The card that a series' labels speak of, as the exporter names it; `believed` whether its scrape job is. None for no card."""
     if labels.instance_id:
         return None
     node = (labels.exported_node if believed else "") or labels.node

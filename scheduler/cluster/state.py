@@ -4,7 +4,7 @@ The ledger is the only owner of who holds what, `pods` of how far the placing of
 event loop, in the order of the events, so nothing needs a lock. A method that changes something returns what it changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from headroom import names, wire
@@ -213,8 +213,13 @@ class ClusterState:
 
     def breaches(self) -> list[str]:
         """Cards on which more is held than there is, and disagreements within the ledger and between it and the pods."""
-        overfull = [f"over-committed: {entry}" for entry in self.ledger.overcommitted()]
-        return overfull + self.ledger.check() + self.pods.check()
+        return [breach for found in self.checks() for breach in found]
+
+    def checks(self) -> Iterator[list[str]]:
+        """`breaches` in small steps, between which the state may change."""
+        yield [f"over-committed: {entry}" for entry in self.ledger.overcommitted()]
+        yield self.pods.check()
+        yield from self.ledger.checks()
 
     def figures(self) -> dict[str, float]:
         """Counts for the metrics page."""

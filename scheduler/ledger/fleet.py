@@ -452,35 +452,34 @@ class Fleet:
         return changed
 
     def dump(self) -> dict[str, Any]:
-        """Plain values of every node, for `/debug/snapshot` and replay."""
+        """Plain values of every node, for replay; equal fleets give equal dumps."""
+        return {"nodes": [self.dump_node(name) for name in sorted(self.nodes)]}
+
+    def dump_node(self, name: str) -> dict[str, Any]:
+        """Plain values of one node, for `/debug/snapshot`."""
+        node, row = self.nodes[name], self.row_of[name]
         return {
-            "nodes": [
+            "name": name,
+            "sharing": node.sharing.value,
+            "schedulable": node.schedulable,
+            "cpu_free_milli": int(self.cpu_free_milli[row]),
+            "promised_devices": int(self.promised[row]),
+            "memory_free_mib": int(self.memory_free_mib[row]),
+            "cards": [
                 {
-                    "name": name,
-                    "sharing": node.sharing.value,
-                    "schedulable": node.schedulable,
-                    "cpu_free_milli": int(self.cpu_free_milli[row]),
-                    "promised_devices": int(self.promised[row]),
-                    "memory_free_mib": int(self.memory_free_mib[row]),
-                    "cards": [
-                        {
-                            "id": card.id,
-                            "model": card.model,
-                            "usable_mib": card.usable_mib,
-                            "held_mib": int(self.held_mib[row, at]),
-                            "excess_mib": int(self.excess_mib[row, at]),
-                            "foreign_mib": int(self.foreign_mib[row, at]),
-                            "caution_mib": int(self.caution_mib[row, at]),
-                            "measured_mib": int(self.measured_mib[row, at]),
-                            "free_mib": int(self.free_mib[row, at]),
-                            "slices": card.slices,
-                            "slices_free": int(self.slices_free[row, at]),
-                            "claimed": int(self.claimed[row, at]),
-                        }
-                        for at, card in enumerate(node.cards)
-                    ],
+                    "id": card.id,
+                    "model": card.model,
+                    "usable_mib": card.usable_mib,
+                    "held_mib": int(self.held_mib[row, at]),
+                    "excess_mib": int(self.excess_mib[row, at]),
+                    "foreign_mib": int(self.foreign_mib[row, at]),
+                    "caution_mib": int(self.caution_mib[row, at]),
+                    "measured_mib": int(self.measured_mib[row, at]),
+                    "free_mib": int(self.free_mib[row, at]),
+                    "slices": card.slices,
+                    "slices_free": int(self.slices_free[row, at]),
+                    "claimed": int(self.claimed[row, at]),
                 }
-                for name, node in sorted(self.nodes.items())
-                for row in (self.row_of[name],)
-            ]
+                for at, card in enumerate(node.cards)
+            ],
         }

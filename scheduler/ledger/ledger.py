@@ -14,7 +14,7 @@ Where no agent does that, kubelet's having started the pod has to do; where one 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from headroom.domain.dialects.customs import USUAL
 from headroom.domain.dra.claims import Claim, ClaimUse
 from headroom.domain.model import GpuNode, GpuRequest, Mode, Placement
 from scheduler.ledger.agreement import counted_share, positions_counted
+from scheduler.ledger import checks
 from scheduler.ledger.claims import ResourceClaims, count_claim
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import (
@@ -51,9 +52,6 @@ PATIENCE_SECONDS: Final = 30.0
 _NEVER: Final = float("inf")
 _NOTHING: Final = Held()
 _UNLIMITED: Final = 2**31
-_COUNTED: Final = (
-    "held_mib", "caution_mib", "excess_mib", "pinned", "plugin", "claimed", "promised", "slices_free", "cpu_free_milli", "memory_free_mib",
-)  # fmt: skip
 
 
 class Ledger:
@@ -591,49 +589,13 @@ class Ledger:
             for uid, holding in sorted(self.holdings.items())
         ]
 
-    def check(self) -> list[str]:
-        """Where the fleet's arrays and the holdings disagree; empty unless there is a bug. For tests."""
-        breaches = []
-        bound = (holding for holding in self.holdings.values() if holding.state is HoldingState.BOUND)
-        if self.priorities != Counter(holding.priority for holding in bound if holding.request.count):
-            breaches.append(f"priorities are counted as {dict(self.priorities)}")
-        for holding in self.holdings.values():
-            if holding.counted != (holding.placement.node in self.fleet.row_of):
-                breaches.append(f"{holding.pod}: counted is {holding.counted} on node {holding.placement.node}")
-            if holding.counted and holding.promised != self._promised(holding):
-                breaches.append(f"{holding.pod}: {holding.promised} devices are promised")
-        held: dict[str, Held] = {}
-        for holding in self.holdings.values():
-            if holding.counted and holding.placement.shares:
-                held[holding.namespace] = held.get(holding.namespace, _NOTHING).plus(holding.placement)
-        if held != self._by_namespace:
-            breaches.append(f"namespaces are counted as {self._by_namespace}, the holdings say {held}")
-        breaches += [
-            f"claim {claim.key}: counted is {claim.counted} on node {claim.use.node}"
-            for claim in self.claims.holdings.values()
-            if claim.counted != (claim.use.node in self.fleet.row_of)
-        ]
-        fresh = self._counted_anew()
-        for name, row in self.fleet.row_of.items():
-            for array in _COUNTED:
-                ours, theirs = getattr(self.fleet, array)[row], getattr(fresh, array)[fresh.row_of[name]]
-                if not np.array_equal(ours, theirs):
-                    breaches.append(f"{name}: {array} is {ours}, the holdings say {theirs}")
-        return breaches
+    def checks(self) -> Iterator[list[str]]:
+        """Where the fleet's arrays and the holdings disagree, in small steps; no breach at all unless there is a bug."""
+        return checks.of(self, self._by_node, self._by_namespace, self._promised)
 
-    def _counted_anew(self) -> Fleet:
-        fresh = Fleet(rows=self.fleet.capacity, width=self.fleet.width)
-        for node in self.fleet.nodes.values():
-            fresh.upsert_node(node)
-        for holding in self.holdings.values():
-            if (row := fresh.row_of.get(holding.placement.node)) is not None:
-                fresh.take(row, *holding.per_card, **holding.per_node)
-                fresh.add_excess(row, holding.excess_mib)
-        for claim in self.claims.holdings.values():
-            if (row := fresh.row_of.get(claim.use.node)) is not None:
-                count_claim(fresh, claim)
-                fresh.add_excess(row, claim.excess_mib)
-        return fresh
+    def check(self) -> list[str]:
+        """`checks` at once. For tests."""
+        return [breach for found in self.checks() for breach in found]
 
 
 def _is_under_way(holding: Holding) -> bool:

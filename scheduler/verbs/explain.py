@@ -1,4 +1,4 @@
-"""Answers to people: the last decision on a pod with live figures, and a snapshot."""
+"""Answers to people: the last decision on a pod with live figures."""
 
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ from headroom.domain.model import CardChoice, GpuRequest, Placement
 from headroom.units import format_mib
 from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.measured import MeasuredVram
-from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.pod_entry import PodEntry
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 
@@ -99,19 +99,6 @@ def choice_values(choice: CardChoice) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-def _quotas(state: ClusterState) -> dict[str, Any]:
-    return {
-        quota.namespace: {
-            "max_vram_mib": quota.vram_mib,
-            "max_cards": quota.cards,
-            "held_mib": held_mib,
-            "held_cards": held_cards,
-            "problem": quota.problem,
-        }
-        for quota, held_mib, held_cards in state.quotas.each()
-    }
-
-
 def _shown(fleet: Fleet, placement: Placement) -> dict[str, Any]:
     node = fleet.nodes.get(placement.node)
     cards = [node.cards[at].id if node and at < len(node.cards) else str(at) for at in placement.cards]
@@ -139,23 +126,3 @@ def _nodes_now(state: ClusterState, request: GpuRequest) -> list[dict[str, Any]]
         }
         for row in rows.tolist()
     ]
-
-
-def snapshot(state: ClusterState, now: float, *, check: bool = False) -> dict[str, Any]:
-    """Everything the extender knows, for `/debug/snapshot`; `check` recounts every holding, which takes a while."""
-    found = {
-        "figures": state.figures(),
-        "fleet": state.fleet.dump(),
-        "reservations": state.reservations(now),
-        "refused": sorted(entry.key for entry in state.pods.at(Stage.REFUSED)),
-        "waiting": sorted(entry.key for entry in state.pods.entries.values() if entry.stage is not Stage.BOUND),
-        "quotas": _quotas(state),
-        "node_problems": dict(sorted(state.node_problems.items())),
-        "claim_problems": dict(sorted(state.devices.problems.items())),
-        "pod_problems": dict(sorted(state.news.problems.items())),
-        "over_committed": [
-            f"{node}: card {card} holds {held} of {usable} MiB"
-            for node, card, held, usable in state.ledger.overcommitted()
-        ],
-    }
-    return found | {"breaches": state.breaches()} if check else found

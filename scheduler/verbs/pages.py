@@ -1,4 +1,4 @@
-"""The pages for people and other programs: fit, explain, snapshot. They read and never write.
+"""The pages for people and other programs: fit, explain, cards, snapshot. They read and never write.
 
 One is answered at a time, callers by turns, with a rest after each: whoever asks again and again takes a part of the event loop's
 time and no more.
@@ -21,8 +21,10 @@ from headroom.wire import WireError
 from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.state import ClusterState
 from scheduler.leadership import Leadership
-from scheduler.verbs.explain import explanation, snapshot
+from scheduler.verbs.cards import CardsPage
+from scheduler.verbs.explain import explanation
 from scheduler.verbs.fit import FitPage, FitQuestion
+from scheduler.verbs.snapshot import snapshot
 
 _FIT_QUESTION: Final = wire.Decoder(FitQuestion)
 _REST: Final = 2.0  # as long as the page took, so many times
@@ -81,12 +83,13 @@ class Pages:
         state: ClusterState,
         decisions: Decisions,
         fit: FitPage,
+        cards: CardsPage,
         health: Health,
         leadership: Leadership,
         *,
         monotonic: Callable[[], float],
     ) -> None:
-        self._state, self._decisions, self._fit_page = state, decisions, fit
+        self._state, self._decisions, self._fit_page, self._cards_page = state, decisions, fit, cards
         self._health, self._leadership, self._monotonic = health, leadership, monotonic
         self._turns = Turns()
 
@@ -95,6 +98,7 @@ class Pages:
         return {
             ("POST", "/v1/fit"): self._fit,
             ("GET", "/v1/explain"): self._explain,
+            ("GET", "/v1/cards"): self._cards,
             ("GET", "/debug/snapshot"): self._snapshot,
         }
 
@@ -126,11 +130,21 @@ class Pages:
             return _json({"Error": f"nothing is known of pod {pod}"} | aside, 404)
         return _json(answer | aside)
 
+    async def _cards(self, asked: Question) -> Reply:
+        if not self._health.ready:
+            return fault(503, "not ready: the cluster's state is still being read")
+        await self._cards_page.read_busy()
+        async with self._turns.turn(asked.caller):
+            answer = await self._cards_page.answer(asked.query.get("node", ""))
+        if answer is None:
+            return fault(404, f"no node {asked.query['node'][:253]!r} is known to have cards")
+        return Reply(answer)
+
     async def _snapshot(self, asked: Question) -> Reply:
         if asked.caller not in THIS_MACHINE:
             return fault(403, "this page is for callers on the same machine")
         async with self._turns.turn(asked.caller):
-            return _json(snapshot(self._state, self._monotonic(), check="check" in asked.query))
+            return Reply(await snapshot(self._state, self._monotonic(), check="check" in asked.query))
 
 
 def _json(value: Any, status: int = 200) -> Reply:
