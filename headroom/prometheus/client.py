@@ -184,7 +184,7 @@ class PrometheusSource:
         bundle = os.environ.get(
             "REQUESTS_CA_BUNDLE"
         )  # heard by earlier versions, and usual in images with a company's CA
-        return ssl.create_default_context(cafile=bundle) if bundle else None
+        return ssl.create_default_context(cafile=bundle) if bundle and self.url.startswith("https:") else None
 
     def _refused(self, query: str, status: int, body: bytes) -> PrometheusError:
         reason = hidden(_detail(body), self._headers().values())

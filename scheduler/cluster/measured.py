@@ -1,4 +1,4 @@
-"""What Prometheus says of the memory in use on each card, read for the whole fleet at once and matched to its cards.
+"""What Prometheus says of each card: the memory in use, and how busy it is; read for the whole fleet and matched to its cards.
 
 Two exporters are understood. Headroom's agent tells what each card has in use, what each pod uses of it, and what processes
 outside pods use; NVIDIA's dcgm-exporter tells totals. Only samples younger than the age bound count.
@@ -28,6 +28,12 @@ METRICS: Final = (AGENT_METRIC, AGENT_OUTSIDE_METRIC, AGENT_POD_METRIC, DCGM_MET
 
 Each by itself: of a large fleet all in one answer would be 50 MB, which no thread can look through without holding up the others.
 """
+
+BUSY_METRICS: Final = {"headroom_card_utilization_ratio": 1.0, "DCGM_FI_DEV_GPU_UTIL": 0.01}
+"""Metric -> what turns its values into a share of time, 0 to 1. In the order in which they are believed."""
+
+Busy = dict[str, dict[str, float]]
+"""By node name and card id: share of time that any kernel ran, 0 to 1."""
 
 _LARGEST_MIB: Final = 2**24  # 16 TiB: beyond it lie the values that stand for "not supported"
 _ONE_SCRAPE_SECONDS: Final = 0.5
@@ -323,3 +329,26 @@ def _note_stranger(result: MeasuredVram, place: _Place, use: CardUse, series: in
         result.examples.append(place.words)
     if len(result.strangers) < _STRANGERS_KEPT:
         result.strangers.setdefault(place, use)
+
+
+def busy_of(
+    lines: Iterable[Line], metric: str, nodes: Mapping[str, GpuNode], jobs: DeviceJobs, *, oldest: float
+) -> Busy:
+    """The mean of each card's samples that are not older than `oldest` (Unix seconds); of several series the one with the newest."""
+    scale, finder = BUSY_METRICS[metric], CardFinder(nodes)
+    newest: dict[tuple[str, str], tuple[bool, float, float]] = {}
+    for line in lines:
+        points = [(at, value) for at, value in line.values if at >= oldest and 0 <= value * scale <= 1]
+        believed = jobs.believed(line.metric.job, line.metric.namespace)
+        place = place_of(line.metric, believed=believed)
+        if line.metric.name != metric or not points or place is None:
+            continue
+        card = finder.find(place)
+        if card is None:
+            continue
+        found = believed, points[-1][0], scale * sum(value for _, value in points) / len(points)
+        newest[card] = max(found, newest.get(card, found))
+    busy: Busy = {}
+    for (node, card_id), (_, _, share) in newest.items():
+        busy.setdefault(node, {})[card_id] = share
+    return busy

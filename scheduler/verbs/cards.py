@@ -14,8 +14,7 @@ from headroom import wire
 from headroom.daemon.slices import Slices
 from headroom.prometheus.client import PrometheusError, PrometheusSource
 from headroom.prometheus.series import DeviceJobs
-from scheduler.cluster.busy import BUSY_METRICS, Busy, busy_of
-from scheduler.cluster.measured import line_of, query_for
+from scheduler.cluster.measured import BUSY_METRICS, Busy, busy_of, line_of, query_for
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.holding import Holding

@@ -91,7 +91,7 @@ async def _measure(nodes: int, pods_per_node: int, budget_ms: float, only: str, 
         kube = AioKubeClient(SimpleNamespace(host=api_url, get_api_key_with_prefix=_no_token))
         settings = SchedulerSettings(
             host="127.0.0.1", port=0, prometheus_url=prometheus_url, prometheus_timeout_seconds=60.0,
-            measured_every_seconds=5.0,
+            measured_every_seconds=5.0, watch_silence_seconds=3600.0,  # this API server sends no bookmarks
         )  # fmt: skip
         daemon = SchedulerDaemon(kube, settings)
         async with probe.watching(), _running(daemon) as port:

@@ -149,7 +149,7 @@ async def nodes_listed_changed(world: World) -> str:
 
 async def burst_of_pods(world: World) -> str:
     """pods created and deleted in one burst of the watch"""
-    pods = [world.pod(world.size()) for _ in range(2000)]
+    pods = await world.made(world.pod(world.size()) for _ in range(2000))
     await world.create(pods)
     await world.remove(pods)
     return f"{len(pods):,} pods"
@@ -168,7 +168,7 @@ async def all_pods_vanish(world: World) -> str:
 
 async def many_kinds(world: World) -> str:
     """pods of 500 kinds, and plans made from them"""
-    pods = [world.pod(1 + at % 40, cpu=f"{500 + 7 * at}m") for at in range(500)]
+    pods = await world.made(world.pod(1 + at % 40, cpu=f"{500 + 7 * at}m") for at in range(500))
     await world.create(pods)
     for pod in pods[:50]:
         await world.filter(pod)
@@ -180,7 +180,7 @@ async def many_kinds(world: World) -> str:
 
 async def named_ahead(world: World) -> str:
     """a backlog for which nodes are named ahead"""
-    pods = [world.pod(world.size()) for _ in range(1000)]
+    pods = await world.made(world.pod(world.size()) for _ in range(1000))
     await world.create(pods)
     named = 0
     while (now := len(world.daemon.state.pods.at(Stage.NAMED))) > named:  # until no more are
@@ -192,7 +192,7 @@ async def named_ahead(world: World) -> str:
 
 async def crowd_refused(world: World) -> str:
     """pods refused by the thousand, swept, told of"""
-    crowd = [world.pod(LARGE_GIB, preemptionPolicy="Never") for _ in range(_CROWD)]
+    crowd = await world.made(world.pod(LARGE_GIB, preemptionPolicy="Never") for _ in range(_CROWD))
     await world.create(crowd)
     assert await world.filter(crowd[0]) == []
     await world.refuse(crowd)
@@ -230,7 +230,7 @@ async def crowd_gone(world: World) -> str:
 
 async def plans_in_vain(world: World) -> str:
     """room is made for a critical pod, behind 200 for which none can be made"""
-    pods = [world.pod(LARGE_GIB, priority=RUNNING_PRIORITY) for _ in range(200)]
+    pods = await world.made(world.pod(LARGE_GIB, priority=RUNNING_PRIORITY) for _ in range(200))
     critical = world.pod(LARGE_GIB, priority=1000)
     await world.create([*pods, critical])
     await world.refuse(pods)
@@ -256,6 +256,7 @@ SCENES: Final[tuple[Scene, ...]] = (
     page("/v1/explain?pod=models/old-0-0"),
     fit("a small pod, up to 2,000", pod_object("fit", 1), 2000),
     fit("a whole card", pod_object("fit", LARGE_GIB), 100),
+    page("/v1/cards"),
     page("/debug/snapshot", source=HERE, times=1),
     page("/debug/snapshot?check", source=HERE, times=1),
     many_kinds,

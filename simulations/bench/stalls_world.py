@@ -3,7 +3,7 @@
 import asyncio
 import http.client
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 
+from headroom.daemon.slices import Slices
 from headroom.kube import calls
 from scheduler.cluster.pod_entry import PodEntry
 from scheduler.daemon import SchedulerDaemon
@@ -65,6 +66,14 @@ class World:
             }
         return NewPod(pod["metadata"]["name"], msgspec.json.encode(pod))
 
+    async def made(self, pods: Iterable[NewPod]) -> list[NewPod]:
+        """Many new pods, made in slices: that is the benchmark's work, not the extender's."""
+        slices, found = Slices(), list[NewPod]()
+        for pod in pods:
+            found.append(pod)
+            await slices.pause()
+        return found
+
     def size(self) -> int:
         """One of the usual sizes."""
         return self._rng.choice(SIZES_GIB)
@@ -80,7 +89,11 @@ class World:
     async def create(self, pods: Sequence[NewPod]) -> None:
         """Have the watch tell of pods, and wait until they are known."""
         await self.change("put", calls.PODS, b"[%b]" % b",".join(pod.raw for pod in pods))
-        await self.until(lambda: all(pod.uid in self.daemon.state.pods.entries for pod in pods))
+        await self.until(lambda: self._all_known(pods))
+
+    def _all_known(self, pods: Sequence[NewPod]) -> bool:
+        entries = self.daemon.state.pods.entries
+        return all(pod.uid in entries for pod in reversed(pods))  # the last one is heard of last
 
     async def remove(self, pods: Sequence[NewPod]) -> None:
         """Have the watch tell that pods are gone, and wait until that is known."""

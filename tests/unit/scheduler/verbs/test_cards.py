@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from headroom.prometheus.series import DeviceJobs
-from scheduler.cluster.busy import busy_of
-from scheduler.cluster.measured import Labels, Line
+from scheduler.cluster.measured import Labels, Line, busy_of
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, Running, extender, node, pod
 from tests.fakes.prometheus import FakePrometheus, series
