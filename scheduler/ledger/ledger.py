@@ -26,9 +26,9 @@ from headroom.domain.device_plugin import allocated_mib, greedy_cards, share_mib
 from headroom.domain.dialects.customs import USUAL
 from headroom.domain.dra.claims import Claim, ClaimUse
 from headroom.domain.model import GpuNode, GpuRequest, Mode, Placement
-from scheduler.ledger.agreement import counted_share, positions_counted
 from scheduler.ledger import checks
-from scheduler.ledger.claims import ResourceClaims, count_claim
+from scheduler.ledger.agreement import counted_share, positions_counted
+from scheduler.ledger.claims import ResourceClaims
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import (
     NO_CHANGE,

@@ -18,6 +18,7 @@ from scheduler.cluster.measured import BUSY_METRICS, Busy, busy_of, line_of, que
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.holding import Holding
+from scheduler.ledger.measured import Holder
 from scheduler.settings import SchedulerSettings
 from scheduler.verbs.explain import measured_words, request_values
 
@@ -90,7 +91,9 @@ class CardsPage:
         node, row = fleet.nodes[name], fleet.row_of[name]
         uses, busy = self._state.reading.uses.get(name, {}), self._busy.get(name, {})
         used_by = {card_id: use.by_pod for card_id, use in uses.items()}
-        pods = _pods_by_card(self._state.ledger.on_node(name), [used_by.get(card.id, {}) for card in node.cards])
+        ledger = self._state.ledger
+        holders: list[Holder] = [*ledger.on_node(name), *ledger.claims.on_node(name)]
+        pods = _pods_by_card(holders, [used_by.get(card.id, {}) for card in node.cards])
         return {
             "node": name,
             "sharing": node.sharing.value,
@@ -113,7 +116,7 @@ class CardsPage:
         }
 
 
-def _pods_by_card(holdings: Sequence[Holding], used_by: Sequence[Mapping[str, int]]) -> dict[int, list[dict[str, Any]]]:
+def _pods_by_card(holdings: Sequence[Holder], used_by: Sequence[Mapping[str, int]]) -> dict[int, list[dict[str, Any]]]:
     """Who holds what, by position of the card; the largest shares first."""
     found: dict[int, list[dict[str, Any]]] = {}
     for holding in holdings:
@@ -127,7 +130,7 @@ def _pods_by_card(holdings: Sequence[Holding], used_by: Sequence[Mapping[str, in
                 "pod": holding.pod,
                 "share_mib": mib,
                 "used_mib": used_by[at].get(holding.pod),
-                "state": holding.state.value,
+                "state": holding.state.value if isinstance(holding, Holding) else "claimed",
             }
             found.setdefault(at, []).append(pod)
     for pods in found.values():

@@ -140,7 +140,7 @@ async def test_which_samples_say_how_busy_a_card_is(api: ApiServer, tmp_path: Pa
         ),
         pytest.param(lambda state: state.ledger.priorities.update([5]), "priorities are counted", id="priorities"),
         pytest.param(
-            lambda state: state.ledger._by_node["a"].clear(), "lists of nodes and holdings differ", id="a list"
+            lambda state: state.ledger._by_node["a"].clear(), "is not in the list of node a", id="a list"
         ),
         pytest.param(lambda state: state.ledger._by_namespace.clear(), "namespaces are counted", id="namespaces"),
     ],
