@@ -15,7 +15,7 @@ from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.domain.model import Card
 from headroom.domain.node_cards import encode_cards
-from headroom.kube.calls import NODES, annotate, merge_patch, pod_path, record_event
+from headroom.kube.calls import NODES, Event, annotate, merge_patch, pod_path, record_event
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
 from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, RESOURCE_VRAM
 from headroom.units import MIB, format_mib
@@ -137,20 +137,22 @@ class Publisher:
         }
         await record_event(
             self._kube,
-            regarding={
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": correction.namespace,
-                "name": correction.name,
-                "uid": correction.uid,
-            },
-            reason=_REASONS[correction.finding],
-            note=notes[correction.finding],
-            action="Correct",
-            controller=CONTROLLER,
-            instance=self._node,
-            now=self._now(),
-            warning=correction.finding is Finding.CORRECTED,
+            Event(
+                regarding={
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "namespace": correction.namespace,
+                    "name": correction.name,
+                    "uid": correction.uid,
+                },
+                reason=_REASONS[correction.finding],
+                note=notes[correction.finding],
+                action="Correct",
+                controller=CONTROLLER,
+                instance=self._node,
+                now=self._now(),
+                warning=correction.finding is Finding.CORRECTED,
+            ),
         )
 
     async def tell_trespasses(self, findings: Iterable[trespass.Finding], at: float) -> None:
@@ -173,20 +175,22 @@ class Publisher:
         )
         await record_event(
             self._kube,
-            regarding={
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": found.pod.namespace,
-                "name": found.pod.name,
-                "uid": found.uid,
-            },
-            reason=_TRESPASS_REASONS[found.kind],
-            note=note,
-            action="Watch",
-            controller=CONTROLLER,
-            instance=self._node,
-            now=self._now(),
-            warning=True,
+            Event(
+                regarding={
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "namespace": found.pod.namespace,
+                    "name": found.pod.name,
+                    "uid": found.uid,
+                },
+                reason=_TRESPASS_REASONS[found.kind],
+                note=note,
+                action="Watch",
+                controller=CONTROLLER,
+                instance=self._node,
+                now=self._now(),
+                warning=True,
+            ),
         )
 
     def forget_pod(self, uid: str) -> None:

@@ -157,14 +157,16 @@ class Actuator:
                 "event",
                 calls.record_event(
                     self._kube,
-                    regarding=regarding,
-                    reason=reason,
-                    note=note,
-                    action="Scale",
-                    controller=FIELD_MANAGER,
-                    instance=self._instance,
-                    now=self._clock(),
-                    warning=warning,
+                    calls.Event(
+                        regarding=regarding,
+                        reason=reason,
+                        note=note,
+                        action="Scale",
+                        controller=FIELD_MANAGER,
+                        instance=self._instance,
+                        now=self._clock(),
+                        warning=warning,
+                    ),
                 ),
             )
         except (KubeError, NotLeaderError) as error:

@@ -80,6 +80,17 @@ class Snapshot:
     """Scrape jobs of device exporters whose `exported_` labels were not believed."""
 
 
+class _Growth(NamedTuple):
+    """How a value grew: its rate, the point before, and the counter's youth; nothing of a gauge that was seen once."""
+
+    rate: Rate | None = None
+    before: Point | None = None
+    young: Young | None = None
+
+
+_STANDS: Final = _Growth()
+
+
 class SnapshotBuilder:
     """Takes in the answers of one tick in any order; `finish` makes the snapshot of them.
 
@@ -128,7 +139,7 @@ class SnapshotBuilder:
             fact = self._facts.get(name)
             if fact is not None and self._note(name, fact, one, point):
                 growth = change(one.points, *self._means) if fact.measure is Measure.COUNT else None
-                self._keep(self._gauges, self._latest_gauges, name, one, point, fact.parts, rate_=growth)
+                self._keep(self._gauges, self._latest_gauges, name, one, point, fact.parts, _Growth(growth))
 
     def drop(self, group: str) -> None:
         """Forget what was taken in of a group: half an answer is none."""
@@ -157,9 +168,8 @@ class SnapshotBuilder:
                 young = Young(points[0], increase(points))
             before = points[-2] if len(points) > 1 else None
             self._keep(
-                self._counters, self._latest_counters, name, one, point, fact.parts,
-                rate_=measured, before=before, young=young,
-            )  # fmt: skip
+                self._counters, self._latest_counters, name, one, point, fact.parts, _Growth(measured, before, young)
+            )
 
     def add_buckets(self, kind: str, series: Iterable[Series]) -> None:
         """Bucket rates of one latency, summed for each scraped target."""
@@ -292,10 +302,7 @@ class SnapshotBuilder:
         one: Series,
         point: Point,
         parts: frozenset[str],
-        *,
-        rate_: Rate | None = None,
-        before: Point | None = None,
-        young: Young | None = None,
+        growth: _Growth = _STANDS,
     ) -> None:
         labels: Labels = self._labels.read(one.labels, parts)
         pod = key_of(one.labels)
@@ -304,7 +311,9 @@ class SnapshotBuilder:
         if latest.note(pod, labels.view, point[0], apart, number):
             self._ports.note(pod, labels.port)
             self._note_cluster(pod, one.labels.get(CLUSTER, ""))
-        found.setdefault(name, {}).setdefault(pod, []).append(Entry(labels, point[0], point[1], rate_, before, young))
+        found.setdefault(name, {}).setdefault(pod, []).append(
+            Entry(labels, *point, growth.rate, growth.before, growth.young)
+        )
 
     def _note_cluster(self, pod: PodKey, cluster: str) -> None:
         if cluster and self._cluster_of.setdefault(pod, cluster) != cluster:

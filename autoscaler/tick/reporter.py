@@ -52,13 +52,10 @@ class Reporter:
         wanted.append(status.spec_warning(outcome.target.mistakes, outcome.unreadable))
         built = status.build(
             decision,
+            outcome.observation,
+            status.Past(memory.history, memory.last_scale, _learned(outcome)),
             conditions=_merged(wanted, old, resource, wall),
             generation=resource.metadata.generation,
-            current=outcome.observation.replicas,
-            pods=outcome.observation.pods,
-            history=memory.history,
-            last_scale=memory.last_scale,
-            learned=_learned(outcome),
             now=wall,
         )
         await self._write(resource, memory, built, old, now)

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from autoscaler.law.decide import Decision, Reason, Rule
-from autoscaler.law.inputs import PodFacts
+from autoscaler.law.inputs import Observation
 from autoscaler.observation.cluster.objects import stamp
 
 HISTORY: Final = 10
@@ -159,33 +159,38 @@ def merge_conditions(
     return result
 
 
+class Past(NamedTuple):
+    """What stays of earlier ticks in the status."""
+
+    history: Sequence[Mapping[str, Any]]
+    last_scale: str
+    learned: Mapping[str, Any]
+
+
 def build(
     decision: Decision,
+    observation: Observation,
+    past: Past,
     *,
     conditions: list[dict[str, Any]],
     generation: int,
-    current: int,
-    pods: PodFacts,
-    history: Sequence[Mapping[str, Any]],
-    last_scale: str,
-    learned: Mapping[str, Any],
     now: float,
 ) -> Status:
     """The whole status after a decision."""
     status: Status = {
         "observedGeneration": generation,
-        "currentReplicas": current,
-        "readyReplicas": pods.ready,
+        "currentReplicas": observation.replicas,
+        "readyReplicas": observation.pods.ready,
         "desiredReplicas": decision.wanted,
         "unmetReplicas": decision.unmet,
         "signals": [_signal(wish, now) for wish in decision.wishes],
         "limits": [{"rule": str(reason.rule), "message": cut(reason.text)} for reason in decision.reasons],
-        "history": list(history)[:HISTORY],
-        "learned": dict(learned),
+        "history": list(past.history)[:HISTORY],
+        "learned": dict(past.learned),
         "conditions": conditions,
     }
-    if last_scale:
-        status["lastScaleTime"] = last_scale
+    if past.last_scale:
+        status["lastScaleTime"] = past.last_scale
     return status
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,29 +40,31 @@ async def annotate(kube: KubeClient, path: str, annotations: Mapping[str, str | 
     return await merge_patch(kube, path, {"metadata": {"annotations": annotations}})
 
 
-async def bind(
-    kube: KubeClient,
-    namespace: str,
-    name: str,
-    uid: str,
-    node: str,
-    annotations: Mapping[str, str],
-    *,
-    resource_version: str = "",
-    timeout_seconds: float = 10.0,
-) -> None:
-    """Bind a pod to a node; the API server merges `annotations` into the pod in the same write and checks `uid`.
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A pod is to run on a node; `annotations` are merged into it in the same write."""
 
-    With a `resource_version` it also refuses (Conflict) a pod that has changed since.
-    """
-    binding = {
+    namespace: str
+    name: str
+    uid: str
+    """The API server refuses another pod of the same name."""
+    node: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    resource_version: str = ""
+    """Where it is given, the API server refuses (Conflict) a pod that has changed since."""
+
+
+async def bind(kube: KubeClient, binding: Binding, *, timeout_seconds: float = 10.0) -> None:
+    """Bind a pod to a node."""
+    version = {"resourceVersion": binding.resource_version} if binding.resource_version else {}
+    body = {
         "apiVersion": "v1",
         "kind": "Binding",
-        "metadata": {"name": name, "uid": uid, "annotations": annotations}
-        | ({"resourceVersion": resource_version} if resource_version else {}),
-        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        "metadata": {"name": binding.name, "uid": binding.uid, "annotations": binding.annotations} | version,
+        "target": {"apiVersion": "v1", "kind": "Node", "name": binding.node},
     }
-    await kube.request("POST", f"{pod_path(namespace, name)}/binding", body=binding, timeout_seconds=timeout_seconds)
+    path = f"{pod_path(binding.namespace, binding.name)}/binding"
+    await kube.request("POST", path, body=body, timeout_seconds=timeout_seconds)
 
 
 async def nominate(kube: KubeClient, namespace: str, name: str, node: str | None) -> None:
@@ -85,38 +88,41 @@ async def evict(kube: KubeClient, namespace: str, name: str, uid: str, *, dry_ru
     await kube.request("POST", f"{pod_path(namespace, name)}/eviction", body=eviction)
 
 
-async def record_event(
-    kube: KubeClient,
-    *,
-    regarding: Mapping[str, str],
-    reason: str,
-    note: str,
-    action: str,
-    controller: str,
-    instance: str,
-    now: datetime.datetime,
-    warning: bool = False,
-) -> None:
-    """Create an Event (events.k8s.io/v1) about an object: `regarding` holds apiVersion, kind, namespace, name, uid.
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An Event (events.k8s.io/v1) about an object."""
 
-    The API server takes notes of up to 1,024 bytes; longer ones are cut.
-    """
+    regarding: Mapping[str, str]
+    """Its apiVersion, kind, namespace, name and uid."""
+    reason: str
+    note: str
+    """The API server takes up to 1,024 bytes; longer ones are cut."""
+    action: str
+    controller: str
+    instance: str
+    now: datetime.datetime
+    warning: bool = False
+
+
+async def record_event(kube: KubeClient, event: Event) -> None:
+    """Create an Event."""
+    regarding, now = event.regarding, event.now
     namespace = regarding.get("namespace") or "default"
-    event = {
+    body = {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         # As client-go names them: the object and the time, in hexadecimal.
         "metadata": {"name": f"{regarding['name'][:230]}.{round(now.timestamp() * 1e6):x}", "namespace": namespace},
         "eventTime": micro_time(now),
-        "reportingController": controller,
-        "reportingInstance": instance[:128],
-        "action": action,
-        "reason": reason,
+        "reportingController": event.controller,
+        "reportingInstance": event.instance[:128],
+        "action": event.action,
+        "reason": event.reason,
         "regarding": regarding,
-        "note": note.encode()[:1024].decode(errors="ignore"),
-        "type": "Warning" if warning else "Normal",
+        "note": event.note.encode()[:1024].decode(errors="ignore"),
+        "type": "Warning" if event.warning else "Normal",
     }
-    await kube.request("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=event)
+    await kube.request("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=body)
 
 
 def micro_time(now: datetime.datetime) -> str:

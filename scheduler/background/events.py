@@ -115,20 +115,22 @@ class Reporter:
         try:
             await calls.record_event(
                 self._kube,
-                regarding={
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "namespace": namespace,
-                    "name": name,
-                    "uid": uid,
-                },
-                reason=reason,
-                note=note,
-                action=action,
-                controller=f"{names.DOMAIN}/scheduler",
-                instance=self._instance,
-                now=self._wall_clock(),
-                warning=True,
+                calls.Event(
+                    regarding={
+                        "apiVersion": "v1",
+                        "kind": "Pod",
+                        "namespace": namespace,
+                        "name": name,
+                        "uid": uid,
+                    },
+                    reason=reason,
+                    note=note,
+                    action=action,
+                    controller=f"{names.DOMAIN}/scheduler",
+                    instance=self._instance,
+                    now=self._wall_clock(),
+                    warning=True,
+                ),
             )
         except KubeError as error:
             self._log.info("event_not_written", pod=key, error=str(error))

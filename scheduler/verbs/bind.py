@@ -167,10 +167,9 @@ class Binder:
         for _ in range(_TRIES):
             version = str(entry.version) if entry is not None and entry.version else ""
             try:
-                await calls.bind(
-                    self._kube, args.pod_namespace, args.pod_name, args.pod_uid, args.node, annotations,
-                    resource_version=version, timeout_seconds=self._settings.bind_timeout_seconds,
-                )  # fmt: skip
+                pod = args.pod_namespace, args.pod_name, args.pod_uid
+                binding = calls.Binding(*pod, args.node, annotations, version)
+                await calls.bind(self._kube, binding, timeout_seconds=self._settings.bind_timeout_seconds)
             except Conflict as error:
                 if await self._is_bound(args, error, entry):
                     return

@@ -24,7 +24,7 @@ from headroom.wire import DELETED, POD, Pod
 from simulations.demo.fleet import PLACEMENT_FLEET, build_fleet, total_usable_mib
 from simulations.demo.on_kwok.recorder import SHARED, WHOLE, Recorder, side_nodes
 from simulations.demo.on_kwok.services import story
-from simulations.demo.placement.chapter import PlacementChapter, chapter_of, state_of
+from simulations.demo.placement.chapter import PlacementChapter, Seen, chapter_of, state_of
 from simulations.demo.placement.workload import draw_stream, pod_template
 from simulations.demo.report import gib, placement_lines
 from simulations.demo.services.report import StoryChapter
@@ -168,4 +168,5 @@ async def _placement(
         f" {stream[-1].arrival_seconds:.1f} s."
     )
     placed = {name: (judge.bound_at[name], cards) for name, cards in judge.kubelets.cards.items()}
-    return chapter_of(nodes, stream, judge.kubelets, placed, deployment_of(), sorted(judge.pending), rng, asked, view)
+    seen = Seen(judge.kubelets, placed, deployment_of(), sorted(judge.pending))
+    return chapter_of(nodes, stream, seen, asked, rng=rng, view=view)

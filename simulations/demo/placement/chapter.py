@@ -7,6 +7,7 @@ baselines of `simulations.demo.placement.baselines`, over the same pods and the 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headroom.domain.model import GpuNode
 from simulations.demo.placement.baselines import (
@@ -96,23 +97,32 @@ async def run_placement(
         f" bind, the API write included, median {calls.median_seconds('bind') * 1000:.1f} ms (wall clock of this run)."
     )
     placed = {name: (bound_at[name], cards) for name, cards in cluster.kubelets.cards.items()}
-    return chapter_of(
-        cluster.nodes, stream, cluster.kubelets, placed, deployment_of, cluster.pending(), rng, asked, view
-    )
+    seen = Seen(cluster.kubelets, placed, deployment_of, cluster.pending())
+    return chapter_of(cluster.nodes, stream, seen, asked, rng=rng, view=view)
+
+
+class Seen(NamedTuple):
+    """What came of a stream on Headroom's side."""
+
+    kubelets: Kubelets
+    placed: dict[str, tuple[float, tuple[CardRef, ...]]]
+    """By pod: when it was bound, and its cards."""
+    deployment_of: dict[str, int]
+    """By pod: its place in the stream."""
+    pending: list[str]
 
 
 def chapter_of(
     nodes: Sequence[GpuNode],
     stream: Sequence[InferenceDeployment],
-    kubelets: Kubelets,
-    placed: dict[str, tuple[float, tuple[CardRef, ...]]],
-    deployment_of: dict[str, int],
-    pending: list[str],
-    rng: random.Random,
+    seen: Seen,
     asked: str,
+    *,
+    rng: random.Random,
     view: View,
 ) -> PlacementChapter:
     """Judge the outcome by what the kubelets saw, show it, and compute the baselines for the same pods."""
+    kubelets, placed, deployment_of, pending = seen
     view.picture(state_of(nodes, stream, kubelets, deployment_of, len(pending)), model_names(stream))
     pods = pods_of(stream)
     whole = whole_cards(nodes, pods)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from headroom.domain.model import Placement
-from simulations.serving.engine.replica import Histograms, Speed
+from simulations.serving.engine.exports import Histograms
+from simulations.serving.engine.replica import Speed
 from simulations.serving.engine.request import Request
 from simulations.serving.fleet.pods import Phase, Pod
 from simulations.serving.fleet.routers import Router, least_requests

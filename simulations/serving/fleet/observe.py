@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import sub
 from typing import Final
 
-from simulations.serving.engine.replica import Counters
+from simulations.serving.engine.exports import Counters
 from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.pods import Phase, Pod
 

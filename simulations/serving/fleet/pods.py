@@ -4,7 +4,8 @@ import math
 from enum import IntEnum
 
 from headroom.domain.model import Placement
-from simulations.serving.engine.replica import Counters, Histograms, Replica, Speed
+from simulations.serving.engine.exports import Counters, Histograms
+from simulations.serving.engine.replica import Replica, Speed
 
 
 class Phase(IntEnum):

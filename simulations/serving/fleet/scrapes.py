@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.series import PodKey, Rate, Sample
 from headroom.domain.engines import VLLM
-from simulations.serving.engine.replica import Counters, Histogram
+from simulations.serving.engine.exports import Counters, Histogram
 from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.pods import Phase, Pod
 

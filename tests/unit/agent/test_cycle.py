@@ -220,7 +220,7 @@ async def test_an_agent_that_starts_without_a_driver_withdraws_what_its_predeces
         await world.tick()
     async with ApiServer() as api, Kubelet(tmp_path / "kubelet2.sock") as kubelet:
         api.put(NODES, json.loads(json.dumps(world.api.get(NODES, "n1"))))
-        later = World(api, kubelet, ScriptedReader((Frame(driver_lost="no driver"),)), tmp_path)
+        later = World(api, kubelet, Script((Frame(driver_lost="no driver"),)), tmp_path)
         await later.start()
         await later.synced()
         assert await later.agent.cycle() is False

@@ -311,7 +311,7 @@ async def test_a_binding_carries_uid_and_annotations_and_the_token(tmp_path: Pat
     app.router.add_post("/{tail:.*}", bind)
     async with serving(app, "127.0.0.1", 0) as port:
         kube = await aio.connect(kubeconfig(tmp_path, port))
-        await calls.bind(kube, "ns", "p", "u-1", "node-1", {"headroom.dev/assigned-cards": "0"})
+        await calls.bind(kube, calls.Binding("ns", "p", "u-1", "node-1", {"headroom.dev/assigned-cards": "0"}))
         await kube.close()
     assert got["path"] == "/api/v1/namespaces/ns/pods/p/binding"
     assert got["body"]["metadata"] == {"name": "p", "uid": "u-1", "annotations": {"headroom.dev/assigned-cards": "0"}}
