@@ -78,7 +78,7 @@ class AutoscalerDaemon:
         self.metrics = AutoscalerMetrics(registry)
         self._guard = Guard(lambda where: self.metrics.tick_failures.labels(where).inc())
         self.health = Health(registry)
-        self.world = World(metric_names(settings))
+        self.world = World(metric_names(settings), usual_objectives=settings.default_objective == "engine")
         identity = settings.identity or f"{socket.gethostname()}-{secrets.token_hex(3)}"
         self.elector = Elector(
             kube,

@@ -32,6 +32,11 @@ class AutoscalerSettings(PrometheusSettings, LeaderSettings):
         reason="Names under which this installation exports engines' metrics, as PUBLISHED=HERE with at most one * in each,"
         " several by comma, such as vllm:*=kserve_vllm:*.",
     )
+    default_objective: str = setting(
+        "none", choices=("none", "engine"),
+        reason="Objective of objects that state none: none sizes them by the target of their work signal, as before there were"
+        " objectives; engine gives them the default of their engine.",
+    )  # fmt: skip
     extender_url: str = setting(
         "http://headroom-scheduler.headroom-system:8901",
         reason="Asked before every raise how many more pods fit; empty to raise without asking.",

@@ -29,6 +29,7 @@ def _mistakes(spec: TargetSpec) -> Iterator[str]:
     for signal in spec.signals:
         if text := _of_signal(signal, spec):
             yield f"signal {signal.name}: {text}"
+    yield from _of_objective(spec)
     zero = spec.scale_to_zero
     if zero is not None and zero.idle_seconds < LEAST_IDLE_SECONDS:
         yield f"scaleToZero.idleAfter {zero.idle_seconds:g} s is shorter than it takes to load a model again"
@@ -36,6 +37,21 @@ def _mistakes(spec: TargetSpec) -> Iterator[str]:
         yield "behavior.scaleDown.stabilizationWindowSeconds 0: replicas go with the first lull and take minutes to come back"
     if 0 < spec.burst_factor <= 1:
         yield f"burstFactor {spec.burst_factor:g} keeps nothing: it is a multiple of the usual demand"
+
+
+def _of_objective(spec: TargetSpec) -> Iterator[str]:
+    objective = spec.objective
+    if objective is None:
+        return
+    for name, seconds, kind in (
+        ("timeToFirstToken", objective.first_token_seconds, SignalKind.TIME_TO_FIRST_TOKEN),
+        ("interTokenLatency", objective.inter_token_seconds, SignalKind.INTER_TOKEN_LATENCY),
+        ("requestLatency", objective.request_seconds, SignalKind.REQUEST_LATENCY),
+    ):
+        if seconds is not None and seconds > LONGEST_SECONDS[kind]:
+            yield f"objective.{name} is {seconds:g} s: m stands for minutes and ms for milliseconds"
+        elif seconds is not None and seconds < SHORTEST_SECONDS:
+            yield f"objective.{name} {seconds:g} s is shorter than any engine answers"
 
 
 def _of_signal(signal: SignalSpec, spec: TargetSpec) -> str:

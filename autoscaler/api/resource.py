@@ -12,6 +12,7 @@ import msgspec
 
 from autoscaler.api.engines import default_signals, exports, fallback
 from autoscaler.api.likely import mistakes
+from autoscaler.api.objective import ObjectiveWire, read_objective, usual_objective, with_work
 from autoscaler.api.query_guard import is_closed
 from autoscaler.law.inputs import SignalKind
 from autoscaler.law.rates import RatePolicy
@@ -87,6 +88,7 @@ class SpecWire(Wire):
     burst_factor: Quantity | None = None
     capacity_check: str = "Enforce"
     scale_to_zero: ToZeroWire | None = None
+    objective: ObjectiveWire | None = None
     signals: list[SignalWire] | None = None
     work: WorkWire | None = None
     behavior: BehaviorWire | None = None
@@ -161,8 +163,11 @@ Names = tuple[tuple[str, str], ...]
 """(published, here): under which names an engine's metrics are exported."""
 
 
-def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
-    """The object as the law reads it; `names` are those of the installation, the object's own go before them. Raises SpecError."""
+def read(resource: InferenceAutoscaler, names: Names = (), *, usual_objectives: bool = False) -> Target:
+    """The object as the law reads it; `names` are those of the installation, the object's own go before them. Raises SpecError.
+
+    With `usual_objectives` an object that states no objective gets the default of its engine.
+    """
     spec, meta = resource.spec, resource.metadata
     fail = _Fail(resource.key)
     engine = ENGINES.get(spec.engine)
@@ -179,7 +184,11 @@ def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
         raise fail("scaleTargetRef.name", reference.name, "is empty")
     if spec.max_replicas < 1 or not 0 <= spec.min_replicas <= spec.max_replicas:
         raise fail("minReplicas", spec.min_replicas, f"is not between 0 and maxReplicas {spec.max_replicas}")
+    objective = usual_objective(engine) if usual_objectives else None
+    if spec.objective is not None:
+        objective = read_objective(spec.objective, engine, fail)
     signals = _signals(spec, engine, fail)
+    signals = signals if objective is None else with_work(signals)
     api_version = _api_version(reference, fail)
     target = Target(
         key=resource.key,
@@ -201,6 +210,7 @@ def read(resource: InferenceAutoscaler, names: Names = ()) -> Target:
                 spec.behavior.scale_down if spec.behavior else None, DOWN_DEFAULT, "behavior.scaleDown", fail
             ),
             scale_to_zero=_to_zero(spec, fail),
+            objective=objective,
             max_gpus=None if spec.max_gpus is None else _number(spec.max_gpus, "maxGPUs", fail),
             burst_factor=0.0
             if spec.burst_factor is None

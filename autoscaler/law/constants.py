@@ -79,5 +79,41 @@ class LawConstants:
     """A kernel runs nearly always while an LLM engine works: below this share it does not."""
     hung_seconds: float = 60.0
     """Utilisation below the share with requests waiting, for so long: the engine hangs; more of it would not help."""
+    curve_memory_seconds: float = 21600.0
+    """What was seen of lateness so long ago counts 1/e: six hours, in which a day's loads are met."""
+    curve_young_seconds: float = 300.0
+    """The same at the start, growing by half of the age: the first minutes rest on prices that are still being learned."""
+    curve_weight: float = 30.0
+    """Most that the requests of one tick weigh: late ones come together, so that many at once say little more than some."""
+    curve_full_spread: float = 0.15
+    """Deviation with which the load that makes everything late is 1, before anything was seen: how far prices are off."""
+    curve_steepness: float = 10.0
+    """How suddenly lateness comes, where a prompt takes as long as the objective: by a factor of e per tenth of a load."""
+    curve_floor: float = 0.001
+    """Share that is late at any load, before anything was seen."""
+    curve_steepness_least: float = 6.0
+    """For prompts longer than the objective."""
+    curve_steepness_most: float = 40.0
+    """For prompts that take no time against it: then the last tenth of the load counts."""
+    settled_queue: float = 0.5
+    """A queue of more than this share of the objective is left over from something: lateness then says nothing of the load."""
+    load_memory_seconds: float = 600.0
+    """The loads of so long are kept, for means of the last minutes."""
+    budget_seconds: float = 3600.0
+    """The share of late requests is taken over about an hour of usual traffic: what a user notices, and soon enough to act on."""
+    budget_aim: float = 0.8
+    """Share of the allowed lateness that is aimed at: what is left is for what nobody foresees."""
+    budget_least: float = 0.3
+    """Least share of the allowed lateness that replicas are counted for, however much of it was used up."""
+    budget_spend: float = 1.0
+    """While all of the budget is left, so many times what is allowed may be late beyond it."""
+    price_rise: float = 2.0
+    """Most that lateness gets dearer while too much is late, as a power of e."""
+    forecast_error_most: float = 1.0
+    """Largest relative error that one forecast is charged with: a burst is the reserve's business."""
+    forecast_error_counted: float = 0.1
+    """Largest deviation of the load, relative, that replicas are kept for."""
+    forecast_memory_seconds: float = 1800.0
+    """Errors of forecasts so long ago count 1/e."""
     give_back_seconds: float = 600.0
     """Replicas that nothing could place for so long are taken back, and reported as unmet."""

@@ -11,7 +11,7 @@ from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Decision, Reason, Rule, TargetState, capped
 from autoscaler.law.inputs import Freshness, Observation
 from autoscaler.law.memory import hold, window
-from autoscaler.law.rules import lowering, raising, zero
+from autoscaler.law.rules import experience, lowering, outlook, raising, zero
 from autoscaler.law.rules.limits import finish
 from autoscaler.law.rules.reserve import BURSTS, wish_for_bursts
 from autoscaler.law.rules.wishes import wishes
@@ -31,6 +31,7 @@ def decide(
     turn = begin(spec, state, observation, now, law)
     if observation.replicas == 0:
         return zero.asleep(turn)
+    experience.note(turn)
     turn.asked = wishes(turn, _rise(turn))
     fresh = turn.fresh
     all_fresh = turn.all_fresh and zero.activation_is_known(turn)
@@ -47,6 +48,7 @@ def decide(
             turn.asked.append(reserve)
             low, up = max(low, reserve.low), max(up, reserve.up)
     raising.watch_for_hanging(turn)
+    turn.objective = outlook.report(turn)
     return finish(turn, zero.kept_awake(turn, _wanted(turn, low, up), idle=idle))
 
 
@@ -93,7 +95,7 @@ def _remember(turn: Turn, level: int) -> None:
         return
     histogram = hold.note_gaps(state.learned.gaps, gaps, law)
     if histogram is not state.learned.gaps:
-        seconds = hold.hold_seconds(histogram, turn.start_seconds, law)
+        seconds = hold.hold_seconds(histogram, turn.start_seconds, law, experience.price(turn))
         turn.note(hold_seconds=seconds, learned=replace(state.learned, gaps=histogram))
 
 

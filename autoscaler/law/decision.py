@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from autoscaler.law.inputs import Freshness, SignalKind
-from autoscaler.law.memory import bursts
+from autoscaler.law.memory import bursts, forecast
 from autoscaler.law.memory.learned import Learned
 from autoscaler.law.memory.window import Needs
 from autoscaler.law.rates import Move
@@ -75,6 +75,22 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectiveReport:
+    """How an objective fares. Shares are those of requests that meet it."""
+
+    met: bool
+    wanted: float
+    share: float
+    """Over about the last hour."""
+    now: float | None = None
+    """Expected of the load now with the replicas that are ready; None while the load is not known."""
+    one_more: float | None = None
+    one_fewer: float | None = None
+    hopeless: bool = False
+    """More requests than allowed are late even where replicas are next to idle: more of them would not help."""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetState:
     """What one decision leaves to the next. Plain values; msgspec writes and reads it as JSON."""
 
@@ -98,6 +114,19 @@ class TargetState:
     """What the signals asked for lately, without a reserve for bursts."""
     rates: demand.Rates = ()
     """Arriving work of the last minutes, for its trend."""
+    loads: forecast.Rates = ()
+    """The load of the last minutes."""
+    smoothed: forecast.Smoothed | None = None
+    forecasts: tuple[forecast.Made, ...] = ()
+    """Those that cannot be judged yet."""
+    backlog_at: float | None = None
+    """When the replicas had more to do than fits within the objective, last."""
+    ready_count: int = 0
+    ready_since: float | None = None
+    looked_at: float | None = None
+    """When the lateness was noted last."""
+    objective_met: bool | None = None
+    """What was last said of it."""
     priced: bool = False
     """Whether the cost of a token has been known once."""
     learned: Learned = field(default_factory=Learned)
@@ -131,6 +160,10 @@ class TargetState:
             hung_since=None,
             foretold=(),
             rates=(),
+            loads=(),
+            smoothed=None,
+            forecasts=(),
+            looked_at=None,
         )
 
 
@@ -150,6 +183,7 @@ class Decision:
     """False while no signal is fresh."""
     hold_seconds: float = 0.0
     start_seconds: float = 0.0
+    objective: ObjectiveReport | None = None
 
 
 def capped(decision: Decision, before: int, allowed: int, rule: Rule, text: str) -> Decision:

@@ -75,10 +75,21 @@ class Work:
     requests_per_second: tuple[float, float] | None = None
     """Arrivals: requests that finished plus the growth of those inside. Where known, demand follows from it rather than
     from the tokens done, which stop growing when the replicas are full."""
+    running_growth: float = 0.0
+    waiting_growth: float = 0.0
+    """Requests per second by which those running and waiting grow, over the short averaging time."""
+    tokens_at_end: bool = False
+    """Tokens are counted when a request ends."""
     full_batch: float = 0.0
     """Requests in a replica that is full (`autoscaler.law.sizing.prices`); 0: not known."""
     prompt_tokens_per_request: float = 0.0
     output_tokens_per_request: float = 0.0
+    prompt_grain: float = 0.0
+    """Tokens of the prompt that a prompt token belongs to in the mean, E[p^2] / E[p]; 0: not known."""
+    answers_per_second: float = 0.0
+    """Requests over the long averaging time whose latency is known; 0: none, or no objective."""
+    late_share: float = 0.0
+    """Of them, past the objective."""
     age_seconds: float = 0.0
     missing: int = 0
     detail: str = ""

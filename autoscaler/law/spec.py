@@ -50,6 +50,17 @@ class ScaleToZero:
     query: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a request should get, and how many of them. A request meets it when it meets all that is stated."""
+
+    first_token_seconds: float | None = None
+    inter_token_seconds: float | None = None
+    """Mean over the tokens of a request."""
+    request_seconds: float | None = None
+    share: float = 0.98
+
+
 UP_DEFAULT: Final = Scaling(window_seconds=0.0, policies=(RatePolicy(False, 100, 15.0), RatePolicy(True, 4, 15.0)))
 DOWN_DEFAULT: Final = Scaling(window_seconds=None, policies=(RatePolicy(False, 25, 30.0), RatePolicy(True, 1, 30.0)))
 
@@ -69,6 +80,8 @@ class TargetSpec:
     down: Scaling = DOWN_DEFAULT
     scale_to_zero: ScaleToZero | None = None
     max_gpus: float | None = None
+    objective: Objective | None = None
+    """None: sized by the target of `work` alone."""
     burst_factor: float = 0.0
     """Demand of this multiple of the usual one (mean of about an hour) is to be met without notice."""
     enforce_capacity: bool = True

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoscaler.law.constants import LawConstants
-from autoscaler.law.decision import Decision, Reason, Rule, TargetState, Wish
+from autoscaler.law.decision import Decision, ObjectiveReport, Reason, Rule, TargetState, Wish
 from autoscaler.law.inputs import Freshness, Observation
 from autoscaler.law.memory import starts, window
 from autoscaler.law.spec import TargetSpec
@@ -51,6 +51,7 @@ class Turn:
     """Time that a new replica takes to be ready."""
     asked: list[Wish] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
+    objective: ObjectiveReport | None = None
 
     def note(self, **changes: Any) -> None:
         """Change fields of the state; nothing is copied when they hold these values already."""
@@ -100,6 +101,7 @@ class Turn:
             active,
             self.hold_seconds,
             self.start_seconds,
+            self.objective,
         )
 
 

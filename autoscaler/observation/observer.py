@@ -17,12 +17,11 @@ from autoscaler.observation.gathering import Gathered, Gatherer, ObserveSettings
 from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
 from autoscaler.observation.series import merge_buckets, quantile
 from autoscaler.observation.stillness import Load, Still
+from autoscaler.observation.traffic import Lengths, Traffic, leaving
 from headroom.domain.engines import COUNTERS as COUNTER_FACTS
 from headroom.domain.engines import GAUGES as GAUGE_FACTS
 from headroom.domain.engines import Before, Metric
 
-MEMORY_PER_TICK: Final = 0.975
-"""Of the mean request: ten minutes at ticks of 15 s."""
 _MOVING: Final = ("iterations", "output_tokens", "prompt_tokens", "token_count", "finished")
 """Counters that grow while an engine works."""
 
@@ -32,20 +31,7 @@ class Lessons:
     """What the metrics have taught of a target, beside the state of the law."""
 
     cost: CostState = field(default_factory=CostState)
-    requests: float = 0.0
-    """Requests that ended, older ones counting less, and the tokens that went with them."""
-    prompt_tokens: float = 0.0
-    output_tokens: float = 0.0
-
-    @property
-    def prompt_length(self) -> float:
-        """Prompt tokens of a mean request, 0 while none has ended."""
-        return self.prompt_tokens / self.requests if self.requests > 0 else 0.0
-
-    @property
-    def output_length(self) -> float:
-        """Output tokens of a mean request, 0 while none has ended."""
-        return self.output_tokens / self.requests if self.requests > 0 else 0.0
+    lengths: Lengths = field(default_factory=Lengths)
 
 
 class Observer:
@@ -70,6 +56,8 @@ class Observer:
         serving = [pod for pod in others if pod.ready_at and not pod.deleted_at]
         self._unready = [pod for pod in pods if not pod.ready_at and pod.node and not pod.deleted_at]
         self._facts = Gatherer(target.engine, self.ready, serving, snapshot, wall_seconds, settings)
+        ending = Gatherer(target.engine, leaving(pods), (), snapshot, wall_seconds, settings)
+        self._traffic = Traffic(target.engine, self._facts, ending, snapshot)
         loads = self._loads()
         self.still = stillness.follow(still_before or {}, loads, snapshot.clock_seconds)
         """Pods with requests inside whose counters stand still."""
@@ -151,52 +139,61 @@ class Observer:
         for part in (prompt.gathered, output.gathered, waiting):
             if part.state is not Freshness.FRESH:
                 return Work(part.state, age_seconds=part.age_seconds, detail=part.detail)
+        lengths, traffic = lessons.lengths, self._traffic
+        objective = self._target.spec.objective
+        answers, late = traffic.lateness(objective) if objective is not None else (0.0, 0.0)
         why = next((self._snapshot.partial[g] for g in (GAUGES, COUNTERS) if g in self._snapshot.partial), "")
         return Work(
             state=Freshness.PARTIAL if why else Freshness.FRESH,
-            prompt_tokens_per_second=(prompt.gathered.total, prompt.long),
-            output_tokens_per_second=(output.gathered.total, output.long),
-            waiting_prompt_tokens=waiting.total * lessons.prompt_length,
+            prompt_tokens_per_second=traffic.rates(engine.prompt_tokens, less=engine.cached_tokens),
+            output_tokens_per_second=traffic.rates(engine.output_tokens),
+            waiting_prompt_tokens=waiting.total * lengths.prompt,
             waiting=waiting.total,
             running=running.total if running.state is Freshness.FRESH else 0.0,
             seconds_per_prompt_token=cost.per_prompt_token if cost else 0.0,
             seconds_per_output_token=cost.per_output_token if cost else 0.0,
             full_batch=cost.full_batch if cost else 0.0,
             requests_per_second=self._arrivals(),
-            prompt_tokens_per_request=lessons.prompt_length,
-            output_tokens_per_request=lessons.output_length,
+            prompt_tokens_per_request=lengths.prompt,
+            output_tokens_per_request=lengths.output,
+            prompt_grain=lengths.prompt_grain,
+            running_growth=traffic.growth(engine.running)[0],
+            waiting_growth=traffic.growth(engine.waiting)[0],
+            tokens_at_end=engine.counts_at_end,
+            answers_per_second=answers,
+            late_share=late,
             age_seconds=max(prompt.gathered.age_seconds, output.gathered.age_seconds, waiting.age_seconds),
             missing=max(prompt.gathered.missing, output.gathered.missing, waiting.missing),
             detail=why or prompt.gathered.detail or output.gathered.detail or waiting.detail,
             unpriced="" if cost else self._why_unpriced(),
         )
 
-    def learn(self, lessons: Lessons, settings: CostSettings) -> Lessons:
-        """What the warm pods teach of the cost of tokens and the length of prompts."""
+    def learn(self, lessons: Lessons, settings: CostSettings, seconds: float = 15.0) -> Lessons:
+        """What the warm pods teach of the cost of tokens, and what ended of the length of requests, in `seconds` since the last time."""
         engine = self._target.engine
         if not engine.token_seconds:
             return lessons
         rates = {
             name: self._facts.rates(getattr(engine, name)).gathered.values
-            for name in ("prompt_tokens", "output_tokens", "iterations", "token_seconds", "token_count", "finished")
+            for name in (
+                "prompt_tokens",
+                "output_tokens",
+                "iterations",
+                "token_seconds",
+                "token_count",
+                "cached_tokens",
+            )
         }
         gauges = {name: self._facts.gauge(getattr(engine, name)).values for name in ("running", "waiting", "kv_cache")}
         state = lessons.cost
         for pod in self.ready:
             if self._wall - pod.ready_at >= self._settings.warm_seconds:
                 of_pod = {name: values.get(pod.name, 0.0) for name, values in (*rates.items(), *gauges.items())}
+                of_pod["prompt_tokens"] = max(of_pod["prompt_tokens"] - of_pod["cached_tokens"], 0.0)
                 sample = _iterations(of_pod)
                 if sample is not None:
                     state = prices.learn(state, sample, settings)
-        requests, prompt, output = (
-            getattr(lessons, name) * MEMORY_PER_TICK + sum(rates[of].values())
-            for name, of in (
-                ("requests", "finished"),
-                ("prompt_tokens", "prompt_tokens"),
-                ("output_tokens", "output_tokens"),
-            )
-        )
-        return Lessons(state, requests, prompt, output)
+        return Lessons(state, self._traffic.lengths(lessons.lengths, seconds))
 
     def waiting(self) -> Gathered:
         """Requests that wait: the gauge, or by Little's law the rate of the time spent waiting."""
@@ -240,9 +237,9 @@ class Observer:
         ended = self._facts.rates(engine.finished)
         if ended.gathered.state is not Freshness.FRESH:
             return None
-        short, long = ended.gathered.total, ended.long
+        short, long = self._traffic.rates(engine.finished)
         for metric in engine.metrics(("running", "waiting")):
-            growth = self._facts.growth(metric)
+            growth = self._traffic.growth(metric)
             short, long = short + growth[0], long + growth[1]
         return max(short, 0.0), max(long, 0.0)
 
@@ -409,6 +406,8 @@ def engine_costs(target: Target, lessons: Lessons, settings: CostSettings) -> pr
     objective = min(
         (signal.target for signal in target.spec.signals if signal.kind is SignalKind.INTER_TOKEN_LATENCY), default=None
     )
+    if target.spec.objective is not None:
+        objective = target.spec.objective.inter_token_seconds
     return prices.cost(lessons.cost, replace(settings, target_batch=float(target.most_sequences)), objective)
 
 

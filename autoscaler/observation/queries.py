@@ -31,6 +31,8 @@ HISTOGRAMS: Final = {
     SignalKind.INTER_TOKEN_LATENCY: "inter_token",
     SignalKind.REQUEST_LATENCY: "request",
 }
+FOR_OBJECTIVES: Final = {"perOutputToken": "per_output_token", "promptLength": "prompt_length"}
+"""Further histograms that only objectives need, by the group that asks for them."""
 
 TARGET_LABELS: Final = "namespace, pod, instance, job, replica, prometheus_replica, prometheus, cluster"
 """What tells one scraped target from another: bucket rates are summed within each."""
@@ -89,10 +91,16 @@ def plan(targets: Iterable[Target], windows: Windows) -> Plan:
         queries[COUNTERS] = f"{_any_of(counters)}[{windows.counters_seconds:.0f}s]"
     latencies: dict[str, list[str]] = {}
     for kind, fact in HISTOGRAMS.items():
-        asked = {id(t.engine): t.engine for t in targets if any(s.kind is kind for s in t.spec.signals)}
+        asked = {
+            id(t.engine): t.engine for t in targets if t.spec.objective or any(s.kind is kind for s in t.spec.signals)
+        }
         if names := _names(asked.values(), (fact,)):
             latencies[kind.value] = names
             queries[kind.value] = _buckets(names, windows.rates_seconds)
+    with_objective = {id(t.engine): t.engine for t in targets if t.spec.objective}
+    for group, fact in FOR_OBJECTIVES.items():
+        if names := _names(with_objective.values(), (fact,)):
+            queries[group] = _buckets(names, windows.rates_seconds)
     custom = _custom(targets)
     queries.update({group: combine(pairs) for group, pairs in custom.items()})
     metrics = {

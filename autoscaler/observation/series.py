@@ -143,6 +143,30 @@ def quantile(buckets: Mapping[float, float], q: float) -> float:
     return start
 
 
+def share_above(buckets: Mapping[float, float], value: float) -> float:
+    """Share of observations above `value`, from cumulative bucket rates by upper edge; 0 without any.
+
+    Between two edges the share falls exponentially, as the tails of latencies do, and at least as fast as between the two edges
+    before, which also tells how fast it falls where the upper edge has nothing above it.
+    """
+    edges = sorted(buckets)
+    total = buckets[edges[-1]] if edges else 0.0
+    if total <= 0 or not math.isfinite(total):
+        return 0.0
+    above = [max(1 - buckets[edge] / total, 0.0) for edge in edges]
+    at = next((number for number, edge in enumerate(edges) if edge >= value), len(edges) - 1)
+    upper = above[at]
+    if at == 0 or math.isinf(edges[at]) or edges[at] == value or above[at - 1] <= 0:
+        return above[at - 1] if at and math.isinf(edges[at]) else upper
+    low, start = edges[at - 1], above[at - 1]
+    falls = [math.log(start / upper) / (edges[at] - low)] if upper > 0 else []
+    if at > 1 and above[at - 2] > start:
+        falls.append(math.log(above[at - 2] / start) / (low - edges[at - 2]))
+    elif upper <= 0:
+        falls.append(math.log(2) / (edges[at] - low))
+    return min(max(start * math.exp(-max(falls) * (value - low)), upper), start)
+
+
 def merge_buckets(per_pod: Iterable[Mapping[float, float]]) -> dict[float, float]:
     """Sum cumulative bucket rates over pods. Where a pod lacks an edge, what it has at the next lower one counts there."""
     pods = [{edge: value for edge, value in buckets.items() if math.isfinite(value)} for buckets in per_pod]

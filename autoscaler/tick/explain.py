@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from autoscaler.api.objective import ObjectiveWire
 from autoscaler.api.resource import InferenceAutoscaler
 
 
@@ -27,6 +28,7 @@ def explain(resource: InferenceAutoscaler) -> str:
             f"Now {status['currentReplicas']} replicas, {status.get('readyReplicas', 0)} ready; "
             f"the signals ask for {status.get('desiredReplicas')}" + (f", {unmet} unmet." if unmet else ".")
         )
+    lines += _section("Objective", _objective(spec.objective, status.get("objective") or {}))
     lines += _section("Why", [f"{limit['rule']}: {limit.get('message', '')}" for limit in status.get("limits", ())])
     lines += _section("Signals", _table(_signals(status.get("signals", ()))))
     lines += _section("Learned", _learned(status.get("learned") or {}))
@@ -38,6 +40,30 @@ def explain(resource: InferenceAutoscaler) -> str:
 def _section(title: str, rows: Iterable[str]) -> list[str]:
     rows = list(rows)
     return ["", f"{title}:", *(f"  {row}" for row in rows)] if rows else []
+
+
+def _objective(wire: ObjectiveWire | None, seen: Mapping[str, Any]) -> list[str]:
+    if wire is None and not seen:
+        return []
+    stated = {
+        "first token in": wire.time_to_first_token, "between tokens": wire.inter_token_latency, "request in": wire.request_latency,
+    } if wire else {}  # fmt: skip
+    words = ", ".join(f"{name} {text}" for name, text in stated.items() if text) or "the engine's default"
+    if not seen:
+        return [f"{words}; no request has been seen since the price of a token is known"]
+    rows = [
+        f"{words}: {_percent(seen['met'])} of the requests of about the last hour met it, {_percent(seen['wanted'])} are wanted"
+    ]
+    if "now" in seen:
+        more, fewer = _percent(seen["withOneMore"]), _percent(seen["withOneFewer"])
+        rows.append(
+            f"expected of the load now: {_percent(seen['now'])}; with one replica more {more}, with one fewer {fewer}"
+        )
+    return rows
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.4g} %"
 
 
 def _signals(signals: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -49,6 +49,7 @@ class Reporter:
             memory.others.words(), outcome.yields, outcome.workload.owner,
         )  # fmt: skip
         wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity, claims)
+        wanted += status.objective_met(decision.objective)
         wanted.append(status.spec_warning(outcome.target.mistakes, outcome.unreadable))
         built = status.build(
             decision,

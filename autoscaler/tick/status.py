@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from autoscaler.law.decide import Decision, Reason, Rule
+from autoscaler.law.decision import ObjectiveReport
 from autoscaler.law.inputs import Observation
 from autoscaler.observation.cluster.objects import stamp
 
@@ -13,6 +14,8 @@ HISTORY: Final = 10
 MESSAGE_BYTES: Final = 512
 NOISE_SHARE: Final = 0.05
 """A value that moved by less is not worth a write."""
+SHARE_NOISE: Final = 0.005
+"""The same of a share of requests."""
 
 READY: Final = "Ready"
 SCALING_ACTIVE: Final = "ScalingActive"
@@ -20,6 +23,7 @@ ABLE_TO_SCALE: Final = "AbleToScale"
 CAPACITY_LIMITED: Final = "CapacityLimited"
 CONFLICT: Final = "Conflict"
 SPEC_WARNING: Final = "SpecWarning"
+OBJECTIVE_MET: Final = "ObjectiveMet"
 
 AMBIGUOUS_OWNER: Final = "AmbiguousOwner"
 ANOTHER_SCALER: Final = "AnotherScaler"
@@ -29,6 +33,11 @@ CHANGED_BY_ANOTHER: Final = "ChangedByAnother"
 _BLOCKED: Final = (Rule.CRASH_LOOP, Rule.HUNG, Rule.PAUSED, Rule.ROLLOUT)
 _FROZEN: Final = (Rule.OFF, Rule.OUTAGE, Rule.NO_READY_POD, Rule.SIGNALS_NOT_FRESH)
 _LIMITED: Final = (Rule.NOT_CREATED, Rule.CAPACITY, Rule.UNSCHEDULABLE, Rule.GIVEN_BACK, Rule.MAX_GPUS, Rule.BUDGET)
+
+HOPELESS: Final = (
+    "more replicas would not help: as many are late when replicas are next to idle. Shorter prompts, a faster card, smaller prompt"
+    " chunks (--max-num-batched-tokens) or a longer objective would"
+)
 
 Status = dict[str, Any]
 
@@ -92,6 +101,34 @@ def spec_warning(mistakes: Sequence[str], unreadable: Mapping[str, str]) -> Cond
     if not texts:
         return Condition(SPEC_WARNING, False, "NothingFound")
     return Condition(SPEC_WARNING, True, "InvalidQuery" if unreadable else "LikelyMistake", "; ".join(texts))
+
+
+def objective_met(report: ObjectiveReport | None) -> list[Condition]:
+    """`ObjectiveMet`, where there is an objective and its requests have been seen."""
+    if report is None:
+        return []
+    text = f"{percent(report.share)} of the requests of about the last hour met the objective, {percent(report.wanted)} are wanted"
+    if report.met:
+        return [Condition(OBJECTIVE_MET, True, "Met", text)]
+    if report.hopeless:
+        return [Condition(OBJECTIVE_MET, False, "BeyondReplicas", f"{text}; {HOPELESS}")]
+    return [Condition(OBJECTIVE_MET, False, "Missed", text)]
+
+
+def objective_of(report: ObjectiveReport) -> dict[str, str]:
+    """The report as the status holds it."""
+    shares = {
+        "wanted": report.wanted, "met": report.share, "now": report.now,
+        "withOneMore": report.one_more, "withOneFewer": report.one_fewer,
+    }  # fmt: skip
+    return {
+        name: f"{share:.3g}" if share < 0.99 else f"{share:.4f}" for name, share in shares.items() if share is not None
+    }
+
+
+def percent(share: float) -> str:
+    """A share for people: 98 %, 99.93 %."""
+    return f"{100 * share:.4g} %"
 
 
 def conditions_of(
@@ -189,6 +226,8 @@ def build(
         "learned": dict(past.learned),
         "conditions": conditions,
     }
+    if decision.objective is not None:
+        status["objective"] = objective_of(decision.objective)
     if past.last_scale:
         status["lastScaleTime"] = past.last_scale
     return status
@@ -233,6 +272,9 @@ def readings(status: Mapping[str, Any]) -> list[Any]:
 
 def _moved(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     """Whether a value has moved by more than its noise since it was written (rounding would flip at its edges)."""
+    shares, before = new.get("objective", {}), old.get("objective", {})
+    if any(abs(float(share) - float(before.get(name, "-1"))) > SHARE_NOISE for name, share in shares.items()):
+        return True
     pairs = zip(new.get("signals", ()), old.get("signals", ()), strict=False)
     return any(_differ(str(one.get("value", "")), str(other.get("value", ""))) for one, other in pairs)
 

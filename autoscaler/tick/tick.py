@@ -193,7 +193,7 @@ class Loop:
         started = self._started(memory, own)
         observer = Observer(target, own, snapshot, wall, self._observing, world.workers_of(target.scaled), memory.still)
         memory.still = observer.still
-        memory.lessons = observer.learn(memory.lessons, self._costs)
+        memory.lessons = observer.learn(memory.lessons, self._costs, self._settings.tick_seconds)
         observation = Observation(
             replicas=workload.replicas,
             pods=replace(

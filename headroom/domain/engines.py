@@ -89,6 +89,11 @@ class Engine:
     """Count of the same histogram."""
     finished: Metric = Metric()
     """Requests that ended, for their mean length and for arrivals."""
+    ended_prompt_tokens: Metric = Metric()
+    ended_output_tokens: Metric = Metric()
+    """Tokens of requests that ended: with `finished` their mean length, whatever is still inside."""
+    cached_tokens: Metric = Metric()
+    """Prompt tokens found in a prefix cache, which `prompt_tokens` counts too."""
     waiting_seconds: Metric = Metric()
     """Time that requests have waited, summed: its rate is the number that waits (Little's law)."""
     served_seconds: Metric = Metric()
@@ -98,7 +103,11 @@ class Engine:
     # Histograms (base names) in seconds after scaling.
     time_to_first_token: Metric = Metric()
     inter_token: Metric = Metric()
+    per_output_token: Metric = Metric()
+    """Mean time between the tokens of a request."""
     request: Metric = Metric()
+    prompt_length: Metric = Metric()
+    """Prompt tokens of a request, without those found in a prefix cache where the engine tells them apart."""
 
     def metrics(self, facts: Iterable[str]) -> list[Metric]:
         """Those of the facts that it exports."""
@@ -115,9 +124,10 @@ GAUGES: Final = {
 """The facts that are gauges, and what their numbers are."""
 COUNTERS: Final = (
     "prompt_tokens", "output_tokens", "iterations", "token_seconds", "token_count", "finished",
+    "ended_prompt_tokens", "ended_output_tokens", "cached_tokens",
     "waiting_seconds", "served_seconds", "total_seconds",
 )  # fmt: skip
-HISTOGRAMS: Final = ("time_to_first_token", "inter_token", "request")
+HISTOGRAMS: Final = ("time_to_first_token", "inter_token", "per_output_token", "request", "prompt_length")
 
 
 VLLM: Final = Engine(
@@ -134,9 +144,14 @@ VLLM: Final = Engine(
     token_seconds=Metric(("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum")),
     token_count=Metric(("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count")),
     finished=Metric(("vllm:e2e_request_latency_seconds_count",)),
+    ended_prompt_tokens=Metric(("vllm:request_prompt_tokens_sum",)),
+    ended_output_tokens=Metric(("vllm:request_generation_tokens_sum",)),
+    cached_tokens=Metric(("vllm:prompt_tokens_cached_total",)),
     time_to_first_token=Metric(("vllm:time_to_first_token_seconds",)),
     inter_token=Metric(("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")),
+    per_output_token=Metric(("vllm:request_time_per_output_token_seconds",)),
     request=Metric(("vllm:e2e_request_latency_seconds",)),
+    prompt_length=Metric(("vllm:request_prefill_kv_computed_tokens", "vllm:request_prompt_tokens")),
 )
 
 SGLANG: Final = Engine(
@@ -144,7 +159,7 @@ SGLANG: Final = Engine(
     queueing=True,
     signals=(("work", 0.9), ("kvCache", 0.9)),
     fallback=("running", 16.0),
-    parts=ANY_ENGINE | {"is_streaming"},
+    parts=ANY_ENGINE | {"is_streaming", "cache_source"},
     before=Before.GAUGES,
     waiting=Metric(("sglang:num_queue_reqs",)),
     running=Metric(("sglang:num_running_reqs",)),
@@ -154,9 +169,14 @@ SGLANG: Final = Engine(
     token_seconds=Metric(("sglang:inter_token_latency_seconds_sum",)),
     token_count=Metric(("sglang:inter_token_latency_seconds_count",)),
     finished=Metric(("sglang:e2e_request_latency_seconds_count",)),
+    ended_prompt_tokens=Metric(("sglang:prompt_tokens_histogram_sum",)),
+    ended_output_tokens=Metric(("sglang:generation_tokens_histogram_sum",)),
+    cached_tokens=Metric(("sglang:cached_tokens_total",)),
     time_to_first_token=Metric(("sglang:time_to_first_token_seconds",)),
     inter_token=Metric(("sglang:inter_token_latency_seconds",)),
+    per_output_token=Metric(("sglang:request_time_per_output_token_seconds",)),
     request=Metric(("sglang:e2e_request_latency_seconds",)),
+    prompt_length=Metric(("sglang:uncached_prompt_tokens_histogram", "sglang:prompt_tokens_histogram")),
 )
 
 TGI: Final = Engine(

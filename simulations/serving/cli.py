@@ -59,7 +59,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, dict[str, float]]:
         except ValueError:
             raise ServingUsageError(f"--set: {item!r} is not LAW.PARAMETER=NUMBER") from None
         known = {*LAWS[law].defaults, *LAWS[law].space}
-        if law not in {"headroom", "headroom-ahead"} and name not in known:
+        if law not in {"headroom", "headroom-target", "headroom-ahead"} and name not in known:
             raise ServingUsageError(f"--set: {law} has no parameter {name!r}; there are {', '.join(sorted(known))}")
     return found
 

@@ -48,14 +48,14 @@ def note_work(bursts: Bursts, rate: float, seconds: float, too_sudden: bool, law
     return Bursts(tuple(sorted(sudden.items())), bursts.work * keep + rate * seconds, bursts.seconds * keep + seconds)
 
 
-def reserve(bursts: Bursts, factor: float, law: LawConstants) -> float:
+def reserve(bursts: Bursts, factor: float, law: LawConstants, price: float = 0.0) -> float:
     """GPU seconds per second to be ready for at any time: what bursts taught, and at least `factor` times the mean load."""
     usual = bursts.work / bursts.seconds if bursts.seconds > 0 else 0.0
     best, gain, met = 0.0, 0.0, 0.0
     for step, work in bursts.sudden:
         level = math.exp2(step / STEPS_PER_OCTAVE)
         met += work
-        worth = met * law.miss_weight / law.burst_memory_seconds - max(level - usual, 0.0)
+        worth = met * (price or law.miss_weight) / law.burst_memory_seconds - max(level - usual, 0.0)
         if worth > gain:
             best, gain = level, worth
     return max(best, factor * usual)

@@ -38,7 +38,7 @@ def note_gaps(histogram: GapHistogram, gaps: Iterable[Gap], law: LawConstants) -
     return GapHistogram(tuple(weights), tuple(returns), replicas) if known else histogram
 
 
-def hold_seconds(histogram: GapHistogram, start_seconds: float, law: LawConstants) -> float:
+def hold_seconds(histogram: GapHistogram, start_seconds: float, law: LawConstants, price: float = 0.0) -> float:
     """How long to keep a replica that is not needed, given the gaps seen and the time a new one takes to start.
 
     Kept for t, a replica costs min(gap, t); let go too early, it is missed for a start-up time, which hurts by the share of
@@ -60,7 +60,7 @@ def hold_seconds(histogram: GapHistogram, start_seconds: float, law: LawConstant
             for weight, upper in zip(histogram.returns, (*GAP_EDGES_SECONDS, math.inf), strict=True)
             if upper > edge
         )
-        cost = idle + missed * start_seconds * law.miss_weight
+        cost = idle + missed * start_seconds * (price or law.miss_weight)
         if cost < best_cost:
             best, best_cost = edge, cost
     return best

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from autoscaler.law.memory.forecast import Errors
+
 
 @dataclass(frozen=True, slots=True)
 class GapHistogram:
@@ -28,6 +30,22 @@ class Bursts:
 
 
 @dataclass(frozen=True, slots=True)
+class LateCurve:
+    """Share of requests that are late, by load of a replica (`autoscaler.law.memory.lateness`)."""
+
+    seen: tuple[float, ...] = ()
+    """Requests by class of load, older ones counting less."""
+    missed: tuple[float, ...] = ()
+    """Those of them that were late."""
+    seconds: float = 0.0
+    """Since it is learned."""
+    floor: float = 0.002
+    full: float = 1.0
+    steepness: float = 20.0
+    usual_steepness: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """What a target has taught; survives a change of leader in the status."""
 
@@ -35,3 +53,14 @@ class Learned:
     """Latest start-up times, newest last."""
     gaps: GapHistogram = field(default_factory=GapHistogram)
     bursts: Bursts = field(default_factory=Bursts)
+    curve: LateCurve = field(default_factory=LateCurve)
+    late_average: float = 0.0
+    """Share of requests that were late lately, beyond what no replica would mend."""
+    hour_seen: float = 0.0
+    """How much of the time over which these shares are taken has been seen, 0-1."""
+    settled_late_average: float = 0.0
+    """The same of those that met settled replicas and no queue left over."""
+    requests_per_second: float = 0.0
+    """Usual rate of answers."""
+    errors: Errors = field(default_factory=Errors)
+    """Of forecasts one start-up time ahead."""

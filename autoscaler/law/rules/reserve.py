@@ -7,7 +7,7 @@ from typing import Final
 from autoscaler.law.decision import Wish
 from autoscaler.law.inputs import Freshness, SignalKind
 from autoscaler.law.memory import bursts
-from autoscaler.law.rules import zero
+from autoscaler.law.rules import experience, staffing, zero
 from autoscaler.law.sizing import demand
 from autoscaler.law.turn import Turn
 
@@ -29,15 +29,23 @@ def wish_for_bursts(turn: Turn, level: int) -> Wish | None:
     target = next((signal.target for signal in turn.spec.signals if signal.kind is SignalKind.WORK), 0.0)
     busy = max(target, law.burst_busy_share)
     rate = max(demand.arriving_work(work))
+    if turn.spec.objective is not None:
+        rate = turn.state.loads[-1][1]
     early = bursts.asked_before(foretold, turn.now, turn.lead_seconds)
     need = demand.replicas_for_work(rate, busy, law, work.seconds_per_request)
     sudden = early is not None and need > early * (1 + law.burst_margin)
+    price = 0.0
+    if turn.spec.objective is not None:
+        sudden = early is not None and rate > early * turn.state.learned.curve.full
+        price = experience.price(turn)
     learned = bursts.note_work(state.learned.bursts, rate, turn.now - before, sudden, law)
     turn.note(learned=replace(turn.state.learned, bursts=learned))
-    most = bursts.reserve(learned, turn.spec.burst_factor, law)
+    most = bursts.reserve(learned, turn.spec.burst_factor, law, price)
     if most <= 0 or zero.idle_for_long(turn):
         return None
     replicas = math.ceil(demand.replicas_for_work(most, busy, law, work.seconds_per_request))
+    if turn.spec.objective is not None:
+        replicas = staffing.fewest(most, 0.0, turn.state.learned.curve, experience.allowed(turn))
     share = 100 * bursts.sudden_share(learned)
     text = f"ready for {most:.2f} GPU s/s at once; {share:.0f} % of the work came too suddenly"
     return Wish(BURSTS, SignalKind.WORK, Freshness.FRESH, replicas, replicas, most, busy, work.age_seconds, text)

@@ -12,7 +12,9 @@ from typing import Final
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Wish
 from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
-from autoscaler.law.sizing import demand
+from autoscaler.law.memory import forecast
+from autoscaler.law.rules import experience, staffing
+from autoscaler.law.sizing import demand, load
 from autoscaler.law.spec import SignalSpec
 from autoscaler.law.turn import Supply, Turn
 
@@ -46,6 +48,8 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
             return replace(wish, detail=work.unpriced or "cost of a token is not known yet")
         counted = Reading(fallback.name, work.state, work.running + work.waiting, work.age_seconds, work.missing)
         return _counted(turn, work, _of_reading(turn, fallback, readings.get(fallback.name, counted)))
+    if turn.spec.objective is not None:
+        return _staffed(turn, wish, work)
     offered = demand.offered_work(work, law, rise)
     raw = demand.replicas_for_work(offered, signal.target, law, work.seconds_per_request)
     if work.full_batch > 0:
@@ -63,6 +67,42 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
         value=offered,
         age_seconds=work.age_seconds,
         detail=f"{text}; {work.detail}" if work.detail else text,
+    )
+
+
+def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
+    """The fewest replicas that keep the objective at the load foreseen for when a replica asked for now is ready."""
+    law, state, supply = turn.law, turn.state, turn.supply
+    errors, now = state.learned.errors, turn.now
+    assert state.smoothed is not None
+    steady = forecast.mean(state.loads, now, law.long_mean_seconds)
+    trend = forecast.ahead(state.smoothed, turn.lead_seconds + law.long_mean_seconds / 2, law)
+    kept = tuple(one for one in state.forecasts if now - one.at_seconds < turn.lead_seconds + 60)
+    turn.note(forecasts=(*kept, forecast.Made(now, steady, trend)))
+    foreseen, error = (trend, errors.trend) if errors.trend < errors.steady else (steady, errors.steady)
+    newest = state.loads[-1][1]
+    if newest > foreseen + 2 * math.sqrt(2 * load.chance(work, foreseen, law) + 0.02**2):
+        foreseen = newest
+    foreseen += load.queue(work, law)
+    deviation = math.sqrt(min(error, law.forecast_error_counted**2) * foreseen**2 + load.chance(work, foreseen, law))
+    aim, curve = experience.aim(turn), state.learned.curve
+    up = staffing.fewest(foreseen, deviation, curve, aim)
+    unseen = supply.ready / max(supply.ready - work.missing, 1) if work.missing else 1.0
+    low = staffing.fewest(foreseen * unseen / (1 - law.lower_margin), deviation, curve, aim)
+    if experience.hopeless(turn):
+        most = staffing.worth(foreseen, deviation, curve, law.miss_weight)
+        up, low = min(up, most), min(low, most)
+    if work.full_batch > 0:
+        crowded = math.ceil((work.running + work.waiting) / work.full_batch / law.crowd_share)
+        up = max(up, min(crowded, supply.ready + supply.step(law)))
+    return replace(
+        wish,
+        state=Freshness.FRESH,
+        up=up,
+        low=max(low, up),
+        value=foreseen,
+        age_seconds=work.age_seconds,
+        detail=f"{foreseen:.2f} GPU s/s of work",
     )
 
 

@@ -36,9 +36,9 @@ USUAL: Mapping[str, Served] = {
 class World:
     """The cluster as far as the autoscaler looks at it."""
 
-    def __init__(self, names: Names = ()) -> None:
-        """`names`: under which names this installation exports engines' metrics."""
-        self._names = names
+    def __init__(self, names: Names = (), *, usual_objectives: bool = False) -> None:
+        """`names`: under which names this installation exports engines' metrics; see `autoscaler.api.resource.read` for the other."""
+        self._names, self._usual_objectives = names, usual_objectives
         self.resources: dict[str, InferenceAutoscaler] = {}
         self.targets: dict[str, Target] = {}
         self.invalid: dict[str, str] = {}
@@ -71,7 +71,7 @@ class World:
         resource.status = resource.status.copy()
         self.resources[key] = resource
         try:
-            self.targets[key] = read(resource, self._names)
+            self.targets[key] = read(resource, self._names, usual_objectives=self._usual_objectives)
             self.invalid.pop(key, None)
         except SpecError as error:
             self.targets.pop(key, None)

@@ -5,16 +5,18 @@ second scrape. Samples go back as far as the daemon's queries do. Rates are thos
 for all counters of a pod at once, since no counter restarts here.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.series import PodKey, Rate, Sample
 from headroom.domain.engines import VLLM
-from simulations.serving.engine.exports import Counters, Histogram
+from simulations.serving.engine.exports import Counters, Histogram, Histograms
 from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.pods import Phase, Pod
 
@@ -118,6 +120,15 @@ class Scrapes:
         for name, of in _CHANGES.items():
             change = Rate(at, _slope(of(newest), of(short), newest, short), _slope(of(newest), of(long), newest, long))
             snapshot.changes.setdefault(name, {})[key] = change
+        for number, (kind, name) in enumerate(_HISTOGRAMS):
+            if long is newest:
+                continue
+            span = newest.time - long.time
+            rates = list(
+                accumulate((a - b) / span for a, b in zip(newest.buckets[number], long.buckets[number], strict=True))
+            )
+            edges = (*_EDGES[number], math.inf)
+            snapshot.buckets.setdefault(kind, {}).setdefault(name, {})[key] = dict(zip(edges, rates, strict=True))
         for name, index in _COUNTERS.items():
             value = newest.counters[index]
             snapshot.counters.setdefault(name, {})[key] = Rate(
@@ -141,6 +152,21 @@ _CHANGES: Final[Mapping[str, Callable[[_Scrape], float]]] = {
     VLLM.waiting.names[0]: lambda scrape: scrape.waiting,
     VLLM.running.names[0]: lambda scrape: scrape.running,
 }
+_EDGES: Final = tuple(
+    histogram.edges
+    for histogram in (
+        Histograms().first_token,
+        Histograms().per_output_token,
+        Histograms().request,
+        Histograms().prompt_tokens,
+    )
+)
+_HISTOGRAMS: Final = (
+    ("timeToFirstToken", "vllm:time_to_first_token_seconds"),
+    ("perOutputToken", "vllm:request_time_per_output_token_seconds"),
+    ("requestLatency", "vllm:e2e_request_latency_seconds"),
+    ("promptLength", "vllm:request_prefill_kv_computed_tokens"),
+)
 _FIELDS: Final = {name: index for index, name in enumerate(Counters._fields)}
 _COUNTERS: Final[Mapping[str, int]] = {
     VLLM.prompt_tokens.names[0]: _FIELDS["prompt_tokens"],
@@ -149,4 +175,7 @@ _COUNTERS: Final[Mapping[str, int]] = {
     VLLM.token_seconds.names[0]: _FIELDS["gap_seconds"],
     VLLM.token_count.names[0]: _FIELDS["gaps"],
     VLLM.finished.names[0]: _FIELDS["finished"],
+    VLLM.ended_prompt_tokens.names[0]: _FIELDS["ended_prompt_tokens"],
+    VLLM.ended_output_tokens.names[0]: _FIELDS["ended_output_tokens"],
+    VLLM.cached_tokens.names[0]: _FIELDS["cached_tokens"],
 }

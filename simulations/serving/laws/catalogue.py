@@ -65,10 +65,14 @@ LAWS: Final[Mapping[str, Entry]] = {
             "a fixed count; default: the busiest minute at 80 % busy", knows_future=True,
         ),
         Entry(
-            "headroom", "Headroom", headroom.make, {}, {"target": Range(0.7, 1.2)}, "autoscaler.law.decide",
+            "headroom", "Headroom", headroom.make, {}, {"share": Range(0.9, 0.995)}, "autoscaler.law.decide, with the objective",
         ),
         Entry(
-            "headroom-ahead", "Headroom, told one cold start", knowing.make_foresight, {"ahead": 120.0},
+            "headroom-target", "Headroom without an objective", headroom.make, {"target": 0.9}, {"target": Range(0.7, 1.2)},
+            "autoscaler.law.decide, sized by the target of work",
+        ),
+        Entry(
+            "headroom-ahead", "Headroom, told one cold start", knowing.make_foresight, {"ahead": 120.0, "target": 0.9},
             {"target": Range(0.7, 1.2)},
             "autoscaler.law.decide with the arrivals of the next two minutes", knows_future=True,
         ),

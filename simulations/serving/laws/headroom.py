@@ -13,6 +13,7 @@ from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
+from autoscaler.law.spec import Objective
 from autoscaler.observation.cluster import pods
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.observer import Lessons, Observer, ObserveSettings, engine_costs
@@ -92,7 +93,7 @@ def _named(parameters: Parameters, names: frozenset[str]) -> dict[str, Any]:
 
 
 def _target(setting: Setting, parameters: Parameters) -> Target:
-    """The object as a user would write it, read as the daemon reads it."""
+    """The object as a user would write it, read as the daemon reads it: with an objective, or where a `target` is given by that."""
     spec = SpecWire(
         scale_target_ref=TargetRef(kind="Deployment", name=_NAME),
         min_replicas=setting.min_replicas,
@@ -108,7 +109,11 @@ def _target(setting: Setting, parameters: Parameters) -> Target:
         for signal in target.spec.signals
     )
     down = replace(target.spec.down, window_seconds=parameters.get("down_window", target.spec.down.window_seconds))
-    return replace(target, spec=replace(target.spec, signals=signals, down=down))
+    objective = None
+    if "target" not in parameters:
+        share = parameters.get("share", setting.objective.share)
+        objective = Objective(setting.objective.ttft_seconds, setting.objective.itl_seconds, share=share)
+    return replace(target, spec=replace(target.spec, signals=signals, down=down, objective=objective))
 
 
 def _pod_name(pod: Pod) -> str:

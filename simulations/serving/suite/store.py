@@ -79,7 +79,7 @@ def outcome_of(values: Mapping[str, Any]) -> Outcome:
 @cache
 def stamp(law: str) -> str:
     """Of the code that a run of this law depends on."""
-    knowing = law in ("headroom", "headroom-ahead", "clairvoyant", "static")
+    knowing = law in ("headroom", "headroom-target", "headroom-ahead", "clairvoyant", "static")
     return _hash((*_WORLD, *(_OURS if knowing else _RIVALS)))
 
 

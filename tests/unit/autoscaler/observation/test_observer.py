@@ -24,6 +24,7 @@ from autoscaler.observation.observer import Lessons, Observer, ObserveSettings
 from autoscaler.observation.queries import facts_of, plan
 from autoscaler.observation.scrapes import Outlook
 from autoscaler.observation.series import change, quantile, rate
+from autoscaler.observation.traffic import Lengths
 from autoscaler.tick.explain import explain
 from headroom.daemon.settings import load
 from headroom.prometheus.client import Series
@@ -265,7 +266,7 @@ class TestWork:
             pytest.approx(0.00025, rel=0.1),
             pytest.approx(0.00015, rel=0.1),
         )
-        assert lessons.output_length == pytest.approx(100, rel=0.01)
+        assert lessons.lengths.output == pytest.approx(100, rel=0.01)
 
     def test_a_pod_just_started_teaches_nothing(self) -> None:
         gauges, counters = vllm("a", 10, 30)
@@ -274,7 +275,7 @@ class TestWork:
 
     def test_rates_waiting_work_and_arrivals(self) -> None:
         gauges, counters = vllm("a", 10, 30)
-        lessons = Lessons(requests=2.0, prompt_tokens=600.0, output_tokens=200.0)
+        lessons = Lessons(lengths=Lengths(requests=2.0, prompt_tokens=600.0, output_tokens=200.0))
         work = observer(target(), [pod("a")], gauges, counters).work(lessons, prices.Cost(0.0001, 0.001))
         assert work is not None
         seconds = 0.02 + 0.00025 * 10 + 0.00015 * 30

@@ -18,6 +18,7 @@ from autoscaler.observation.cluster import pods
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.cluster.workloads import WorkloadDecoder
 from autoscaler.observation.observer import Lessons
+from autoscaler.observation.traffic import Lengths
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.memory import Memory, gpus_of, recall, samples_of
 from headroom.domain.engines import ENGINES
@@ -93,7 +94,9 @@ class TestGroups:
 
 class TestMemory:
     def test_what_was_learned_is_kept_to_six_digits_and_read_back(self) -> None:
-        lessons = Lessons(prices.CostState(xx=(1 / 3,) * 9, found=(0.02, 1e-9 / 7, 0.00015)), 7.123456789, 5.0, 3.0)
+        lessons = Lessons(
+            prices.CostState(xx=(1 / 3,) * 9, found=(0.02, 1e-9 / 7, 0.00015)), Lengths(7.123456789, 5.0, 3.0)
+        )
         learned = Learned((61.25, 1 / 3))
         samples = samples_of(learned, lessons)
         status = {"learned": {"samples": samples}, "history": [{"to": 3}], "lastScaleTime": "then"}
@@ -102,7 +105,7 @@ class TestMemory:
         assert (memory.uid, memory.history, memory.last_scale) == ("u1", [{"to": 3}], "then")
         assert memory.state.learned.start_seconds == (61.25, 0.333333)
         assert list(memory.lessons.cost.found or ()) == pytest.approx([0.02, 1e-9 / 7, 0.00015], rel=1e-5)
-        assert memory.lessons.requests == 7.12346
+        assert memory.lessons.lengths.requests == 7.12346
         assert "0.3333333" not in stored
 
     @pytest.mark.parametrize("samples", ["text", {"learned": 5}, {"lessons": {}}, [], {}])

@@ -360,20 +360,24 @@ class TestObjects:
         assert busy.condition("AbleToScale")["reason"] == reason
 
     async def test_an_object_edited_meanwhile_is_decided_anew(self, busy: Bench) -> None:
-        async def edit_meanwhile(_: web.Request) -> web.Response:
+        busy.loads = dict.fromkeys(busy.loads, 30.0)
+        await busy.settle()
+        busy.script()
+        world = busy.daemon.world
+        asked = busy.loop._ask_for_room
+
+        async def edit_meanwhile(*args: Any) -> None:
+            await asked(*args)
             busy.object(generation=2, maxReplicas=5)
             await busy.settle()
-            assert busy.daemon.world.resources["default/llm"].metadata.generation == 2
-            return web.json_response({"fits": 100, "nodes": {}, "reasons": {}})
+            assert world.resources["default/llm"].metadata.generation == 2
 
-        async with serving_fit(edit_meanwhile) as url:
-            await busy.restart(extender_url=url)
-            await busy.tick(6)
-            busy.loads = dict.fromkeys(busy.loads, 30.0)
-            await busy.tick()
-            assert busy.replicas() == 4
-            await busy.tick()
-            assert busy.replicas() == 5
+        busy.loop._ask_for_room = edit_meanwhile  # type: ignore[method-assign]
+        await busy.loop.tick()
+        assert busy.replicas() == 4
+        busy.loop._ask_for_room = asked  # type: ignore[method-assign]
+        await busy.tick()
+        assert busy.replicas() == 5
 
     @pytest.mark.parametrize("change", ["edited", "deleted", "created", "an HPA", "its target deleted"])
     async def test_what_changes_while_prometheus_is_asked_waits_for_the_next_tick(
@@ -382,8 +386,9 @@ class TestObjects:
         busy.loads = dict.fromkeys(busy.loads, 20.0)
         await busy.settle()
         busy.script()
+        collect = busy.loop._collector.collect
 
-        async def change_meanwhile() -> None:
+        async def change_meanwhile(*args: Any) -> Any:
             if change == "edited":
                 busy.object(generation=2, maxReplicas=5)
             elif change == "deleted":
@@ -396,8 +401,9 @@ class TestObjects:
             else:
                 busy.api.remove(DEPLOYMENTS, "llm")
             await busy.settle()
+            return await collect(*args)
 
-        busy.prometheus.meanwhile(change_meanwhile)
+        busy.loop._collector.collect = change_meanwhile  # type: ignore[method-assign]
         await busy.loop.tick()
         assert busy.daemon.metrics.tick_failures.labels("object")._value.get() == 0
         if change == "created":
@@ -493,7 +499,9 @@ class TestApiServer:
 
     async def test_a_lease_lost_in_the_middle_of_a_tick_stops_the_write(self, busy: Bench) -> None:
         busy.loads = dict.fromkeys(busy.loads, 30.0)
-        await busy.lose_the_lease_during("GET", "/scale$")
+        answers = iter([True])
+        busy.loop._actuator._may_write = lambda: next(answers, False)
+        await busy.tick()
         assert busy.replicas() == 4
 
     async def test_a_lease_lost_after_the_write_costs_the_event_alone(self, busy: Bench) -> None:
@@ -502,7 +510,9 @@ class TestApiServer:
         await busy.tick(2)
         failures = busy.daemon.metrics.tick_failures.labels("object")
         busy.loads = {pod: 30.0 if pod.startswith("llm") else 5.0 for pod in busy.loads}
-        await busy.lose_the_lease_during("PATCH", "/scale$")
+        answers = iter([True, True])  # the scale is read and written
+        busy.loop._actuator._may_write = lambda: next(answers, False)
+        await busy.tick()
         assert busy.replicas() == 8
         assert failures._value.get() == 0
         assert busy.loop._memories["default/llm"].history[0]["to"] == 8
