@@ -67,8 +67,12 @@ coverage: $(VENV)/.dev ## The same, with the share of the code that they run; fa
 	$(PYTEST) tests/unit tests/property -m 'not gpu' --cov --cov-report=term
 
 .PHONY: fuzz
-fuzz: $(VENV)/.dev ## Property tests with fresh random examples, many more of them (HYPOTHESIS_PROFILE=fresh)
+fuzz: $(VENV)/.dev ## Property tests with fresh random examples, many more; the whole extender for HEADROOM_FUZZ_SECONDS (an hour)
 	HYPOTHESIS_PROFILE=fresh $(PYTEST) tests/property --timeout 0
+
+.PHONY: fuzz-faults
+fuzz-faults: $(VENV)/.dev ## Take mends of late bindings back, one by one, and print which random run of the extender misses each
+	$(BIN)/python -m tests.property.scheduler.daemon --faults
 
 .PHONY: test-integration
 test-integration: $(VENV)/.dev prerequisites control-plane ## Tests on a real API server, scheduler and Prometheus

@@ -163,9 +163,7 @@ class SchedulerDaemon:
         self.planner = Planner(state.placer, every_seconds=settings.plan_every_seconds, monotonic=monotonic)
         self.preemptor = Preemptor(state, kube, settings, metrics, effects, monotonic=monotonic)
         self.waker = Waker(state, kube, metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock)
-        self.naming = NamingAhead(
-            state, kube, settings, metrics, effects, may_write=self._deciding, monotonic=monotonic
-        )
+        self.naming = NamingAhead(state, kube, settings, metrics, effects, may_write=self._may_act, monotonic=monotonic)
         self.fence = Fence(state, self._kube, settings, effects, term=lambda: self.leadership.term, monotonic=monotonic)
         self.reporter = Reporter(
             state, kube, settings, self.decisions,
@@ -225,13 +223,15 @@ class SchedulerDaemon:
 
     async def _wait_for_namespaces(self) -> None:
         """Know the quotas before deciding; who lacks the right to see namespaces (an old ClusterRole) is not stopped by that."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_NAMESPACES_SECONDS):
-                await self.namespaces.wait_synced()
-        if not self.namespaces.has_synced:
-            log.warning("namespaces_not_listed", waited_seconds=_NAMESPACES_SECONDS)
-            detail = f"not listed within {_NAMESPACES_SECONDS:g} s: quotas are not kept until they are"
-            self.health.set_ready("namespaces", ready=True, detail=detail)
+        while not self.namespaces.has_synced:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_NAMESPACES_SECONDS):
+                    await self.namespaces.wait_synced()
+            if self.namespaces.forbidden:
+                log.warning("namespaces_forbidden")
+                detail = "the right to list namespaces is missing: quotas are not kept"
+                self.health.set_ready("namespaces", ready=True, detail=detail)
+                return
 
     def _on_pod(self, kind: str, key: str, pod: wire.Pod) -> None:
         self.effects(self.state.on_pod(kind, key, pod))
@@ -242,10 +242,16 @@ class SchedulerDaemon:
 
     def _is_heard(self, reflector: Reflector[Any]) -> tuple[bool, str]:
         age = reflector.seconds_since_contact
+        if reflector.behind:
+            return False, "an event was not taken in; a list is under way"
         return age < self.settings.watch_silence_seconds, f"heard {age:.0f} s ago"
 
     def _deciding(self) -> bool:
         return self.leadership.deciding
+
+    def _may_act(self) -> bool:
+        """Whether to begin something that nobody asked for."""
+        return self.leadership.deciding and self.health.ready
 
     async def _catch_up(self) -> None:
         """Know what was bound before, and see to it that nothing more is bound by what was decided before."""

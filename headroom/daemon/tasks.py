@@ -6,7 +6,10 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
+
+JITTER: Final = random.Random()
+"""Draws the delays of everybody who brings no generator of his own; a simulation that must repeat itself seeds it."""
 
 
 class Backoff:
@@ -24,7 +27,7 @@ class Backoff:
         rng: random.Random | None = None,
     ) -> None:
         self._initial, self._factor, self._maximum = initial_seconds, factor, maximum_seconds
-        self._rng = rng or random.Random()
+        self._rng = rng or JITTER
         self._failures = 0
 
     def next_seconds(self) -> float:

@@ -88,6 +88,8 @@ class Reflector(Generic[T]):
         self._remember, self._guard, self._optional = remember, guard, optional
         self._again = Backoff(initial_seconds=1.0, maximum_seconds=60.0)
         self._relisting: asyncio.TimerHandle | None = None
+        self._failed: dict[str, int] = {}
+        """How often in a row an event of an object was not taken in, by key."""
         self._backoff = backoff or Backoff()
         self._monotonic = monotonic
         self._log = get_logger(__name__).bind(path=path)
@@ -100,6 +102,8 @@ class Reflector(Generic[T]):
         self._version = ""
         self.relists = 0
         self.failures = 0
+        self.forbidden = False
+        """Whether the last attempt failed for want of the right to list or watch."""
 
     @property
     def has_synced(self) -> bool:
@@ -123,6 +127,11 @@ class Reflector(Generic[T]):
         if self._watching is not None:
             self._watching.cancel()
         return done
+
+    @property
+    def behind(self) -> bool:
+        """Whether an event was not taken in and has not been tried again yet. One that fails again is not waited for."""
+        return 1 in self._failed.values()
 
     @property
     def resource_version(self) -> str:
@@ -155,6 +164,7 @@ class Reflector(Generic[T]):
                     await asyncio.sleep(_NOT_SERVED_SECONDS)
                     continue
                 self.failures += 1
+                self.forbidden = isinstance(error, Forbidden)
                 delay = max(self._backoff.next_seconds(), error.retry_after_seconds or 0.0)
                 self._log.warning("watch_failed", error=str(error), retry_seconds=round(delay, 2))
                 version = self._version if self._synced.is_set() else ""
@@ -211,6 +221,7 @@ class Reflector(Generic[T]):
             self._again.reset()
         self.relists += 1
         self._version = version
+        self.forbidden = False
         self._synced.set()
         for done in self._asked[:asked]:
             done.set()
@@ -280,6 +291,10 @@ class Reflector(Generic[T]):
             self._on_event(kind, key, item)
             return True
         done = self._guard.attempt(self._path.rsplit("/", 1)[-1], partial(self._on_event, kind, key, item), key=key)
+        if done:
+            self._failed.pop(key, None)
+        else:
+            self._failed[key] = self._failed.get(key, 0) + 1
         if not done and self._relisting is None:
             delay = self._again.next_seconds()
             self._relisting = asyncio.get_running_loop().call_later(delay, self._relist_now)

@@ -18,7 +18,7 @@ from typing import Final
 from headroom.daemon.logs import get_logger
 from headroom.daemon.slices import Slices
 from headroom.kube import calls
-from headroom.kube.client import KubeClient, KubeError, NotFound, Unprocessable
+from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
 from scheduler.cluster.effects import Effects
 from scheduler.cluster.open_rows import OpenRows
 from scheduler.cluster.pod_entry import PodEntry, Stage
@@ -158,8 +158,8 @@ class NamingAhead:
             if not self._still_named(entry, node) or not self._may_write():
                 self._metrics.named_ahead.labels("late").inc()
                 return
-            await calls.nominate(self._kube, meta.namespace, meta.name, node)
-        except (Unprocessable, NotFound):
+            await calls.nominate(self._kube, meta.namespace, meta.name, entry.uid, node)
+        except (Unprocessable, NotFound, Conflict):
             self._metrics.named_ahead.labels("late").inc()  # bound or gone by now
         except KubeError as error:
             # The reservation stays: the ordinary path will use it, or it expires.

@@ -130,7 +130,7 @@ class Preemptor:
         """Take the node's name off a pod again: kube-scheduler would go on trying that node first."""
         meta = entry.pod.metadata
         try:
-            await calls.nominate(self._kube, meta.namespace, meta.name, None)
+            await calls.nominate(self._kube, meta.namespace, meta.name, entry.uid, None)
         except KubeError as error:
             self._log.info("nomination_not_cleared", pod=entry.key, error=str(error))
 
@@ -185,11 +185,11 @@ class Preemptor:
                 self._give_up(entry, "refused")
                 self._consider(entry)
                 return
-            await calls.nominate(self._kube, meta.namespace, meta.name, chosen.node)
+            await calls.nominate(self._kube, meta.namespace, meta.name, entry.uid, chosen.node)
             for victim in chosen.victims:
                 await self._evict(victim)
-        except NotFound:
-            self._give_up(entry, "cancelled")
+        except (NotFound, Conflict):
+            self._give_up(entry, "cancelled")  # it is gone, or another pod has its name by now
         except KubeError as error:
             self._log.warning("preemption_failed", pod=entry.key, node=chosen.node, error=str(error))
             self._metrics.evictions.labels("failed").inc()

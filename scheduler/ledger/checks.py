@@ -11,7 +11,7 @@ import numpy as np
 
 from scheduler.ledger.claims import count_claim
 from scheduler.ledger.fleet import Fleet
-from scheduler.ledger.holding import Held, Holding, HoldingState
+from scheduler.ledger.holding import NOTHING, Held, Holding, HoldingState
 
 if TYPE_CHECKING:
     from scheduler.ledger.ledger import Ledger
@@ -49,11 +49,9 @@ def _namespaces(ledger: "Ledger", by_namespace: Mapping[str, Held]) -> list[str]
     vram: Counter[str] = Counter()
     shares: Counter[str] = Counter()
     for holding in ledger.holdings.values():
-        placement = holding.placement
-        if holding.counted and placement.shares:
-            namespace = holding.namespace
-            vram[namespace] += placement.held_mib
-            shares[namespace] += placement.shares
+        if (held_by_it := holding.in_all) != NOTHING:
+            vram[holding.namespace] += held_by_it.vram_mib
+            shares[holding.namespace] += held_by_it.shares
     held = {namespace: Held(vram[namespace], shares[namespace]) for namespace in shares}
     return [] if held == by_namespace else [f"namespaces are counted as {by_namespace}, the holdings say {held}"]
 

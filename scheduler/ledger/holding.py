@@ -35,6 +35,26 @@ class HoldingState(StrEnum):
     BOUND = "bound"  # held until the pod ends
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What pods hold."""
+
+    vram_mib: int = 0
+    shares: int = 0
+    """Cards and slices."""
+
+    def plus(self, other: "Held") -> "Held":
+        """Both together."""
+        return Held(self.vram_mib + other.vram_mib, self.shares + other.shares)
+
+    def without(self, other: "Held") -> "Held":
+        """What is left of it."""
+        return Held(self.vram_mib - other.vram_mib, self.shares - other.shares)
+
+
+NOTHING: Final = Held()
+
+
 @dataclass(slots=True, eq=False)
 class Holding:
     """One pod's entry. The ledger alone changes it; others read.
@@ -78,6 +98,8 @@ class Holding:
     """Its devices, as the fleet counts them while the pod is under way or leaving."""
     counted: bool = False
     """Whether the fleet's arrays include it; not so while the node is unknown."""
+    weighed: Held = NOTHING
+    """What its namespace is counted to hold by it."""
     bound_at: float = float("inf")
     """When the binding was learned of (Unix seconds)."""
     excess_mib: dict[int, int] = field(default_factory=dict)
@@ -95,6 +117,15 @@ class Holding:
             self.pod, self.placement.node, self.request, self.assigned, self.started, self.project, self.priority, self.fault,
             self.settled, self.leaving, self.resource_claims,
         )  # fmt: skip
+
+    @property
+    def in_all(self) -> Held:
+        """What counts for its namespace's quota; while its node is away or cannot be read, by what is written or asked for."""
+        if self.counted and self.placement.shares:
+            return Held(self.placement.held_mib, self.placement.shares)
+        if self.assigned is not None:
+            return Held(sum(self.assigned.share_mib), len(self.assigned.cards))
+        return Held(self.request.count * self.request.vram_mib, self.request.count)
 
     @property
     def namespace(self) -> str:
@@ -116,23 +147,6 @@ class Holding:
             "devices": self.devices,
             "promised": self.promised,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What several pods hold together."""
-
-    vram_mib: int = 0
-    shares: int = 0
-    """Cards and slices."""
-
-    def plus(self, placement: Placement) -> "Held":
-        """With one pod more."""
-        return Held(self.vram_mib + placement.held_mib, self.shares + placement.shares)
-
-    def without(self, placement: Placement) -> "Held":
-        """With one pod less."""
-        return Held(self.vram_mib - placement.held_mib, self.shares - placement.shares)
 
 
 class ChangeKind(StrEnum):

@@ -32,6 +32,7 @@ from scheduler.ledger.claims import ResourceClaims
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.holding import (
     NO_CHANGE,
+    NOTHING,
     Change,
     ChangeKind,
     Held,
@@ -50,7 +51,6 @@ __all__ = ["CardUse", "Change", "ChangeKind", "Holding", "HoldingState", "Ledger
 
 PATIENCE_SECONDS: Final = 30.0
 _NEVER: Final = float("inf")
-_NOTHING: Final = Held()
 _UNLIMITED: Final = 2**31
 
 
@@ -337,6 +337,7 @@ class Ledger:
     def _drop(self, holding: Holding) -> None:
         uid, node = holding.uid, holding.placement.node
         del self.holdings[uid]
+        self._weigh(holding, NOTHING)
         if holding.state is HoldingState.BOUND:
             self._rank(holding, -1)
         here = self._by_node[node]
@@ -487,8 +488,7 @@ class Ledger:
             holding.promised = self._promised(holding)
             self.fleet.take(row, *holding.per_card, **holding.per_node)
             holding.counted, holding.excess_mib = True, {}
-            if holding.placement.shares:
-                self._by_namespace[holding.namespace] = self.held_in(holding.namespace).plus(holding.placement)
+        self._weigh(holding, holding.in_all)
 
     def _uncount(self, holding: Holding) -> None:
         if holding.counted:
@@ -496,12 +496,15 @@ class Ledger:
             self.fleet.give(row, *holding.per_card, **holding.per_node)
             self.fleet.add_excess(row, holding.excess_mib, -1)
             holding.counted = False
-            if holding.placement.shares:
-                left = self.held_in(holding.namespace).without(holding.placement)
-                if left.shares:
-                    self._by_namespace[holding.namespace] = left
-                else:
-                    del self._by_namespace[holding.namespace]
+
+    def _weigh(self, holding: Holding, held: Held) -> None:
+        """Count for a namespace what one of its pods holds; a node that goes for a while makes no room in its quota."""
+        left = self.held_in(holding.namespace).without(holding.weighed).plus(held)
+        holding.weighed = held
+        if left == NOTHING:
+            self._by_namespace.pop(holding.namespace, None)
+        else:
+            self._by_namespace[holding.namespace] = left
 
     def _promised(self, holding: Holding) -> int:
         """Devices of a pod by claims of which nothing is known yet."""
@@ -549,8 +552,8 @@ class Ledger:
     # Views
 
     def held_in(self, namespace: str) -> Held:
-        """What the pods of a namespace hold and have reserved on nodes that are known."""
-        return self._by_namespace.get(namespace, _NOTHING)
+        """What the pods of a namespace hold and have reserved."""
+        return self._by_namespace.get(namespace, NOTHING)
 
     def on_node(self, name: str) -> list[Holding]:
         """What pods hold on a node."""

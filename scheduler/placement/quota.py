@@ -131,8 +131,8 @@ class Quotas:
             return None
         held = self._ledger.held_in(namespace)
         own = self._ledger.holdings.get(uid)
-        if own is not None and own.counted:
-            held = held.without(own.placement)
+        if own is not None:
+            held = held.without(own.weighed)
         return Budget(
             quota,
             None if quota.vram_mib is None else quota.vram_mib - held.vram_mib,

@@ -83,10 +83,15 @@ class Binder:
         if task is None:
             task = asyncio.get_running_loop().create_task(self._bind(args))
             self._calls[uid] = args.node, task
-            task.add_done_callback(lambda _: self._calls.pop(uid, None))
+            task.add_done_callback(lambda done: self._ended(uid, done))
         elif node != args.node:
             raise BindError(f"the binding of pod {args.pod_namespace}/{args.pod_name} to node {node} is under way")
         await asyncio.shield(task)
+
+    def _ended(self, uid: str, task: asyncio.Task[None]) -> None:
+        del self._calls[uid]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone
 
     async def _bind(self, args: protocol.BindingArgs) -> None:
         entry = self._state.pods.entries.get(args.pod_uid) or await self._look_up(args)
@@ -171,14 +176,14 @@ class Binder:
                 binding = calls.Binding(*pod, args.node, annotations, version)
                 await calls.bind(self._kube, binding, timeout_seconds=self._settings.bind_timeout_seconds)
             except Conflict as error:
-                if await self._is_bound(args, error, entry):
+                if await self._is_bound(args, error, entry, version):
                     return
                 if not version or _VERSION not in str(error):
                     raise BindError(str(error)) from error
                 conflict = error  # the pod changed meanwhile in a way that does not matter: once more
             except (Unreachable, ServerError) as error:
                 # The write may have happened although its answer did not arrive, and it may happen yet.
-                if not await self._is_bound(args, error, entry):
+                if not await self._is_bound(args, error, entry, version):
                     raise BindError(str(error), unsure=True) from error
                 return
             except KubeError as error:
@@ -187,8 +192,10 @@ class Binder:
                 return
         raise BindError(str(conflict)) from conflict
 
-    async def _is_bound(self, args: protocol.BindingArgs, cause: KubeError, entry: PodEntry | None) -> bool:
-        """Whether the pod is bound to the asked node now; takes its present version in.
+    async def _is_bound(
+        self, args: protocol.BindingArgs, cause: KubeError, entry: PodEntry | None, version: str
+    ) -> bool:
+        """Whether the pod is bound to the asked node now, after a binding that named `version`; takes its present one in.
 
         Raises BindError: unsure when that cannot be learned, else for a pod that is gone, bound elsewhere, or in another extender's
         hands.
@@ -205,5 +212,8 @@ class Binder:
             self._effects(self._state.news.told(entry, pod))
         mark = pod.metadata.annotations.get(names.ANNOTATION_TERM, "")
         if mark and not pod.spec.node_name and not mark.startswith(f"{self._term()}/"):
-            raise BindError(f"another extender decides by now: pod {pod.key} carries the mark {mark}") from cause
+            words = f"another extender decides by now: pod {pod.key} carries the mark {mark}"
+            # A pod that carried it before is no other than the one that the binding may yet reach.
+            may_come = not isinstance(cause, Conflict) and version == pod.metadata.resource_version
+            raise BindError(words, unsure=may_come) from cause
         return pod.spec.node_name == args.node

@@ -14,6 +14,7 @@ from headroom import wire
 from headroom.domain.model import GpuRequest, Placement
 from headroom.domain.request import RequestError, request_of
 from headroom.wire import WireError
+from scheduler.cluster.changes import Changes
 from scheduler.cluster.decisions import Decision, Decisions
 from scheduler.cluster.effects import Effects
 from scheduler.cluster.host_rules import soft_preferences
@@ -56,11 +57,21 @@ class Extender:
     ) -> None:
         self._state, self._settings, self._decisions, self._effects = state, settings, decisions, effects
         self._pods = state.pods
+        self._did = Changes()
+        """What the call under way has changed so far."""
         self._monotonic = monotonic
         self._reasons = Reasons(state.placer)
 
     def filter(self, args: protocol.ExtenderArgs) -> Answer:
         """The node for a pod, or why there is none. Raises WireError for a message that cannot be understood."""
+        self._did = Changes()
+        try:
+            return self._answer(args)
+        finally:
+            # Only now: what is given back on the way to a decision must not be given away before it.
+            self._effects(self._did)
+
+    def _answer(self, args: protocol.ExtenderArgs) -> Answer:
         offer = offer_of(args)
         pod = args.pod
         if not pod.metadata.uid:
@@ -72,7 +83,7 @@ class Extender:
         except RequestError as error:
             self._decisions.add(Decision(pod.key, self._monotonic(), "refused", reasons={str(error): 1}))
             return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
-        self._effects(changes)
+        self._did += changes
         if entry is None or entry.request.count == 0:
             return self._with_claims(pod, offer) or self._without_gpu(pod, offer)
         if (held := self._still_good(entry, offer)) is not None:
@@ -122,10 +133,10 @@ class Extender:
         cardless = [name for name in offer.names if name not in self._state.fleet.row_of]
         if cardless:
             if (known := self._pods.entries.get(pod.metadata.uid)) is not None:
-                self._effects(self._pods.void(known, "moved"))
+                self._did += self._pods.void(known, "moved")
             return Answer(offer.answer(cardless, {}), "passed")
         entry, changes = self._pods.show(pod, without_gpu=True)
-        self._effects(changes)
+        self._did += changes
         assert entry is not None
         held = self._still_good(entry, offer)
         if held is None:
@@ -143,7 +154,7 @@ class Extender:
             return None
         if entry.stage is Stage.NAMED and offer.has(holding.placement.node):
             return holding.placement
-        self._effects(self._pods.turn_down(entry))
+        self._did += self._pods.turn_down(entry)
         return None
 
     def _decide(self, entry: PodEntry, offer: Offer) -> Answer:
@@ -184,7 +195,7 @@ class Extender:
 
     def _placed(self, entry: PodEntry, placement: Placement, offer: Offer) -> Answer:
         now = self._monotonic()
-        self._effects(self._pods.offer(entry, placement, now + self._settings.reservation_seconds))
+        self._did += self._pods.offer(entry, placement, now + self._settings.reservation_seconds)
         self._decisions.add(Decision(entry.key, now, "placed", placement))
         return Answer(offer.only(placement.node), "placed")
 
@@ -201,7 +212,7 @@ class Extender:
         for reason in refused.values():
             counts[reason] = counts.get(reason, 0) + 1
         self._decisions.add(Decision(entry.key, self._monotonic(), "refused", reasons=counts))
-        self._effects(self._pods.refuse(entry, rows, by_quota=bool(by_quota)))
+        self._did += self._pods.refuse(entry, rows, by_quota=bool(by_quota))
         return Answer(offer.answer([], refused), "refused")
 
     def _refusals(self, entry: PodEntry, offer: Offer, rows: IntArray) -> tuple[dict[str, str], IntArray, str]:
@@ -242,7 +253,7 @@ class Extender:
         refused = {name: why for name, why in self._refusals(entry, offer, rows)[0].items() if name not in scores}
         now = self._monotonic()
         placement = placer.placement_at(request, best)
-        self._effects(self._pods.offer(entry, placement, now + self._settings.reservation_seconds, scores))
+        self._did += self._pods.offer(entry, placement, now + self._settings.reservation_seconds, scores)
         self._decisions.add(Decision(entry.key, now, "scored", placement))
         return Answer(offer.answer(list(scores), refused), "scored")
 

@@ -33,7 +33,7 @@ Check: TypeAlias = Callable[[web.BaseRequest], None]
 """Raises for a caller that may not ask."""
 
 
-class _RefusedError(HeadroomError):
+class VerbRefusedError(HeadroomError):
     """A request that is answered with a 4xx or 5xx."""
 
     def __init__(self, status: int, result: str, message: str) -> None:
@@ -48,7 +48,9 @@ def anyone(_: web.BaseRequest) -> None:
 def this_machine(http: web.BaseRequest) -> None:
     """Callers from 127.0.0.1 and ::1 only."""
     if address_of(http.transport) not in THIS_MACHINE:
-        raise _RefusedError(403, "forbidden", "only kube-scheduler on this machine may call this (see --allow-remote)")
+        raise VerbRefusedError(
+            403, "forbidden", "only kube-scheduler on this machine may call this (see --allow-remote)"
+        )
 
 
 def with_certificate(names: Collection[str]) -> Check:
@@ -56,7 +58,7 @@ def with_certificate(names: Collection[str]) -> Check:
 
     def check(http: web.BaseRequest) -> None:
         if not may_call(http.transport, names):
-            raise _RefusedError(403, "forbidden", "the certificate's common name is not one of --tls-client-names")
+            raise VerbRefusedError(403, "forbidden", "the certificate's common name is not one of --tls-client-names")
 
     return check
 
@@ -65,7 +67,7 @@ def over_tls_only(port: int) -> Check:
     """Nobody: the verbs are answered on another port."""
 
     def check(_: web.BaseRequest) -> None:
-        raise _RefusedError(403, "forbidden", f"this is answered over TLS on port {port} only")
+        raise VerbRefusedError(403, "forbidden", f"this is answered over TLS on port {port} only")
 
     return check
 
@@ -95,15 +97,27 @@ class ExtenderServer:
         self._settings, self._metrics, self._health, self._leadership = settings, metrics, health, leadership
         self._head_start, self._answered = head_start, answered
         self._monotonic = monotonic
+        self._verbs: dict[str, _Verb] = {
+            "filter": self._filter,
+            "prioritize": self._prioritize,
+            "bind": self._bind,
+            "preempt": self._preempt,
+        }
 
     def handlers(self, check_caller: Check) -> dict[Route, Handler]:
         """The verbs by method and path, for callers that pass the check."""
-        return {
-            ("POST", "/filter"): self._handler("filter", self._filter, check_caller),
-            ("POST", "/prioritize"): self._handler("prioritize", self._prioritize, check_caller),
-            ("POST", "/bind"): self._handler("bind", self._bind, check_caller),
-            ("POST", "/preempt"): self._handler("preempt", self._preempt, check_caller),
-        }
+        return {("POST", f"/{verb}"): self._handler(verb, check_caller) for verb in self._verbs}
+
+    async def answer(self, verb: str, body: bytes) -> Answer:
+        """What a verb is answered with, whoever asks. Raises VerbRefusedError, WireError and RequestError."""
+        self._check_ready()
+        async with self._leadership.asked() as deciding:
+            self._check_deciding(deciding)
+            # Reading the body is the network's time, and the caller's.
+            start = self._monotonic()
+            answer = await self._verbs[verb](body)
+        self._metrics.request_seconds.labels(verb).observe(self._monotonic() - start)
+        return answer
 
     async def _filter(self, body: bytes) -> Answer:
         args = protocol.EXTENDER_ARGS.decode(body)
@@ -125,23 +139,13 @@ class ExtenderServer:
     async def _preempt(self, body: bytes) -> Answer:
         return Answer(await answer_preempt(self._state, PREEMPTION_ARGS.decode(body)), "answered")
 
-    def _handler(self, verb: str, answer_to: _Verb, check_caller: Check) -> Handler:
-        seconds = self._metrics.request_seconds.labels(verb)
-
+    def _handler(self, verb: str, check_caller: Check) -> Handler:
         async def handle(http: web.BaseRequest) -> web.StreamResponse:
             try:
                 check_caller(http)
-                body = await self._body(http)
-                self._check_ready()
-                async with self._leadership.asked() as deciding:
-                    self._check_deciding(deciding)
-                    # Reading the body is the network's time, and the caller's.
-                    start = self._monotonic()
-                    answer = await answer_to(body)
-                response = web.Response(body=answer.body, content_type=JSON)
-                result = answer.result
-                seconds.observe(self._monotonic() - start)
-            except _RefusedError as refused:
+                answer = await self.answer(verb, await self._body(http))
+                result, response = answer.result, web.Response(body=answer.body, content_type=JSON)
+            except VerbRefusedError as refused:
                 result, response = refused.result, error(refused.status, str(refused))
             except (WireError, RequestError) as fault:
                 result, response = "bad_request", error(400, str(fault))
@@ -155,13 +159,13 @@ class ExtenderServer:
 
     def _check_ready(self) -> None:
         if not self._health.ready:
-            raise _RefusedError(503, "not_ready", "not ready: the cluster's state is still being read")
+            raise VerbRefusedError(503, "not_ready", "not ready: the cluster's state is still being read")
 
     def _check_deciding(self, deciding: bool) -> None:
         if not deciding:
-            raise _RefusedError(503, "standby", f"this extender {self._leadership.words}")
+            raise VerbRefusedError(503, "standby", f"this extender {self._leadership.words}")
 
     async def _body(self, http: web.BaseRequest) -> bytes:
         if http.content_type != JSON:
-            raise _RefusedError(415, "bad_request", f"Content-Type is {http.content_type}, not {JSON}")
+            raise VerbRefusedError(415, "bad_request", f"Content-Type is {http.content_type}, not {JSON}")
         return await read_body(http, most_bytes=self._settings.max_body_mib * 2**20, within_seconds=_BODY_SECONDS)

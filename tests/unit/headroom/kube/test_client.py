@@ -251,7 +251,7 @@ async def test_each_refusal_has_its_class_and_the_servers_words(tmp_path: Path, 
     async with serving(app, "127.0.0.1", 0) as port:
         kube = await aio.connect(kubeconfig(tmp_path, port))
         with pytest.raises(client.KubeError, match="the servers words") as caught:
-            await calls.nominate(kube, "default", "p", "n")
+            await calls.nominate(kube, "default", "p", "u", "n")
         assert type(caught.value) is expected
         assert (caught.value.code, caught.value.reason, caught.value.retry_after_seconds) == (code, "Because", 7.0)
         await kube.close()

@@ -282,6 +282,20 @@ async def test_a_pod_that_goes_before_its_room_is_there_frees_it_for_others(api:
         assert await running.metric("headroom_preemptions_total", result="cancelled") == 1
 
 
+async def test_nobody_is_evicted_for_a_pod_whose_name_another_one_has_by_now(api: ApiServer, tmp_path: Path) -> None:
+    """Found by the fuzzer (seed 25): kube-scheduler asked about the pod as it was before a StatefulSet made it anew."""
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="70Gi")))
+        await running.create(pod("p1", vram="10Gi", priority=10))
+        earlier = pod("p1", vram="70Gi", priority=10)
+        earlier["metadata"] |= {"uid": "earlier", "resourceVersion": "1"}
+        await running.filter(earlier)
+        await running.until(lambda: bool(api.asked("PATCH", "pods/p1/status")))
+        await asyncio.sleep(0.1)
+        assert [ask for ask in api.asked("POST", "eviction") if not ask.body["deleteOptions"].get("dryRun")] == []
+        assert running.daemon.state.pods.claims == {}
+
+
 @pytest.mark.parametrize(
     ("spec", "settings"),
     [

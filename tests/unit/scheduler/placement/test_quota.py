@@ -262,5 +262,31 @@ async def test_without_the_right_to_see_namespaces_it_goes_on_and_says_so(
     monkeypatch.setattr("scheduler.daemon._NAMESPACES_SECONDS", 0.2)
     api.fail("GET", "^/api/v1/namespaces$", status=403, message="forbidden", times=1000)
     async with extender(api, tmp_path) as running:
-        assert "not listed within 0.2 s: quotas are not kept until they are" in (await running.get("/readyz"))[1]
+        assert "the right to list namespaces is missing: quotas are not kept" in (await running.get("/readyz"))[1]
         assert await refusal(running, await running.create(pod("any", vram="1Gi"))) == ""
+
+
+async def test_an_api_server_that_does_not_tell_of_namespaces_yet_is_waited_for(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever decided without the quotas would give away more than they allow."""
+    monkeypatch.setattr("scheduler.daemon._NAMESPACES_SECONDS", 0.05)
+    api.put(NAMESPACES, namespace(max_vram="40Gi"))
+    api.fail("GET", "^/api/v1/namespaces$", status=503, message="later", times=2)
+    async with extender(api, tmp_path) as running:
+        assert await refusal(running, await running.create(pod("any", vram="50Gi"))) == VRAM_WORDS
+
+
+@pytest.mark.parametrize("away", ["gone", "unreadable"])
+async def test_a_node_that_is_away_makes_no_room_in_the_quota(api: ApiServer, tmp_path: Path, away: str) -> None:
+    api.put(NAMESPACES, namespace(max_vram="40Gi"))
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("first", vram="30Gi")), "big")
+        if away == "gone":
+            api.remove(NODES, "big")
+        else:
+            body = node("big", 80)
+            body["metadata"]["annotations"]["headroom.dev/cards"] = "[oops"
+            api.put(NODES, body)
+        await running.caught_up()
+        assert await refusal(running, await running.create(pod("second", vram="20Gi"))) == VRAM_WORDS

@@ -90,6 +90,23 @@ async def test_a_write_that_lands_after_its_time_out_finds_its_cards_kept(api: A
         await sound(running)
 
 
+async def test_a_pod_that_another_extender_marked_before_is_no_surer_than_any_other(
+    api: ApiServer, tmp_path: Path
+) -> None:
+    """Found by the fuzzer (seed 14): the mark was there when the binding was decided on, so it does not keep the write out."""
+    async with extender(api, tmp_path, bind_timeout_seconds=0.2) as running:
+        first = pod("p1", vram="70Gi")
+        first["metadata"]["annotations"] = {"headroom.dev/term": "another/1/1"}
+        first, second = await running.create(first), await running.create(pod("p2", vram="70Gi"))
+        await running.filter(first)
+        land = api.delay("POST", BINDING)
+        assert "carries the mark another/1/1" in (await running.bind(first, "n0"))["Error"]
+        assert (await running.filter(second))["NodeNames"] == []
+        land.set()
+        await running.until(lambda: running.daemon.state.is_bound(uid(first)))
+        await sound(running)
+
+
 @pytest.mark.parametrize("lands", [False, True])
 async def test_a_binding_without_an_answer_is_settled_by_a_read_in_the_end(
     api: ApiServer, tmp_path: Path, lands: bool

@@ -1,0 +1,525 @@
+"""Whole extenders, kube-schedulers and an API server in virtual time, and a schedule of things that happen, drawn from a seed.
+
+After each step the truth is looked at (`truth`: no card given twice) and every extender's books; at the end everything comes to
+rest, and what is held must be what is bound, and what fits must be bound.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+import structlog
+
+from headroom import wire
+from headroom.daemon import tasks
+from headroom.daemon.slices import Slices
+from headroom.wire import WireError
+from scheduler.cluster.changes import Changes
+from scheduler.cluster.pod_entry import HOLDING
+from scheduler.daemon import SchedulerDaemon
+from scheduler.ledger.holding import HoldingState
+from scheduler.settings import SchedulerSettings
+from scheduler.verbs.server import VerbRefusedError
+from tests.property.scheduler.daemon.kube_scheduler import KubeScheduler
+from tests.property.scheduler.daemon.truth import CARD_MIB, MARK, MODEL_LABEL, MODELS, Object, Truth, node_object
+from tests.property.scheduler.daemon.virtual_time import VirtualLoop
+from tests.property.scheduler.daemon.weather import Client, Weather
+
+SIZES_GIB = (20, 30, 40, 60, 70, 70, 70)
+PAUSES_SECONDS = (0.02, 0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 1.5, 1.5, 3.0, 6.0, 6.0, 20.0)
+QUOTAS_GIB = (110, 140, 170)
+LONG_PAUSE_SECONDS = 150.0
+MOST_WAITING = 6
+CALM = Weather()
+THEMES: dict[str, dict[str, float]] = {
+    "everything": {},
+    "bindings": {"storm": 3, "calm": 0.3, "rush": 2, "lag": 2},
+    "nodes": {"node_unreadable": 8, "node_gone": 4, "storm": 3, "calm": 0.3},
+    "reigns": {"coup": 6, "kill": 4, "restart": 2, "storm": 2, "calm": 0.5},
+    "names": {"replace": 4, "late_call": 5, "blink": 6, "hang": 2, "forget_history": 2},
+    "importance": {"rush": 2, "storm": 4, "calm": 0.3, "late_call": 4},
+}
+"""What happens more often, or less, in runs of a theme."""
+
+
+class Broken(AssertionError):
+    """Something that must hold does not; says what, and after which step."""
+
+
+class Extender:
+    """One process of the extender, with the kube-scheduler beside it."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.name = name
+        self.client = Client(name, world.truth, world.rng, on_evict_asked=world.evict_asked, on_evict=world.evict)
+        self.client.weather = world.weather
+        self._wrongs = world.truth.wrongs
+        settings = SchedulerSettings(
+            port=1 if name == "a" else 2, policy="bestfit", naming_ahead_backlog=3,
+            preemption_seconds=world.preemption_seconds, reservation_seconds=10.0, nomination_seconds=20.0,
+            unsure_seconds=40.0, event_every_seconds=10_000.0, sweep_seconds=0.5,
+            lease_namespace="kube-system" if world.several else "", plan_every_pods=10**9, resource_claims=False,
+        )  # fmt: skip
+        clock = asyncio.get_running_loop().time
+        self.daemon = SchedulerDaemon(self.client, settings, monotonic=clock, unix_clock=clock)
+        self.unforeseen = 0
+        """Events still to come on which the extender's own code shall fail."""
+        self._take, self.daemon.state.news.on_event = self.daemon.state.news.on_event, self._fail_sometimes  # type: ignore[method-assign]
+        self.run = asyncio.get_running_loop().create_task(self.daemon.run())
+        self.calls: dict[asyncio.Task[bytes], None] = {}
+
+    def _fail_sometimes(self, kind: str, key: str, pod: wire.Pod) -> Changes:
+        if self.unforeseen:
+            self.unforeseen -= 1
+            raise RuntimeError("nobody foresaw this")
+        return self._take(kind, key, pod)
+
+    async def ask(self, verb: str, body: bytes) -> bytes | None:
+        if self.client.dead:
+            return None
+        task = asyncio.get_running_loop().create_task(self._answer(verb, body))
+        self.calls[task] = None
+        task.add_done_callback(self.calls.pop)
+        try:
+            return await asyncio.shield(task)
+        except (VerbRefusedError, WireError, asyncio.CancelledError):
+            return None
+        except Exception as error:  # what kube-scheduler would see as a 500
+            self._wrongs.append(f"{verb} fails: {type(error).__name__}: {error}")
+            return None
+
+    async def _answer(self, verb: str, body: bytes) -> bytes:
+        return (await self.daemon.server.answer(verb, body)).body
+
+    async def end(self, *, orderly: bool) -> None:
+        if orderly:
+            await self.daemon.leadership.release()
+        self.client.dead = True
+        for task in (self.run, *self.calls):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.run
+
+    def failures(self) -> dict[str, float]:
+        found = {}
+        for family in self.daemon.metrics.cycle_failures.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_total") and sample.value and sample.labels["task"] != "pods":
+                    found[sample.labels["task"]] = sample.value
+        return found
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.rng = seed, random.Random(seed)
+        self.several = self.rng.random() < 0.6
+        self.limited = self.rng.random() < 0.3
+        self.preemption_seconds = self.rng.choice((5.0, 15.0, 60.0))
+        self.theme = self.rng.choice(tuple(THEMES))
+        self.truth = Truth(lambda: asyncio.get_running_loop().time())
+        self.weather = Weather()
+        self.extenders: dict[str, Extender] = {}
+        self.leader, self.led_until = "a", {"a": 0.0, "b": 0.0}
+        self.kube: dict[str, KubeScheduler] = {}
+        self.steps: list[str] = []
+        self._schedulers: list[asyncio.Task[None]] = []
+        self._coup_under_way = False
+        self._names = 0
+        self._later: set[asyncio.Task[None]] = set()
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def run(self, steps: int) -> None:
+        for name, models in MODELS.items():
+            self.truth.set_node(node_object(name, models))
+        if self.limited:
+            self.truth.set_quota(self.rng.choice(QUOTAS_GIB))
+        for name in ("a", "b") if self.several else ("a",):
+            self.extenders[name] = Extender(self, name)
+            self.kube[name] = KubeScheduler(self.truth, self.rng, self._asker(name), self._leads(name))
+        self._schedulers = [asyncio.get_running_loop().create_task(kube.run()) for kube in self.kube.values()]
+        await asyncio.sleep(5.0)
+        acts = [act for _, act in self._actions()]
+        often = THEMES[self.theme]
+        weights = [weight * often.get(act.__name__.strip("_"), 1.0) for weight, act in self._actions()]
+        for _ in range(steps):
+            act = self.rng.choices(acts, weights)[0]
+            self.steps.append(f"{self.now:8.2f} {act.__name__.strip('_')}")
+            act()
+            long = self.rng.random() < 0.01
+            await asyncio.sleep(LONG_PAUSE_SECONDS if long else self.rng.choice(PAUSES_SECONDS))
+            self._check()
+        await self._rest()
+
+    def _asker(self, name: str) -> Callable[[str, bytes], Awaitable[bytes | None]]:
+        async def ask(verb: str, body: bytes) -> bytes | None:
+            return await self.extenders[name].ask(verb, body)
+
+        return ask
+
+    def _leads(self, name: str) -> Callable[[], bool]:
+        return lambda: self.leader == name or self.now < self.led_until[name]
+
+    # What happens
+
+    def _actions(self) -> list[tuple[float, Callable[[], None]]]:
+        return [
+            (25, self._create), (10, self._delete), (10, self._finish), (2, self._replace), (2, self._ungate), (1, self._resize),
+            (1, self._foreign), (2, self._node_unreadable), (1, self._node_gone), (1, self._cordon), (3, self._late_call),
+            (2, self._storm), (3, self._calm), (2, self._cut_off), (3, self._heal), (2, self._hang), (2, self._forget_history),
+            (1, self._restart), (1, self._kill), (2, self._other_leads), (2, self._lag), (2, self._rush),
+            (1, self._handler_fails), (0.5, self._coup), (0.5, self._blink), (1, self._other_quota),
+        ]  # fmt: skip
+
+    def _pick(self, among: list[Object]) -> Object | None:
+        return self.rng.choice(among) if among else None
+
+    def _pods(self, *, bound: bool | None = None) -> list[Object]:
+        pods = self.truth.pods.values()
+        return [pod for pod in pods if bound is None or bool(pod["spec"].get("nodeName")) == bound]
+
+    def _create(self) -> None:
+        if len(self._pods(bound=False)) >= MOST_WAITING:
+            return
+        self._names += 1
+        spec: Object = {"priority": self.rng.choice((0, 0, 0, 10, 100))}
+        if self.rng.random() < 0.15:
+            spec["schedulingGates"] = [{"name": "kueue"}]
+        self.truth.add_pod(f"p{self._names}", self.rng.choice(SIZES_GIB), **spec)
+
+    def _rush(self) -> None:
+        for _ in range(self.rng.randint(3, 8)):
+            self._create()
+
+    def _delete(self) -> None:
+        if pod := self._pick(self._pods()):
+            self.truth.remove_pod(pod["metadata"]["name"])
+
+    def _finish(self) -> None:
+        if pod := self._pick(self._pods(bound=True)):
+            pod["status"]["phase"] = self.rng.choice(("Succeeded", "Failed"))
+            self.truth.change_pod(pod["metadata"]["name"])
+
+    def _replace(self) -> None:
+        """A StatefulSet makes a pod anew under its name, within the same second."""
+        if pod := self._pick(self._pods()):
+            name = pod["metadata"]["name"]
+            gib = int(pod["spec"]["containers"][0]["resources"]["limits"]["headroom.dev/vram"].removesuffix("Gi"))
+            self.truth.remove_pod(name)
+            self.truth.add_pod(name, gib, priority=pod["spec"].get("priority", 0))
+
+    def _ungate(self) -> None:
+        """Kueue admits a workload: the gate goes, the selector of a flavour comes."""
+        if pod := self._pick([pod for pod in self._pods(bound=False) if pod["spec"].get("schedulingGates")]):
+            del pod["spec"]["schedulingGates"]
+            pod["spec"]["nodeSelector"] = {MODEL_LABEL: self.rng.choice(("A100", "H100"))}
+            self.truth.change_pod(pod["metadata"]["name"])
+
+    def _resize(self) -> None:
+        if pod := self._pick(self._pods()):
+            pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = str(self.rng.randint(1, 8))
+            self.truth.change_pod(pod["metadata"]["name"])
+
+    def _foreign(self) -> None:
+        """Another scheduler binds a pod with cards written on it, without asking."""
+        name = self.rng.choice(list(MODELS))
+        card = f"{name}-g{self.rng.randrange(len(MODELS[name]))}"
+        self.truth.excused.add(card)
+        self._names += 1
+        pod = self.truth.add_pod(f"f{self._names}", 20, schedulerName="other")
+        pod["metadata"]["annotations"] |= {
+            MARK + "cards": card,
+            MARK + "vram-mib": str(20 * 1024),
+            MARK + "mode": "pinned",
+        }
+        pod["spec"]["nodeName"] = name
+        self.truth.change_pod(pod["metadata"]["name"])
+
+    def _node_unreadable(self) -> None:
+        name = self.rng.choice(list(MODELS))
+        if name in self.truth.nodes:
+            self.truth.set_node(node_object(name, MODELS[name], readable=False))
+            self._soon(self.rng.choice((0.05, 0.5, 5.0)), lambda: self._node_back(name))
+
+    def _node_gone(self) -> None:
+        name = self.rng.choice(list(MODELS))
+        if name in self.truth.nodes:
+            self.truth.remove_node(name)
+            self._soon(self.rng.choice((0.05, 0.5, 30.0)), lambda: self._node_back(name))
+
+    def _node_back(self, name: str) -> None:
+        self.truth.set_node(node_object(name, MODELS[name]))
+
+    def _cordon(self) -> None:
+        name = self.rng.choice(list(MODELS))
+        if name in self.truth.nodes:
+            self.truth.set_node(node_object(name, MODELS[name]) | {"spec": {"unschedulable": True}})
+            self._soon(20.0, lambda: self._node_back(name))
+
+    def _late_call(self) -> None:
+        """kube-scheduler asks about a pod as it was a while ago."""
+        kube = self.kube[self.leader]
+        if pod := self._pick(kube.older[-40:]):
+            self._start(self._ask_late(kube, pod))
+
+    async def _ask_late(self, kube: KubeScheduler, pod: Object) -> None:
+        nodes = self.rng.sample(sorted(MODELS), self.rng.randint(1, 2))
+        answer = await kube.call("filter", {"Pod": pod, "NodeNames": nodes})
+        if answer and answer["NodeNames"] and self.rng.random() < 0.5:
+            meta = pod["metadata"]
+            body = {"PodName": meta["name"], "PodNamespace": "default", "PodUID": meta["uid"]}
+            await kube.call("bind", body | {"Node": answer["NodeNames"][0]})
+
+    def _storm(self) -> None:
+        draw = self.rng.choice
+        self._set_weather(
+            Weather(
+                lost=draw((0.0, 0.0, 0.2)), unanswered=draw((0.0, 0.1, 0.3)), late=draw((0.0, 0.2, 0.5)),
+                broken=draw((0.0, 0.0, 0.1)), slow=draw((0.0, 0.3, 0.6)), lag_seconds=draw((0.05, 2.0, 8.0)),
+            )
+        )  # fmt: skip
+
+    def _calm(self) -> None:
+        self._set_weather(CALM)
+
+    def _set_weather(self, weather: Weather) -> None:
+        self.weather = weather
+        for extender in self.extenders.values():
+            extender.client.weather = weather
+
+    def _cut_off(self) -> None:
+        self.rng.choice(list(self.extenders.values())).client.cut_off = True
+
+    def _hang(self) -> None:
+        kind = self.rng.choice(("pods", "pods", "nodes"))
+        self.rng.choice(list(self.extenders.values())).client.hung.add(kind)
+
+    def _heal(self) -> None:
+        for extender in self.extenders.values():
+            extender.client.cut_off = False
+            extender.client.hung.clear()
+
+    def _forget_history(self) -> None:
+        self.truth.forgotten = self.truth.version
+
+    def _restart(self) -> None:
+        self._start(self._replace_extender(self.rng.choice(list(self.extenders)), orderly=True))
+
+    def _kill(self) -> None:
+        self._start(self._replace_extender(self.rng.choice(list(self.extenders)), orderly=False))
+
+    async def _replace_extender(self, name: str, *, orderly: bool) -> None:
+        if self.extenders[name].client.dead:
+            return
+        await self.extenders[name].end(orderly=orderly)
+        await asyncio.sleep(self.rng.choice((0.5, 5.0, 40.0)))
+        self.extenders[name] = Extender(self, name)
+
+    def _coup(self) -> None:
+        """The one that decides is cut off; the other takes over, ends in order and is away for a while; the first comes back."""
+        if self.several and not self._coup_under_way:
+            self._start(self._carry_out_coup())
+
+    async def _carry_out_coup(self) -> None:
+        self._coup_under_way = True
+        first = self.leader
+        self.extenders[first].client.cut_off = True
+        self._other_leads()
+        await asyncio.sleep(self.rng.choice((17.0, 20.0, 30.0)))
+        for act in (self._delete, self._finish, self._rush):
+            act()
+        await asyncio.sleep(self.rng.choice((1.0, 5.0)))
+        replacing = asyncio.get_running_loop().create_task(self._replace_extender(self.leader, orderly=True))
+        await asyncio.sleep(self.rng.choice((0.3, 2.0)))
+        self._other_leads()
+        self.extenders[first].client.cut_off = False
+        self._rush()
+        await replacing
+        self._coup_under_way = False
+
+    def _blink(self) -> None:
+        """A pod comes, is bound and goes while the pod watches are away, and their history with them."""
+        self._start(self._carry_out_blink())
+
+    async def _carry_out_blink(self) -> None:
+        for extender in self.extenders.values():
+            extender.client.hung.add("pods")
+        self._create()
+        await asyncio.sleep(self.rng.choice((1.0, 3.0)))
+        for pod in self._pods(bound=True)[-2:]:
+            self.truth.remove_pod(pod["metadata"]["name"])
+        self._forget_history()
+        self._heal()
+
+    def _other_leads(self) -> None:
+        if self.several:
+            self.led_until[self.leader] = self.now + self.rng.choice((0.0, 0.5, 3.0))
+            self.leader = "b" if self.leader == "a" else "a"
+
+    def _handler_fails(self) -> None:
+        """The next event meets an error that nobody foresaw."""
+        self.rng.choice(list(self.extenders.values())).unforeseen = 1
+
+    def _other_quota(self) -> None:
+        if self.limited:
+            self.truth.set_quota(self.rng.choice(QUOTAS_GIB))
+
+    def _lag(self) -> None:
+        self.kube[self.leader].lag_seconds = self.rng.choice((0.02, 0.1, 1.0, 6.0))
+
+    def evict_asked(self, client: Client, name: str) -> None:
+        """An eviction is asked for: somebody more important must be waiting, for all that the extender knows."""
+        if name not in self.truth.pods:
+            return
+        priority = self.truth.pods[name]["spec"].get("priority", 0)
+        if not any(pod["spec"].get("priority", 0) > priority for pod in self._waiting_as_known_to(client)):
+            self.truth.wrongs.append(f"{name} is evicted for nobody that waits")
+
+    def evict(self, victim: Object) -> None:
+        """An eviction is carried out."""
+        if not victim["metadata"].get("deletionTimestamp"):
+            victim["metadata"]["deletionTimestamp"] = "2026-01-01T01:00:00Z"
+            name, uid = victim["metadata"]["name"], victim["metadata"]["uid"]
+            self.truth.change_pod(name)
+            self._soon(self.rng.choice((0.1, 2.0, 30.0)), lambda: self._gone(name, uid))
+
+    def _waiting_as_known_to(self, client: Client) -> list[Object]:
+        told: dict[str, Object] = {}
+        for version, _, kind, event, body in self.truth.log:
+            if kind == "pods" and version <= client.told["pods"]:
+                told[body["metadata"]["uid"]] = body
+                if event == "DELETED":
+                    del told[body["metadata"]["uid"]]
+        for pod in self.truth.pods.values():  # kube-scheduler may have told of those
+            told.setdefault(pod["metadata"]["uid"], pod)
+        return [
+            pod for uid, pod in told.items() if not pod["spec"].get("nodeName") and uid not in client.answered_bound
+        ]
+
+    def _gone(self, name: str, uid: str) -> None:
+        if name in self.truth.pods and self.truth.pods[name]["metadata"]["uid"] == uid:
+            self.truth.remove_pod(name)
+
+    def _soon(self, seconds: float, act: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(seconds, act)
+
+    def _start(self, work: "asyncio.Coroutine[object, object, None]") -> None:  # type: ignore[name-defined]
+        task = asyncio.get_running_loop().create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    # What must hold
+
+    def _fail(self, what: str) -> None:
+        raise Broken(f"seed {self.seed} ({self.theme}): {what}\nafter:\n" + "\n".join(self.steps[-25:]))
+
+    def _check(self) -> None:
+        for task in self._schedulers:
+            if task.done():
+                task.result()
+        if self.truth.wrongs:
+            self._fail(self.truth.wrongs[0])
+        alive = [extender for extender in self.extenders.values() if not extender.client.dead]
+        if sum(extender.daemon.leadership.deciding for extender in alive) > 1:
+            self._fail("two extenders decide")
+        for extender in alive:
+            breaches = [words for words in extender.daemon.state.breaches() if not words.startswith("over-committed")]
+            if breaches:
+                self._fail(f"{extender.name}: {breaches[0]}")
+            if failures := extender.failures():
+                self._fail(f"{extender.name}: tasks failed: {failures}")
+
+    async def _rest(self) -> None:
+        """Everything works again and nothing more happens."""
+        if self._later:
+            await asyncio.wait(self._later)
+        for extender in self.extenders.values():
+            extender.unforeseen = 0
+        self._heal()
+        self._calm()
+        for kube in self.kube.values():
+            kube.lag_seconds = 0.02
+        for name, models in MODELS.items():
+            self.truth.set_node(node_object(name, models))
+        for pod in self._pods(bound=False):
+            if pod["spec"].get("schedulingGates"):
+                self.truth.remove_pod(pod["metadata"]["name"])
+        self.steps.append(f"{self.now:8.2f} everything comes to rest")
+        await asyncio.sleep(300.0)
+        self._check()
+        for pod in self._pods(bound=False):
+            if card := self._card_for(pod):
+                self._fail(f"pod {pod['metadata']['name']} waits although {card} has room for it")
+        for task in self._schedulers:
+            task.cancel()
+        self._schedulers.clear()
+        await asyncio.sleep(100.0)
+        self._check()
+        self._compare()
+
+    def _card_for(self, pod: Object) -> str | None:
+        """A card on which a pod would fit, by the truth alone."""
+        held = self.truth.held()
+        wanted = pod["spec"].get("nodeSelector", {}).get(MODEL_LABEL)
+        limits = pod["spec"]["containers"][0]["resources"]["limits"]
+        need = int(limits["headroom.dev/vram"].removesuffix("Gi")) * 1024
+        if self.limited:
+            quota = self.truth.namespaces["default"]["metadata"]["annotations"]["headroom.dev/max-vram"]
+            if need + sum(sum(of_card.values()) for of_card in held.values()) > int(quota.removesuffix("Gi")) * 1024:
+                return None
+        for node, models in MODELS.items():
+            for at, model in enumerate(models):
+                card = f"{node}-g{at}"
+                if (not wanted or wanted == model) and CARD_MIB - sum(held.get(card, {}).values()) >= need:
+                    return card
+        return None
+
+    def _compare(self) -> None:
+        """At rest, the books hold what is bound, and nothing else."""
+        bound = {
+            pod["metadata"]["uid"]
+            for pod in self._pods(bound=True)
+            if pod["status"]["phase"] not in ("Succeeded", "Failed")
+        }
+        for extender in self.extenders.values():
+            state = extender.daemon.state
+            held = {uid for uid, holding in state.ledger.holdings.items() if holding.state is HoldingState.BOUND}
+            if held != bound:
+                self._fail(
+                    f"{extender.name} holds for {sorted(held - bound)} too much and {sorted(bound - held)} too little"
+                )
+            left = [entry.key for entry in state.pods.entries.values() if entry.stage in HOLDING]
+            if left or state.pods.claims:
+                self._fail(f"{extender.name}: at rest {left} hold reservations, {list(state.pods.claims)} claims")
+
+
+@contextlib.contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """Nothing that a run meets depends on the machine: delays and ends of slices are drawn. No logs: there are thousands of faults."""
+    tasks.JITTER.seed(seed)
+    draws = random.Random(seed)
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slices, "over", property(lambda _: draws.random() < 0.3))
+        yield
+    structlog.configure(**before)
+
+
+def play(seed: int, steps: int = 200) -> World:
+    """One run. Raises Broken."""
+    with repeatable(seed), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        world = World(seed)
+        runner.run(world.run(steps))
+    gc.unfreeze()
+    return world
