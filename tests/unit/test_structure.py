@@ -96,6 +96,20 @@ def test_no_function_has_more_than_seven_parameters() -> None:
     assert found == MANY_PARAMETERS
 
 
+PAGES = [
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),
+]
+WIDE_PAGES = {"docs/autoscaling.md", "docs/results.md"}
+"""Still to be wrapped: this list only shrinks."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_of_documentation_fit_a_screen(page: Path) -> None:
+    wide = [line for line in page.read_text().splitlines() if len(line) > 140 and not line.startswith("|")]
+    assert bool(wide) == (str(page.relative_to(ROOT)) in WIDE_PAGES), wide
+
+
 def test_packages_are_those_of_this_checkout() -> None:
     import headroom
     import scheduler
