@@ -95,11 +95,12 @@ test-gpu: $(VENV)/.dev ## Tests that need a real NVIDIA card
 	$(PYTEST) tests -m gpu
 
 .PHONY: check
-check: $(VENV)/.dev ## Formatting, lint, types and import layers
+check: $(VENV)/.dev ## Formatting, lint, types, import layers and structure
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(PYTEST) tests/unit/test_structure.py -q --no-header
 
 .PHONY: format
 format: $(VENV)/.dev ## Format and fix what can be fixed by machine

@@ -125,7 +125,7 @@ class Bench:
             labels = {"namespace": "default", "pod": pod}
             found.append(({"__name__": self.metric, **labels}, [(t, load) for t in at]))
             found.append(({"__name__": "vllm:num_requests_waiting", **labels}, [(t, 0.0) for t in at]))
-        self.prometheus._answers.clear()
+        self.prometheus.forget()
         self.prometheus.now = self.now
         self.prometheus.answer("num_requests", *found)
         self.prometheus.answer_scalar("^vector", self.now, self.now)
@@ -142,6 +142,18 @@ class Bench:
             ):
                 break
         await asyncio.sleep(0.02)
+
+    async def lose_the_lease_during(self, method: str, path: str) -> None:
+        """A tick, in which the lease is lost while a call that matches is under way."""
+        before = len(self.api.asked(method, path))
+        answered = self.api.stall(method, path)
+        ticking = asyncio.create_task(self.tick())
+        async with asyncio.timeout(10):
+            while len(self.api.asked(method, path)) == before:
+                await asyncio.sleep(0.005)
+        self.daemon.alone = False
+        answered.set()
+        await ticking
 
     async def tick(self, times: int = 1) -> None:
         for _ in range(times):

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import math
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class FakePrometheus:
         self._answers: list[tuple[re.Pattern[str], Any]] = []
         self._fault: tuple[int, Any] | None = None
         self._stalled: asyncio.Event | None = None
+        self._meanwhile: Callable[[], Awaitable[None]] | None = None
         self._refused: list[tuple[re.Pattern[str], int, Any]] = []
         self._tagged: dict[str, _Tagged] = {}
         self.warnings: list[str] = []
@@ -84,6 +85,14 @@ class FakePrometheus:
         """Answer every query with this body from now on: text as it is, anything else as JSON."""
         self._fault = status, body
 
+    def meanwhile(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Do this once, before the next query is answered."""
+        self._meanwhile = action
+
+    def forget(self) -> None:
+        """Forget the answers scripted so far."""
+        self._answers.clear()
+
     def stall(self) -> None:
         """Leave every query unanswered from now on."""
         self._stalled = asyncio.Event()
@@ -101,6 +110,9 @@ class FakePrometheus:
         self.queries.append(promql)
         if self._stalled is not None:
             await self._stalled.wait()
+        action, self._meanwhile = self._meanwhile, None
+        if action is not None:
+            await action()
         if self._fault is not None:
             status, body = self._fault
             if isinstance(body, str):

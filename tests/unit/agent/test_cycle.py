@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,10 +57,21 @@ def pod(name: str, *, cards: str | None = None, **fields: Any) -> dict[str, Any]
     }  # fmt: skip
 
 
+class Script(ScriptedReader):
+    """A scripted driver that can be made to hang."""
+
+    hang: Callable[[float], None] | None = None
+
+    def read(self, now: float) -> Reading:
+        if self.hang is not None:
+            self.hang(now)
+        return super().read(now)
+
+
 class World:
     """One agent and all it talks to; `tick` is one cycle, five seconds after the last."""
 
-    def __init__(self, api: ApiServer, kubelet: Kubelet, reader: ScriptedReader, tmp_path: Path) -> None:
+    def __init__(self, api: ApiServer, kubelet: Kubelet, reader: "Script", tmp_path: Path) -> None:
         self.api, self.kubelet, self.reader, self.tmp_path = api, kubelet, reader, tmp_path
         self.now = 1000.0
         self.registry = CollectorRegistry()
@@ -140,7 +150,7 @@ async def world_at(tmp_path: Path, **settings: Any) -> AsyncIterator[World]:
     async with ApiServer() as api, Kubelet(tmp_path / "kubelet.sock") as kubelet:
         api.put(NODES, json.loads(json.dumps(NODE)))
         api.put(NODES, {"metadata": {"name": "other"}})
-        one = World(api, kubelet, ScriptedReader((Frame(cards=CARDS),)), tmp_path)
+        one = World(api, kubelet, Script((Frame(cards=CARDS),)), tmp_path)
         await one.start(**settings)
         try:
             await one.synced()
@@ -454,12 +464,11 @@ async def test_a_driver_that_hangs_is_reported_and_its_answer_waited_for_only_on
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def hang(now: float) -> Reading:
+    def hang(now: float) -> None:
         calls.append(now)
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-        return ScriptedReader((Frame(cards=CARDS),)).read(now)
 
-    world.agent._reader = SimpleNamespace(read=hang)
+    world.reader.hang = hang
     assert await world.agent.cycle() is False
     assert await world.agent.cycle() is False
     assert len(calls) == 1

@@ -360,24 +360,20 @@ class TestObjects:
         assert busy.condition("AbleToScale")["reason"] == reason
 
     async def test_an_object_edited_meanwhile_is_decided_anew(self, busy: Bench) -> None:
-        busy.loads = dict.fromkeys(busy.loads, 30.0)
-        await busy.settle()
-        busy.script()
-        world = busy.daemon.world
-        asked = busy.loop._ask_for_room
-
-        async def edit_meanwhile(*args: Any) -> None:
-            await asked(*args)
+        async def edit_meanwhile(_: web.Request) -> web.Response:
             busy.object(generation=2, maxReplicas=5)
             await busy.settle()
-            assert world.resources["default/llm"].metadata.generation == 2
+            assert busy.daemon.world.resources["default/llm"].metadata.generation == 2
+            return web.json_response({"fits": 100, "nodes": {}, "reasons": {}})
 
-        busy.loop._ask_for_room = edit_meanwhile  # type: ignore[method-assign]
-        await busy.loop.tick()
-        assert busy.replicas() == 4
-        busy.loop._ask_for_room = asked  # type: ignore[method-assign]
-        await busy.tick()
-        assert busy.replicas() == 5
+        async with serving_fit(edit_meanwhile) as url:
+            await busy.restart(extender_url=url)
+            await busy.tick(6)
+            busy.loads = dict.fromkeys(busy.loads, 30.0)
+            await busy.tick()
+            assert busy.replicas() == 4
+            await busy.tick()
+            assert busy.replicas() == 5
 
     @pytest.mark.parametrize("change", ["edited", "deleted", "created", "an HPA", "its target deleted"])
     async def test_what_changes_while_prometheus_is_asked_waits_for_the_next_tick(
@@ -386,9 +382,8 @@ class TestObjects:
         busy.loads = dict.fromkeys(busy.loads, 20.0)
         await busy.settle()
         busy.script()
-        collect = busy.loop._collector.collect
 
-        async def change_meanwhile(*args: Any) -> Any:
+        async def change_meanwhile() -> None:
             if change == "edited":
                 busy.object(generation=2, maxReplicas=5)
             elif change == "deleted":
@@ -401,9 +396,8 @@ class TestObjects:
             else:
                 busy.api.remove(DEPLOYMENTS, "llm")
             await busy.settle()
-            return await collect(*args)
 
-        busy.loop._collector.collect = change_meanwhile  # type: ignore[method-assign]
+        busy.prometheus.meanwhile(change_meanwhile)
         await busy.loop.tick()
         assert busy.daemon.metrics.tick_failures.labels("object")._value.get() == 0
         if change == "created":
@@ -499,9 +493,7 @@ class TestApiServer:
 
     async def test_a_lease_lost_in_the_middle_of_a_tick_stops_the_write(self, busy: Bench) -> None:
         busy.loads = dict.fromkeys(busy.loads, 30.0)
-        answers = iter([True])
-        busy.loop._actuator._may_write = lambda: next(answers, False)
-        await busy.tick()
+        await busy.lose_the_lease_during("GET", "/scale$")
         assert busy.replicas() == 4
 
     async def test_a_lease_lost_after_the_write_costs_the_event_alone(self, busy: Bench) -> None:
@@ -510,9 +502,7 @@ class TestApiServer:
         await busy.tick(2)
         failures = busy.daemon.metrics.tick_failures.labels("object")
         busy.loads = {pod: 30.0 if pod.startswith("llm") else 5.0 for pod in busy.loads}
-        answers = iter([True, True])  # the scale is read and written
-        busy.loop._actuator._may_write = lambda: next(answers, False)
-        await busy.tick()
+        await busy.lose_the_lease_during("PATCH", "/scale$")
         assert busy.replicas() == 8
         assert failures._value.get() == 0
         assert busy.loop._memories["default/llm"].history[0]["to"] == 8
