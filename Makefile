@@ -106,6 +106,7 @@ check: $(VENV)/.dev ## Formatting, lint, types, import layers and structure
 format: $(VENV)/.dev ## Format and fix what can be fixed by machine
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+	$(BIN)/python tools/wrap_pages.py
 
 .PHONY: constraints
 constraints: ## Write constraints.txt anew from the newest versions that pyproject.toml allows
