@@ -70,15 +70,21 @@ def latency(sizes: tuple[int, ...], fillings: tuple[int, ...], calls: int, polic
 @click.command()
 @click.option("--nodes", type=click.IntRange(1), default=5000, show_default=True, help="Nodes with eight cards each.")
 @click.option("--pods-per-node", type=click.IntRange(0), default=8, show_default=True, help="Bound pods on each.")
+@click.option(
+    "--claims-per-node",
+    type=click.IntRange(0, 8),
+    default=0,
+    show_default=True,
+    help="Resource claims on each, and a ResourceSlice.",
+)
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
-def memory(nodes: int, pods_per_node: int, path: Path | None) -> None:
+def memory(nodes: int, pods_per_node: int, claims_per_node: int, path: Path | None) -> None:
     """Start-up time and memory: `headroom scheduler` against an API server that lists so many nodes and pods.
 
     The lists are real HTTP in pages, the objects as large as real ones (about 2 KiB a pod).
     """
-    found = measure_memory(nodes, pods_per_node)
-    click.echo("| nodes | pods | ready after s | memory MB | largest memory MB |\n|---|---|---|---|---|")
-    click.echo(
-        f"| {found.nodes:,} | {found.pods:,} | {found.ready_seconds:.1f} | {found.resident_mb:.0f} | {found.peak_mb:.0f} |"
-    )
+    found = measure_memory(nodes, pods_per_node, claims_per_node)
+    click.echo("| nodes | pods | claims | ready after s | memory MB | largest memory MB |\n|---|---|---|---|---|---|")
+    seen = f"| {found.nodes:,} | {found.pods:,} | {nodes * claims_per_node:,} "
+    click.echo(f"{seen}| {found.ready_seconds:.1f} | {found.resident_mb:.0f} | {found.peak_mb:.0f} |")
     _write(path, [asdict(found)])

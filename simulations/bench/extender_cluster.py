@@ -2,13 +2,14 @@
 
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import msgspec
 
 from headroom import names, wire
 from headroom.domain.model import Mode
+from headroom.kube import calls
 from headroom.kube.client import JSON, Query, WatchEvent
 from headroom.wire import ADDED, DELETED, MODIFIED
 from scheduler.daemon import SchedulerDaemon
@@ -17,6 +18,8 @@ from scheduler.settings import SchedulerSettings
 _CARDS_PER_NODE: Final = 8
 _VRAM_MIB: Final = 80 * 1024
 SIZES_GIB: Final = (6, 10, 16, 20, 24, 38)  # a card with one old pod always has room for one more
+_DRIVER: Final = "gpu.nvidia.com"
+_TIME: Final = "2026-01-01T00:00:00Z"
 _PODS_KEPT: Final = 200  # bound pods of the measurement that exist at once; older ones end
 _MANAGED_FIELDS: Final[dict[str, Any]] = {"f:spec": {f"f:field{at}": {} for at in range(40)}}
 
@@ -107,6 +110,72 @@ def pod_object(name: str, vram_gib: int, node: str = "", card: int | None = None
             "priority": 0,
         },
         "status": {"phase": "Running" if node else "Pending", "qosClass": "Burstable"},
+    }
+
+
+def class_object(condition: str = "gpu") -> dict[str, Any]:
+    """The driver's class, which also serves `nvidia.com/gpu`; `condition` is the type of the devices that it means."""
+    expression = f"device.driver == '{_DRIVER}' && device.attributes['{_DRIVER}'].type == '{condition}'"
+    return {
+        "metadata": {"name": _DRIVER, "uid": "uid-class", "creationTimestamp": _TIME},
+        "spec": {"selectors": [{"cel": {"expression": expression}}], "extendedResourceName": "nvidia.com/gpu"},
+    }
+
+
+def slice_object(at: int) -> dict[str, Any]:
+    """The slice of node `at`, with a device for each of its cards."""
+    name = f"node-{at:05d}"
+    devices = [
+        {
+            "name": f"gpu-{card}",
+            "attributes": {
+                "uuid": {"string": f"GPU-{at:05d}-{card}"}, "type": {"string": "gpu"}, "brand": {"string": "Nvidia"},
+                "productName": {"string": "NVIDIA A100-SXM4-80GB"}, "architecture": {"string": "Ampere"},
+                "cudaComputeCapability": {"version": "8.0.0"}, "driverVersion": {"version": "580.95.5"},
+                "resource.kubernetes.io/pcieRoot": {"string": f"pci0000:{card:02x}"},
+            },
+            "capacity": {"memory": {"value": "80Gi"}},
+        }
+        for card in range(_CARDS_PER_NODE)
+    ]  # fmt: skip
+    return {
+        "metadata": {"name": f"{name}-{_DRIVER}", "uid": f"uid-slice-{at}", "creationTimestamp": _TIME},
+        "spec": {
+            "driver": _DRIVER,
+            "nodeName": name,
+            "pool": {"name": name, "generation": 1, "resourceSliceCount": 1},
+            "devices": devices,
+        },
+    }
+
+
+def claim_object(at: int, number: int) -> dict[str, Any]:
+    """A claim that holds card `number` of node `at` for one pod."""
+    name, node = f"claim-{at}-{number}", f"node-{at:05d}"
+    request = {"name": "gpu", "exactly": {"deviceClassName": _DRIVER, "allocationMode": "ExactCount", "count": 1}}
+    result = {"request": "gpu", "driver": _DRIVER, "pool": node, "device": f"gpu-{number % _CARDS_PER_NODE}"}
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    return {
+        "metadata": {
+            "name": name, "namespace": "models", "uid": f"uid-{name}", "creationTimestamp": _TIME,
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": f"pod-{name}", "controller": True}],
+        },
+        "spec": {"devices": {"requests": [request]}},
+        "status": {
+            "allocation": {"devices": {"results": [result]}, "nodeSelector": {"nodeSelectorTerms": [term]}},
+            "reservedFor": [{"resource": "pods", "name": name, "uid": f"pod-{name}"}],
+        },
+    }  # fmt: skip
+
+
+def device_objects(nodes: int, claims_per_node: int) -> dict[str, Iterator[dict[str, Any]]]:
+    """All of them by their path; none where no node has a claim."""
+    if not claims_per_node:
+        return {calls.DEVICE_CLASSES: iter(()), calls.RESOURCE_SLICES: iter(()), calls.RESOURCE_CLAIMS: iter(())}
+    return {
+        calls.DEVICE_CLASSES: iter([class_object()]),
+        calls.RESOURCE_SLICES: (slice_object(at) for at in range(nodes)),
+        calls.RESOURCE_CLAIMS: (claim_object(at, number) for at in range(nodes) for number in range(claims_per_node)),
     }
 
 

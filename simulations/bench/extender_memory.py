@@ -15,7 +15,7 @@ from aiohttp import web
 
 from headroom.daemon.pages import serving
 from headroom.kube.client import JSON
-from simulations.bench.extender_cluster import SIZES_GIB, node_object, pod_object
+from simulations.bench.extender_cluster import SIZES_GIB, device_objects, node_object, pod_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,14 @@ tasks.run(main())
 """The daemon as in a pod: access to the API server without a kubeconfig, hence without the `kubernetes` package."""
 
 
-def measure_memory(node_count: int, pods_per_node: int) -> Footprint:
+def measure_memory(node_count: int, pods_per_node: int, claims_per_node: int = 0) -> Footprint:
     """Start the daemon against an API server of that size, wait until it is ready, and look at its memory."""
-    return asyncio.run(_measure_memory(node_count, pods_per_node))
+    return asyncio.run(_measure_memory(node_count, pods_per_node, claims_per_node))
 
 
-async def _measure_memory(node_count: int, pods_per_node: int) -> Footprint:
-    lists = {
+async def _measure_memory(node_count: int, pods_per_node: int, claims_per_node: int) -> Footprint:
+    lists: dict[str, list[bytes]] = {
+        "/api/v1/namespaces": [],
         "/api/v1/nodes": [msgspec.json.encode(node_object(at)) for at in range(node_count)],
         "/api/v1/pods": [
             msgspec.json.encode(
@@ -71,8 +72,12 @@ async def _measure_memory(node_count: int, pods_per_node: int) -> Footprint:
             for number in range(pods_per_node)
         ],
     }
+    devices = device_objects(node_count, claims_per_node) if claims_per_node else {}
+    lists |= {path: [*map(msgspec.json.encode, items)] for path, items in devices.items()}
     app = web.Application()
     app.router.add_get("/api/v1/{plural}", lambda http: _list_or_watch(http, lists[http.path]))
+    if devices:
+        app.router.add_get("/apis/resource.k8s.io/v1/{plural}", lambda http: _list_or_watch(http, lists[http.path]))
     async with serving(app, "127.0.0.1", 0) as api_port:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]

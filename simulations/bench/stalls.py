@@ -18,11 +18,12 @@ import msgspec
 from aiohttp import web
 
 from headroom.daemon import logs, tasks
+from headroom.kube import calls
 from headroom.kube.aio import AioKubeClient
 from scheduler.cluster.measured import AGENT_METRIC, AGENT_OUTSIDE_METRIC, AGENT_POD_METRIC
 from scheduler.daemon import SchedulerDaemon, listening, settle_interpreter
 from scheduler.settings import SchedulerSettings
-from simulations.bench.extender_cluster import SIZES_GIB, node_object, pod_object
+from simulations.bench.extender_cluster import SIZES_GIB, device_objects, node_object, pod_object
 from simulations.bench.stalls_api import Object, Server, served
 from simulations.bench.stalls_probe import Probe, Turn
 from simulations.bench.stalls_scenes import RUNNING_PRIORITY, SCENES
@@ -49,11 +50,18 @@ class Row:
     "--pods-per-node", type=click.IntRange(0, _CARDS), default=8, show_default=True, help="Bound pods on each."
 )
 @click.option(
+    "--claims-per-node",
+    type=click.IntRange(0, _CARDS),
+    default=0,
+    show_default=True,
+    help="Resource claims on each, and a ResourceSlice of eight devices (with --pods-per-node 0: a card goes out once).",
+)
+@click.option(
     "--budget-ms", type=float, default=50.0, show_default=True, help="Longest turn of the loop that is right."
 )
 @click.option("--only", default="", help="Only scenes with these words in their line.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
-def main(nodes: int, pods_per_node: int, budget_ms: float, only: str, path: Path | None) -> None:
+def main(nodes: int, pods_per_node: int, claims_per_node: int, budget_ms: float, only: str, path: Path | None) -> None:
     """How long anything keeps the extender's event loop: calls, pages, lists, storms, background work.
 
     The daemon runs as in a pod; API server and Prometheus are processes beside it, callers are threads. A turn's processor time counts
@@ -63,7 +71,7 @@ def main(nodes: int, pods_per_node: int, budget_ms: float, only: str, path: Path
     logs.setup(level="CRITICAL")
     settle_interpreter()
     rows: list[Row] = []
-    tasks.run(_measure(nodes, pods_per_node, budget_ms, only, rows))
+    tasks.run(_measure((nodes, pods_per_node, claims_per_node), budget_ms, only, rows))
     if path is not None:
         found = {"machine": platform.platform(), "rows": [asdict(row) for row in rows]}
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -72,7 +80,7 @@ def main(nodes: int, pods_per_node: int, budget_ms: float, only: str, path: Path
     sys.exit(1 if over else 0)
 
 
-async def _measure(nodes: int, pods_per_node: int, budget_ms: float, only: str, rows: list[Row]) -> None:
+async def _measure(size: tuple[int, int, int], budget_ms: float, only: str, rows: list[Row]) -> None:
     click.echo("| scene | amount | seconds | longest turn, CPU ms | by the clock, ms |\n|---|---|---|---|---|")
     probe = Probe()
 
@@ -87,7 +95,8 @@ async def _measure(nodes: int, pods_per_node: int, budget_ms: float, only: str, 
         mark = " **" if row.cpu_ms > budget_ms else ""
         click.echo(f"| {name} | {row.amount} | {row.seconds:.1f} | {row.cpu_ms:.1f}{mark} | {row.wall_ms:.1f} |")
 
-    with served(_api, nodes, pods_per_node) as api_url, served(_prometheus, nodes) as prometheus_url:
+    nodes = size[0]
+    with served(_api, *size) as api_url, served(_prometheus, nodes) as prometheus_url:
         kube = AioKubeClient(SimpleNamespace(host=api_url, get_api_key_with_prefix=_no_token))
         settings = SchedulerSettings(
             host="127.0.0.1", port=0, prometheus_url=prometheus_url, prometheus_timeout_seconds=60.0,
@@ -98,7 +107,8 @@ async def _measure(nodes: int, pods_per_node: int, budget_ms: float, only: str, 
             with scene("start: all nodes and pods are read") as amount:
                 while not daemon.health.ready:
                     await asyncio.sleep(0.01)
-                amount.append(f"{nodes:,} nodes, {len(daemon.pods.items()):,} pods")
+                claims = len(daemon.state.ledger.claims.holdings)
+                amount.append(f"{nodes:,} nodes, {len(daemon.pods.items()):,} pods, {claims:,} claims")
             world = World(daemon, api_url, port, nodes)
             for each in SCENES:
                 name = str(each.__doc__)
@@ -114,9 +124,14 @@ async def _no_token(_: str) -> str:
     return ""
 
 
-def _api(nodes: int, pods_per_node: int) -> web.Application:
-    bound = (_bound(at, number) for at in range(nodes) for number in range(pods_per_node))
-    return Server((node_object(at) for at in range(nodes)), bound).app()
+def _api(nodes: int, pods_per_node: int, claims_per_node: int) -> web.Application:
+    return Server(
+        {
+            calls.NODES: (node_object(at) for at in range(nodes)),
+            calls.PODS: (_bound(at, number) for at in range(nodes) for number in range(pods_per_node)),
+            **device_objects(nodes, claims_per_node),
+        }
+    ).app()
 
 
 def _bound(at: int, number: int) -> Object:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import multiprocessing.connection
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -21,21 +21,20 @@ _LONGEST_CHANGE: Final = 2**28
 
 
 class Server:
-    """Nodes and pods as JSON, by path and key, and whoever watches them."""
+    """Objects as JSON, by path and key, and whoever watches them."""
 
-    def __init__(self, nodes: Iterable[Object], pods: Iterable[Object]) -> None:
-        self._objects: dict[str, dict[str, bytes]] = {path: {} for path in (calls.NODES, calls.NAMESPACES, calls.PODS)}
-        self._watchers: dict[str, list[asyncio.Queue[bytes]]] = {
-            path: [] for path in (calls.NODES, calls.NAMESPACES, calls.PODS)
-        }
+    def __init__(self, objects: Mapping[str, Iterable[Object]]) -> None:
+        self._objects: dict[str, dict[str, bytes]] = {path: {} for path in (*objects, calls.NAMESPACES)}
+        self._watchers: dict[str, list[asyncio.Queue[bytes]]] = {path: [] for path in self._objects}
         self._version = 1
-        self._put(calls.NODES, nodes)
-        self._put(calls.PODS, pods)
+        for path, items in objects.items():
+            self._put(path, items)
 
     def app(self) -> web.Application:
         """What to serve."""
         app = web.Application(client_max_size=_LONGEST_CHANGE)
         app.router.add_get("/api/v1/{plural}", self._list_or_watch)
+        app.router.add_get("/apis/resource.k8s.io/v1/{plural}", self._list_or_watch)
         app.router.add_post("/api/v1/namespaces/{namespace}/pods/{name}/binding", self._bind)
         app.router.add_post("/api/v1/namespaces/{namespace}/pods/{name}/eviction", self._evict)
         app.router.add_post(CONTROL + "{change}", self._change)

@@ -13,7 +13,7 @@ import msgspec
 from headroom.daemon.slices import Slices
 from headroom.kube import calls
 from scheduler.cluster.pod_entry import Stage
-from simulations.bench.extender_cluster import node_object, pod_object
+from simulations.bench.extender_cluster import class_object, node_object, pod_object
 from simulations.bench.stalls_api import Object
 from simulations.bench.stalls_world import ELSEWHERE, HERE, World
 
@@ -147,6 +147,31 @@ async def nodes_listed_changed(world: World) -> str:
     return f"{len(world.names):,} nodes"
 
 
+async def claims_listed_changed(world: World) -> str:
+    """a list of all resource claims, each with a new version"""
+    await world.change("renew", calls.RESOURCE_CLAIMS)
+    await world.daemon.devices.claims.relist()
+    return f"{len(world.daemon.state.ledger.claims.holdings):,} claims"
+
+
+async def slices_listed_changed(world: World) -> str:
+    """a list of all ResourceSlices, each with a new version"""
+    await world.change("renew", calls.RESOURCE_SLICES)
+    await world.daemon.devices.slices.relist()
+    return f"{len(world.daemon.devices.slices.items()):,} slices"
+
+
+async def class_means_others(world: World) -> str:
+    """a DeviceClass that no longer serves the cards, and does again"""
+    count = len(world.daemon.devices.slices.items())
+    for condition in ("mig", "gpu") if count else ():
+        await world.change("put", calls.DEVICE_CLASSES, msgspec.json.encode([class_object(condition)]))
+        devices = world.daemon.state.devices
+        await world.until(lambda devices=devices: bool(devices.due), 5.0)  # type: ignore[misc]
+        await world.until(lambda devices=devices: not devices.due)  # type: ignore[misc]
+    return f"{count:,} nodes, twice"
+
+
 async def burst_of_pods(world: World) -> str:
     """pods created and deleted in one burst of the watch"""
     pods = await world.made(world.pod(world.size()) for _ in range(2000))
@@ -272,5 +297,8 @@ SCENES: Final[tuple[Scene, ...]] = (
     pods_listed_unchanged,
     pods_listed_changed,
     nodes_listed_changed,
+    claims_listed_changed,
+    slices_listed_changed,
+    class_means_others,
     all_pods_vanish,
 )
