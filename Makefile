@@ -78,6 +78,16 @@ fuzz-faults: $(VENV)/.dev ## Take mends of late bindings back, one by one, and p
 test-integration: $(VENV)/.dev prerequisites control-plane ## Tests on a real API server, scheduler and Prometheus
 	$(PYTEST) tests/integration -m 'not gpu'
 
+MATRIX = 1.36 1.37
+
+.PHONY: test-matrix
+test-matrix: $(VENV)/.dev prerequisites ## The same on every Kubernetes of docs/support-matrix.md (MATRIX="1.36 1.37"), built where it is not there
+	for version in $(MATRIX); do \
+		echo "--- Kubernetes $$version"; export HEADROOM_KUBERNETES=$$version; \
+		$(BIN)/python -m simulations.kwok.build && $(PYTEST) tests/integration -m 'not gpu' || failed="$$failed $$version"; \
+	done; \
+	test -z "$$failed" || { echo "failed on:$$failed"; exit 1; }
+
 .PHONY: test-node
 test-node: $(VENV)/.dev prerequisites control-plane node-programs ## Tests on a real node: kubelet, containerd, containers; needs Linux and root
 	$(PYTEST) tests/node -m 'not gpu' --durations 5

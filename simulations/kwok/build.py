@@ -6,6 +6,10 @@ kubectl, etcd, kwok, kwokctl) and kubelet and kube-proxy of a real node into
 does, and prints that folder at the end. Outside the checkout, so that a clean clone reuses it; keyed by the hash, so that a
 changed pin is a new folder and never a mixture. From nothing: 8 minutes on two cores; when the folder is there: no time at
 all. `simulations.node.build` builds containerd in the same way.
+
+`HEADROOM_KUBERNETES=1.37` makes it another version of Kubernetes, for which `tools/kubernetes/` has the pins (written by
+`tools/kubernetes/pin.py`), here and for whoever starts a cluster. etcd and kwok stay those of the usual build, and a real node's
+programs are not built.
 """
 
 import fcntl
@@ -28,6 +32,9 @@ from headroom.errors import HeadroomError
 
 TOOLS: Final = Path(__file__).resolve().parents[2] / "tools"
 _KUBERNETES: Final = "v1.36.3"
+_OTHER_KUBERNETES: Final = {"1.34": "v1.34.4", "1.37": "v1.37.2"}
+"""Those that can be built besides, by what `HEADROOM_KUBERNETES` names."""
+_VERSION_VARIABLE: Final = "HEADROOM_KUBERNETES"
 _PROGRESS_SECONDS: Final = 5.0
 _FAILURE_LINES: Final = 30
 
@@ -48,6 +55,14 @@ class Programs:
     """The make target that builds them."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Go names a binary after the last element of its package: what that gives -> the name that it should have."""
+    borrowed: tuple[str, ...] = ()
+    """Those that are taken from the usual control plane."""
+
+
+def _version_flags(kubernetes: str) -> str:
+    major, minor, _ = kubernetes.removeprefix("v").split(".")
+    values = {"gitVersion": kubernetes, "gitMajor": major, "gitMinor": minor}
+    return "-s -w" + "".join(f" -X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
 
 
 CONTROL_PLANE: Final = Programs(
@@ -65,16 +80,30 @@ CONTROL_PLANE: Final = Programs(
         "kubelet",
         "kube-proxy",
     ),
-    linker_flags=(
-        "-s -w"
-        f" -X k8s.io/component-base/version.gitVersion={_KUBERNETES}"
-        " -X k8s.io/component-base/version.gitMajor=1"
-        " -X k8s.io/component-base/version.gitMinor=36"
-        " -X sigs.k8s.io/kwok/pkg/consts.Version=v0.8.0"
-    ),
+    linker_flags=f"{_version_flags(_KUBERNETES)} -X sigs.k8s.io/kwok/pkg/consts.Version=v0.8.0",
     make="make control-plane",
     renamed={"server": "etcd"},
 )
+
+
+def control_plane() -> Programs:
+    """The usual control plane, or the one of the Kubernetes that `HEADROOM_KUBERNETES` names. Raises BuildError."""
+    named = os.environ.get(_VERSION_VARIABLE, "")
+    if not named or _KUBERNETES.startswith(f"v{named}."):
+        return CONTROL_PLANE
+    kubernetes = _OTHER_KUBERNETES.get(named)
+    if kubernetes is None:
+        known = ", ".join(sorted([*_OTHER_KUBERNETES, _KUBERNETES[1:].rpartition(".")[0]]))
+        raise BuildError(f"{_VERSION_VARIABLE}: {named!r}: the versions that can be built are {known}")
+    return Programs(
+        name="control-plane",
+        what=f"the control plane (Kubernetes {kubernetes})",
+        module=TOOLS / "kubernetes" / f"v{named}",
+        binaries=("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"),
+        linker_flags=_version_flags(kubernetes),
+        make=f"make control-plane {_VERSION_VARIABLE}={named}",
+        borrowed=("etcd", "kwok", "kwokctl"),
+    )
 
 
 class BuildError(HeadroomError):
@@ -87,8 +116,9 @@ def cache_root() -> Path:
     return Path(configured) if configured else Path.home() / ".cache" / "headroom"
 
 
-def binaries_folder(programs: Programs = CONTROL_PLANE) -> Path:
+def binaries_folder(programs: Programs | None = None) -> Path:
     """Where the binaries of the present pins belong, built or not. Raises BuildError outside a checkout."""
+    programs = programs or control_plane()
     pins = programs.module / "go.sum"
     try:
         digest = hashlib.sha256(pins.read_bytes()).hexdigest()
@@ -97,21 +127,24 @@ def binaries_folder(programs: Programs = CONTROL_PLANE) -> Path:
     return cache_root() / programs.name / digest[:16]
 
 
-def is_built(folder: Path, programs: Programs = CONTROL_PLANE) -> bool:
+def is_built(folder: Path, programs: Programs | None = None) -> bool:
     """Whether every binary is there."""
-    return all(os.access(folder / name, os.X_OK) for name in programs.binaries)
+    programs = programs or control_plane()
+    return all(os.access(folder / name, os.X_OK) for name in (*programs.binaries, *programs.borrowed))
 
 
-def find_binaries(programs: Programs = CONTROL_PLANE) -> Path:
+def find_binaries(programs: Programs | None = None) -> Path:
     """The folder of built binaries. Raises BuildError when they have not been built."""
+    programs = programs or control_plane()
     folder = binaries_folder(programs)
     if not is_built(folder, programs):
         raise BuildError(f"{programs.what} is not in {folder}: run `{programs.make}` first")
     return folder
 
 
-def build(report: Callable[[str], None] = print, programs: Programs = CONTROL_PLANE) -> Path:
+def build(report: Callable[[str], None] = print, programs: Programs | None = None) -> Path:
     """The folder of binaries, built now if it is not there. `report` gets a line every few seconds. Raises BuildError."""
+    programs = programs or control_plane()
     folder = binaries_folder(programs)
     if is_built(folder, programs):
         return folder
@@ -122,10 +155,11 @@ def build(report: Callable[[str], None] = print, programs: Programs = CONTROL_PL
             f"(https://go.dev/dl), or put released binaries ({', '.join(programs.binaries)}) into {folder}. "
             "`make demo` and `make test-unit` need neither."
         )
+    usual = build(report, CONTROL_PLANE) if programs.borrowed else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder.parent / "build.lock", report):
         if not is_built(folder, programs):  # another builder may have finished while this one waited
-            _build_into(go, folder, programs, report)
+            _build_into(go, folder, programs, report, usual)
     return folder
 
 
@@ -140,7 +174,9 @@ def _exclusive(path: Path, report: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _build_into(go: str, folder: Path, programs: Programs, report: Callable[[str], None]) -> None:
+def _build_into(
+    go: str, folder: Path, programs: Programs, report: Callable[[str], None], usual: Path | None = None
+) -> None:
     """Compile next to `folder` and rename, so that the folder is whole or absent."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
         target = Path(temporary) / "bin"
@@ -153,6 +189,9 @@ def _build_into(go: str, folder: Path, programs: Programs, report: Callable[[str
         missing = [name for name in programs.binaries if not os.access(target / name, os.X_OK)]
         if missing:
             raise BuildError(f"go build ended well but made no {', '.join(missing)}")
+        if usual is not None:
+            for name in programs.borrowed:
+                shutil.copy2(usual / name, target / name)
         if folder.exists():
             shutil.rmtree(folder)
         target.rename(folder)
@@ -206,7 +245,7 @@ def _show(
             next_report = time.monotonic() + _PROGRESS_SECONDS
 
 
-def main(programs: Programs = CONTROL_PLANE) -> int:
+def main(programs: Programs | None = None) -> int:
     """Build, and print the folder."""
     try:
         folder = build(lambda text: print(text, flush=True), programs)

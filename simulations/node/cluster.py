@@ -29,7 +29,7 @@ from agent.pods.podresources import PodResources
 from agent.pods.reconcile import Device
 from simulations.kwok import control_plane
 from simulations.kwok.api import Api
-from simulations.kwok.build import find_binaries
+from simulations.kwok.build import CONTROL_PLANE, find_binaries
 from simulations.kwok.process import Component, Reaper, free_port
 from simulations.kwok.prometheus import PrometheusServer
 from simulations.kwok.running import READY_SECONDS, RunningCluster
@@ -73,7 +73,7 @@ class NodeCluster(RunningCluster):
     @classmethod
     def start(cls, *, cards: int = 2, labels: str = "headroom.dev/agent=true", prometheus: bool = False) -> Self:
         """Start everything and wait until the node is Ready. Raises BuildError, ComponentError, ClusterError."""
-        binaries, node_binaries = find_binaries(), find_binaries(NODE)
+        binaries, node_binaries = find_binaries(CONTROL_PLANE), find_binaries(NODE)
         cluster = cls(Path(tempfile.mkdtemp(prefix="headroom-node-")), binaries, node_binaries, cards)
         try:
             cluster._launch_containerd()

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from simulations.kwok.build import CONTROL_PLANE, BuildError, binaries_folder, build, find_binaries, is_built
+from simulations.kwok.build import (
+    CONTROL_PLANE,
+    BuildError,
+    binaries_folder,
+    build,
+    control_plane,
+    find_binaries,
+    is_built,
+)
 from simulations.node.build import NODE
 
 MAKES_EVERYTHING = """#!/bin/sh
@@ -34,6 +42,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "runs"
     monkeypatch.setenv("HEADROOM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LOG", str(path))
+    monkeypatch.delenv("HEADROOM_KUBERNETES", raising=False)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     return path
 
@@ -53,6 +62,36 @@ def test_builds_every_binary_under_its_own_name(log: Path, tmp_path: Path, monke
     assert find_binaries() == folder
     build(lambda _: None)
     assert log.read_text() == "run\n", "what is there is not built again"
+
+
+def test_another_kubernetes_has_a_folder_of_its_own_and_borrows_the_rest(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_go(monkeypatch, tmp_path, MAKES_EVERYTHING)
+    usual = binaries_folder()
+    monkeypatch.setenv("HEADROOM_KUBERNETES", "1.37")
+    folder = build(lambda _: None)
+    assert folder != usual
+    assert (folder / "kwok").read_text() == (usual / "kwok").read_text()
+    assert find_binaries() == folder
+    assert log.read_text() == "run\nrun\n", "the usual one is built for what is borrowed"
+
+
+@pytest.mark.usefixtures("log")
+@pytest.mark.parametrize("named", ["", "1.36"])
+def test_the_usual_kubernetes_by_its_name(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("HEADROOM_KUBERNETES", named)
+    assert control_plane() is CONTROL_PLANE
+
+
+@pytest.mark.usefixtures("log")
+@pytest.mark.parametrize("named", ["1.33", "v1.37", "latest"])
+def test_a_kubernetes_that_cannot_be_built_is_refused(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("HEADROOM_KUBERNETES", named)
+    with pytest.raises(
+        BuildError, match=f"HEADROOM_KUBERNETES: '{named}': the versions that can be built are 1.34, 1.36, 1.37"
+    ):
+        find_binaries()
 
 
 def test_two_builders_at_once_build_once(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
