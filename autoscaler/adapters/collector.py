@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from autoscaler.adapters.custom_queries import CustomQueries
@@ -46,8 +46,11 @@ class Collector:
         self._one_large = asyncio.Lock()
         self._log = get_logger(__name__)
 
-    async def collect(self, plan: Plan) -> Snapshot:
-        """Ask everything in `plan`. Never raises for lack of an answer: `Snapshot.errors` says what is missing."""
+    async def collect(self, plan: Plan, lacking: Collection[str] = ()) -> Snapshot:
+        """Ask everything in `plan`. Never raises for lack of an answer: `Snapshot.errors` says what is missing.
+
+        `lacking` are names that some target's pods did not export lately: what there is in their place is asked now and then.
+        """
         builder = SnapshotBuilder(self._wall_clock(), plan.facts, (self._short, self._long), self._jobs)
         snapshot = builder.snapshot
         fixed = {group: query for group, query in plan.queries.items() if group not in plan.custom}
@@ -61,7 +64,7 @@ class Collector:
         _say_unreachable(snapshot)
         await asyncio.to_thread(builder.finish)
         snapshot.scrapes = self._scrapes.note(snapshot.scrapes, snapshot.clock_seconds)
-        snapshot.hints = await self._look_for_others(plan, snapshot)
+        snapshot.hints = await self._look_for_others(absent.unknown_names(plan, snapshot, lacking))
         if new := snapshot.jobs_left_out - self._jobs_left_out:
             self._jobs_left_out |= new
             self._log.warning("jobs_not_believed", jobs=sorted(new), setting="device_jobs")
@@ -85,13 +88,12 @@ class Collector:
                 if group == CLOCK and not alive.done():
                     alive.set_result(CLOCK not in builder.snapshot.errors)
 
-    async def _look_for_others(self, plan: Plan, snapshot: Snapshot) -> dict[str, str]:
-        """What there is in place of names of which nothing was found; asked for now and then, and only where it may be answered."""
-        unknown = absent.unknown_names(plan, snapshot)
+    async def _look_for_others(self, unknown: Sequence[str]) -> dict[str, str]:
+        """What there is in place of these names; asked for now and then, and only where it may be answered."""
         now = self._wall_clock()
         due = not 0 <= now - self._hints_at < _HINTS_SECONDS
-        if unknown and (due or not unknown <= self._hints_of):
-            self._hints_at, self._hints_of = now, unknown
+        if unknown and (due or not self._hints_of.issuperset(unknown)):
+            self._hints_at, self._hints_of = now, frozenset(unknown)
             self.queries_asked += 1
             try:
                 answer = await self._source.ask(absent.question(unknown))

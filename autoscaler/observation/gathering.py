@@ -91,6 +91,8 @@ class Gatherer:
         self._scrapes = {pod.name: self.look_up([snapshot.scrapes], pod) for pod in (*ready, *others)}
         self._bounds = {name: fresh_seconds(scrape, settings.stale_seconds) for name, scrape in self._scrapes.items()}
         self._doubts = {pod.name: doubt for pod in (*ready, *others) if (doubt := self._doubt(pod))}
+        self.absent: set[str] = set()
+        """Names that were looked for and that none of these pods exports."""
         self.idle: frozenset[str] = frozenset()
         """Pods whose requests count as none (`stillness`)."""
 
@@ -239,9 +241,10 @@ class Gatherer:
         if newest == float("inf"):
             newest = self._last_scraped()
         if newest == float("inf"):
+            self.absent.update(metric.names)
             text = absent.words(metric, self.snapshot, self.ready)
             if self.engine.before is not Before.EVERYTHING:
-                text += f"; {self.engine.name} exports it with its first request"
+                text += f"; no request yet, or not scraped ({self.engine.name} exports it with its first request)"
             return Gathered(Freshness.EMPTY, {}, detail=text)
         old = f"{newest:.0f} s old" if newest > 0 else f"{-newest:.0f} s in the future"
         text = f"the newest sample of {' or '.join(metric.names)} is {old}"
@@ -293,7 +296,7 @@ class Gatherer:
     def _idle_words(self) -> str:
         names = sorted(self.idle)
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"{names[0]}{more} idles: no token and no change of its requests for minutes, whatever its gauges say"
+        return f"{names[0]}{more} counted as idle: no token and no change of the requests inside for minutes"
 
 
 def plus(one: Gathered, other: Gathered) -> Gathered:

@@ -116,6 +116,10 @@ class Observer:
         """Of the pod that was scraped the longest ago; 0: not known."""
         return self._facts.age()
 
+    def absent(self) -> frozenset[str]:
+        """Names that were looked for and that no pod exports, though pods are ready."""
+        return frozenset(self._facts.absent)
+
     def is_silent(self) -> bool:
         """Whether a pod that should report was not scraped lately."""
         return bool(self._target.engine.metrics((*GAUGE_FACTS, *COUNTER_FACTS))) and self._facts.silent()
@@ -258,7 +262,7 @@ class Observer:
             gathered = self._facts.rates(metric).gathered
             if gathered.state is not Freshness.FRESH:
                 return f"a token has no price: {gathered.detail}"
-            if gathered.total <= 0:
+            if gathered.total <= 0 and self._facts.rates(engine.finished).gathered.total > 0:
                 return f"a token has no price: {metric.names[0]} does not grow, as with one output token a request"
         return "a token has no price yet"
 
@@ -331,7 +335,9 @@ class Observer:
         if not reporting:
             if doubts:
                 return Reading(signal.name, doubts[0].state, detail=doubts[0].text)
-            return Reading(signal.name, Freshness.EMPTY, detail=absent.words(_bucketed(metric), snapshot, self.ready))
+            buckets_of = _bucketed(metric)
+            facts.absent.update(buckets_of.names)
+            return Reading(signal.name, Freshness.EMPTY, detail=absent.words(buckets_of, snapshot, self.ready))
         value = quantile(merge_buckets(found.values()), signal.quantile) * metric.scale
         overdue = len(facts.expected - found.keys())
         if overdue > reporting:

@@ -66,7 +66,7 @@ class Outlook:
         counters = max(long_seconds + LATENESS_SECONDS, 3 * apart)
         return Windows(
             max(gauges + LATENESS_SECONDS, looked if self.search else 0.0),
-            counters + LATENESS_SECONDS,
+            max(counters + LATENESS_SECONDS, FIRST_LOOK_SECONDS if self.first else 0.0),
             max(long_seconds, counters if apart > long_seconds / 3 else 0.0),
         )
 

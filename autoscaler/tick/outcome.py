@@ -31,6 +31,8 @@ class Outcome:
     """Of the pod that was scraped the longest ago."""
     silent: bool = False
     """Whether a pod that should report was not scraped lately."""
+    absent: frozenset[str] = frozenset()
+    """Names of metrics that none of its pods exports."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Signals whose query Prometheus cannot read, and what it says."""
     rival: str = ""

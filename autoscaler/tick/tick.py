@@ -111,6 +111,8 @@ class Loop:
         self.prometheus_away = ""
         """Why Prometheus gives no answer at all; empty while it does."""
         self._outlook = Outlook()
+        self._absent: frozenset[str] = frozenset()
+        """Names of metrics that some target's pods did not export in the last tick."""
         self._reporter = Reporter(
             actuator,
             metrics,
@@ -143,6 +145,7 @@ class Loop:
             any(outcome.silent for outcome in seen),
             now,
         )
+        self._absent = frozenset[str]().union(*(outcome.absent for outcome in seen))
         await self._ask_for_room(outcomes.values(), now)
         self._share_budgets(outcomes.values())
         for outcome in outcomes.values():
@@ -168,7 +171,7 @@ class Loop:
         settings, collector = self._settings, self._collector
         windows = self._outlook.windows(settings.stale_seconds, settings.long_mean_seconds)
         asked = collector.queries_asked
-        snapshot = await collector.collect(plan(targets, windows))
+        snapshot = await collector.collect(plan(targets, windows), self._absent)
         self._metrics.queries.inc(collector.queries_asked - asked)
         self._metrics.query_failures.inc(len(snapshot.errors))
         self._note_prometheus(snapshot.errors.get(CLOCK, ""))
@@ -218,7 +221,7 @@ class Loop:
             target, resource, memory, own, workload, observation, memory.state, decision,
             observer.in_flight() if lowering else {},
             scrape_seconds=observer.spacing_seconds(), scrape_age_seconds=observer.scrape_age_seconds(),
-            silent=observer.is_silent(),
+            silent=observer.is_silent(), absent=observer.absent(),
             rival=rival, yields=now < memory.others.yields_until,
             unreadable={name: text for (key, name), text in snapshot.unreadable.items() if key == target.key},
         )  # fmt: skip

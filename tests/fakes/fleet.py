@@ -21,6 +21,7 @@ from autoscaler.observation.cluster.workloads import WorkloadDecoder
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.outcome import Outcome
 from headroom.kube.client import NotFound
+from headroom.prometheus.series import Source
 from headroom.wire import encode
 from tests.fakes.scraping import Exposes, ScrapedPrometheus, Target
 
@@ -81,16 +82,24 @@ class Kube:
 class Fleet:
     """A daemon and all that it looks at."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.now = START
-        self.kube, self.prometheus = Kube(), ScrapedPrometheus(START)
+    def __init__(
+        self,
+        prometheus: ScrapedPrometheus | None = None,
+        *,
+        source: Source | None = None,
+        start: float = START,
+        **settings: Any,
+    ) -> None:
+        """`source` answers in place of the model; `start` is where the clocks begin."""
+        self.now, self._long_ago = start, start - 10_000
+        self.kube, self.prometheus = Kube(), prometheus or ScrapedPrometheus(start)
         self.kube.changed = self._rescaled
         flags: dict[str, Any] = {"extender_url": "", "keda": False, **settings}
         self.daemon = AutoscalerDaemon(
             self.kube,  # type: ignore[arg-type]
             AutoscalerSettings(**flags),
             alone=True,
-            source=self.prometheus,
+            source=source or self.prometheus,
             monotonic=lambda: self.now,
             unix_clock=lambda: self.now,
         )
@@ -122,6 +131,12 @@ class Fleet:
         self.kube.replicas[path] = replicas
         self._show(path)
 
+    def rescale(self, replicas: int) -> None:
+        """Somebody else changes the count of the only workload."""
+        path = next(iter(self.kube.replicas))
+        self.kube.replicas[path] = replicas
+        self._rescaled(path, replicas)
+
     def _rescaled(self, path: str, replicas: int) -> None:
         body = self._workloads[path]
         body["spec"]["replicas"] = replicas
@@ -137,11 +152,12 @@ class Fleet:
         self.world.on_workload("MODIFIED", f"default/{workload.name}", workload)
 
     def pod(
-        self, name: str, owner: str = "llm", *, ip: str = "", ready: bool = True, ready_at: float = LONG_AGO,
+        self, name: str, owner: str = "llm", *, ip: str = "", ready: bool = True, ready_at: float | None = None,
         labels: Mapping[str, str] | None = None, owners: list[dict[str, Any]] | None = None, node: str = "n",
         metadata: Mapping[str, Any] | None = None, **status: Any,
     ) -> None:  # fmt: skip
         """A pod of a Deployment, ready for long."""
+        ready_at = self._long_ago if ready_at is None else ready_at
         created = stamp(ready_at - 60)
         conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": created}]
         if ready:

@@ -19,6 +19,9 @@ Value = float | Callable[[float], float]
 Exposed = Iterable[tuple[str, dict[str, str], float]]
 """(name, labels, value)."""
 Exposes = Callable[[float], Exposed]
+Key = tuple[tuple[str, str], ...]
+"""Labels of a series, `__name__` among them."""
+KEPT_SECONDS = 900.0
 
 
 def at(value: Value, time: float) -> float:
@@ -110,21 +113,27 @@ class Target:
     """Whether it does not answer at a time."""
     honor_labels: bool = False
     without_up: bool = False
-    _kept: dict[float, list[tuple[tuple[tuple[str, str], ...], float]]] = field(default_factory=dict)
+    _series: dict[Key, list[tuple[float, float]]] = field(default_factory=dict)
+    _scraped_to: float = -math.inf
 
-    def scrapes(
-        self, start: float, end: float
-    ) -> Iterator[tuple[float, list[tuple[tuple[tuple[str, str], ...], float]]]]:
-        """(time, samples) of the scrapes after `start` up to `end`, oldest first."""
-        number = math.floor((max(start, self.since) - self.phase) / self.every) + 1
+    def series(self, end: float) -> dict[Key, list[tuple[float, float]]]:
+        """Samples of the last quarter of an hour or so up to `end` by series, oldest first; later ones may be there."""
+        begin = max(self._scraped_to, self.since - 1e-6, end - KEPT_SECONDS)
+        number = math.floor((begin - self.phase) / self.every) + 1
         while (time := number * self.every + self.phase) <= min(end, self.until):
-            if time not in self._kept:
-                self._kept[time] = self._scrape(time)
-            yield time, self._kept[time]
+            for key, value in self._scrape(time):
+                self._series.setdefault(key, []).append((time, value))
+            self._scraped_to = time
             number += 1
-        self._kept = {time: samples for time, samples in self._kept.items() if time > start - 1000}
+        if number % 64 == 0:
+            kept = {
+                key: [point for point in points if point[0] > end - KEPT_SECONDS]
+                for key, points in self._series.items()
+            }
+            self._series = {key: points for key, points in kept.items() if points}
+        return self._series
 
-    def _scrape(self, time: float) -> list[tuple[tuple[tuple[str, str], ...], float]]:
+    def _scrape(self, time: float) -> list[tuple[Key, float]]:
         down = self.down(time)
         samples = [] if down else [(self._merged(name, labels), value) for name, labels, value in self.exposes(time)]
         if not self.without_up:
@@ -132,7 +141,7 @@ class Target:
             samples += [(_frozen({**self.labels, "__name__": name}), value) for name, value in about.items()]
         return samples
 
-    def _merged(self, name: str, labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    def _merged(self, name: str, labels: dict[str, str]) -> Key:
         merged = {**self.labels, "__name__": name}
         for label, value in labels.items():
             if self.honor_labels or label not in self.labels:
@@ -142,7 +151,7 @@ class Target:
         return _frozen({label: value for label, value in merged.items() if value})
 
 
-def _frozen(labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
+def _frozen(labels: dict[str, str]) -> Key:
     return tuple(sorted(labels.items()))
 
 
@@ -177,6 +186,7 @@ class ScrapedPrometheus:
     asked: list[str] = field(default_factory=list)
     fault: Exception | None = None
     """Raised at every query."""
+    _wanted: dict[str, dict[Key, bool]] = field(default_factory=dict)
 
     async def query(self, promql: str) -> Answered:
         return await self.ask(promql)
@@ -189,11 +199,9 @@ class ScrapedPrometheus:
         if promql == "vector(time())":
             return Answered([Series({}, ((now, now),))])
         if match := re.fullmatch(r'\{__name__=~"([^"]+)"\}\[(\d+)s\]', promql):
-            return Answered(self._range(set(match.group(1).split("|")), float(match.group(2))), self.warnings)
+            return Answered(self._range(re.compile(match.group(1)), float(match.group(2))), self.warnings)
         if "_bucket[" in promql:
             return Answered(self._buckets(promql), self.warnings)
-        if match := re.fullmatch(r'count by \(__name__\) \(\{__name__=~"([^"]+)"\}\)', promql):
-            return Answered(self._counted(re.compile(match.group(1).replace("\\\\", "\\"))))
         return self._custom(promql)
 
     async def close(self) -> None:
@@ -201,21 +209,26 @@ class ScrapedPrometheus:
 
     # Answers
 
-    def series(
-        self, wanted: Callable[[str], bool], seconds: float
-    ) -> dict[tuple[tuple[str, str], ...], list[tuple[float, float]]]:
-        """Samples of the last so many seconds by labels."""
-        end = self.now - self.late
-        found: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
+    def series(self, wanted: re.Pattern[str], seconds: float) -> dict[Key, list[tuple[float, float]]]:
+        """Samples of the last so many seconds by series."""
+        start, end = self.now - seconds, self.now - self.late
+        found: dict[Key, list[tuple[float, float]]] = {}
         for target in self.targets:
-            for time, samples in target.scrapes(self.now - seconds, end):
-                for labels, value in samples:
-                    if wanted(dict(labels)["__name__"]):
-                        found.setdefault(labels, []).append((time + self.ahead, value))
+            for key, points in target.series(self.now).items():
+                if self._wants(wanted, key):
+                    seen = [(time + self.ahead, value) for time, value in points if start < time <= end]
+                    if seen:
+                        found.setdefault(key, []).extend(seen)
         return found
 
-    def _range(self, names: set[str], seconds: float) -> Iterator[Series]:
-        for labels, points in self.series(lambda name: name in names, seconds).items():
+    def _wants(self, wanted: re.Pattern[str], key: Key) -> bool:
+        known = self._wanted.setdefault(wanted.pattern, {})
+        if key not in known:
+            known[key] = wanted.fullmatch(dict(key)["__name__"]) is not None
+        return known[key]
+
+    def _range(self, names: re.Pattern[str], seconds: float) -> Iterator[Series]:
+        for labels, points in self.series(names, seconds).items():
             finite = tuple(sorted(point for point in points if math.isfinite(point[1])))
             if finite:
                 yield Series(dict(labels), finite)
@@ -224,22 +237,14 @@ class ScrapedPrometheus:
         pattern = r'sum by \(([^)]*)\) \(rate\(([\w:]+)_bucket\[(\d+)s\]\)\), "headroom_query", "([^"]+)"'
         for by, name, seconds, tag in re.findall(pattern, promql):
             kept = by.split(", ")
-            sums: dict[tuple[tuple[str, str], ...], float] = {}
-            for labels, points in self.series(f"{name}_bucket".__eq__, float(seconds)).items():
+            sums: dict[Key, float] = {}
+            for labels, points in self.series(re.compile(f"{name}_bucket"), float(seconds)).items():
                 if len(points) > 1 and points[-1][0] > points[0][0]:
                     group = tuple((label, value) for label, value in labels if label in kept)
                     rate = (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
                     sums[group] = sums.get(group, 0.0) + rate
             for group, rate in sums.items():
                 yield Series({**dict(group), "headroom_query": tag}, ((self.now, rate),))
-
-    def _counted(self, pattern: re.Pattern[str]) -> Iterator[Series]:
-        counts: dict[str, int] = {}
-        for labels in self.series(lambda name: pattern.fullmatch(name) is not None, 300.0):
-            name = dict(labels)["__name__"]
-            counts[name] = counts.get(name, 0) + 1
-        for name, count in counts.items():
-            yield Series({"__name__": name}, ((self.now, float(count)),))
 
     def _custom(self, promql: str) -> Answered:
         found = Answered(warnings=self.warnings)

@@ -213,7 +213,8 @@ def _queue_ceiling(supply: Supply, law: LawConstants) -> int:
 def _capped(turn: Turn, signal: SignalSpec, reading: Reading) -> tuple[int, int]:
     """A share that cannot pass 1: above the target it asks for a step beyond the supply, whatever its height."""
     tolerance_up, _ = _tolerances(turn, turn.law.tolerance)
-    low = _share_low(turn, signal.target, reading)
+    # Pods that do not report count as busy: that may keep replicas, and asks for none.
+    low = min(_share_low(turn, signal.target, reading), turn.supply.replicas)
     if reading.value / signal.target <= 1 + tolerance_up and reading.value < turn.law.gauge_full:
         return low, low
     return _step(turn), turn.supply.replicas

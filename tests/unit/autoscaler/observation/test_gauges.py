@@ -85,7 +85,9 @@ class TestBeforeTheFirstRequest:
             fleet.scrape(pod, nothing, target={"down": lambda time: True})
         fleet.object(engine="tgi", signals=None)
         assert await fleet.tick(60) == [4] * 60
-        assert "tgi exports it with its first request" in fleet.signal("work")["message"]
+        assert (
+            "no request yet, or not scraped (tgi exports it with its first request)" in fleet.signal("work")["message"]
+        )
 
     async def test_a_sidecar_that_answers_does_not_speak_for_the_engine(self, fleet: Fleet) -> None:
         for pod in fleet.pods():
@@ -145,7 +147,7 @@ class TestStandingStill:
         trail = await fleet.tick(120)
         assert trail[:20] == [4] * 20  # five minutes
         assert trail[-1] == 1
-        assert "idles: no token and no change of its requests" in str(fleet.status())
+        assert "counted as idle: no token and no change" in str(fleet.status())
 
     async def test_until_then_it_hangs_and_is_held(self, fleet: Fleet) -> None:
         for pod in fleet.pods():
@@ -361,7 +363,10 @@ class TestPrefillPool:
         assert (min(trail), trail[-1] > 4) == (4, True)
 
     async def test_why_a_token_has_no_price_is_said(self, fleet: Fleet) -> None:
-        rates = {"prompt_tokens_total": 2000, "generation_tokens_total": 5, "inter_token_latency_seconds_count": 0}
+        rates = {
+            "prompt_tokens_total": 2000, "generation_tokens_total": 5, "inter_token_latency_seconds_count": 0,
+            "e2e_request_latency_seconds_count": 5,
+        }  # fmt: skip
         counters = {f"vllm:{name}": grows(rate, LONG_AGO) for name, rate in rates.items()}
         for pod in fleet.pods():
             fleet.scrape(pod, together(vllm(2.0, kv_cache=0.1), exposition(counters, engine="0", model_name="m")))

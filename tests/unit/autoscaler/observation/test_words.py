@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from autoscaler.observation.absent import hints, question
-from headroom.prometheus.answer import Series
+from headroom.prometheus.answer import OddSeries, Series
 from tests.fakes.fleet import START, Fleet
-from tests.fakes.scraping import Value, exposition, grows, refused, together, vllm
+from tests.fakes.scraping import Answered, Value, exposition, grows, refused, together, vllm
 
 LONG_AGO = START - 5000
 
@@ -55,6 +55,14 @@ class TestNoPodExports:
             in message
         )
 
+    async def test_it_is_found_beside_pods_that_keep_the_published_names(self, fleet: Fleet) -> None:
+        for pod in fleet.pods():
+            fleet.scrape(pod, vllm(15.0, prefix="kserve_vllm:"))
+        fleet.scrape("other-7", vllm(1.0))
+        fleet.object()
+        await fleet.tick(6)
+        assert 'metricNames {"vllm:*": "kserve_vllm:*"} would read them' in fleet.wish().detail
+
     @pytest.mark.parametrize("where", ["object", "installation"])
     async def test_a_map_of_names_reads_them(self, where: str) -> None:
         fleet = Fleet(metric_names=("vllm:*=kserve_vllm:*",) if where == "installation" else ())
@@ -93,7 +101,7 @@ class TestNoPodExports:
         fleet.pods()
         fleet.object()
         await fleet.tick(30)
-        assert len([query for query in fleet.prometheus.asked if query.startswith("count by")]) <= 3
+        assert len([query for query in fleet.prometheus.asked if query.endswith("[300s]")]) <= 3
 
     async def test_a_server_that_refuses_the_question_changes_nothing(self, fleet: Fleet) -> None:
         fleet.pods()
@@ -101,7 +109,7 @@ class TestNoPodExports:
         ask = fleet.prometheus.ask
 
         async def asked(promql: str, timeout_seconds: float | None = None) -> Any:
-            if promql.startswith("count by"):
+            if promql.endswith("[300s]"):
                 raise refused("=~ is an unsupported matchtype for the __name__ label")
             return await ask(promql)
 
@@ -178,13 +186,33 @@ async def test_pods_that_are_overloaded_and_not_ready_say_so(fleet: Fleet) -> No
     assert "are not ready, 1040 requests are inside: they are overloaded" in text
 
 
-def test_the_question_asks_for_similar_names() -> None:
+def test_the_question_asks_for_usual_names_and_for_whatever_ends_alike() -> None:
     promql = question(["vllm:prompt_tokens_total", "tgi_queue_size"])
-    assert promql == (
-        'count by (__name__) ({__name__=~".*(tgi_queue_size|vllm[:_]prompt_tokens)(_total|_sum|_count|_bucket)?"})'
-    )
+    names = promql.removeprefix('{__name__=~"').removesuffix('"}[300s]').split("|")
+    assert {
+        "vllm_prompt_tokens",
+        "kserve_vllm:prompt_tokens_total",
+        "ray_vllm_prompt_tokens_total",
+        "kserve_tgi_queue_size",
+    } < {*names}
+    assert ".*(vllm[:_]prompt_tokens|tgi_queue_size)(_total|_sum|_count|_bucket)?" in promql
+
+
+def test_one_name_found_says_how_the_others_are_read() -> None:
+    there = Answered([Series({"__name__": "llmd_vllm:num_requests_running"}, ((START, 3.0),))])
+    found = hints(["vllm:num_requests_running", "vllm:kv_cache_usage_perc"], there)
+    assert 'metricNames {"vllm:*": "llmd_vllm:*"} would read them' in found["vllm:kv_cache_usage_perc"]
 
 
 def test_a_name_of_its_own_is_no_hint() -> None:
-    there = [Series({"__name__": name}, ((START, 3.0),)) for name in ("vllm:prompt_tokens_total", "other")]
+    there = Answered(Series({"__name__": name}, ((START, 3.0),)) for name in ("vllm:prompt_tokens_total", "other"))
     assert hints(["vllm:prompt_tokens_total"], there) == {}
+
+
+def test_a_native_histogram_holds_no_number_and_is_found() -> None:
+    there = Answered()
+    there.odd.append(OddSeries({"__name__": "vllm:time_to_first_token_seconds"}, "a native histogram"))
+    assert (
+        "as a native histogram"
+        in hints(["vllm:time_to_first_token_seconds_bucket"], there)["vllm:time_to_first_token_seconds_bucket"]
+    )
