@@ -198,11 +198,11 @@ class AgentMetrics(Collector):
 
         energy = family("energy_joules", "Energy drawn, by how it is known.", "source")
         idle = family("idle_energy_joules", "Idle energy of what nobody reserved.", "source")
-        outside = family("unattributed_energy_joules", "Energy that no pod can be charged with.", "source")
+        outside = family("unattributed_energy_joules", "Energy used by processes outside all pods.", "source")
         observed = family("observed_seconds", "Time under observation, by how its energy is known.", "energy")
         unreserved = family("unreserved_seconds", "Card time that nobody reserved.")
         busy = family("busy_seconds", "Card time with kernels running.")
-        outside_busy = family("unattributed_busy_seconds", "Card time with kernels running that are no pod's.")
+        outside_busy = family("unattributed_busy_seconds", "Card time with kernels of processes outside all pods.")
         for card_id, book in sorted(self._account.cards.items()):
             place = (self._node, card_id, book.model)
             for source in _KNOWN_SOURCES:
@@ -216,7 +216,7 @@ class AgentMetrics(Collector):
             outside_busy.add_metric(place, book.unattributed_busy_milliseconds / 1000)
         yield from (energy, idle, outside, observed, unreserved, busy, outside_busy)
         for name, text, value in (
-            ("counter_resets", "Energy counters that went back or leapt.", self._account.counter_resets),
+            ("counter_resets", "Energy counters that went back or jumped.", self._account.counter_resets),
             ("clock_anomalies", "Intervals of no or negative length.", self._account.clock_anomalies),
             ("gaps", "Intervals too long to say who used the card.", self._account.gaps),
         ):

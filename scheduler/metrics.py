@@ -120,7 +120,7 @@ class Limits(Protocol):
 
     @property
     def vram_mib(self) -> int | None:
-        """Most memory that its pods may hold, None without a limit."""
+        """Most memory that its pods may hold; None without a limit."""
         ...
 
     @property
@@ -173,7 +173,7 @@ class FleetCollector(Collector):
         given, left = fleet.slices.sum(axis=1), fleet.slices_free.sum(axis=1)
         vram = GaugeMetricFamily(
             "headroom_node_vram_bytes",
-            "GPU memory of a node's cards: usable by pods, declared by them, measured in use, of that no pod's (foreign), and free.",
+            "GPU memory of a node's cards: usable by pods, declared (their shares), measured (in use), foreign (in use by no pod), free.",
             labels=["node", "state"],
         )
         slices = GaugeMetricFamily(
@@ -233,9 +233,9 @@ _FIGURES: Final = {
     "nodes_not_understood": "Nodes whose description of their cards cannot be used.",
     "namespaces_not_understood": "Namespaces whose quota cannot be read; their pods wait.",
     "pods_in_disagreement": "Bound pods whose assignment cannot be read, or is not what they ask for; the larger of the two counts.",
-    "pods_under_way": "Bound pods in slice mode on whose cards kubelet's word is still out.",
-    "pods_trusted": "Pods that were settled without a word from their node's agent, since the start.",
+    "pods_under_way": "Bound pods in slice mode whose cards kubelet has not confirmed yet.",
+    "pods_trusted": "Pods whose cards were taken as final without confirmation by their node's agent, since the start.",
     "resource_claims": "Resource claims that hold accelerators (DRA).",
-    "resource_claims_in_disagreement": "Resource claims that cannot wholly be put on cards; what is certain of them counts.",
+    "resource_claims_in_disagreement": "Resource claims of which some devices match no known card; the other devices count.",
     "over_committed_cards": "Cards on which pods hold more than there is, as found in the API.",
 }

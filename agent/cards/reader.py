@@ -1,4 +1,4 @@
-"""What one look at a node's cards yields, whoever looks: NVML, a script, a recording.
+"""The result of one reading of a node's cards, by NVML, from a script or from a recording.
 
 A field that could not be read holds a `Missing` that says why, never a zero: a zero is a measurement.
 """

@@ -1,6 +1,6 @@
 """Looks up the pod of a process in /proc, once per process.
 
-A PID alone does not name a process: numbers are used again. The start time from `/proc/PID/stat` tells one life of a number from
+A PID alone does not identify a process, because PIDs are used again. The start time from `/proc/PID/stat` tells one life of a number from
 the next, so the cache is keyed by both.
 """
 

@@ -1,4 +1,4 @@
-"""Asks the scheduler how many more of a pod the cluster can hold. An answer that cannot be had is not a zero."""
+"""Asks the scheduler how many more of a pod the cluster can hold. No answer does not mean zero."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Reads the scale subresource of kinds that are known by nothing else."""
+"""Reads the scale subresource of kinds that the autoscaler has no other way to read."""
 
 import asyncio
 from typing import Final

@@ -52,7 +52,7 @@ class LawConstants:
     hold_memory_seconds: float = 3600.0
     """Longest gap between bursts that is told from `never again`."""
     miss_weight: float = 40.0
-    """GPU seconds of replicas kept that a GPU second of work which met none is worth: hold time and reserve for bursts."""
+    """One GPU second of unserved work costs as much as this many idle GPU seconds: for the hold time and the reserve for bursts."""
     burst_memory_seconds: float = 3600.0
     """Bursts seen so long ago count 1/e."""
     burst_margin: float = 0.25

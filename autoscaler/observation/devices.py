@@ -1,7 +1,7 @@
 """How busy cards are, from the exporters of devices. Pure.
 
-A card counts once, whoever shares it. A MIG instance is a card of its own: it carries the UUID of its parent, and says nothing of
-it. Where several metrics tell of one card the best one counts, unless they contradict each other: then nothing is known.
+A card counts once, whoever shares it. A MIG instance is a card of its own: it carries the UUID of its parent, but does not
+measure the parent. Where several metrics tell of one card the best one counts; where they contradict each other, nothing is known.
 """
 
 import math

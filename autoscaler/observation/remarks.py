@@ -1,4 +1,4 @@
-"""Places in a batch of queries, told as places in the one that they are in. Pure.
+"""Turns a position in a batch of queries into the position in the single query. Pure.
 
 In a batch (`queries.combine`) each query begins on a line of its own, after one line that is not its own.
 """

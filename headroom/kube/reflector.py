@@ -117,7 +117,7 @@ class Reflector(Generic[T]):
     async def relist(self) -> None:
         """Return once a list begun after this call has been applied: all that was written before the call is known then.
 
-        For who must not act on a watch that lags behind. Failures are waited through.
+        For callers that must not act on old news, such as a new leader. It waits through failures.
         """
         await self._ask().wait()
 

@@ -1,6 +1,6 @@
 """Follows what kube-scheduler allocates by itself (DRA): three optional watches, and nodes that are described anew beside other work.
 
-Most clusters have none of it: then the API server is asked at the start, and again once in a while.
+Most clusters do not use DRA: then the API server is asked at the start, and again from time to time.
 """
 
 import asyncio

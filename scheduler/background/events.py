@@ -1,7 +1,7 @@
 """Events on pods: with live figures on those that fit nowhere, on words without effect, on annotations that disagree, and on
 cards that kube-scheduler gave away twice.
 
-They are seldom enough not to matter to the API server.
+They are rare enough to be no load for the API server.
 
 The reason in a pod's condition must not change with the fleet (a changed text wakes the pod); an Event may.
 """

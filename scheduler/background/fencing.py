@@ -1,4 +1,4 @@
-"""Makes sure that bindings which nobody heard the end of cannot happen any more.
+"""Makes sure that a binding whose answer never came cannot still happen later.
 
 Each binding names the version of the pod that it was decided on, and the API server refuses it, in the same write, once the pod
 has changed. So a mark on the pod (its annotation `headroom.dev/term`) is a fence: the answer to the write that sets it says

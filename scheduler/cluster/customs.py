@@ -1,4 +1,4 @@
-"""Learns the customs of the cluster from its settings and nodes. Pure."""
+"""Learns from settings and nodes what words mean in this cluster, such as the unit of `aliyun.com/gpu-mem`. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What was decided on the pods of late, kept for people to ask about."""
+"""The latest decisions on pods, kept for `/v1/explain`."""
 
 from collections import OrderedDict
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A set of nodes that stays small and true while nodes come and go: one bit per row, and when it was made. Pure."""
+"""A set of nodes in one bit per row. It stays right when nodes come and go, because it knows when it was made. Pure."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """How far an assignment written on a pod is believed: as far as it agrees with what the pod asks for. Pure.
 
 Annotations are the ledger's only memory, and where no admission policy guards them any author of a pod may write them. So a pod counts
-with the larger of what is written and what it asks for: nobody makes room on a card by a word.
+with the larger of what is written and what it asks for: nobody gets room on a card by writing an annotation.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Whose the memory is that is in use on a card: what a pod uses beyond its share, and what is no pod's. Pure.
+"""Tells apart the memory in use on a card: what a pod uses beyond its share (excess), and what belongs to no pod (foreign). Pure.
 
 A reading is older than the ledger: since it was taken pods may have come and gone. What it says of a pod that is gone is forgotten
 until a later reading shows it again, and then it is nobody's. Two kinds of readings are understood:

@@ -1,4 +1,4 @@
-"""Pods in slice mode whose cards kubelet has not told yet, and what they may come to hold. Pure.
+"""Pods in slice mode whose cards are not known from kubelet yet, and the most that each card may have to hold for them. Pure.
 
 The scheduler foretells which card the device plugin will pick; kubelet may take pods in in another order than they were bound,
 between equal cards the plugin goes by the order of a hash table, and devices of a pod that is being deleted may come back in between.

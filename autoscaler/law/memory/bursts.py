@@ -3,7 +3,7 @@
 What arrives now is compared with what the law, without a reserve, asked for one start-up time ago. Work above that
 came too suddenly: it would have met replicas that were not there. Such work is summed by the level of demand at which
 it came, older work counting less. Being ready for a level costs (level - usual demand) GPU seconds per second,
-nothing below the usual demand, and saves the sudden work that came at levels up to it, each GPU second of which is
+nothing below the usual demand. It serves the sudden work that came at levels up to it, and each GPU second of that is
 worth `miss_weight`. The reserve is the level where worth less cost is largest, if that is above 0: the newsvendor's
 choice with the distribution taken from the target's own history (Arrow, Harris and Marschak, Econometrica 19(3),
 1951). It weighs work, not time: a burst counts by what is in it. A steady or slowly changing load has no such work

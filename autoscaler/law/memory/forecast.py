@@ -1,7 +1,7 @@
 """What load to expect when a replica asked for now is ready, and how far such forecasts were off. Pure.
 
-Two forecasts are made side by side: the mean of the last minute, and a level with a trend (Holt's linear smoothing). Each is held
-against what came when its time has come; the one that was off by less lately is used. So a load that only fluctuates is not
+Two forecasts are made side by side: the mean of the last minute, and a level with a trend (Holt's linear smoothing). Each is
+compared with the load that then came; the one with the smaller error of late is used. So a load that only fluctuates is not
 followed into every turn, and one that climbs for an hour is met on its way.
 """
 

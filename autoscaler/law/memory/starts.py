@@ -1,4 +1,4 @@
-"""How long a replica takes to start, and which of those that are starting still count. Pure."""
+"""How long a replica takes to start, and which starting replicas still count as on the way. Pure."""
 
 from collections.abc import Iterable
 from statistics import median

@@ -1,4 +1,4 @@
-"""Second chapter of the demo: nine services under load, on Headroom or on whole cards with an HPA, in virtual time.
+"""Second chapter of the demo: twelve services under load, on Headroom or on whole cards with an HPA, in virtual time.
 
 Both sides meet the same requests, the same draws of cold start and the same metric delay. They differ in who gives cards to
 replicas (`supply`) and in the law that wants replicas. Replicas that share a card share its compute: each is slowed by the

@@ -114,7 +114,7 @@ class TestDown:
         assert Rule.WINDOW_NOT_FULL in run.rules()
 
     def test_what_if_the_load_must_fit_fewer_with_a_margin(self) -> None:
-        # 79 requests at 10 each would fit 8 replicas, but not with 5 % to spare.
+        # 79 requests at 10 each would fit 8 replicas, but not with 2.5 % to spare.
         assert Run(RUNNING, 9).tick(in_flight(79), times=12) == 9
         assert Run(RUNNING, 9).tick(in_flight(74), times=12) == 8
 
