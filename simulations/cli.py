@@ -9,6 +9,10 @@ from headroom.cli import LazyGroup
     cls=LazyGroup,
     lazy={
         "placement": ("simulations.placement.cli:main", "Replay pod lists against placement policies."),
+        "caution": (
+            "simulations.placement.caution:main",
+            "Measure what waiting for kubelet's word costs in slice mode.",
+        ),
         "serving": ("simulations.serving.cli:main", "Replay request traces against scaling laws."),
         "usage": (
             "simulations.usage.hour:main",

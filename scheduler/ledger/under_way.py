@@ -92,10 +92,13 @@ class UnderWay:
     ) -> bool:
         """Whether every card has room whatever happens when `count` devices more are under way, each of `need_mib` by position.
 
-        Cards that are not `allowed` must not come to give one. What is too much already, and becomes no worse, is not held against it.
+        The node must have so many devices left, which the cards where they are foretold do not tell. Cards that are not `allowed` must
+        not come to give one. What is too much already, and becomes no worse, is not held against it.
         """
         before = self._reach(fleet, row, resource)
         after = self._reach(fleet, row, resource, need_mib, count)
+        if after.devices > after.places:
+            return False
         for at in range(int(fleet.card_count[row])):
             if after.most[at] and not allowed[at]:
                 return False
@@ -128,12 +131,13 @@ class UnderWay:
         slices = [number if own else 0 for number, own in zip(fleet.slices[row, :cards].tolist(), ours, strict=True)]
         given = [max(number, 0) if own else 0 for number, own in zip(given, ours, strict=True)]
         leaving = [min(gone, number) for gone, number in zip(leaving, given, strict=True)]
-        most = most_devices(given, leaving, slices, sum(times for _, times in waiting), policy)
+        wanted = sum(times for _, times in waiting)
+        most = most_devices(given, leaving, slices, wanted, policy)
         load = [
             sum(sorted((need[at] for need, times in waiting for _ in range(times)), reverse=True)[:number])
             for at, number in enumerate(most)
         ]
-        return _Reach(most, load, counted)
+        return _Reach(most, load, counted, wanted, sum(slices) - sum(given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +147,7 @@ class _Reach:
     most: Sequence[int]
     load_mib: Sequence[int]
     counted_mib: Sequence[int]
+    devices: int
+    """Under way, on all cards."""
+    places: int
+    """Devices left for them; those of pods that are being deleted are not."""

@@ -217,3 +217,17 @@ def test_a_plugin_that_packs_leaves_no_doubt() -> None:
     node.pod("X", 10, 0)
     assert node.place("A", 20) == 0
     assert node.free_gib == [50, 80]
+
+
+def test_a_node_gives_no_more_devices_than_it_has() -> None:
+    """Three on card 0 and three on card 1 are given; two are left, both foretold of the card that the words then prove full."""
+    node = Node()
+    for at in range(3):
+        node.pod(f"a{at}", 1, 0)
+        node.pod(f"b{at}", 1, 1)
+    assert node.place("c", 1) == 0
+    node.pod("c", 1, 0, told=False)
+    assert node.place("d", 1) == 1
+    node.pod("c", 1, 1)  # kubelet's word: the other card, of which d was foretold too
+    assert node.ledger.fleet.slices_free[0, :2].tolist() == [1, 0]
+    assert node.place("e", 1) is None
