@@ -1,4 +1,4 @@
-"""Hypothesis: the same examples in every run, so that a red run is red again; `make fuzz` draws fresh ones."""
+"""Hypothesis: the same examples in every run, so that a red run is red again; `make fuzz` draws fresh ones, many or few of them."""
 
 import os
 
@@ -10,4 +10,5 @@ settings.register_profile(
 settings.register_profile(
     "fresh", deadline=None, max_examples=2000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("brief", settings.get_profile("fixed"), derandomize=False, max_examples=50, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

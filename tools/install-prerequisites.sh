@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what `make test` needs and pip cannot bring: Prometheus (real queries, real scrapes), Chromium (checks report.html),
 # and for the real node runc, CNI plugins, nft (kube-proxy), a static busybox (images), openssl and iproute2, and for the image
-# buildah and mmdebstrap.
+# buildah and mmdebstrap. With the word `engine` also what llama.cpp is compiled with.
 # Does nothing when they are there. Uses apt-get where there is one and this is root; otherwise says what to install.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
@@ -21,6 +21,11 @@ if [ "$(uname -s)" = Linux ]; then
     need buildah buildah
     need mmdebstrap mmdebstrap
     [ -e /usr/lib/cni/ptp ] || missing="$missing containernetworking-plugins"
+fi
+if [ "${1:-}" = engine ]; then
+    need cmake cmake
+    need ninja ninja-build
+    need c++ g++
 fi
 [ -n "$missing" ] || exit 0
 

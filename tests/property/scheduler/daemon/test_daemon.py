@@ -14,7 +14,7 @@ import pytest
 from tests.property.scheduler.daemon.faults import FAULTS, finds
 from tests.property.scheduler.daemon.world import World, play
 
-FRESH = os.environ.get("HYPOTHESIS_PROFILE") == "fresh"
+FRESH = os.environ.get("HYPOTHESIS_PROFILE", "fixed") != "fixed"
 FRESH_SECONDS = float(os.environ.get("HEADROOM_FUZZ_SECONDS", "3600"))
 SEEDS = range(16)
 
