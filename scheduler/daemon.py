@@ -32,6 +32,7 @@ from headroom.prometheus.client import PrometheusSource
 from scheduler.background.devices import DeviceWatch
 from scheduler.background.events import Reporter
 from scheduler.background.fencing import Fence
+from scheduler.background.keeping import KeepingNodes
 from scheduler.background.measuring import MeasuredPoll
 from scheduler.background.nominating import NamingAhead
 from scheduler.background.planning import Planner
@@ -162,6 +163,7 @@ class SchedulerDaemon:
         effects.on(PodWaits, "ready", lambda change: self.readier.pod_waits(change.entry))
         self.planner = Planner(state.placer, every_seconds=settings.plan_every_seconds, monotonic=monotonic)
         self.preemptor = Preemptor(state, kube, settings, metrics, effects, monotonic=monotonic)
+        self.keeping = KeepingNodes(state, wait_seconds=settings.fair_wait_seconds)
         self.waker = Waker(state, kube, metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock)
         self.naming = NamingAhead(state, kube, settings, metrics, effects, may_write=self._may_act, monotonic=monotonic)
         self.fence = Fence(state, self._kube, settings, effects, term=lambda: self.leadership.term, monotonic=monotonic)
@@ -333,6 +335,8 @@ class SchedulerDaemon:
             now = self._monotonic()
             self.preemptor.sweep(now)
             self.effects(self.state.pods.sweep(now))
+            if self._may_act():
+                self.effects(self.keeping.sweep(now))
 
 
 def _customs(settings: SchedulerSettings) -> CustomsLearner:

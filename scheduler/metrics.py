@@ -37,7 +37,7 @@ class SchedulerMetrics:
         )
         self.reservations_ended = Counter(
             "headroom_reservations_ended_total",
-            "Reservations by how they ended: bound, expired, deleted, moved, node_changed, bind_failed or handed_over.",
+            "Reservations by how they ended: bound, expired, deleted, moved, displaced, node_changed, bind_failed or handed_over.",
             ["end"],
             registry=registry,
         )
@@ -229,6 +229,7 @@ _FIGURES: Final = {
     "bound_pods": "Bound pods that are accounted for, with or without a GPU.",
     "waiting_pods": "Unbound pods with a GPU demand, whichever scheduler they wait for.",
     "refused_pods": "Pods that fitted nowhere when last asked about.",
+    "kept_nodes": "Nodes that are closed to pods that come after one which has been refused for too long.",
     "nodes": "Nodes whose cards are known.",
     "nodes_not_understood": "Nodes whose description of their cards cannot be used.",
     "namespaces_not_understood": "Namespaces whose quota cannot be read; their pods wait.",

@@ -185,6 +185,13 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         minimum=1.0,
         reason="How long a preemption may take before another node is tried; covers usual grace periods.",
     )
+    fair_wait_seconds: float = setting(
+        300.0,
+        unit="s",
+        minimum=0.0,
+        reason="A pod that no node has had room for during so long gets a node kept: the one on which the least must end before it fits"
+        " takes no pods that come after it (of lower priority, or equals and younger) until it is bound. Nobody is evicted. 0 is never.",
+    )
     naming_ahead: bool = setting(
         True, reason="In a backlog, name nodes for waiting pods before kube-scheduler gets to them."
     )

@@ -15,6 +15,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from headroom.daemon.logs import get_logger
 from headroom.daemon.slices import Slices
 from headroom.kube import calls
@@ -130,7 +132,10 @@ class NamingAhead:
         return placed
 
     def _place(self, entry: PodEntry) -> bool:
-        row = self._placer.best_among(entry.request, self._open_rows.of(entry.pod))
+        rows = self._open_rows.of(entry.pod)
+        if kept := self._state.pods.rows_kept_from(entry):
+            rows = rows[~np.isin(rows, kept)]
+        row = self._placer.best_among(entry.request, rows)
         if row is None:
             # kube-scheduler will ask and be told why; until then this pod is not looked at again.
             entry.may_be_named = False

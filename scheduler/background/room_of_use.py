@@ -54,11 +54,15 @@ async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | Non
             fits_somewhere = False
             async for node in _fitting(state, request, freed, slices):
                 fits_somewhere = True
-                if any(entry.refusal is not None and concerns(entry.refusal, freed[node]) for entry in entries):
+                if any(_wants(state, entry, node, freed[node]) for entry in entries):
                     return node
             if not fits_somewhere:
                 break  # no larger one of these fits either
     return None
+
+
+def _wants(state: ClusterState, entry: PodEntry, node: str, change: Freed) -> bool:
+    return entry.refusal is not None and concerns(entry.refusal, change) and not state.pods.is_kept_from(entry, node)
 
 
 async def _free_to_run(state: ClusterState, slices: Slices) -> tuple[list[PodEntry], list[PodEntry]]:

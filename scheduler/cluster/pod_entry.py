@@ -212,6 +212,11 @@ class PodEntry:
     """Scores of the last answer, where it gave kube-scheduler a choice."""
     refusal: Refusal | None = None
     """The last refusal, until a node is offered: while it stands, kube-scheduler lets the pod rest."""
+    refused_since: float | None = None
+    """When it was first told that no node has room for it, unless it was offered one since."""
+    kept_node: str = ""
+    """The node that is closed to pods that come after it, once it has waited for too long."""
+    kept_since: float = 0.0
     may_be_named: bool = True
     """False once nobody came for the node that it had been given: it must not hold memory again and again."""
     name_landed: bool = False

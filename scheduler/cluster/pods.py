@@ -55,6 +55,8 @@ class Pods:
         """Read only."""
         self.claims: dict[str, PodEntry] = {}
         """Those for which a node is being freed; read only."""
+        self.kept: dict[str, PodEntry] = {}
+        """Nodes that are closed to all who come after the pod that they are kept for; read only."""
         self.leaving: set[str] = set()
         """UIDs of bound pods that are being deleted."""
         self.names_ahead = 0
@@ -132,6 +134,9 @@ class Pods:
         entry.pod, entry.facts, entry.version = pod, facts, version
         if facts == old:
             return changes
+        if facts.request != old.request or facts.gated:
+            entry.refused_since = None
+            changes += self.open_node(entry)
         if entry.stage in (Stage.NAMED, Stage.OFFERED):
             changes += self._judge_reservation(entry, old)
         if facts.gated and entry.stage in (Stage.WAITING, Stage.REFUSED):
@@ -178,6 +183,7 @@ class Pods:
         changes = self._reserve(entry, placement, expires_at)
         self._move(entry, Step.OFFER)
         entry.decisive, entry.scores, entry.refusal = scores is None, scores or {}, None
+        entry.refused_since = None
         return changes
 
     def refuse(self, entry: PodEntry, rows: IntArray, *, by_quota: bool = False) -> Changes:
@@ -185,6 +191,10 @@ class Pods:
         self._move(entry, Step.REFUSE)
         nodes = RowSet.of(self._ledger.fleet, rows)
         entry.refusal = Refusal(self._monotonic(), self._freed_count, nodes, by_quota)
+        if by_quota:
+            entry.refused_since = None  # room is not what it waits for
+        elif entry.refused_since is None:
+            entry.refused_since = entry.refusal.at
         return [PodRefused(entry)]
 
     def rest(self, entry: PodEntry) -> None:
@@ -220,8 +230,9 @@ class Pods:
         """Forget what was promised or refused: another extender decides now. What is being bound stays until that has ended."""
         changes = Changes()
         for entry in self.entries.values():
-            entry.refusal = None
+            entry.refusal = entry.refused_since = None
             entry.tried.clear()
+            changes += self.open_node(entry)
             changes += self.void(entry, "handed_over")
             if entry.stage is Stage.REFUSED:
                 self._move(entry, Step.VOID)
@@ -290,7 +301,7 @@ class Pods:
         if entry.stage in HOLDING:
             self._metrics.reservations_ended.labels("bound").inc()
         self._move(entry, Step.BOUND)
-        return [] if told else [PodBound(entry), *self.end_claim(entry)]
+        return [] if told else [PodBound(entry), *self.end_claim(entry), *self.open_node(entry)]
 
     # Claims on nodes that are being freed
 
@@ -313,6 +324,33 @@ class Pods:
             return []
         del self.claims[entry.uid]
         return [self.freed(claim.node, seen_by_scheduler=False)]
+
+    # Nodes that are kept for pods that have waited for too long
+
+    def keep_node(self, entry: PodEntry, node: str) -> Changes:
+        """Close a node to all pods that come after this one in the queue's order; the one closed for it before opens."""
+        changes = self.open_node(entry)
+        entry.kept_node, entry.kept_since = node, self._monotonic()
+        self.kept[node] = entry
+        return changes
+
+    def open_node(self, entry: PodEntry) -> Changes:
+        """Open the node that is kept for a pod, if one is."""
+        node, entry.kept_node = entry.kept_node, ""
+        if not node:
+            return []
+        del self.kept[node]
+        return [self.freed(node, seen_by_scheduler=False)]
+
+    def is_kept_from(self, entry: PodEntry, node: str) -> bool:
+        """Whether the node is kept for another pod that comes first: of higher priority, or an equal and older."""
+        keeper = self.kept.get(node)
+        return keeper is not None and keeper is not entry and keeper.rank < entry.rank
+
+    def rows_kept_from(self, entry: PodEntry) -> list[int]:
+        """Rows of the nodes that are kept from a pod."""
+        row_of = self._ledger.fleet.row_of
+        return [row_of[node] for node in self.kept if node in row_of and self.is_kept_from(entry, node)]
 
     # Ends
 
@@ -355,7 +393,7 @@ class Pods:
                 changes.append(PodGone(entry))
             self._move(entry, Step.END)
             self._remove(entry)
-            changes += self.end_claim(entry)
+            changes += [*self.end_claim(entry), *self.open_node(entry)]
         self.leaving.discard(uid)
         holding = self._ledger.release(uid)
         if holding is None:
@@ -379,6 +417,11 @@ class Pods:
                 breaches.append(f"{entry.key} is {entry.stage.value}, the ledger has {holding}")
             if (entry.claim is None) == (entry.uid in self.claims):
                 breaches.append(f"{entry.key}: its claim is {entry.claim}, which the list of claims contradicts")
+        breaches += [
+            f"node {node} is kept for {entry.key}, which does not know"
+            for node, entry in self.kept.items()
+            if entry.kept_node != node or self.entries.get(entry.uid) is not entry
+        ]
         breaches += [
             f"{held.pod} has no record" for held in self._ledger.reservations() if held.uid not in self.entries
         ]

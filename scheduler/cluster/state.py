@@ -229,6 +229,7 @@ class ClusterState:
             "bound_pods": len(self.ledger.holdings) - reserved,
             "waiting_pods": len(self.pods.entries) - len(self.pods.at(Stage.BOUND)),
             "refused_pods": len(self.pods.at(Stage.REFUSED)),
+            "kept_nodes": len(self.pods.kept),
             "nodes": len(self.fleet.nodes),
             "nodes_not_understood": len(self.node_problems),
             "namespaces_not_understood": len(self.quotas.problems()),

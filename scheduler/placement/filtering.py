@@ -115,6 +115,11 @@ def _choice(fleet: Fleet, request: GpuRequest, rows: IntArray) -> _Choice:
     return _Choice(present, offered, of_model, accepted, sure, allowed)
 
 
+def may_hold(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
+    """Cards [rows, width] that could hold a share of the request if nothing else were there."""
+    return _choice(fleet, request, rows).allowed
+
+
 def _perhaps_claimed(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
     """Cards [rows, width] that a claim may hold of which only the node is known.
 

@@ -42,7 +42,7 @@ def plan(
     best: tuple[tuple[int, int, int, str], Plan] | None = None
     for row in (yield from _promising(fleet, occupants, request, priority, rows)):
         yield
-        victims = _victims(fleet, row, occupants(row), request, priority) if fleet.alive[row] else None
+        victims = victims_on(fleet, row, occupants(row), request, priority) if fleet.alive[row] else None
         if victims is None:
             continue
         rank = (
@@ -79,7 +79,7 @@ def _promising(
     return [row for _, _, row in sorted(found)[:_NODES_EXAMINED]]
 
 
-def _victims(
+def victims_on(
     fleet: Fleet, row: int, occupants: Sequence[Occupant], request: GpuRequest, priority: int
 ) -> list[Occupant] | None:
     """Fewest pods of lowest priority whose end lets the request fit on the row: all are taken away, then as many as

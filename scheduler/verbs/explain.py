@@ -40,6 +40,7 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
         answer["stage"] = waiting.stage.value
         answer["without_effect"] = list(waiting.facts.ignored)
         answer["claimed_node"] = None if waiting.claim is None else waiting.claim.node
+        answer["kept_node"] = waiting.kept_node or None
         answer["tried"] = sorted(waiting.tried)
         answer["measured_vram"] = measured_words(state.measured_cards, state.reading)
         if (quota := _quota_now(state, waiting)) is not None:

@@ -17,6 +17,7 @@ from headroom.wire import WireError
 from scheduler.cluster.changes import Changes
 from scheduler.cluster.decisions import Decision, Decisions
 from scheduler.cluster.effects import Effects
+from scheduler.cluster.giving_way import reservations_in_the_way
 from scheduler.cluster.host_rules import soft_preferences
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
@@ -33,6 +34,7 @@ NO_SUCH_CARDS = ("no healthy GPU", "node does not offer")
 BEING_BOUND = "the pod's binding to another node is under way"
 BOUND_ALREADY = "the pod is bound to another node already"
 ENDED = "the pod has ended"
+KEPT = "kept for a pod that has waited for longer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +175,38 @@ class Extender:
                     return Answer(offer.answer([], {nominated: TRIED}), "refused")
                 entry.tried.clear()
                 row = self._best(entry, offer)
+            if row is None:
+                row = self._have_reservations_give_way(entry, offer)
         if row is None:
             return self._refuse(entry, offer)
         return self._placed(entry, placer.placement_at(entry.request, row), offer)
 
+    def _have_reservations_give_way(self, entry: PodEntry, offer: Offer) -> int | None:
+        """A row for a pod for which less important ones, that kube-scheduler was not given a node for yet, have to wait again."""
+        within, names = self._state.quotas.rows(entry.namespace, entry.uid, entry.request), self._state.fleet.names
+        kept = self._pods.rows_kept_from(entry)
+
+        def may_run_on(row: int) -> bool:
+            return offer.has(names[row]) and row not in kept and (within is None or bool(within[row]))
+
+        found = reservations_in_the_way(self._state, entry, may_run_on)
+        if found is None:
+            return None
+        row, others = found
+        for other in others:
+            self._did += self._pods.void(other, "displaced")
+        return row
+
     def _best(self, entry: PodEntry, offer: Offer) -> int | None:
         placer, fleet, tried = self._state.placer, self._state.fleet, entry.tried
         within = self._state.quotas.rows(entry.namespace, entry.uid, entry.request)
+        kept = self._pods.rows_kept_from(entry)
         if offer.short:
             rows = self._rows(offer, tried)
+            rows = rows[~np.isin(rows, kept)] if kept else rows
             return placer.best_among(entry.request, rows if within is None else rows[within[rows]])
         names = fleet.names
-        excluded = {fleet.row_of[name] for name in tried if name in fleet.row_of}
+        excluded = {fleet.row_of[name] for name in tried if name in fleet.row_of}.union(kept)
         if within is None:
             return placer.best_row(entry.request, lambda row: offer.has(names[row]), excluded)
         return placer.best_row(entry.request, lambda row: bool(within[row]) and offer.has(names[row]), excluded)
@@ -233,6 +255,8 @@ class Extender:
             reason = reasons[row_of[name]]
             if reason is None and within is not None and not within[row_of[name]]:
                 reason = by_quota = beyond
+            if reason is None and self._pods.is_kept_from(entry, name):
+                reason = KEPT
             reason = reason or TRIED
             # That a node has no such cards may be because they could not be told.
             refused[name] = f"{reason}: {problem}" if problem and reason.startswith(NO_SUCH_CARDS) else reason
@@ -246,7 +270,11 @@ class Extender:
             rows = np.array([row for row in rows.tolist() if names[row] == claim.node], np.int64)
         if (within := self._state.quotas.rows(entry.namespace, entry.uid, request)) is not None:
             rows = rows[within[rows]]
+        if kept := self._pods.rows_kept_from(entry):
+            rows = rows[~np.isin(rows, kept)]
         best = placer.best_among(request, rows)
+        if best is None and claim is None:
+            best = self._have_reservations_give_way(entry, offer)
         if best is None:
             return self._refuse(entry, offer)
         scores = {names[row]: score for row, score in placer.order(request, rows.tolist())}

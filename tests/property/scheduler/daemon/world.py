@@ -42,6 +42,16 @@ THEMES: dict[str, dict[str, float]] = {
     "reigns": {"coup": 6, "kill": 4, "restart": 2, "storm": 2, "calm": 0.5},
     "names": {"replace": 4, "late_call": 5, "blink": 6, "hang": 2, "forget_history": 2},
     "importance": {"rush": 2, "storm": 4, "calm": 0.3, "late_call": 4},
+    "deadlines": {
+        "rush": 4,
+        "storm": 6,
+        "calm": 0.2,
+        "node_gone": 0,
+        "node_unreadable": 0,
+        "foreign": 0,
+        "other_quota": 0,
+    },
+    "errors": {"handler_fails": 15, "forget_history": 0, "hang": 0, "restart": 0, "kill": 0},
 }
 """What happens more often, or less, in runs of a theme."""
 
@@ -116,12 +126,13 @@ class Extender:
 class World:
     """Everything of one run."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, theme: str = "") -> None:
         self.seed, self.rng = seed, random.Random(seed)
         self.several = self.rng.random() < 0.6
         self.limited = self.rng.random() < 0.3
         self.preemption_seconds = self.rng.choice((5.0, 15.0, 60.0))
-        self.theme = self.rng.choice(tuple(THEMES))
+        drawn = self.rng.choice(tuple(THEMES))
+        self.theme = theme or drawn
         self.truth = Truth(lambda: asyncio.get_running_loop().time())
         self.weather = Weather()
         self.extenders: dict[str, Extender] = {}
@@ -516,10 +527,10 @@ def repeatable(seed: int) -> Iterator[None]:
     structlog.configure(**before)
 
 
-def play(seed: int, steps: int = 200) -> World:
-    """One run. Raises Broken."""
+def play(seed: int, steps: int = 200, theme: str = "") -> World:
+    """One run, of the theme that the seed draws unless one is named. Raises Broken."""
     with repeatable(seed), asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        world = World(seed)
+        world = World(seed, theme)
         runner.run(world.run(steps))
     gc.unfreeze()
     return world

@@ -244,3 +244,40 @@ async def test_a_named_pod_that_nobody_takes_up_holds_memory_once_and_not_again(
         await wait(running, BACKLOG, first=BACKLOG)
         await running.until(lambda: len(named(api)) == 2 * BACKLOG)
         assert held(running) == BACKLOG * 20 * GIB
+
+
+@pytest.mark.parametrize("preferred", [False, True])
+async def test_a_name_gives_way_to_a_more_important_pod(running: Running, preferred: bool) -> None:
+    """s03: the reservations of a backlog would otherwise stand for two minutes in the way of a critical pod."""
+    low = await wait(running, 16, vram="20Gi")
+    await running.until(lambda: len(named(running.api)) == 16)
+    spec: dict[str, Any] = {"priority": 1000}
+    if preferred:
+        term = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
+        spec["affinity"] = {
+            "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": term}]}
+        }
+    critical = running.api.put(PODS, pod("critical", vram="50Gi", **spec))
+    (node_name,) = (await running.filter(critical))["NodeNames"]
+    assert await running.bind(critical, node_name) == {}
+    await running.caught_up()
+    state = running.daemon.state
+    assert sum(state.holding(body["metadata"]["uid"]) is not None for body in low) == 13, "no more than needed give way"
+    assert await running.metric("headroom_reservations_ended_total", end="displaced") == 3
+    assert state.breaches() == []
+
+
+@pytest.mark.parametrize("priority", [0, -1])
+async def test_no_name_gives_way_to_its_equals(running: Running, priority: int) -> None:
+    await wait(running, 16, vram="20Gi")
+    await running.until(lambda: len(named(running.api)) == 16)
+    other = running.api.put(PODS, pod("other", vram="20Gi", priority=priority))
+    assert (await running.filter(other))["NodeNames"] == []
+    assert held(running) == 16 * 20 * GIB
+
+
+async def test_what_kube_scheduler_was_given_does_not_give_way(running: Running) -> None:
+    for body in await wait(running, 16, vram="20Gi"):
+        await running.filter(body)
+    critical = running.api.put(PODS, pod("critical", vram="50Gi", priority=1000))
+    assert (await running.filter(critical))["NodeNames"] == []

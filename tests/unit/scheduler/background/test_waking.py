@@ -42,7 +42,7 @@ async def refuse(running: Running, count: int, vram: str = "60Gi") -> list[dict[
 
 async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
-        api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
+        api, tmp_path, reservation_seconds=4.0, sweep_seconds=0.02, preemption=False, naming_ahead=False
     ) as running:
         holder = await running.create(pod("holder", vram="60Gi"))
         await running.filter(holder)

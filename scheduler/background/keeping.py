@@ -1,0 +1,69 @@
+"""Keeps a node for each pod that has been refused for too long, so that small pods do not take whatever comes free for ever.
+
+Memory packs well because small pods fill what is left. A pod that needs most of a card then waits while others of its priority, that came
+later, take each piece that comes free. After a stated wait the node that is nearest to having room for it closes to pods that come after it in
+the queue's order: of lower priority, or equals and younger. What runs there runs to its end; more important and older pods may go there.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from scheduler.cluster.changes import Changes
+from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.state import ClusterState
+from scheduler.placement.shortage import nearest_row
+
+_PART_OF_NODES: Final = 10  # no more than a tenth of the nodes is kept at a time
+_CLOSED_AT_ONCE: Final = 4  # in one sweep: each costs a look at all nodes
+
+
+class KeepingNodes:
+    """Call `sweep` every second or so, while this extender decides. With a wait of 0 no node is ever kept."""
+
+    def __init__(self, state: ClusterState, *, wait_seconds: float) -> None:
+        self._state, self._wait_seconds = state, wait_seconds
+
+    def sweep(self, now: float) -> Changes:
+        """Keep nodes for pods that have waited for too long, those first that come first; look for a nearer one after as long again."""
+        changes, pods = Changes(), self._state.pods
+        if not self._wait_seconds:
+            return changes
+        for entry in list(pods.kept.values()):
+            if entry.kept_node not in self._state.fleet.row_of:
+                changes += pods.open_node(entry)
+        most = max(len(self._state.fleet.nodes) // _PART_OF_NODES, 1)
+        for entry in self._waiting_too_long(now)[:_CLOSED_AT_ONCE]:
+            if len(pods.kept) - bool(entry.kept_node) >= most:
+                break
+            node = self._nearest(entry)
+            if node == entry.kept_node:
+                entry.kept_since = now
+            elif node is not None:
+                changes += pods.keep_node(entry, node)
+            else:
+                changes += pods.open_node(entry)
+        return changes
+
+    def _waiting_too_long(self, now: float) -> list[PodEntry]:
+        before = now - self._wait_seconds
+        late = [
+            entry
+            for entry in self._state.pods.at(Stage.REFUSED)
+            if entry.refused_since is not None
+            and entry.refused_since <= before
+            and entry.claim is None
+            and (not entry.kept_node or entry.kept_since <= before)
+        ]
+        return sorted(late, key=lambda entry: entry.rank)
+
+    def _nearest(self, entry: PodEntry) -> str | None:
+        """The node that it fits on soonest, of those that kube-scheduler would let it run on and that nobody else has kept or is freed."""
+        fleet, pods = self._state.fleet, self._state.pods
+        if entry.refusal is None:
+            return None
+        freeing = {other.claim.node for other in pods.claims.values() if other.claim is not None}
+        others = {node for node, keeper in pods.kept.items() if keeper is not entry} | freeing
+        rows = [row for row in entry.refusal.nodes.rows(fleet).tolist() if fleet.names[row] not in others]
+        row = nearest_row(fleet, entry.request, np.array(rows, np.int64))
+        return None if row is None else fleet.names[row]
