@@ -1,5 +1,6 @@
 """The metric names in the engine table are those that the engines really export."""
 
+import itertools
 import json
 from dataclasses import fields
 from typing import Any
@@ -88,3 +89,23 @@ class TestNameMaps:
     def test_entries_that_say_nothing_are_refused(self, pair: tuple[str, str]) -> None:
         with pytest.raises(NameMapError):
             renamed(ENGINES["vllm"], [pair])
+
+
+def test_what_llama_cpp_counts_while_six_requests_share_its_four_slots() -> None:
+    """Requests are seen at once, in slots or deferred; tokens of an answer are counted when it ends (`counts_at_end`)."""
+    (fixture,) = fixtures_of("llama.cpp")
+    load = fixture["under_load"]
+    samples = load["samples"]
+    series = {name: [sample[name] for sample in samples] for name in samples[0]}
+    in_flight = [sum(pair) for pair in zip(series["requests_processing"], series["requests_deferred"], strict=True)]
+    assert max(series["requests_processing"]) == load["slots"]
+    assert max(in_flight) == load["at_once"]
+    assert in_flight[0] == in_flight[-1] == 0
+    for name in (name for name in series if name.endswith("_total")):
+        assert series[name] == sorted(series[name]), f"{name} is a counter"
+    assert series["tokens_predicted_total"][-1] == load["tokens"]
+    steps = list(itertools.pairwise(samples))
+    worked = [b for a, b in steps if b["n_decode_total"] > a["n_decode_total"]]
+    counted = [b for a, b in steps if b["tokens_predicted_total"] > a["tokens_predicted_total"]]
+    assert len(counted) <= load["answered"] < len(worked)
+    assert ENGINES["llama.cpp"].counts_at_end
