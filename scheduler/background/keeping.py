@@ -1,8 +1,9 @@
 """Keeps a node for each pod that has been refused for too long, so that small pods do not take whatever comes free for ever.
 
 Memory packs well because small pods fill what is left. A pod that needs most of a card then waits while others of its priority, that came
-later, take each piece that comes free. After a stated wait the node that is nearest to having room for it closes to pods that come after it in
-the queue's order: of lower priority, or equals and younger. What runs there runs to its end; more important and older pods may go there.
+later, take each piece that comes free. After a stated wait the node that is nearest to having room for it closes to pods that come after
+it in the queue's order: of lower priority, or equals and younger. What runs there runs to its end; more important and older pods may go
+there.
 """
 
 from typing import Final
