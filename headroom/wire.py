@@ -131,12 +131,36 @@ class Affinity(Wire):
     pod_anti_affinity: PodAffinity | None = None
 
 
+class Taint(Wire):
+    key: str = ""
+    value: str = ""
+    effect: str = ""
+
+
+CORDON: Final = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
+"""What a cordoned node amounts to."""
+
+
 class Toleration(Wire):
     key: str = ""
     operator: str = ""
     """`Equal` when empty."""
     value: str = ""
     effect: str = ""
+
+    def tolerates(self, taint: Taint) -> bool:
+        """Whether a pod with this toleration may be on a node with the taint."""
+        if self.effect and self.effect != taint.effect:
+            return False
+        if self.key and self.key != taint.key:
+            return False
+        match self.operator:
+            case "Exists":
+                return True
+            case "" | "Equal":
+                return bool(self.key) and self.value == taint.value
+            case _:
+                return False
 
 
 class TopologySpreadConstraint(Wire):
@@ -241,12 +265,6 @@ class Pod(Wire):
     def key(self) -> str:
         """`namespace/name`, as people and logs name a pod."""
         return f"{self.metadata.namespace or 'default'}/{self.metadata.name or self.metadata.generate_name}"
-
-
-class Taint(Wire):
-    key: str = ""
-    value: str = ""
-    effect: str = ""
 
 
 class NodeSpec(Wire):

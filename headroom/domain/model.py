@@ -199,6 +199,8 @@ class GpuRequest:
     choice: CardChoice | None = None
     """Further limits on the cards; None for none."""
     order: Order = Order.POLICY
+    on_cordoned: bool = False
+    """Whether it may run on cordoned nodes, as pods of DaemonSets may."""
 
     @property
     def sized(self) -> bool:

@@ -90,6 +90,7 @@ def request_of(pod: wire.Pod, customs: Customs = USUAL) -> GpuRequest | None:
         one_device_each=bool(device) and total.devices > 1 and most_at_once == 1,
         choice=None if wishes.choice == NO_WISHES.choice else wishes.choice,
         order=wishes.order,
+        on_cordoned=not pod.spec.node_name and any(each.tolerates(wire.CORDON) for each in pod.spec.tolerations),
     )
 
 

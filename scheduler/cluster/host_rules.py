@@ -13,7 +13,6 @@ from headroom.domain.accelerators import BY_RESOURCE
 
 _HOSTNAME: Final = "kubernetes.io/hostname"
 _REPELLING: Final = ("NoSchedule", "NoExecute")
-_CORDON: Final = wire.Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
 _COUNTED_RESOURCES: Final = frozenset(
     (
         "cpu", "memory", *BY_RESOURCE, names.RESOURCE_GPU, names.RESOURCE_VRAM, names.RESOURCE_GPU_MILLI,
@@ -29,8 +28,8 @@ def host_feasible(pod: wire.Pod, node: wire.Node) -> bool:
         return False
     taints = [taint for taint in node.spec.taints if taint.effect in _REPELLING]
     if node.spec.unschedulable:
-        taints.append(_CORDON)
-    if not all(any(_tolerates(toleration, taint) for toleration in spec.tolerations) for taint in taints):
+        taints.append(wire.CORDON)
+    if not all(any(toleration.tolerates(taint) for toleration in spec.tolerations) for taint in taints):
         return False
     labels = node.metadata.labels
     if any(labels.get(key) != value for key, value in spec.node_selector.items()):
@@ -125,20 +124,6 @@ def selector_text(selector: wire.LabelSelector) -> str:
 def _only_counted(container: wire.Container) -> bool:
     named = (*container.resources.limits, *container.resources.requests)
     return all(name in _COUNTED_RESOURCES for name in named)
-
-
-def _tolerates(toleration: wire.Toleration, taint: wire.Taint) -> bool:
-    if toleration.effect and toleration.effect != taint.effect:
-        return False
-    if toleration.key and toleration.key != taint.key:
-        return False
-    match toleration.operator:
-        case "Exists":
-            return True
-        case "" | "Equal":
-            return bool(toleration.key) and toleration.value == taint.value
-        case _:
-            return False
 
 
 def _term_matches(term: wire.NodeSelectorTerm, labels: Mapping[str, str], name: str) -> bool:

@@ -188,8 +188,8 @@ def host_fits(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
 
 
 def fit(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool = False) -> Fit:
-    """Test the request against the given rows. Cordoned and empty rows never fit."""
-    ready = fleet.schedulable[rows] & fleet.alive[rows]
+    """Test the request against the given rows. Empty rows never fit, cordoned ones where the pod tolerates that."""
+    ready = fleet.alive[rows] & (fleet.schedulable[rows] | request.on_cordoned)
     if check_host:
         ready = ready & host_fits(fleet, request, rows)
     need = need_mib(fleet, request, rows)
@@ -311,7 +311,7 @@ def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: b
     steps: list[tuple[BoolArray, str | None]] = [
         (~fleet.alive[rows], "node unknown"),
         (fit(fleet, request, rows, check_host=check_host).fits, None),
-        (~fleet.schedulable[rows], "node cordoned"),
+        (~(fleet.schedulable[rows] | request.on_cordoned), "node cordoned"),
     ]
     if check_host:
         steps.append((~host_fits(fleet, request, rows), "not enough CPU or memory on the host"))

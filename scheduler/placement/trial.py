@@ -14,7 +14,6 @@ from scheduler.placement.placer import Placer, hold
 from scheduler.placement.scoring import Policy
 
 KEPT_APART: Final = "pod anti-affinity"
-_CORDONED: Final = "node cordoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +47,9 @@ class Trial:
         self._closed: Counter[str] = Counter()
 
     def close(self, row: int, reason: str) -> None:
-        """Take a node out of the question; a cordoned one stays cordoned."""
-        if self.fleet.schedulable[row]:
-            self.fleet.schedulable[row] = False
+        """Take a node out of the question; one that is cordoned for the pod stays that."""
+        if self.fleet.alive[row] and (self.fleet.schedulable[row] or self._request.on_cordoned):
+            self.fleet.alive[row] = False
             self.fleet.touch(row)
             self._closed[reason] += 1
 
@@ -72,8 +71,6 @@ class Trial:
         """What was placed so far, and why every other node takes no more."""
         words = filtering.refusals(self.fleet, self._request, np.flatnonzero(self.fleet.alive), check_host=True)
         reasons = Counter(word or self._barred for word in words if word or self._barred)
-        # To the arrays, a node taken out of the question is a cordoned one.
-        reasons[_CORDONED] -= self._closed.total()
         reasons.update(self._closed)
         return FitCount(
             self._nodes.total(), dict(self._nodes), {word: nodes for word, nodes in reasons.items() if nodes > 0}

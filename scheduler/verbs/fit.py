@@ -91,5 +91,5 @@ def _narrow(trial: Trial, budget: Budget, request: GpuRequest) -> None:
     """Close the nodes whose cards are larger than what is left of the quota."""
     within = budget.rows(trial.fleet, request)
     if within is not None:
-        for row in np.flatnonzero(trial.fleet.alive & trial.fleet.schedulable & ~within).tolist():
+        for row in np.flatnonzero(trial.fleet.alive & ~within).tolist():
             trial.close(row, budget.vram_words)

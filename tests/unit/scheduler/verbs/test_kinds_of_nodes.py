@@ -249,6 +249,17 @@ async def test_what_is_placed_and_what_is_refused(
     assert found == expected
 
 
+TOLERANT = {"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"}
+
+
+async def test_a_cordoned_node_takes_pods_that_tolerate_it(tmp_path: Path) -> None:
+    """N19: kubernetes#67845, #60163 (a DaemonSet on a cordoned node, which kube-scheduler offers)."""
+    cordoned = node(annotation=cards(A100))
+    cordoned["spec"]["unschedulable"] = True
+    pods = [pod({VRAM: "1Gi"}), pod({VRAM: "1Gi"}, tolerations=[TOLERANT])]
+    assert await outcomes(tmp_path, cordoned, pods) == ["node cordoned", "GPU-0"]
+
+
 async def test_memory_that_becomes_known_is_held_by_the_pods_that_have_the_cards(tmp_path: Path) -> None:
     async with ApiServer() as api:
         api.put(NODES, node(gfd("NVIDIA-GB10", None, 2), {GPU: 2}))
