@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from headroom import names, wire
+from headroom import wire
 from headroom.daemon.doors import Bridge, kept_for, two_doors
 from headroom.daemon.guard import Guard
 from headroom.daemon.http import Limits, Site
@@ -49,7 +49,7 @@ from scheduler.leadership import FencedClient, Leadership
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.fragmentation import fragmentation
 from scheduler.placement.policies.registry import policy_by_name
-from scheduler.settings import SchedulerSettings
+from scheduler.settings import SchedulerSettings, check
 from scheduler.verbs.bind import Binder
 from scheduler.verbs.cards import CardsPage
 from scheduler.verbs.filter import Extender
@@ -67,8 +67,6 @@ FOR_KUBE_SCHEDULER: Final = Limits(connections=1024, idle_seconds=120.0, buffer_
 """It keeps connections for 90 s, one for each binding under way, and sends all names of a large cluster at once."""
 _PROBES_KEPT_SECONDS: Final = 0.25
 _NAMESPACES_SECONDS: Final = 10.0
-_BINDS_PER_LEASE: Final = 3
-"""A lease is given up a third of its duration before others may take it: a bind must end in that."""
 
 
 def identity_of(pod: wire.Pod) -> wire.Pod:
@@ -345,20 +343,6 @@ def _customs(settings: SchedulerSettings) -> CustomsLearner:
         return CustomsLearner(settings.gpushare_unit, records_by_scheduler(settings.foreign_records))
     except ValueError as error:
         raise SettingsError([f"foreign_records: {error}"]) from error
-
-
-def check(settings: SchedulerSettings) -> None:
-    """Raise SettingsError for what no field can tell by itself, before anything is connected to."""
-    problems = []
-    if settings.lease_namespace and settings.lease_seconds < _BINDS_PER_LEASE * settings.bind_timeout_seconds:
-        problems.append(
-            f"lease_seconds: {settings.lease_seconds:g} s is below three times bind_timeout_seconds"
-            f" ({settings.bind_timeout_seconds:g} s): a binding could outlive the lease it was made under"
-        )
-    if not settings.scheduler_names:
-        problems.append(f"scheduler_names: is empty; name at least one scheduler, such as {names.SCHEDULER_NAME}")
-    if problems:
-        raise SettingsError(problems)
 
 
 def settle_interpreter() -> None:

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from headroom import names
 from headroom.daemon.common import LeaderSettings
-from headroom.daemon.settings import setting
+from headroom.daemon.settings import SettingsError, setting
 from headroom.domain.dialects.customs import AUTO, UNITS
 from headroom.domain.model import IDLE_MIB
 from headroom.prometheus.series import DEVICE_JOBS
 from headroom.prometheus.settings import PrometheusSettings
 
+_BINDS_PER_LEASE = 3
+"""A lease is given up a third of its duration before others may take it: a bind must end in that."""
 DECISIVE = "decisive"
 SCORED = "scored"
 POLICIES = (
@@ -220,3 +222,17 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         minimum=0.1,
         reason="Longest wait for the API server's answer to a binding; below kube-scheduler's httpTimeout of 5 s.",
     )
+
+
+def check(settings: SchedulerSettings) -> None:
+    """Raise SettingsError for what no field can tell by itself, before anything is connected to."""
+    problems = []
+    if settings.lease_namespace and settings.lease_seconds < _BINDS_PER_LEASE * settings.bind_timeout_seconds:
+        problems.append(
+            f"lease_seconds: {settings.lease_seconds:g} s is below three times bind_timeout_seconds"
+            f" ({settings.bind_timeout_seconds:g} s): a binding could outlive the lease it was made under"
+        )
+    if not settings.scheduler_names:
+        problems.append(f"scheduler_names: is empty; name at least one scheduler, such as {names.SCHEDULER_NAME}")
+    if problems:
+        raise SettingsError(problems)

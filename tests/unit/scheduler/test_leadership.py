@@ -10,9 +10,8 @@ import pytest
 
 from headroom.daemon.settings import SettingsError
 from headroom.kube.aio import connect
-from scheduler.daemon import check
 from scheduler.leadership import FencedClient
-from scheduler.settings import SchedulerSettings
+from scheduler.settings import SchedulerSettings, check
 from scheduler.verbs import protocol
 from scheduler.verbs.bind import Binder, BindError
 from tests.fakes.apiserver import ApiServer
