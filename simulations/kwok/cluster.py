@@ -23,7 +23,7 @@ whichever way, its processes end too (see `reaper.py`).
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from headroom.domain.model import GpuNode
 from simulations.kwok import control_plane
@@ -39,6 +39,9 @@ __all__ = ["Cluster", "ClusterError", "scheduler_config"]
 
 class Cluster(RunningCluster):
     """One running control plane. Make it with `Cluster.start`; use it as a context manager or call `stop`."""
+
+    api_flags: ClassVar[Sequence[str]] = ()
+    """Further flags of kube-apiserver, for subclasses."""
 
     def __init__(self, folder: Path, binaries: Path, *, audit: bool, keep: bool) -> None:
         """Allocate ports and write credentials; starts nothing but the guard of its processes."""
@@ -90,7 +93,10 @@ class Cluster(RunningCluster):
         self.run("etcd", etcd, ready_url=f"http://{HOST}:{self._etcd_port}/health")
         self.run(
             "kube-apiserver",
-            control_plane.api_server_command(binaries, files, self._api_port, self._etcd_port, audit=self._audit),
+            [
+                *control_plane.api_server_command(binaries, files, self._api_port, self._etcd_port, audit=self._audit),
+                *self.api_flags,
+            ],
             ready=self._api_is_ready,
         )
         waiting = []
