@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from typing import Any
 
 import click
@@ -69,6 +70,38 @@ async def _read(settings: AutoscalerSettings, namespace: str, name: str) -> Any:
         raise HeadroomError(f"there is no InferenceAutoscaler {name} in namespace {namespace}") from error
     finally:
         await kube.close()
+
+
+@main.command()
+@click.option("-n", "--namespace", default="", help="Only objects of this namespace.")
+@click.option("--name", default="", help="Only objects of this name.")
+@click.option("--days", default=7.0, type=click.FloatRange(0.01, 400.0), show_default=True, help="How far back.")
+@click.option("--hourly-cost", default=0.0, type=click.FloatRange(0.0), help="Of a replica; without it hours are told.")
+@click.option("--unit", default="USD", show_default=True, help="Of the cost.")
+@click.pass_obj
+def report(settings: AutoscalerSettings, namespace: str, name: str, days: float, hourly_cost: float, unit: str) -> None:
+    """What each target cost and missed, beside what Headroom asked for: after a week of objects that only advise.
+
+    Read from the autoscaler's own metrics in Prometheus (--prometheus-url).
+    """
+    from autoscaler.tick import report as reading
+    from autoscaler.tick.shadow import words
+    from headroom.prometheus.client import PrometheusSource
+
+    if not settings.prometheus_url:
+        raise click.UsageError(
+            "the report is read from Prometheus: say `headroom autoscaler --prometheus-url URL report`"
+        )
+
+    async def read() -> str:
+        source = PrometheusSource.of(settings)
+        try:
+            end = time.time()
+            return words(await reading.read(source, end - days * 86_400, end, namespace, name), hourly_cost, unit)
+        finally:
+            await source.close()
+
+    click.echo(asyncio.run(read()))
 
 
 @main.command("fastchat-exporter")

@@ -23,8 +23,35 @@ class AutoscalerMetrics:
             of,
             registry=registry,
         )
+        self.needed = Gauge(
+            "headroom_autoscaler_needed_replicas",
+            "What the load of this moment asks for, without windows, reserve and rates.",
+            of,
+            registry=registry,
+        )
+        self.decided = Gauge(
+            "headroom_autoscaler_decided_replicas",
+            "What was decided: written, or to be followed where the object only advises.",
+            of,
+            registry=registry,
+        )
+        self.start_up = Gauge(
+            "headroom_autoscaler_start_up_seconds",
+            "From the node given to ready, as replicas usually take.",
+            of,
+            registry=registry,
+        )
+        self.objective = Gauge(
+            "headroom_autoscaler_objective_met_ratio",
+            "Share of the requests of about the last hour that met the objective.",
+            of,
+            registry=registry,
+        )
         self.signal = Gauge(
             "headroom_autoscaler_signal", "Reading of a signal, in its own unit.", [*of, "signal"], registry=registry
+        )
+        self.signal_target = Gauge(
+            "headroom_autoscaler_signal_target", "What the reading is held against.", [*of, "signal"], registry=registry
         )
         self.signal_fresh = Gauge(
             "headroom_autoscaler_signal_fresh",
@@ -73,8 +100,14 @@ class AutoscalerMetrics:
 
     def forget(self, namespace: str, name: str) -> None:
         """Drop the series of an object that is gone or not acted on."""
-        for gauge in (self.replicas, self.ready, self.wanted, self.unmet):
+        for gauge in (self.replicas, self.ready, self.wanted, self.unmet, self.decided, self.start_up):
             _remove(gauge, namespace, name)
+        self.forget_load(namespace, name)
+        _remove(self.objective, namespace, name)
+
+    def forget_load(self, namespace: str, name: str) -> None:
+        """Drop what the load asks for while no signal is fresh."""
+        _remove(self.needed, namespace, name)
 
     def forget_moves(self, namespace: str, name: str) -> None:
         """Drop the counters of an object that is gone."""
@@ -84,7 +117,7 @@ class AutoscalerMetrics:
     def forget_signals(self, namespace: str, name: str, signals: Iterable[str]) -> None:
         """Drop the series of signals that an object no longer has."""
         for signal in signals:
-            for gauge in (self.signal, self.signal_fresh):
+            for gauge in (self.signal, self.signal_target, self.signal_fresh):
                 _remove(gauge, namespace, name, signal)
 
 

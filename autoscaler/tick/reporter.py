@@ -1,5 +1,6 @@
 """What is told of each object: its status, Events about conditions that turned bad, and its metrics."""
 
+import zlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from autoscaler.adapters.actuator import Actuator, NotLeaderError
 from autoscaler.api.resource import InferenceAutoscaler
 from autoscaler.law.decide import Rule
 from autoscaler.law.inputs import Freshness
+from autoscaler.law.rules.reserve import BURSTS
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.tick import status
 from autoscaler.tick.memory import Memory, samples_of
@@ -20,6 +22,8 @@ log = get_logger(__name__)
 
 _GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False", status.SPEC_WARNING: "False"}
 """Conditions whose good state is not True."""
+READINGS_PER_SECOND: Final = 1.5
+"""Statuses written for readings alone, all objects together; more objects wait longer. Decisions and conditions do not wait."""
 _EXPECTED: Final = (Rule.NO_READY_POD, Rule.OFF, status.ANOTHER_SCALER)
 """Reasons of conditions that are as somebody wanted them, or pass by themselves."""
 
@@ -37,6 +41,7 @@ class Reporter:
     ) -> None:
         self._actuator, self._metrics = actuator, metrics
         self._refresh_seconds, self._wall_clock = refresh_seconds, wall_clock
+        self._crowd_seconds = 0.0
         self._signals: dict[str, tuple[str, ...]] = {}
         """Objects that have series, and the signals among them."""
 
@@ -79,7 +84,8 @@ class Reporter:
         now: float,
     ) -> None:
         since = now - memory.written_at
-        if now < memory.wait_until or not status.says_something_new(built, old, since, self._refresh_seconds):
+        refresh, late = self._refresh_seconds, self._crowd_seconds * _spread(resource.key)
+        if now < memory.wait_until or not status.says_something_new(built, old, since, refresh, late):
             return
         try:
             await self._actuator.status(resource, built)
@@ -97,6 +103,7 @@ class Reporter:
     def count(self, outcomes: Mapping[str, Outcome], active: Container[str]) -> None:
         """Bring the metrics up to date. An object that is not among the `active` has none: old numbers would look alive."""
         metrics = self._metrics
+        self._crowd_seconds = max(len(outcomes) / READINGS_PER_SECOND - self._refresh_seconds, 0.0)
         for key in [key for key in self._signals if key not in active]:
             namespace, _, name = key.partition("/")
             metrics.forget(namespace, name)
@@ -107,14 +114,38 @@ class Reporter:
             metrics.ready.labels(*of).set(outcome.observation.pods.ready)
             metrics.wanted.labels(*of).set(outcome.decision.wanted)
             metrics.unmet.labels(*of).set(outcome.decision.unmet)
+            metrics.decided.labels(*of).set(outcome.decision.replicas)
+            metrics.start_up.labels(*of).set(outcome.decision.start_seconds)
+            if outcome.decision.objective is not None:
+                metrics.objective.labels(*of).set(outcome.decision.objective.share)
+            needed = _needed(outcome)
+            if needed is None:
+                metrics.forget_load(*of)
+            else:
+                metrics.needed.labels(*of).set(needed)
             signals = tuple(wish.name for wish in outcome.decision.wishes)
             gone = tuple(signal for signal in self._signals.get(key, ()) if signal not in signals)
             metrics.forget_signals(*of, gone)
             self._signals[key] = signals
             for wish in outcome.decision.wishes:
                 metrics.signal_fresh.labels(*of, wish.name).set(wish.state is Freshness.FRESH)
+                metrics.signal_target.labels(*of, wish.name).set(wish.target)
                 if wish.state is Freshness.FRESH:
                     metrics.signal.labels(*of, wish.name).set(wish.value)
+
+
+def _spread(key: str) -> float:
+    """0.75 to 1.25, the same for an object each time: objects that were first seen together are not written together for ever."""
+    return 0.75 + zlib.crc32(key.encode()) / 2**33
+
+
+def _needed(outcome: Outcome) -> int | None:
+    """What the load asks for now, within the bounds; None while nothing fresh says so."""
+    asked = [wish.up for wish in outcome.decision.wishes if wish.state.may_raise and wish.name != BURSTS]
+    if not asked:
+        return None
+    spec = outcome.target.spec
+    return min(max(*asked, spec.min_replicas), spec.max_replicas)
 
 
 def _merged(

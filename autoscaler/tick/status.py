@@ -244,20 +244,27 @@ def changed_by_another(before: int, after: int, text: str, now: float) -> dict[s
     return {"time": stamp(now), "from": before, "to": after, "reason": CHANGED_BY_ANOTHER, "message": cut(text)}
 
 
-def says_something_new(new: Status, old: Mapping[str, Any], seconds_since_write: float, refresh_seconds: float) -> bool:
-    """Whether a status is worth a write: at once when a decision, condition or state changed, readings now and then."""
+def says_something_new(
+    new: Status, old: Mapping[str, Any], seconds_since_write: float, refresh_seconds: float, crowd_seconds: float = 0.0
+) -> bool:
+    """Whether a status is worth a write: at once when a decision, condition or state changed, readings now and then.
+
+    `crowd_seconds` is by how much later where there are so many objects that their moving loads would keep the API server busy.
+    """
     if material(new) != material(old):
         return True
-    return seconds_since_write >= refresh_seconds and (readings(new) != readings(old) or _moved(new, old))
+    if new.get("desiredReplicas") != old.get("desiredReplicas") and seconds_since_write >= crowd_seconds:
+        return True
+    due = seconds_since_write >= refresh_seconds + crowd_seconds
+    return due and (readings(new) != readings(old) or _moved(new, old))
 
 
 def material(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The part that is written at once: without readings, their times and texts that hold live numbers."""
+    """The part that is written at once: without readings, what they ask for, their times, and texts that hold live numbers."""
     return {
         "counts": [
             status.get(name) for name in ("observedGeneration", "currentReplicas", "readyReplicas", "unmetReplicas")
         ],
-        "desired": status.get("desiredReplicas"),
         "history": [(entry.get("time"), entry.get("to")) for entry in status.get("history", ())],
         "states": [(signal.get("name"), signal.get("state")) for signal in status.get("signals", ())],
         "conditions": [(c.get("type"), c.get("status"), _stable(c)) for c in status.get("conditions", ())],

@@ -1,7 +1,8 @@
 """`headroom bench autoscaler`: time of a tick, queries, writes and memory of the autoscaler with many objects.
 
 The autoscaler runs as a process of its own against an API server and a Prometheus on this machine that hold the objects,
-their Deployments and pods, and ten scrapes of every metric. The load does not change, so nothing may be written.
+their Deployments and pods, and some scrapes of every metric. While the load does not change nothing may be written. With
+`--moving` every object's queue, requests and KV cache change each minute, by an amount of its own, and status writes are counted.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,8 @@ _SETTLING: Final = 25
 """Ticks until what can be learned of an unchanging load is learned."""
 _LOOK_SECONDS: Final = 2.0
 """Between two looks at the metrics: a page of many thousand lines, which takes its time too."""
+_STILL: Final = ("--tick-seconds", "3", "--status-refresh-seconds", "5")
+_MOVING: Final = ("--tick-seconds", "5")
 _AGE: Final = "2026-01-01T00:00:00Z"
 
 
@@ -43,14 +47,17 @@ class BenchError(HeadroomError):
 @click.option(
     "--ticks", type=click.IntRange(1), default=8, show_default=True, help="Ticks measured, after 25 to settle."
 )
-def main(objects: int, pods: int, ticks: int) -> None:
+@click.option(
+    "--moving", is_flag=True, help="Loads change every minute; the daemon ticks and writes as it does by default."
+)
+def main(objects: int, pods: int, ticks: int, moving: bool) -> None:
     """One tick over many objects: its time, its queries, what it writes, and the memory held."""
     with tempfile.TemporaryDirectory(prefix="headroom-bench-") as name:
-        for line in asyncio.run(_measure(Path(name), objects, max(pods // objects, 1), ticks)):
+        for line in asyncio.run(_measure(Path(name), objects, max(pods // objects, 1), ticks, moving=moving)):
             click.echo(line)
 
 
-async def _measure(folder: Path, objects: int, pods_each: int, ticks: int) -> list[str]:
+async def _measure(folder: Path, objects: int, pods_each: int, ticks: int, *, moving: bool) -> list[str]:
     store = Store(lambda: _AGE)
     for number in range(objects):
         _create(store, number, pods_each)
@@ -59,7 +66,11 @@ async def _measure(folder: Path, objects: int, pods_each: int, ticks: int) -> li
     kubeconfig = folder / "kubeconfig"
     api.write_kubeconfig(kubeconfig)
     try:
-        async with _prometheus(objects, pods_each) as url, _autoscaler(kubeconfig, url) as (pid, pages):
+        flags = _MOVING if moving else _STILL
+        async with (
+            _prometheus(objects, pods_each, moving=moving) as url,
+            _autoscaler(kubeconfig, url, flags) as (pid, pages),
+        ):
             return await _watch(pid, pages, api, objects, objects * pods_each, ticks)
     finally:
         await api.stop()
@@ -121,8 +132,8 @@ def _pod(name: str, number: int) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _prometheus(objects: int, pods_each: int) -> AsyncIterator[str]:
-    """Answers in the form of the HTTP API; scrape times move with the clock, values as if nothing changed."""
+async def _prometheus(objects: int, pods_each: int, *, moving: bool) -> AsyncIterator[str]:
+    """Answers in the form of the HTTP API; scrape times move with the clock, and with `moving` gauges every minute."""
     gauges = "".join(_series(objects, pods_each, counters=False))[:-1]
     counters = "".join(_series(objects, pods_each, counters=True))[:-1]
 
@@ -137,6 +148,8 @@ async def _prometheus(objects: int, pods_each: int) -> AsyncIterator[str]:
             older = "|".join(str(scrape) for scrape in range(SCRAPES - asked)) or "none"
             cut[which, asked] = re.sub(rf'\[@({older}),"[^"]*"\],', "", counters if which else gauges)
         text = cut[which, asked]
+        if moving and not which:
+            text = _moved(text, int(now // 60))
         for scrape in range(SCRAPES - asked, SCRAPES):
             text = text.replace(f"@{scrape},", f"{newest - (SCRAPES - 1 - scrape) * SCRAPE_SECONDS:.3f},")
         return text
@@ -166,6 +179,18 @@ async def _prometheus(objects: int, pods_each: int) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+def _moved(text: str, minute: int) -> str:
+    """Gauges of this minute: every series between half and one and a half of its usual value."""
+
+    def shifted(match: re.Match[str]) -> str:
+        factor = 0.5 + zlib.crc32(f"{match.group(1)} {minute}".encode()) / 2**32
+        return match.group(1) + re.sub(
+            r',"([0-9.]+)"\]', lambda point: f',"{float(point.group(1)) * factor:.4f}"]', match.group(2)
+        )
+
+    return re.sub(r'("pod":"[^"]*")([^{]*)', shifted, text)
 
 
 def _gauges(engine: str, batch: float) -> dict[str, float]:
@@ -218,10 +243,10 @@ def _series(objects: int, pods_each: int, *, counters: bool) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def _autoscaler(kubeconfig: Path, prometheus: str) -> AsyncIterator[tuple[int, str]]:
+async def _autoscaler(kubeconfig: Path, prometheus: str, more: Sequence[str]) -> AsyncIterator[tuple[int, str]]:
     flags = [
-        "--prometheus-url", prometheus, "--extender-url", "", "--tick-seconds", "3", "--port", "0", "--host", "127.0.0.1",
-        "--lease-namespace", "serving", "--prometheus-timeout-seconds", "20", "--status-refresh-seconds", "5",
+        "--prometheus-url", prometheus, "--extender-url", "", "--port", "0", "--host", "127.0.0.1",
+        "--lease-namespace", "serving", "--prometheus-timeout-seconds", "20", *more,
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "headroom", "autoscaler", *flags,
@@ -248,8 +273,9 @@ async def _autoscaler(kubeconfig: Path, prometheus: str) -> AsyncIterator[tuple[
 async def _watch(pid: int, pages: str, api: ApiServer, objects: int, pods: int, ticks: int) -> list[str]:
     async with aiohttp.ClientSession() as session:
         settled = await _ticks(session, pages, _SETTLING)
-        before = dict(api.requests)
+        before, began = dict(api.requests), time.monotonic()
         ended = await _ticks(session, pages, settled["headroom_autoscaler_tick_seconds_count"] + ticks)
+    seconds = time.monotonic() - began
     done = ended["headroom_autoscaler_tick_seconds_count"] - settled["headroom_autoscaler_tick_seconds_count"]
     busy = ended["process_cpu_seconds_total"] - settled["process_cpu_seconds_total"]
     took = ended["headroom_autoscaler_tick_seconds_sum"] - settled["headroom_autoscaler_tick_seconds_sum"]
@@ -261,11 +287,14 @@ async def _watch(pid: int, pages: str, api: ApiServer, objects: int, pods: int, 
         for call, count in api.requests.items()
         if not call.startswith("GET") and "leases" not in call and count > before.get(call, 0)
     }
+    statuses = sum(count for call, count in writes.items() if call.endswith("/status"))
+    events = sum(count for call, count in writes.items() if "events" in call)
     active = ended['headroom_autoscaler_objects{state="active"}']
     return [
         f"{objects} objects ({active:.0f} acted on), {pods} pods, {done:.0f} ticks: "
         f"{took / done:.2f} s a tick ({busy / done:.2f} s of processor time), {queries / done:.1f} queries a tick",
-        f"writes to the API server while nothing changed: {sum(writes.values())} {writes or ''}".rstrip(),
+        f"writes to the API server: {sum(writes.values())} {writes or ''}".rstrip(),
+        f"status writes: {statuses / seconds:.2f} a second; Events: {3600 * events / seconds:.0f} an hour; over {seconds:.0f} s",
         f"memory of the process: {_resident_mib(pid):.0f} MiB now, {_resident_mib(pid, 'VmHWM'):.0f} MiB at most",
     ]
 

@@ -166,7 +166,7 @@ class FakePrometheus:
 def _result(promql: str, found: Any) -> dict[str, Any]:
     if isinstance(found, tuple):
         return {"resultType": "scalar", "result": _pair(*found)}
-    if promql.rstrip().endswith("]"):
+    if promql.partition(" @ ")[0].rstrip().endswith("]"):
         result = [{"metric": labels, "values": [_pair(*point) for point in points]} for labels, points in found]
         return {"resultType": "matrix", "result": result}
     result = [{"metric": labels, "value": _pair(*points[-1])} for labels, points in found]

@@ -4,12 +4,14 @@ import ast
 import dataclasses
 from pathlib import Path
 
+import yaml
+
 from autoscaler.law import constants as constants_module
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Rule
 from autoscaler.law.inputs import SignalKind
 from headroom.domain.engines import ENGINES
-from tests.paths import DOCS
+from tests.paths import DEPLOY, DOCS, ROOT
 
 PAGE = DOCS / "autoscaling.md"
 HEAD = "| constant | value | what for |\n|---|---|---|\n"
@@ -55,6 +57,17 @@ def test_every_state_that_needs_a_person_is_explained() -> None:
         Rule.WINDOW_NOT_FULL,
     ):
         assert f"`{rule}`" in page, rule
+
+
+def test_the_query_that_keda_follows_is_the_one_that_is_tested() -> None:
+    files = (
+        DEPLOY / "examples" / "autoscaler-for-keda.yaml",
+        ROOT / "tests" / "alerts" / "autoscaler_followed_test.yaml",
+    )
+    _, scaled = yaml.safe_load_all(files[0].read_text(encoding="utf-8"))
+    tests = yaml.safe_load(files[1].read_text(encoding="utf-8"))["tests"]
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    assert {test["promql_expr_test"][0]["expr"].strip() for test in tests} == {query}
 
 
 if __name__ == "__main__":
