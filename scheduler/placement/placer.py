@@ -13,7 +13,7 @@ import numpy as np
 from headroom.domain.device_plugin import allocated_mib
 from headroom.domain.model import GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet, IntArray
-from scheduler.placement import filtering
+from scheduler.placement import filtering, mixing
 from scheduler.placement.filtering import Fit
 from scheduler.placement.policies.simple import BY_ORDER
 from scheduler.placement.profile import LearnedProfile, Profile
@@ -23,6 +23,7 @@ from scheduler.placement.scoring import Policy, first_of_equals, score_of
 _NEVER: Final = np.int64(np.iinfo(np.int64).min)  # key of a row that cannot run the request
 _MOST_BYTES: Final = 2**25  # of all classes: 640 of them at 5,000 nodes
 _TRIES_BEFORE_SORTING: Final = 8
+_REMEMBERED_ARRIVALS: Final = 5000  # the half-life of what is learned of the workload
 
 
 class Placer:
@@ -45,6 +46,9 @@ class Placer:
         self._ranked_names: list[str] = []
         self._rank_changes = ChangedRows()
         self._planned_at = 0
+        self._devices_asked_at: int | None = None
+        self._devices_wanted = False
+        """Whether pods come that get their cards from a device plugin: it matters on which nodes pods are pinned."""
 
     def best(
         self, request: GpuRequest, offered: Callable[[int], bool] | None = None, excluded: Container[int] = ()
@@ -141,6 +145,14 @@ class Placer:
     def observe(self, request: GpuRequest, now: float = 0.0) -> None:
         """Count an arrival for the learned workload profile. `now` is seconds on any steady clock."""
         self.profile.observe(request)
+        if request.mode is Mode.SLICE and request.count:
+            self._devices_asked_at = self.profile.seen
+        wanted = (
+            self._devices_asked_at is not None and self.profile.seen - self._devices_asked_at <= _REMEMBERED_ARRIVALS
+        )
+        if wanted is not self._devices_wanted:
+            self._devices_wanted = wanted
+            self._classes.clear()
 
     def replan(self, profile: Profile | None = None) -> None:
         """Rebuild the policy's table here and now, from the learned profile unless another is given.
@@ -216,6 +228,7 @@ class Placer:
             fit = Fit(rows[keep], keep[keep], fit.cards[keep], fit.need[keep], take)
         if len(fit.rows):
             keys[keep], card[keep] = evaluate(self.fleet, self._policy_for(request), request, fit)
+            keys[keep] -= mixing.price(self.fleet, request, fit.rows, devices_wanted=self._devices_wanted)
         return keys, card
 
 
