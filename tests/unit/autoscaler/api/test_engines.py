@@ -109,3 +109,16 @@ def test_what_llama_cpp_counts_while_six_requests_share_its_four_slots() -> None
     counted = [b for a, b in steps if b["tokens_predicted_total"] > a["tokens_predicted_total"]]
     assert len(counted) <= load["answered"] < len(worked)
     assert ENGINES["llama.cpp"].counts_at_end
+
+
+def test_what_triton_counts_while_twelve_requests_meet_a_batch_of_four() -> None:
+    """Pending requests are those that no batch has taken; the time that they waited is counted when they end."""
+    (load,) = [fixture["under_load"] for fixture in fixtures_of("triton") if "under_load" in fixture]
+    busy, after = load["samples"]
+    triton = ENGINES["triton"]
+    (pending,), (queued,), (total,) = triton.waiting.names, triton.waiting_seconds.names, triton.total_seconds.names
+    assert (busy[pending], after[pending]) == (load["at_once"] - load["batch"], 0)
+    assert busy[queued] == busy[total] == 0
+    assert after["nv_inference_request_success"] == load["at_once"]
+    seconds = [after[name] * triton.waiting_seconds.scale for name in (queued, total)]
+    assert load["at_once"] * load["batch_seconds"] <= seconds[1] - seconds[0] < seconds[1]
