@@ -23,7 +23,8 @@ async def read(source: Source, start: float, end: float, namespace: str = "", na
             answer = await source.ask(question(metric, low, high))
             for key, points in merged((series.labels, series.points) for series in answer).items():
                 if _is_asked_for(key, namespace, name):
-                    samples.setdefault(key, {})[metric] = points
+                    # Some versions give the point at the beginning too, which is the end of the chunk before.
+                    samples.setdefault(key, {})[metric] = [point for point in points if point[0] > low]
         for key, of_object in samples.items():
             found.setdefault(key, Shadow()).add(of_object, STEP_SECONDS)
     return {key: shadow for key, shadow in found.items() if shadow.seen_hours}

@@ -314,8 +314,9 @@ def _signal(wish: Any, now: float) -> dict[str, Any]:
 
 
 def cut(text: str) -> str:
-    """Within what a status field may hold."""
-    return text.encode()[:MESSAGE_BYTES].decode(errors="ignore")
+    """Within what a status field may hold, and without what a terminal would act on: servers' words end up here."""
+    shown = "".join(character if character.isprintable() else " " for character in text[:MESSAGE_BYTES])
+    return shown.encode(errors="replace")[:MESSAGE_BYTES].decode(errors="ignore")
 
 
 def _first(reasons: Sequence[Reason], rules: Sequence[Rule]) -> Reason | None:

@@ -70,3 +70,17 @@ async def test_many_objects_with_moving_loads_write_few_statuses() -> None:
     written = len([path for _, path in fleet.kube.writes if path.endswith("/status")])
     assert 0 < written / seconds < READINGS_PER_SECOND * 1.2
     await fleet.close()
+
+
+async def test_a_servers_words_reach_no_terminal_as_commands() -> None:
+    fleet = Fleet()
+    fleet.deployment(replicas=4)
+    for pod in fleet.pods():
+        fleet.scrape(pod, vllm(5.0))
+    fleet.object(signals=RUNNING)
+    fleet.prometheus.warnings = ["store\x00 \x1b[31m\nis down\ud800 " + "x" * 5000]
+    await fleet.tick(2)
+    message = fleet.signal()["message"]
+    assert message.isprintable()
+    assert "is down" in message
+    await fleet.close()

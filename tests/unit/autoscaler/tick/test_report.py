@@ -60,7 +60,7 @@ class TestShadow:
 async def test_two_autoscalers_and_renamed_labels_are_one_object() -> None:
     async with FakePrometheus().serve() as prometheus:
         for metric, value in {REPLICAS: 6.0, READY: 6.0, WANTED: 4.0, NEEDED: 4.0, START_UP: 60.0}.items():
-            points = [(END - 60.0 * step, value) for step in range(60, 0, -1)]
+            points = [(END - 60.0 * step, value) for step in range(60, -1, -1)]
             prometheus.answer(
                 metric,
                 series({}, *points, namespace="headroom-system", exported_namespace="chat", name="llm"),
