@@ -55,6 +55,14 @@ control-plane: $(VENV)/.runtime ## Build kube-apiserver, kube-scheduler, kubelet
 node-programs: $(VENV)/.runtime ## Build containerd into a cache (2 minutes once)
 	$(BIN)/python -m simulations.node.build
 
+.PHONY: helm
+helm: $(VENV)/.runtime ## Build helm 3 and helm 4 into a cache (3 minutes once)
+	$(BIN)/python -m simulations.kwok.helm
+
+.PHONY: base
+base: helm ## Make deploy/base from the chart in deploy/chart
+	$(BIN)/python tools/write_base.py --helm "$$($(BIN)/python -m simulations.kwok.helm | tail -1)/helm"
+
 .PHONY: node
 node: $(VENV)/.dev prerequisites control-plane node-programs ## A real node with Headroom on it, and a shell with kubectl; needs Linux and root
 	$(BIN)/python -m simulations.node
@@ -79,7 +87,7 @@ fuzz-faults: $(VENV)/.dev ## Take mends of late bindings back, one by one, and p
 	$(BIN)/python -m tests.property.scheduler.daemon --faults
 
 .PHONY: test-integration
-test-integration: $(VENV)/.dev prerequisites control-plane ## Tests on a real API server, scheduler and Prometheus
+test-integration: $(VENV)/.dev prerequisites control-plane helm ## Tests on a real API server, scheduler and Prometheus
 	$(PYTEST) tests/integration -m 'not gpu'
 
 MATRIX = 1.36 1.37

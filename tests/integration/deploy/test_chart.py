@@ -1,0 +1,236 @@
+"""The chart in deploy/chart with helm 3 and helm 4, on a real API server."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from simulations.kwok.build import Programs, find_binaries
+from simulations.kwok.cluster import Cluster
+from simulations.kwok.helm import HELM_3, HELM_4
+from tests.paths import DEPLOY
+from tools import write_base
+
+CHART = DEPLOY / "chart"
+EXISTING = DEPLOY / "overlays" / "existing-scheduler"
+OTHER = "gpu-sharing"
+EVERYTHING = (
+    "namespace.create=true",
+    "admission=policy",
+    "visibleDevices=Deny",
+    "image.digest=sha256:" + "0" * 64,
+    "imagePullSecrets[0].name=registry",
+    "agent.runtimeClassName=nvidia",
+    "prometheus.url=http://prometheus.monitoring:9090",
+    "prometheus.secret=prometheus-token",
+    "networkPolicies.enabled=true",
+    "networkPolicies.nodeCidrs[0]=10.0.0.0/24",
+)
+
+Object = dict[str, Any]
+
+
+class Helm:
+    """One version of helm."""
+
+    def __init__(self, programs: Programs, folder: Path) -> None:
+        self.path = find_binaries(programs) / "helm"
+        self._environment = os.environ | {
+            f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")
+        }
+
+    def __call__(self, *arguments: str) -> str:
+        """What it prints. Raises AssertionError with its words when it fails."""
+        done = self.attempt(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same, whatever comes of it."""
+        return subprocess.run(
+            [str(self.path), *arguments], check=False, capture_output=True, text=True, env=self._environment
+        )
+
+    def objects(self, *values: str, namespace: str = "headroom-system") -> list[Object]:
+        """What the chart makes of some values, for Kubernetes 1.36."""
+        known = ["--kube-version=v1.36.3", "--api-versions=admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"]
+        flags = [flag for value in values for flag in ("--set", value)]
+        text = self("template", "headroom", str(CHART), f"--namespace={namespace}", *known, *flags)
+        return [item for item in yaml.safe_load_all(text) if item]
+
+
+@pytest.fixture(scope="module", params=[HELM_3, HELM_4], ids=["helm3", "helm4"])
+def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Both versions that are in use."""
+    return Helm(request.param, tmp_path_factory.mktemp("helm"))
+
+
+def squeezed(value: Object) -> str:
+    """Without what white space differs: kustomize folds long lines anew."""
+    return "".join(json.dumps(value, sort_keys=True).replace("\\n", "").split())
+
+
+def named(objects: list[Object], kind: str) -> dict[str, Object]:
+    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
+
+
+def test_the_linter_has_nothing_to_say(helm: Helm) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
+
+
+def test_the_kustomize_base_is_what_the_chart_says(helm: Helm) -> None:
+    assert write_base.differences(write_base.rendered(helm.path)) == [], "run `make base`"
+
+
+@pytest.mark.parametrize(
+    "values", [(), EVERYTHING, ("scheduler.mode=existing", *EVERYTHING)], ids=["as it comes", "all", "existing"]
+)
+def test_the_api_server_takes_every_object(
+    cluster: Cluster, helm: Helm, tmp_path: Path, values: tuple[str, ...]
+) -> None:
+    objects = helm.objects(*values, namespace=OTHER)
+    cluster.kubectl("create", "namespace", OTHER)
+    try:
+        (tmp_path / "objects.yaml").write_text(yaml.safe_dump_all(objects))
+        cluster.kubectl(
+            "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", str(tmp_path / "objects.yaml")
+        )
+    finally:
+        cluster.kubectl("delete", "namespace", OTHER)
+
+
+def test_no_object_of_another_namespace_names_the_usual_one(helm: Helm) -> None:
+    """Guards that name accounts of a namespace where nobody is guard nothing."""
+    for item in helm.objects(*EVERYTHING, "prometheus.rules.enabled=true", namespace=OTHER):
+        settings = item["kind"] == "ConfigMap"  # comments of settings may name it
+        assert settings or "headroom-system" not in json.dumps(item), item["metadata"]["name"]
+
+
+def test_the_scheduler_that_is_there_gets_what_the_overlay_gives_it(cluster: Cluster, helm: Helm) -> None:
+    """The overlay and the chart's `existing` are written apart; they must mean the same."""
+    overlay = [item for item in yaml.safe_load_all(cluster.kubectl("kustomize", str(EXISTING))) if item]
+    chart = helm.objects("scheduler.mode=existing", "namespace.create=true", "admission=policy")
+
+    def kinds(objects: list[Object]) -> set[tuple[str, str]]:
+        of_helm = ("headroom-test", "headroom-clean-nodes")
+        return {
+            (item["kind"], item["metadata"]["name"])
+            for item in objects
+            if item["kind"] != "ConfigMap" and item["metadata"]["name"] not in of_helm
+        }
+
+    assert kinds(chart) == kinds(overlay)
+    spec, same = (
+        named(objects, "DaemonSet")["headroom-scheduler"]["spec"]["template"]["spec"] for objects in (chart, overlay)
+    )
+    for part in ("hostNetwork", "dnsPolicy", "priorityClassName", "tolerations"):
+        assert spec[part] == same[part]
+    for policy in ("headroom-pods", "headroom-fractions"):
+        ours, theirs = (named(objects, "MutatingAdmissionPolicy")[policy]["spec"] for objects in (chart, overlay))
+        assert squeezed(ours) == squeezed(theirs)
+
+
+def test_without_mutating_policies_the_chart_leaves_them_out(helm: Helm) -> None:
+    older = helm("template", "headroom", str(CHART), "--kube-version=v1.34.1")
+    assert "kind: MutatingAdmissionPolicy" not in older
+    assert "kube-scheduler:v1.34.1" in older
+    assert "kind: ValidatingAdmissionPolicy" in older
+    assert "AdmissionPolicy" not in {item["kind"][-15:] for item in helm.objects("admission=off")}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("scheduler.mod=own", "mod"),
+        ("scheduler.mode=second", "mode"),
+        ("admission=yes", "admission"),
+        ("prometheus.url=prometheus:9090", "url"),
+        ("image.digest=latest", "digest"),
+        ("scheduler.replicas=0", "replicas"),
+        ("prometheus.podMonitors.engines[0].name=vllm", "matchLabels"),
+    ],
+)
+def test_a_value_that_is_wrong_is_refused_by_name(helm: Helm, value: str, said: str) -> None:
+    done = helm.attempt("template", "headroom", str(CHART), "--set", value)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_settings_reach_the_daemons_and_restart_them(helm: Helm) -> None:
+    def of(*values: str) -> tuple[Object, str]:
+        objects = helm.objects(*values)
+        settings = named(objects, "ConfigMap")["headroom-scheduler-settings"]["data"]["scheduler.yaml"]
+        pods = named(objects, "Deployment")["headroom-scheduler"]["spec"]["template"]
+        return yaml.safe_load(settings), pods["metadata"]["annotations"]["headroom.dev/settings"]
+
+    plain, before = of()
+    changed, after = of("prometheus.url=http://p:9090", "scheduler.settings.policy=best-fit")
+    assert plain == {"lease_namespace": "headroom-system", "prometheus_url": ""}
+    assert changed == {"lease_namespace": "headroom-system", "prometheus_url": "http://p:9090", "policy": "best-fit"}
+    assert before != after
+
+
+def test_monitors_find_the_daemons_and_the_engines(helm: Helm) -> None:
+    values = [
+        "prometheus.podMonitors.enabled=true",
+        "prometheus.podMonitors.labels.release=kube-prometheus-stack",
+        "prometheus.podMonitors.engines[0].name=vllm",
+        "prometheus.podMonitors.engines[0].matchLabels.app=vllm",
+        "prometheus.podMonitors.engines[0].port=http",
+        "prometheus.rules.enabled=true",
+    ]
+    objects = helm.objects(*values)
+    monitors = named(objects, "PodMonitor")
+    assert set(monitors) == {"headroom-scheduler", "headroom-autoscaler", "headroom-agent", "headroom-engine-vllm"}
+    assert all(one["metadata"]["labels"]["release"] == "kube-prometheus-stack" for one in monitors.values())
+    pods = {**named(objects, "Deployment"), **named(objects, "DaemonSet")}
+    for name in ("headroom-scheduler", "headroom-autoscaler", "headroom-agent"):
+        template = pods[name]["spec"]["template"]
+        labels = template["metadata"]["labels"]
+        assert monitors[name]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        ports = {port["name"] for container in template["spec"]["containers"] for port in container["ports"]}
+        assert monitors[name]["spec"]["podMetricsEndpoints"][0]["port"] in ports
+    rules = yaml.safe_load((DEPLOY / "base" / "alerts.yaml").read_text())
+    assert named(objects, "PrometheusRule")["headroom"]["spec"] == rules
+
+
+@pytest.fixture
+def installed(cluster: Cluster, helm: Helm) -> Iterator[list[str]]:
+    """The chart installed in a namespace of another name; what to say to helm for it. Gone afterwards."""
+    where = [f"--namespace={OTHER}", f"--kubeconfig={cluster.kubeconfig}"]
+    # Nobody runs pods here: the hook that cleans nodes would wait for ever.
+    helm("install", "headroom", str(CHART), "--create-namespace", "--set=uninstall.cleanNodes=false", *where)
+    yield where
+    helm.attempt("uninstall", "headroom", *where)
+    cluster.kubectl("delete", "crd", "inferenceautoscalers.headroom.dev", "--ignore-not-found")
+    cluster.kubectl("delete", "namespace", OTHER, "--ignore-not-found")
+
+
+def test_install_upgrade_rollback_and_uninstall(cluster: Cluster, helm: Helm, installed: list[str]) -> None:
+    def replicas() -> int:
+        found: int = cluster.api.get(f"/apis/apps/v1/namespaces/{OTHER}/deployments/headroom-scheduler")["spec"][
+            "replicas"
+        ]
+        return found
+
+    assert replicas() == 2
+    scaler = {
+        "apiVersion": "headroom.dev/v1alpha1",
+        "kind": "InferenceAutoscaler",
+        "metadata": {"name": "kept", "namespace": "default"},
+        "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "x"}, "maxReplicas": 3},
+    }
+    cluster.apply([scaler], "default")
+    helm("upgrade", "headroom", str(CHART), "--reuse-values", "--set=scheduler.replicas=3", *installed)
+    assert replicas() == 3
+    helm("rollback", "headroom", "1", *installed)
+    assert replicas() == 2
+    helm("uninstall", "headroom", *installed)
+    assert not cluster.exists(f"/apis/apps/v1/namespaces/{OTHER}/deployments/headroom-scheduler")
+    assert not cluster.exists("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/headroom-assignments")
+    assert "kept" in cluster.kubectl("get", "inferenceautoscalers", "-n", "default", "-o", "name")
