@@ -233,6 +233,6 @@ def filled_daemon(node_count: int, pods_per_node: int, policy: str, seed: int = 
             pod = wire.POD.decode(msgspec.json.encode(body))
             daemon.state.on_pod(ADDED, pod.key, pod)
     api.daemon = daemon
-    for part in ("nodes", "pods"):
+    for part in ("nodes", "pods", "namespaces"):
         daemon.health.set_ready(part, ready=True)
     return daemon
