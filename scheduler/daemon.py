@@ -65,6 +65,8 @@ _NO_SPEC: Final = wire.PodSpec()
 _NO_STATUS: Final = wire.PodStatus()
 FOR_KUBE_SCHEDULER: Final = Limits(connections=1024, idle_seconds=120.0, buffer_bytes=2**20)
 """It keeps connections for 90 s, one for each binding under way, and sends all names of a large cluster at once."""
+FOR_STRANGERS: Final = Limits(answers_per_second=200.0)
+"""Probes, a Prometheus, the autoscaler and people ask a few times a second."""
 _PROBES_KEPT_SECONDS: Final = 0.25
 _NAMESPACES_SECONDS: Final = 10.0
 
@@ -205,7 +207,7 @@ class SchedulerDaemon:
         pages = {route: bridge.page(page) for route, page in (self.health.pages() | self.pages).items()}
         for path in ("/healthz", "/readyz"):
             pages["GET", path] = kept_for(_PROBES_KEPT_SECONDS, pages["GET", path])
-        return Site(pages, refused)
+        return Site(pages, refused, FOR_STRANGERS)
 
     def verbs_over_tls(self) -> Site:
         """The verbs, for callers with a certificate."""

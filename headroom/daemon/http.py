@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from headroom.daemon.turns import Turns
 from headroom.errors import HeadroomError
 
 JSON: Final = "application/json"
@@ -68,6 +69,9 @@ class Limits:
     """Longest time for which a caller may take to read an answer."""
     buffer_bytes: int = 2**16
     """Half of what is read ahead of a handler, for each connection."""
+    answers_per_second: float = 0.0
+    """To all callers together, who are let in by turns; 0 for as many as there are. Reading a request costs the interpreter's time, too:
+    a caller who gets no answer sends no further one."""
     connections: int = 256
     connections_per_address: int = 16
     """Callers on this machine are not counted by address."""
@@ -93,6 +97,8 @@ class Site:
         self.limits = limits or Limits()
         self._handlers = dict(handlers) | {route: self._handler(page) for route, page in pages.items()}
         self._paths = {path for _, path in self._handlers}
+        pace = self.limits.answers_per_second
+        self._turns = Turns(least_rest_seconds=1 / pace, longest_rest_seconds=1 / pace) if pace else None
 
     def _handler(self, page: Page) -> Handler:
         async def answer(http: web.BaseRequest) -> web.StreamResponse:
@@ -110,6 +116,9 @@ class Site:
 
     async def answer(self, http: web.BaseRequest) -> web.StreamResponse:
         """The answer to one request."""
+        if self._turns is not None:
+            async with self._turns.turn(address_of(http.transport)):
+                pass
         handler = self._handlers.get((http.method, http.path))
         if handler is None:
             known = http.path in self._paths
@@ -137,6 +146,8 @@ class Site:
         except TimeoutError:
             if http.transport is not None:
                 http.transport.abort()
+        except ConnectionError:
+            pass  # the caller went; nothing that a log need tell
         return response
 
 

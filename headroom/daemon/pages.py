@@ -89,7 +89,7 @@ class Health:
 
     async def _write_metrics(self) -> None:
         clock = asyncio.get_running_loop().time
-        # Whoever asks again and again gets at most half of the time.
+        # Whoever asks again and again gets at most a quarter of the time.
         await asyncio.sleep(max(self._rest_until - clock(), 0.0))
         serves, began = self._asked, clock()
         self._before_metrics()
@@ -98,7 +98,7 @@ class Health:
         else:
             self._page = generate_latest(self.registry)
         self._written = serves
-        self._rest_until = 2 * clock() - began
+        self._rest_until = clock() + 3 * (clock() - began)
 
     def pages(self) -> dict[Route, Page]:
         """The three pages."""

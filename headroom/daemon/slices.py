@@ -7,6 +7,8 @@ from typing import Final
 
 SLICE_SECONDS: Final = 0.002
 """A call of kube-scheduler's needs about three turns of the loop, so it waits for about as many slices."""
+PAGE_SLICE_SECONDS: Final = 0.0005
+"""For pages: nobody who places pods waits for them."""
 
 
 class Slices:

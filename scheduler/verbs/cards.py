@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from headroom import wire
-from headroom.daemon.slices import Slices
+from headroom.daemon.slices import PAGE_SLICE_SECONDS, Slices
 from headroom.prometheus.client import PrometheusError, PrometheusSource
 from headroom.prometheus.series import DeviceJobs
 from scheduler.cluster.measured import BUSY_METRICS, Busy, busy_of, line_of, query_for
@@ -67,7 +67,7 @@ class CardsPage:
 
     async def answer(self, only_node: str = "") -> bytes | None:
         """The page as JSON: of all nodes with cards, or of one. None where there is no such node."""
-        state, slices, nodes = self._state, Slices(), list[bytes]()
+        state, slices, nodes = self._state, Slices(PAGE_SLICE_SECONDS), list[bytes]()
         names = [only_node] if only_node else sorted(state.fleet.nodes)
         for name in names:
             if name in state.fleet.nodes and (only_node or state.fleet.nodes[name].cards):

@@ -19,7 +19,7 @@ from scheduler.placement.trial import KEPT_APART, Trial
 
 _MOST_PODS_ASKED: Final = 2000
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # it becomes part of a path
-_PODS_AT_ONCE: Final = 4  # a millisecond or two at 5,000 nodes: filter calls are answered in between
+_PODS_AT_ONCE: Final = 1  # a third of a millisecond at 5,000 nodes: filter calls are answered in between
 
 
 class FitQuestion(Wire):

@@ -4,10 +4,7 @@ One is answered at a time, callers by turns, with a rest after each: whoever ask
 time and no more.
 """
 
-import asyncio
-import contextlib
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +12,7 @@ import msgspec
 from headroom import wire
 from headroom.daemon.http import JSON, THIS_MACHINE, Page, Question, Reply, Route, fault
 from headroom.daemon.pages import Health
+from headroom.daemon.turns import Turns
 from headroom.domain.request import RequestError, request_of
 from headroom.kube.client import KubeError
 from headroom.wire import WireError
@@ -27,52 +25,7 @@ from scheduler.verbs.fit import FitPage, FitQuestion
 from scheduler.verbs.snapshot import snapshot
 
 _FIT_QUESTION: Final = wire.Decoder(FitQuestion)
-_REST: Final = 2.0  # as long as the page took, so many times
-_LONGEST_REST_SECONDS: Final = 0.1
-
-
-class Turns:
-    """One at a time; those who wait are let in by caller, round and round."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self._busy = False
-
-    @contextlib.asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Wait for a turn, have it while the block runs, and rest."""
-        await self._enter(caller)
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            yield
-        finally:
-            rest = min(_REST * (clock() - began), _LONGEST_REST_SECONDS)
-            asyncio.get_running_loop().call_later(rest, self._next)
-
-    async def _enter(self, caller: str) -> None:
-        if not self._busy:
-            self._busy = True
-            return
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(mine)
-        try:
-            await mine
-        except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
-                self._next()  # the turn had come already
-            raise
-
-    def _next(self) -> None:
-        while self._waiting:
-            caller, queue = self._waiting.popitem(last=False)
-            first = queue.popleft()
-            if queue:
-                self._waiting[caller] = queue
-            if not first.done():
-                first.set_result(None)
-                return
-        self._busy = False
+_LONGEST_REST_SECONDS: Final = 1.0
 
 
 class Pages:
@@ -91,7 +44,7 @@ class Pages:
     ) -> None:
         self._state, self._decisions, self._fit_page, self._cards_page = state, decisions, fit, cards
         self._health, self._leadership, self._monotonic = health, leadership, monotonic
-        self._turns = Turns()
+        self._turns = Turns(longest_rest_seconds=_LONGEST_REST_SECONDS)
 
     def pages(self) -> dict[Route, Page]:
         """The pages by method and path."""

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from headroom import wire
-from headroom.daemon.slices import Slices
+from headroom.daemon.slices import PAGE_SLICE_SECONDS, Slices
 from scheduler.cluster.pod_entry import Stage
 from scheduler.cluster.state import ClusterState
 
 
 async def snapshot(state: ClusterState, now: float, *, check: bool = False) -> bytes:
     """The snapshot as JSON; `check` recounts every holding, which takes a second or two of a large cluster's loop, by slices."""
-    slices, nodes, parts = Slices(), list[bytes](), list[bytes]()
+    slices, nodes, parts = Slices(PAGE_SLICE_SECONDS), list[bytes](), list[bytes]()
     for name in sorted(state.fleet.nodes):
         if name in state.fleet.nodes:
             nodes.append(wire.encode(state.fleet.dump_node(name)))

@@ -223,7 +223,9 @@ class InstantApi:
 def filled_daemon(node_count: int, pods_per_node: int, policy: str, seed: int = 1) -> SchedulerDaemon:
     """A ready daemon over `node_count` nodes, each with `pods_per_node` bound pods."""
     api = InstantApi()
-    daemon = SchedulerDaemon(api, SchedulerSettings(port=0, policy=policy, naming_ahead=False, preemption=False))
+    daemon = SchedulerDaemon(
+        api, SchedulerSettings(host="127.0.0.1", port=0, policy=policy, naming_ahead=False, preemption=False)
+    )
     rng = random.Random(seed)
     for at in range(node_count):
         node = wire.NODE.decode(msgspec.json.encode(node_object(at)))

@@ -15,25 +15,35 @@ import random
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import msgspec
 from aiohttp import web
 
 from headroom import wire
 from headroom.daemon import logs, tasks
-from headroom.daemon.http import Question, Reply, Site
+from headroom.daemon.http import Question, Reply
 from headroom.daemon.pages import serving
 from headroom.domain.request import request_of
 from headroom.wire import ADDED
-from scheduler.daemon import FOR_KUBE_SCHEDULER
-from scheduler.verbs.server import this_machine
+from scheduler.daemon import listening, settle_interpreter
 from simulations.bench.extender_cluster import SIZES_GIB, filled_daemon, pod_object
 
 _WARM_UP: Final = 300
+_ADDRESSES: Final = 4
+_PAGES: Final[tuple[tuple[str, str, bytes | None], ...]] = (
+    ("GET", "/metrics", None),
+    ("GET", "/healthz", None),
+    ("GET", "/readyz", None),
+    ("GET", "/v1/cards", None),
+    ("GET", "/v1/explain?pod=models/new-1", None),
+    ("POST", "/filter", b"{}"),
+    ("POST", "/v1/fit", b"x" * 200_000),
+)
 ANNOUNCE: Final = "/announce"
 """Where the benchmark tells the extender of a new pod, as the watch does before kube-scheduler asks."""
 BARE: Final = "bare"
@@ -59,6 +69,7 @@ _Connection = multiprocessing.connection.Connection
 
 def _serve(connection: _Connection, node_count: int, pods_per_node: int, policy: str) -> None:
     async def work() -> None:
+        settle_interpreter()
         daemon = filled_daemon(node_count, pods_per_node, policy)
         for size in SIZES_GIB:
             request = request_of(wire.POD.decode(msgspec.json.encode(pod_object("typical", size))))
@@ -71,8 +82,12 @@ def _serve(connection: _Connection, node_count: int, pods_per_node: int, policy:
             daemon.effects(daemon.state.on_pod(ADDED, pod.key, pod))
             return Reply(b"{}")
 
-        pages, verbs = {("POST", ANNOUNCE): announce}, daemon.server.handlers(this_machine)
-        await _serve_app(connection, Site(pages, verbs, FOR_KUBE_SCHEDULER))
+        daemon.pages["POST", ANNOUNCE] = announce
+        gc.collect()
+        gc.freeze()
+        async with listening(daemon) as (port, _):
+            connection.send(port)
+            await asyncio.to_thread(connection.recv)
 
     logs.setup(level="WARNING")
     tasks.run(work())
@@ -87,15 +102,43 @@ def _serve_bare(connection: _Connection) -> None:
 
     app = web.Application(client_max_size=2**25)
     app.add_routes([web.post("/filter", filter_)])
-    tasks.run(_serve_app(connection, app))
+
+    async def work() -> None:
+        gc.collect()
+        gc.freeze()
+        async with serving(app, "127.0.0.1", 0) as port:
+            connection.send(port)
+            await asyncio.to_thread(connection.recv)
+
+    tasks.run(work())
 
 
-async def _serve_app(connection: _Connection, app: web.Application | Site) -> None:
-    gc.collect()
-    gc.freeze()
-    async with serving(app, "127.0.0.1", 0) as port:
-        connection.send(port)
-        await asyncio.to_thread(connection.recv)
+def _hammer(connection: _Connection, port: int) -> None:
+    """Ask every open page without a pause, from addresses that are not this machine's to the extender; ends with its process."""
+    fit = msgspec.json.encode({"pod": pod_object("asked", SIZES_GIB[0]), "limit": 2000})
+
+    async def ask(session: aiohttp.ClientSession, method: str, path: str, body: bytes | None) -> None:
+        headers = {"Content-Type": "application/json"}
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with session.request(
+                    method, f"http://127.0.0.1:{port}{path}", data=body, headers=headers
+                ) as answer:
+                    await answer.read()
+
+    async def work() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for at in range(_ADDRESSES):
+                connector = aiohttp.TCPConnector(local_addr=(f"127.0.1.{at + 1}", 0), limit=0)
+                timeout = aiohttp.ClientTimeout(total=30)
+                session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
+                for method, path, body in (*_PAGES, ("POST", "/v1/fit", fit)):
+                    tasks_of_strangers.append(asyncio.create_task(ask(session, method, path, body)))
+            connection.send(port)
+            await asyncio.gather(*tasks_of_strangers)
+
+    tasks_of_strangers: list[asyncio.Task[None]] = []
+    tasks.run(work())
 
 
 class _Caller:
@@ -124,10 +167,29 @@ class _Caller:
         self._socket.close()
 
 
+@contextlib.contextmanager
+def _strangers(port: int, wanted: bool) -> Iterator[None]:
+    """Strangers hammer the extender from a process of their own while the block runs, if they are wanted."""
+    if not wanted:
+        yield
+        return
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_hammer, args=(theirs, port), daemon=True)
+    process.start()
+    try:
+        ours.recv()
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
 class _Server:
     """A server in a process of its own, and a connection to it. Use as a context."""
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
+        self.port = 0
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs, *args), daemon=True)
@@ -135,7 +197,8 @@ class _Server:
         theirs.close()
 
     def __enter__(self) -> "_Server":
-        self._caller = _Caller(self._pipe.recv())
+        self.port = self._pipe.recv()
+        self._caller = _Caller(self.port)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,12 +220,21 @@ class _Server:
         return wall_ms, self._cpu_ms() - before, answer
 
 
-def measure_latency(node_count: int, pods_per_node: int, calls: int, policy: str = "headroom") -> list[Latency]:
-    """Filter (choice and reservation included) and bind, one pod after another as kube-scheduler's cycle does."""
+def measure_latency(
+    node_count: int, pods_per_node: int, calls: int, policy: str = "headroom", *, strangers: bool = False
+) -> list[Latency]:
+    """Filter (choice and reservation included) and bind, one pod after another as kube-scheduler's cycle does.
+
+    With `strangers` others ask for all open pages without a pause meanwhile.
+    """
     rng = random.Random(2)
     bodies = _name_lists(node_count, rng)
     times: dict[str, list[tuple[float, float]]] = {BARE: [], "filter": [], "bind": []}
-    with _Server(_serve_bare) as bare, _Server(_serve, node_count, pods_per_node, policy) as extender:
+    with (
+        _Server(_serve_bare) as bare,
+        _Server(_serve, node_count, pods_per_node, policy) as extender,
+        _strangers(extender.port, strangers),
+    ):
         for at in range(calls + _WARM_UP):
             pod = pod_object(f"new-{at}", rng.choice(SIZES_GIB))
             body = b'{"Pod":%b,"Nodes":null,"NodeNames":%b}' % (msgspec.json.encode(pod), rng.choice(bodies))

@@ -218,3 +218,23 @@ async def test_thousands_of_connections_are_closed_but_for_so_many(count: int) -
             still += not connection.reader.at_eof()
             connection.writer.close()
         assert still <= 45
+
+
+async def test_callers_are_answered_at_a_pace_and_by_turns() -> None:
+    async with served(Limits(answers_per_second=20, connections_per_address=50)) as port:
+        greedy = [asyncio.create_task(ask(port, post(b"more"), "127.0.0.2")) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        assert (await ask(port, post(b"once"), "127.0.0.3"))[0] == 200
+        assert not all(task.done() for task in greedy)
+        assert [status for status, _ in await asyncio.gather(*greedy)] == [200] * 20
+
+
+async def test_a_caller_who_leaves_during_a_long_answer_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as port:
+        for _ in range(5):
+            connection = await Connection.to(port)
+            connection.send(GET)
+            connection.writer.transport.abort()
+        assert (await ask(port, post(b"again")))[0] == 200
+        await asyncio.sleep(0.1)
+    assert caplog.records == []
