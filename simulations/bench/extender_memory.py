@@ -77,7 +77,9 @@ async def _measure_memory(node_count: int, pods_per_node: int, claims_per_node: 
     app = web.Application()
     app.router.add_get("/api/v1/{plural}", lambda http: _list_or_watch(http, lists.get(http.path, [])))
     if devices:
-        app.router.add_get("/apis/resource.k8s.io/v1/{plural}", lambda http: _list_or_watch(http, lists.get(http.path, [])))
+        app.router.add_get(
+            "/apis/resource.k8s.io/v1/{plural}", lambda http: _list_or_watch(http, lists.get(http.path, []))
+        )
     async with serving(app, "127.0.0.1", 0) as api_port:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
