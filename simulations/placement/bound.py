@@ -19,8 +19,8 @@ import numpy as np
 from headroom.domain.model import GpuNode, GpuRequest
 from headroom.errors import HeadroomError
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement.linear_programme import Solution, UnsolvedError, maximise
 from scheduler.placement.policies.knapsack import UNITS, FloatArray, cut, knapsack
+from scheduler.placement.policies.linear_programme import Solution, UnsolvedError, maximise
 from scheduler.placement.scoring import CardKinds
 from simulations.placement.traces import Pod
 

@@ -20,7 +20,6 @@ from typing import Final
 import numpy as np
 
 from scheduler.ledger.fleet import IntArray
-from scheduler.placement.linear_programme import UnsolvedError, maximise
 from scheduler.placement.policies.knapsack import (
     HOST_LEVELS,
     TOLERANCE,
@@ -30,6 +29,7 @@ from scheduler.placement.policies.knapsack import (
     knapsack,
     knapsack_by_host,
 )
+from scheduler.placement.policies.linear_programme import UnsolvedError, maximise
 
 Pattern = tuple[int, tuple[tuple[int, int], ...]]
 """A pool and the pieces cut from one of its cards: (piece's key, how many), sorted."""

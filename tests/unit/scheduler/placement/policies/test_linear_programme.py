@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from scheduler.placement.linear_programme import UnsolvedError, maximise
+from scheduler.placement.policies.linear_programme import UnsolvedError, maximise
 
 
 def test_a_known_optimum_and_its_prices() -> None:
@@ -21,7 +21,7 @@ def test_a_known_optimum_and_its_prices() -> None:
 def test_nothing_is_printed() -> None:
     """In a process of its own: HiGHS greets once a process."""
     code = (
-        "import numpy as np; from scheduler.placement.linear_programme import maximise\n"
+        "import numpy as np; from scheduler.placement.policies.linear_programme import maximise\n"
         "maximise(np.array([1.0]), [(0, 0, 1.0)], np.array([5.0]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
