@@ -75,9 +75,10 @@ def _note_freshness(turn: Turn, all_fresh: bool) -> None:
 
 
 def _with_lost(turn: Turn, low: int, up: int) -> tuple[int, int]:
-    """The lowest count that all wishes accept and the highest that one asks for, with pods that are of no use stood in for.
+    """The lowest count that all wishes accept and the highest that one asks for, with one more for each pod that is of no use.
 
-    Upwards a step at a time: overdue pods may yet come. A cut must leave enough of the others: a StatefulSet keeps its sick ones.
+    Upwards only a step at a time, because overdue pods may still come. A cut must leave enough of the useful pods: a StatefulSet
+    may keep its sick ones.
     """
     supply = turn.supply
     if up > supply.credited:

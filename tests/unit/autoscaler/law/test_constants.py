@@ -3,7 +3,7 @@
 import pytest
 
 from autoscaler.law.constants import LawConstants
-from autoscaler.law.decide import TargetState, decide
+from autoscaler.law.decide import Rule, TargetState, decide
 from autoscaler.law.inputs import Freshness, Observation, PodFacts, Reading, SignalKind, Work
 from autoscaler.law.memory.hold import hold_seconds, note_gaps
 from autoscaler.law.memory.learned import GapHistogram
@@ -132,3 +132,73 @@ def test_a_second_of_missed_work_is_worth_forty_of_idling() -> None:
 def test_gaps_fade_by_half_a_percent() -> None:
     histogram = note_gaps(GapHistogram(), [Gap(100.0, 1, 1)] * 200, LAW)
     assert histogram.replicas == pytest.approx((1 - 0.995**200) / 0.005)
+
+
+def ticks(spec: TargetSpec, replicas: int, times: int, pods: PodFacts, **seen: object) -> tuple[int, set[Rule]]:
+    """Replicas and reasons after so many ticks of the same picture."""
+    state, now, rules = TargetState(), 1000.0, set()
+    for _ in range(times):
+        decision = decide(spec, state, Observation(replicas, pods, **seen), now)  # type: ignore[arg-type]
+        state, now = decision.state, now + 15.0
+        rules = {reason.rule for reason in decision.reasons}
+    return decision.replicas, rules
+
+
+def running_of(total: float) -> tuple[Reading, ...]:
+    return (Reading("running", Freshness.FRESH, total),)
+
+
+@pytest.mark.parametrize(("short", "rises"), [(1.1, False), (1.2, True)])
+def test_a_load_that_is_fifteen_percent_above_its_mean_is_rising(short: float, rises: bool) -> None:
+    work = Work(Freshness.FRESH, (short, 1.0), seconds_per_prompt_token=1.0, seconds_per_output_token=1.0)
+    _, rules = ticks(WORK, 10, 10, PodFacts(ready=10), work=work)
+    assert (Rule.RISING in rules) == rises
+
+
+@pytest.mark.parametrize(("age", "waits"), [(299.0, True), (301.0, False)])
+def test_a_step_down_waits_five_minutes_for_pods_that_drain(age: float, waits: bool) -> None:
+    _, rules = ticks(RUNNING, 4, 10, PodFacts(ready=4, terminating=(age,)), readings=running_of(10.0))
+    assert (Rule.DRAINING in rules) == waits
+
+
+@pytest.mark.parametrize(("pause", "starts_anew"), [(44.0, False), (46.0, True)])
+def test_a_gap_in_the_signals_of_45_seconds_starts_the_window_anew(pause: float, starts_anew: bool) -> None:
+    seen = Observation(4, PodFacts(ready=4), running_of(40.0))
+    state = decide(RUNNING, TargetState(), seen, 0.0).state
+    assert (decide(RUNNING, state, seen, pause).state.fresh_since == pause) == starts_anew
+
+
+@pytest.mark.parametrize(("age", "goes"), [(599.0, False), (601.0, True)])
+def test_replicas_without_a_node_are_taken_back_after_ten_minutes(age: float, goes: bool) -> None:
+    replicas, _ = ticks(RUNNING, 4, 1, PodFacts(ready=3, unschedulable=(age,)), readings=running_of(40.0))
+    assert (replicas == 3) == goes
+
+
+def test_needs_are_remembered_for_an_hour() -> None:
+    state = decide(RUNNING, TargetState(), Observation(4, PodFacts(ready=4), running_of(40.0)), 0.0).state
+    less = Observation(4, PodFacts(ready=4), running_of(20.0))
+    assert any(need.level == 4 for need in decide(RUNNING, state, less, 3590.0).state.needs)
+    assert not any(need.level == 4 for need in decide(RUNNING, state, less, 3610.0).state.needs)
+
+
+@pytest.mark.parametrize(("sick", "stops"), [(1, False), (2, True)])
+def test_growth_stops_when_half_of_the_pods_crash_loop(sick: int, stops: bool) -> None:
+    _, rules = ticks(RUNNING, 4, 1, PodFacts(ready=4 - sick, crash_looping=sick), readings=running_of(100.0))
+    assert (Rule.CRASH_LOOP in rules) == stops
+
+
+@pytest.mark.parametrize(
+    ("utilisation", "times", "hangs"),
+    [(0.04, 6, True), (0.06, 6, False), (0.04, 4, False)],
+    ids=["idle", "busy", "soon"],
+)
+def test_an_engine_hangs_when_its_queue_waits_a_minute_at_less_than_five_percent(
+    utilisation: float, times: int, hangs: bool
+) -> None:
+    queue = TargetSpec(1, 50, (SignalSpec(SignalKind.QUEUE, 5.0, "queue"),))
+    seen = {
+        "readings": (Reading("queue", Freshness.FRESH, 100.0),),
+        "utilisation": Reading("u", Freshness.FRESH, utilisation),
+    }
+    _, rules = ticks(queue, 4, times, PodFacts(ready=4), **seen)
+    assert (Rule.HUNG in rules) == hangs
