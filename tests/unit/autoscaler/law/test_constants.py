@@ -9,6 +9,7 @@ from autoscaler.law.memory.hold import hold_seconds, note_gaps
 from autoscaler.law.memory.learned import GapHistogram
 from autoscaler.law.memory.starts import start_credit
 from autoscaler.law.memory.window import Gap
+from autoscaler.law.rules.reserve import wish_for_bursts
 from autoscaler.law.sizing.demand import expected_rise, note_rate, replicas_for_work
 from autoscaler.law.spec import Scaling, SignalSpec, TargetSpec
 from autoscaler.law.turn import begin
@@ -202,3 +203,12 @@ def test_an_engine_hangs_when_its_queue_waits_a_minute_at_less_than_five_percent
     }
     _, rules = ticks(queue, 4, times, PodFacts(ready=4), **seen)
     assert (Rule.HUNG in rules) == hangs
+
+
+@pytest.mark.parametrize(("rate", "sudden"), [(3.5, False), (3.8, True)])
+def test_demand_is_sudden_from_a_quarter_above_what_was_asked_for(rate: float, sudden: bool) -> None:
+    work = Work(Freshness.FRESH, (rate, rate), seconds_per_prompt_token=1.0, seconds_per_output_token=1.0)
+    state = TargetState(foretold=((800.0, 4), (985.0, 4)))
+    turn = begin(WORK, state, Observation(4, PodFacts(ready=4), work=work), 1000.0, LAW)
+    wish_for_bursts(turn, 4)  # 4.8 or 5.2 replicas where 4 were asked for
+    assert bool(turn.state.learned.bursts.sudden) == sudden
