@@ -55,6 +55,8 @@ class LawConstants:
     """One GPU second of unserved work costs as much as this many idle GPU seconds: for the hold time and the reserve for bursts."""
     burst_memory_seconds: float = 3600.0
     """Bursts seen so long ago count 1/e."""
+    burst_young_seconds: float = 1800.0
+    """How often bursts come is reckoned over what has been seen, and at least this: with an objective only."""
     burst_margin: float = 0.25
     """Demand is sudden from this share above what was asked for a start-up time ago: less is met by the room there is."""
     burst_busy_share: float = 0.9
@@ -107,8 +109,8 @@ class LawConstants:
     """Least share of the allowed lateness that replicas are counted for, however much of it was used up."""
     budget_spend: float = 1.0
     """While all of the budget is left, so many times what is allowed may be late beyond it."""
-    price_rise: float = 2.0
-    """Most that lateness gets dearer while too much is late, as a power of e."""
+    price_rise: float = 0.7
+    """Most that lateness gets dearer while too much is late, as a power of e: about twice."""
     forecast_error_most: float = 1.0
     """Largest relative error that one forecast is charged with: a burst is the reserve's business."""
     forecast_error_counted: float = 0.1

@@ -52,10 +52,16 @@ def reserve(bursts: Bursts, factor: float, law: LawConstants, price: float = 0.0
     """GPU seconds per second to be ready for at any time: what bursts taught, and at least `factor` times the mean load."""
     usual = bursts.work / bursts.seconds if bursts.seconds > 0 else 0.0
     best, gain, met = 0.0, 0.0, 0.0
+    # One burst in the first half hour may well come every half hour: how often is reckoned over what has been seen.
+    over = (
+        min(max(bursts.seconds, law.burst_young_seconds), law.burst_memory_seconds)
+        if price
+        else law.burst_memory_seconds
+    )
     for step, work in bursts.sudden:
         level = math.exp2(step / STEPS_PER_OCTAVE)
         met += work
-        worth = met * (price or law.miss_weight) / law.burst_memory_seconds - max(level - usual, 0.0)
+        worth = met * (price or law.miss_weight) / over - max(level - usual, 0.0)
         if worth > gain:
             best, gain = level, worth
     return max(best, factor * usual)

@@ -69,3 +69,5 @@ class Entry:
     """All that its users can set: what tuning draws from."""
     source: str
     knows_future: bool = False
+    did_well: tuple[Parameters, ...] = ()
+    """Settings that were best on some load before: tuning tries them first, so that a small budget is fair."""

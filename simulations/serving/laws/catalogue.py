@@ -32,6 +32,10 @@ LAWS: Final[Mapping[str, Entry]] = {
             "keda-running", "KEDA on requests inside", hpa.make_keda_inside, {**hpa.DEFAULTS, "target": 16.0, "polling": 15.0},
             {**hpa.SPACE, "target": Range(2.0, 150.0), "polling": _POLLING},
             "running and waiting requests in one trigger, target 16 as llm-d's guide has it for running ones",
+            did_well=tuple(
+                {"target": target, "down_window": window}
+                for target, window in ((43.0, 600.0), (12.0, 900.0), (36.0, 300.0), (6.0, 900.0), (25.0, 900.0), (43.0, 180.0))
+            ),
         ),
         Entry(
             "keda-epp", "KEDA on EPP metrics", hpa.make_keda_epp,
@@ -47,6 +51,7 @@ LAWS: Final[Mapping[str, Entry]] = {
         Entry(
             "llmd-slo", "llm-d SLO law", llmd.make_slo, llmd.SLO_DEFAULTS, llmd.SLO_SPACE,
             "llm-d, SLO-aware autoscaling: up past 0.55, down below 0.40",
+            did_well=({"up_at": 0.4}, {"up_at": 0.85}, {"up_at": 0.3}, {"up_at": 0.7}),
         ),
         Entry(
             "kpa", "Knative KPA", knative.make, knative.DEFAULTS, knative.SPACE,

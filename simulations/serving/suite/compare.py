@@ -19,9 +19,10 @@ from simulations.serving.suite.store import Store
 
 HINDSIGHT: Final = ("static", "clairvoyant")
 """Yardsticks that know the load; their one number is picked with few runs."""
-HINDSIGHT_BUDGET: Final = 12
+HINDSIGHT_BUDGET: Final = 8
 CANDIDATES: Final = 5
-"""So many of the best settings on the seed of tuning are scored in turn until one reaches the share on the others too."""
+"""At most so many (one for each twenty settings tried, at least three) of the best settings on the seed of tuning are scored in
+turn until one reaches the share on the others too."""
 FIRST: Final = "first"
 """Part of a load on which settings are picked, where it is not the whole."""
 
@@ -120,7 +121,7 @@ def candidates(tried: Sequence[Judged]) -> list[Parameters]:
     for judged in sorted(tried, key=lambda one: cost(one[1], SHARE)):
         if not chosen or judged[1].attainment > chosen[-1][1].attainment or judged[1].attainment < SHARE:
             chosen.append(judged)
-        if len(chosen) == CANDIDATES:
+        if len(chosen) == max(min(CANDIDATES, len(tried) // 20), 3):
             break
     return [setting for setting, _ in chosen]
 

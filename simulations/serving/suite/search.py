@@ -1,7 +1,8 @@
 """Finding a law's best setting with a fixed budget of runs: all its fields at once, one half drawn, one half refined.
 
-The first setting is the default. The next ones are spread evenly over all fields (a Halton sequence with a shift that depends on the
-law's name alone, so that every load meets the same ones: what one setting does on all of them can be read off). The second half
+The first setting is the default, then come those that did well before. The next ones are spread evenly over all fields (a Halton
+sequence with a shift that depends on the law's name alone, so that every load meets the same ones: what one setting does on all of them
+can be read off). The second half
 starts from the best seen so far and changes some fields at a time, in steps that shrink.
 """
 
@@ -20,11 +21,14 @@ Judged = tuple[Parameters, Outcome]
 
 
 def spread(entry: Entry, count: int) -> Iterator[dict[str, float]]:
-    """`count` settings: the default, then an even spread over all fields."""
+    """`count` settings: the default, what did well before, then an even spread over all fields."""
     yield dict(entry.defaults)
     rng = random.Random(f"spread/{entry.name}")
     shifts = {name: rng.random() for name in entry.space}
-    for index in range(1, count):
+    known = entry.did_well[: max(count - 1, 0)]
+    for setting in known:
+        yield {**entry.defaults, **setting}
+    for index in range(1, count - len(known)):
         shares = {
             name: (_halton(index, prime) + shifts[name]) % 1.0
             for name, prime in zip(entry.space, _PRIMES, strict=False)

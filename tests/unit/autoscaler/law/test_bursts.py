@@ -146,3 +146,12 @@ def test_a_tick_after_a_long_silence_counts_for_a_minute() -> None:
     noted = bursts.note_work(Bursts(), 2.0, 86_400.0, True, LAW)
     assert noted.seconds == pytest.approx(60.0)
     assert sum(work for _, work in noted.sudden) == pytest.approx(120.0)
+
+
+def test_with_an_objective_the_bursts_of_the_first_half_hour_are_taken_for_usual() -> None:
+    """On and off every few minutes: a single burst seen in 15 minutes speaks for more of them than one in three hours."""
+    sudden = ((20, 300.0),)
+    young, old = Bursts(sudden, 900.0, 900.0), Bursts(sudden, 3600.0, 3600.0)
+    assert bursts.reserve(young, 0.0, LAW, price=40.0) > 0
+    assert bursts.reserve(old, 0.0, LAW, price=40.0) == 0
+    assert bursts.reserve(young, 0.0, LAW) == 0
