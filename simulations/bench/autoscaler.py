@@ -71,7 +71,7 @@ async def _measure(folder: Path, objects: int, pods_each: int, ticks: int, *, mo
             _prometheus(objects, pods_each, moving=moving) as url,
             _autoscaler(kubeconfig, url, flags) as (pid, pages),
         ):
-            return await _watch(pid, pages, api, objects, objects * pods_each, ticks)
+            return await _watch(pid, pages, api, (objects, objects * pods_each, ticks), moving=moving)
     finally:
         await api.stop()
 
@@ -270,7 +270,9 @@ async def _autoscaler(kubeconfig: Path, prometheus: str, more: Sequence[str]) ->
         await process.wait()
 
 
-async def _watch(pid: int, pages: str, api: ApiServer, objects: int, pods: int, ticks: int) -> list[str]:
+async def _watch(pid: int, pages: str, api: ApiServer, sizes: tuple[int, int, int], *, moving: bool) -> list[str]:
+    """`sizes`: objects, pods, ticks to measure."""
+    objects, pods, ticks = sizes
     async with aiohttp.ClientSession() as session:
         settled = await _ticks(session, pages, _SETTLING)
         before, began = dict(api.requests), time.monotonic()
@@ -293,7 +295,7 @@ async def _watch(pid: int, pages: str, api: ApiServer, objects: int, pods: int, 
     return [
         f"{objects} objects ({active:.0f} acted on), {pods} pods, {done:.0f} ticks: "
         f"{took / done:.2f} s a tick ({busy / done:.2f} s of processor time), {queries / done:.1f} queries a tick",
-        f"writes to the API server: {sum(writes.values())} {writes or ''}".rstrip(),
+        f"writes to the API server while {'loads moved' if moving else 'nothing changed'}: {sum(writes.values())} {writes or ''}".rstrip(),
         f"status writes: {statuses / seconds:.2f} a second; Events: {3600 * events / seconds:.0f} an hour; over {seconds:.0f} s",
         f"memory of the process: {_resident_mib(pid):.0f} MiB now, {_resident_mib(pid, 'VmHWM'):.0f} MiB at most",
     ]

@@ -122,7 +122,7 @@ class TestNotCreated:
 
 
 class TestBounds:
-    """C07: the owner's word holds at once, whatever the rates, the windows and the signals say, as the HPA's."""
+    """C07, C07b, C07c: the owner's word holds at once, whatever the rates, the windows and the signals say, as the HPA's."""
 
     OUTAGE = staticmethod(lambda n: observed(n, 0.0, Freshness.ERROR))
     BUSY = staticmethod(lambda n: observed(n, 100.0))

@@ -348,7 +348,7 @@ class TestWhichPod:
 
 
 class TestAnothersPods:
-    """L27: a pod of another tenant exposes series that name these."""
+    """L27, L27b: a pod of another tenant exposes series that name these."""
 
     @pytest.mark.parametrize("value", [500.0, -9.5, 0.0])
     @pytest.mark.parametrize("job", ["podmon/evil", "dcgm-exporter"])

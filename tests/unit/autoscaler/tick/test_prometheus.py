@@ -123,3 +123,17 @@ async def test_a_query_that_cannot_be_read_is_a_condition_with_its_place(bench: 
     bench.now += 400
     await bench.tick(2)
     assert bench.condition("SpecWarning")["status"] == "False"
+
+
+async def test_a_refused_query_shows_the_reason_before_the_query(bench: Bench) -> None:
+    """Q22: a query of 600 characters pushed the reason out of the 512 bytes of a message."""
+    bench.workload(replicas=2)
+    bench.loads.clear()
+    query = f"sum(rate({'router_queue_of_a_long_name' * 20}[1m])"
+    bench.object(engine="custom", signals=[{**SIGNAL[0], "query": f"{query})"}])
+    bench.prometheus.refuse("router_queue", 400, "1:9: parse error: unexpected end of input")
+    await bench.start()
+    await bench.tick()
+    message = bench.api.get(IA, "llm")["status"]["signals"][0]["message"]
+    assert message.startswith("1:9: parse error: unexpected end of input")
+    assert "router_queue_of_a_long_name" in message
