@@ -4,7 +4,7 @@ Steps are small, one for each node, and each is true of its moment, so that the 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,6 +21,8 @@ _COUNTED: Final = (
 )  # fmt: skip
 """Arrays of the fleet that follow from the holdings."""
 
+_PODS_AT_ONCE: Final = 200
+
 
 def of(
     ledger: "Ledger",
@@ -31,7 +33,10 @@ def of(
     """The breaches, step by step. The mappings are the ledger's own lists; `promised` tells how many devices a pod may yet take."""
     yield _priorities(ledger)
     yield _namespaces(ledger, by_namespace)
-    yield _holdings(ledger, by_node, promised)
+    holdings = list(ledger.holdings.values())
+    for start in range(0, len(holdings), _PODS_AT_ONCE):
+        yield _holdings(ledger, holdings[start : start + _PODS_AT_ONCE], by_node, promised)
+    yield _lists(ledger, by_node)
     for name in list(ledger.fleet.row_of):
         if name in ledger.fleet.row_of:
             yield _node(ledger, name)
@@ -57,22 +62,33 @@ def _namespaces(ledger: "Ledger", by_namespace: Mapping[str, Held]) -> list[str]
 
 
 def _holdings(
-    ledger: "Ledger", by_node: Mapping[str, Mapping[str, Holding]], promised: Callable[[Holding], int]
+    ledger: "Ledger",
+    some: Iterable[Holding],
+    by_node: Mapping[str, Mapping[str, Holding]],
+    promised: Callable[[Holding], int],
 ) -> list[str]:
     known, found = ledger.fleet.row_of, list[str]()
-    for uid, holding in ledger.holdings.items():
+    for holding in some:
+        if ledger.holdings.get(holding.uid) is not holding:
+            continue  # it ended since
         node = holding.placement.node
         if holding.counted != (node in known):
             found.append(f"{holding.pod}: counted is {holding.counted} on node {node}")
         if holding.counted and holding.promised != promised(holding):
             found.append(f"{holding.pod}: {holding.promised} devices are promised")
-        if by_node.get(node, {}).get(uid) is not holding:
+        if by_node.get(node, {}).get(holding.uid) is not holding:
             found.append(f"{holding.pod} is not in the list of node {node}")
+    return found
+
+
+def _lists(ledger: "Ledger", by_node: Mapping[str, Mapping[str, Holding]]) -> list[str]:
+    found = [
+        f"claim {claim.key}: counted is {claim.counted} on node {claim.use.node}"
+        for claim in ledger.claims.holdings.values()
+        if claim.counted != (claim.use.node in ledger.fleet.row_of)
+    ]
     if sum(map(len, by_node.values())) > len(ledger.holdings):
         found.append("lists of nodes hold pods that the ledger does not")
-    for claim in ledger.claims.holdings.values():
-        if claim.counted != (claim.use.node in known):
-            found.append(f"claim {claim.key}: counted is {claim.counted} on node {claim.use.node}")
     return found
 
 
