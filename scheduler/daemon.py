@@ -39,7 +39,7 @@ from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
 from scheduler.background.readying import Readier
 from scheduler.background.waking import Waker
-from scheduler.cluster.changes import CardClaimed, Freed, PodDisagrees, PodRefused, PodWaits
+from scheduler.cluster.changes import CardClaimed, CardsOverfilled, Freed, PodDisagrees, PodRefused, PodWaits
 from scheduler.cluster.customs import CustomsLearner
 from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.effects import Effects
@@ -176,6 +176,7 @@ class SchedulerDaemon:
         effects.on(PodRefused, "events", lambda change: self.reporter.refused(change.entry))
         effects.on(PodDisagrees, "events", self._tell_disagreement)
         effects.on(CardClaimed, "events", self._tell_claimed)
+        effects.on(CardsOverfilled, "events", self._tell_overfilled)
         effects.on(PodWaits, "events", lambda change: self.reporter.waits(change.entry))
         if settings.naming_ahead:
             effects.on(PodWaits, "name_ahead", lambda _: self.naming.pods_changed())
@@ -270,6 +271,10 @@ class SchedulerDaemon:
     def _tell_disagreement(self, change: PodDisagrees) -> None:
         if self._deciding():
             self.reporter.disagrees(change)
+
+    def _tell_overfilled(self, change: CardsOverfilled) -> None:
+        if self._deciding():
+            self.reporter.overfilled(change)
 
     def _tell_claimed(self, change: CardClaimed) -> None:
         if self._deciding():

@@ -18,7 +18,7 @@ from headroom import names
 from headroom.daemon.logs import get_logger
 from headroom.kube import calls
 from headroom.kube.client import KubeClient, KubeError
-from scheduler.cluster.changes import CardClaimed, PodDisagrees
+from scheduler.cluster.changes import CardClaimed, CardsOverfilled, PodDisagrees
 from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
@@ -65,7 +65,9 @@ class Reporter:
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
         self._instance, self._monotonic, self._wall_clock = instance, monotonic, wall_clock
-        self._queue: asyncio.Queue[PodEntry | PodDisagrees | CardClaimed | _Ignored] = asyncio.Queue(_QUEUE_PODS)
+        self._queue: asyncio.Queue[PodEntry | PodDisagrees | CardClaimed | CardsOverfilled | _Ignored] = asyncio.Queue(
+            _QUEUE_PODS
+        )
         self._log = get_logger(__name__)
 
     def refused(self, entry: PodEntry) -> None:
@@ -87,6 +89,11 @@ class Reporter:
         if not self._queue.full():
             self._queue.put_nowait(change)
 
+    def overfilled(self, change: CardsOverfilled) -> None:
+        """Note a pod of another scheduler on a card that others hold."""
+        if not self._queue.full():
+            self._queue.put_nowait(change)
+
     def waits(self, entry: PodEntry) -> None:
         """Note a pod that waits: what it says without effect is told once, unless too many wait."""
         if entry.facts.ignored and not self._queue.full():
@@ -102,6 +109,10 @@ class Reporter:
             elif isinstance(about, CardClaimed):
                 note = f"kube-scheduler has given card {about.card} of node {about.node} to resource claim {about.claim} as well"
                 await self._write(about.key, about.uid, "CardClaimed", "Accounting", note)
+            elif isinstance(about, CardsOverfilled):
+                note = f"card {about.card} of node {about.node} holds {about.held_mib} of {about.usable_mib} MiB with this pod"
+                note += "; another scheduler put it there, which does not know of the others: see docs/install.md"
+                await self._write(about.key, about.uid, "CardsOverfilled", "Accounting", note)
             elif isinstance(about, _Ignored):
                 note = f"without effect: {'; '.join(about.words)}"
                 await self._write(about.entry.key, about.entry.uid, "RequestPartlyIgnored", "Filtering", note)

@@ -66,5 +66,18 @@ class CardClaimed:
     claim: str
 
 
-Change = Freed | PodWaits | PodBound | PodGone | PodRefused | PodDisagrees | CardClaimed
+@dataclass(frozen=True, slots=True)
+class CardsOverfilled:
+    """A pod that another scheduler placed came onto a card that has not that much left."""
+
+    key: str
+    """`namespace/name` of the pod."""
+    uid: str
+    card: str
+    node: str
+    held_mib: int
+    usable_mib: int
+
+
+Change = Freed | PodWaits | PodBound | PodGone | PodRefused | PodDisagrees | CardClaimed | CardsOverfilled
 Changes = list[Change]

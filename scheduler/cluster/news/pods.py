@@ -6,10 +6,10 @@ from headroom import wire
 from headroom.domain.model import GpuRequest, Mode
 from headroom.domain.request import RequestError
 from headroom.wire import DELETED
-from scheduler.cluster.changes import Changes, PodDisagrees
+from scheduler.cluster.changes import CardsOverfilled, Changes, PodDisagrees
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.pods import Pods
-from scheduler.ledger.holding import HoldingState, is_finished
+from scheduler.ledger.holding import ChangeKind, HoldingState, is_finished
 from scheduler.ledger.ledger import Ledger
 from scheduler.metrics import SchedulerMetrics
 
@@ -74,7 +74,10 @@ class PodNews:
         uid, changes = pod.metadata.uid, Changes()
         if pod.metadata.deletion_timestamp is not None:
             self._pods.leaving.add(uid)
+        before = self._ledger.holdings.get(uid)
         change = self._ledger.apply(pod)
+        if before is None and change.kind is ChangeKind.HELD:
+            changes += self._overfilled(uid)
         if change.problem and self.problems.get(pod.key) != change.problem:
             self._metrics.objects_refused.labels("pod").inc()
             changes.append(PodDisagrees(pod.key, uid, change.problem))
@@ -85,6 +88,17 @@ class PodNews:
         changes += [self._pods.freed(node, seen_by_scheduler=True) for node in change.freed]
         changes += [self._pods.freed(node, seen_by_scheduler=False) for node in change.settled]
         return changes + self.give_way(pod.spec.node_name)
+
+    def _overfilled(self, uid: str) -> Changes:
+        """The first card that a pod, placed by somebody else, shares with more than there is room for."""
+        held, fleet = self._ledger.holdings[uid], self._ledger.fleet
+        row = fleet.row_of.get(held.placement.node)
+        for at in held.placement.cards if row is not None and held.counted else ():
+            total, usable = int(fleet.held_mib[row, at]), int(fleet.usable_mib[row, at])
+            if total > usable:
+                node = fleet.nodes[held.placement.node]
+                return [CardsOverfilled(held.pod, uid, node.cards[at].id, node.name, total, usable)]
+        return []
 
     def _learn_from(self, uid: str) -> None:
         """Count a pod that was bound before it was first seen: after a restart those tell what pods are like here."""

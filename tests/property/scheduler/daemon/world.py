@@ -141,6 +141,7 @@ class World:
         self.steps: list[str] = []
         self._schedulers: list[asyncio.Task[None]] = []
         self._coup_under_way = False
+        self._replacing: set[str] = set()
         self._names = 0
         self._later: set[asyncio.Task[None]] = set()
 
@@ -328,11 +329,13 @@ class World:
         self._start(self._replace_extender(self.rng.choice(list(self.extenders)), orderly=False))
 
     async def _replace_extender(self, name: str, *, orderly: bool) -> None:
-        if self.extenders[name].client.dead:
-            return
+        if name in self._replacing:
+            return  # its place, and its port, can be taken by one process only
+        self._replacing.add(name)
         await self.extenders[name].end(orderly=orderly)
         await asyncio.sleep(self.rng.choice((0.5, 5.0, 40.0)))
         self.extenders[name] = Extender(self, name)
+        self._replacing.discard(name)
 
     def _coup(self) -> None:
         """The one that decides is cut off; the other takes over, ends in order and is away for a while; the first comes back."""

@@ -1,4 +1,4 @@
-"""Events on pods whose written assignment is not what they ask for."""
+"""Events on pods whose written assignment is not what they ask for, and on pods that others put onto held cards."""
 
 import json
 from pathlib import Path
@@ -53,3 +53,26 @@ async def test_a_forged_assignment_is_told_once_and_counts_for_nothing(tmp_path:
             assert await free_gib(running) == 30
             assert await running.metric("headroom_pods_in_disagreement") == 1
             assert len(told(api)) == 2
+
+
+async def test_a_pod_of_another_scheduler_on_a_held_card_is_told(tmp_path: Path) -> None:
+    """s36: 150 of 80 GiB, because the default scheduler sees a free `nvidia.com/gpu` where Headroom has pinned a pod."""
+    async with ApiServer() as api:
+        api.put(NODES, node("gpu", 80))
+        async with extender(api, tmp_path) as running:
+            await running.place(await running.create(pod("llm", vram="70Gi")))
+            train = pod("train", gpus=1, schedulerName="default-scheduler", nodeName="gpu")
+            api.put(PODS, train)
+            await running.caught_up()
+            for _ in range(3):
+                api.put(PODS, api.get(PODS, "train"))
+            await running.until(lambda: bool(overfilled(api)))
+            await running.caught_up()
+            words = "card gpu-gpu0 of node gpu holds 153600 of 81920 MiB with this pod; another scheduler put it there"
+            assert [(name, note.startswith(words)) for name, note in overfilled(api)] == [("train", True)]
+            assert await running.metric("headroom_over_committed_cards") == 1
+
+
+def overfilled(api: ApiServer) -> list[tuple[str, str]]:
+    events = [ask.body for ask in api.asked("POST", "/events$")]
+    return [(event["regarding"]["name"], event["note"]) for event in events if event["reason"] == "CardsOverfilled"]

@@ -13,7 +13,17 @@ from headroom import wire
 from headroom.daemon.guard import Guard
 from headroom.domain.model import Placement
 from headroom.wire import ADDED, DELETED, MODIFIED
-from scheduler.cluster.changes import CardClaimed, Change, Freed, PodBound, PodDisagrees, PodGone, PodRefused, PodWaits
+from scheduler.cluster.changes import (
+    CardClaimed,
+    CardsOverfilled,
+    Change,
+    Freed,
+    PodBound,
+    PodDisagrees,
+    PodGone,
+    PodRefused,
+    PodWaits,
+)
 from scheduler.cluster.effects import Effects
 from scheduler.cluster.pod_entry import Claim, PodEntry, Stage
 from scheduler.cluster.state import ClusterState
@@ -46,7 +56,7 @@ class World:
         assert self.state.breaches() == []
         if isinstance(change, Freed):
             self.told.append(("Freed", change.node))
-        elif not isinstance(change, PodDisagrees | CardClaimed):
+        elif not isinstance(change, PodDisagrees | CardClaimed | CardsOverfilled):
             self.told.append((type(change).__name__, change.entry.stage.value))
 
     def event(self, kind: str, **spec: Any) -> None:
