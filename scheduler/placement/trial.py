@@ -1,7 +1,7 @@
 """How many more pods of a kind fit: placed one after another on a copy of the fleet. Pure."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ from scheduler.placement import filtering
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.scoring import Policy
 
+TOO_MANY_PODS: Final = "the node takes no more pods"
 KEPT_APART: Final = "pod anti-affinity"
 
 
@@ -36,8 +37,12 @@ class Trial:
         *,
         one_per_node: bool = False,
         admits: Callable[[Placement], str | None] = lambda _: None,
+        pods_left: Mapping[str, int] | None = None,
     ) -> None:
-        """`admits` counts a placement that is about to be made, or says why it may not be: then the trial ends."""
+        """`admits` counts a placement that is about to be made, or says why it may not be: then the trial ends.
+
+        `pods_left` is how many more pods of any kind a node takes (its `pods`), where that is known.
+        """
         self.fleet = fleet
         self._admits = admits
         self._barred = ""
@@ -45,6 +50,10 @@ class Trial:
         self._placer = Placer(fleet, policy, check_host=True)
         self._nodes: Counter[str] = Counter()
         self._closed: Counter[str] = Counter()
+        self._pods_left = dict(pods_left or {})
+        for name, left in self._pods_left.items():
+            if left <= 0:
+                self.close(fleet.row_of[name], TOO_MANY_PODS)
 
     def close(self, row: int, reason: str) -> None:
         """Take a node out of the question; one that is cordoned for the pod stays that."""
@@ -63,9 +72,19 @@ class Trial:
             return False
         hold(self.fleet, self._request, placement)
         self._nodes[placement.node] += 1
+        name, left = placement.node, self._pods_left.get(placement.node)
+        if left is not None:
+            self._pods_left[name] = left - 1
         if self._one_per_node:
-            self.close(self.fleet.row_of[placement.node], KEPT_APART)
+            self.close(self.fleet.row_of[name], KEPT_APART)
+        elif left == 1:
+            self.close(self.fleet.row_of[name], TOO_MANY_PODS)
         return True
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no more of the pods fit."""
+        return self._placer.best(self._request) is None
 
     def result(self) -> FitCount:
         """What was placed so far, and why every other node takes no more."""

@@ -51,24 +51,40 @@ class FitPage:
             return words
 
         trial = Trial(
-            state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod), admits=admits
-        )
+            state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod), admits=admits,
+            pods_left=self._pods_left(),
+        )  # fmt: skip
         for name, row in trial.fleet.row_of.items():
             if not host_feasible(pod, state.nodes[name]):
                 trial.close(row, "node selector, affinity or taint")
             elif name in avoided:
                 trial.close(row, KEPT_APART)
-        for number in range(max(0, min(question.limit, _MOST_PODS_ASKED))):
+        limit, enough = max(0, min(question.limit, _MOST_PODS_ASKED)), False
+        for number in range(limit):
             if budget is not None:
                 _narrow(trial, budget, request)
             if not trial.step():
                 break
             if number % _PODS_AT_ONCE == _PODS_AT_ONCE - 1:
                 await asyncio.sleep(0)
+        else:
+            enough = (budget is None or budget.refusal_of(request) is None) and not trial.exhausted
         found = trial.result()
         answer = {"fits": found.fits, "nodes": found.nodes, "reasons": found.reasons}
+        if enough:
+            answer["at_least"] = True  # the counting ended, not the room
         not_judged = beyond_judgement(pod)
         return answer | {"not_judged": not_judged} if not_judged else answer
+
+    def _pods_left(self) -> dict[str, int]:
+        """How many more pods each node takes by its allocatable `pods`; nodes that do not say are not in it."""
+        left = {}
+        for name in self.state.fleet.row_of:
+            node = self.state.nodes.get(name)
+            most = node.status.allocatable.get("pods", "") if node is not None else ""
+            if str(most).isdecimal():
+                left[name] = int(most) - len(self.state.ledger.on_node(name))
+        return left
 
     async def _hosts_to_avoid(self, pod: wire.Pod) -> set[str]:
         """Nodes with pods that this one must not share a host with."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.apiserver import ApiServer
-from tests.fakes.extender import NODES, Running, extender, node, pod
+from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
 
 
 @pytest.fixture
@@ -53,6 +53,32 @@ async def test_fit_counts_how_many_more_pods_and_why_no_more(
         taint = {} if "t" in fits else {"node selector, affinity or taint": 1}
         assert answer["reasons"] == reasons | taint
     assert running.daemon.state.ledger.dump() == before
+
+
+async def test_fit_counts_no_more_pods_than_the_node_takes(tmp_path: Path) -> None:
+    """s11b: 110 pods are the most of a node, whatever its cards could hold."""
+    async with ApiServer() as api:
+        full = node("full", 80)
+        full["status"]["allocatable"]["pods"] = "3"
+        api.put(NODES, full)
+        for name in ("one", "two"):
+            api.put(PODS, pod(name, nodeName="full") | {"status": {"phase": "Running"}})
+        async with extender(api, tmp_path) as ready:
+            template = pod("p", vram="1Gi")
+            _, answer = await ready.post("/v1/fit", {"pod": template, "limit": 50})
+            assert (answer["fits"], answer["reasons"]) == (1, {"the node takes no more pods": 1})
+            await ready.place(await ready.create(template))
+            assert (await ready.post("/v1/fit", {"pod": pod("q", vram="1Gi")}))[1]["fits"] == 0
+
+
+@pytest.mark.parametrize(("limit", "at_least"), [(3, True), (4, None), (9, None)])
+async def test_fit_tells_a_limit_from_an_answer(tmp_path: Path, limit: int, at_least: bool | None) -> None:
+    """s11b: four fit; whoever asked for three is told that these are not all."""
+    async with ApiServer() as api:
+        api.put(NODES, node("n", 80))
+        async with extender(api, tmp_path) as ready:
+            _, answer = await ready.post("/v1/fit", {"pod": pod("p", vram="20Gi"), "limit": limit})
+            assert (answer["fits"], answer.get("at_least")) == (min(limit, 4), at_least)
 
 
 def apart(**labels: str) -> dict[str, Any]:
