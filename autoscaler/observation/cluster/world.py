@@ -71,7 +71,9 @@ class World:
         resource.status = resource.status.copy()
         self.resources[key] = resource
         try:
-            self.targets[key] = read(resource, self._names, usual_objectives=self._usual_objectives)
+            target = read(resource, self._names, usual_objectives=self._usual_objectives)
+            if target != self.targets.get(key):  # the echo of a status is no change: the object keeps its turn
+                self.targets[key] = target
             self.invalid.pop(key, None)
         except SpecError as error:
             self.targets.pop(key, None)

@@ -84,3 +84,15 @@ async def test_a_servers_words_reach_no_terminal_as_commands() -> None:
     assert message.isprintable()
     assert "is down" in message
     await fleet.close()
+
+
+async def test_the_echo_of_a_status_costs_no_object_its_turn() -> None:
+    fleet = Fleet()
+    fleet.deployment(replicas=4)
+    fleet.object(signals=RUNNING)
+    before = fleet.world.targets["default/llm"]
+    fleet.object(signals=RUNNING)
+    assert fleet.world.targets["default/llm"] is before
+    fleet.object(signals=RUNNING, maxReplicas=7)
+    assert fleet.world.targets["default/llm"].spec.max_replicas == 7
+    await fleet.close()
