@@ -66,7 +66,7 @@ class Waker:
                 await calls.annotate(self._kube, f"{calls.NODES}/{node}", {names.ANNOTATION_WAKE: stamp})
             except NotFound:
                 self._metrics.wakes.labels("failed").inc()
-                del freed[node]  # gone since; the others' room is still there
+                freed.pop(node, None)  # gone since; the others' room is still there
                 self._again(freed)
             except KubeError as error:
                 self._metrics.wakes.labels("failed").inc()
