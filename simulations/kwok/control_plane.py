@@ -26,8 +26,6 @@ _CONTROLLERS_OFF: Final = (
     "certificatesigningrequest-cleaner-controller",
     "certificatesigningrequest-signing-controller",
     "node-ipam-controller",
-    "node-route-controller",
-    "service-lb-controller",
     "ttl-after-finished-controller",
 )
 _AUDIT_POLICY: Final = {
