@@ -280,7 +280,7 @@ class Agent:
     def _slices(self, reading: Reading | None) -> int:
         node = self._node()
         if self._settings.slices or node is None:
-            return max(self._settings.slices, 1)
+            return self._settings.slices
         if reading is None:
             return slices_of(node, 0)
         instances = not plugin_owns_instances(node)

@@ -23,6 +23,7 @@ _MIG_RESOURCE: Final = "nvidia.com/mig-"
 _FINE: Final = Verdict(True)
 WITHHELD: Final = Verdict(False, "withheld")
 EXCLUDED: Final = Verdict(False, "excluded")
+_NVIDIA: Final = frozenset({RESOURCE_NVIDIA_GPU, RESOURCE_NVIDIA_GPU_SHARED})
 
 
 def cards_of_annotation(node: wire.Node) -> tuple[Card, ...]:
@@ -39,7 +40,8 @@ def cards_of_annotation(node: wire.Node) -> tuple[Card, ...]:
 def slices_of(node: wire.Node, cards: int) -> int:
     """Devices that the device plugin makes of each of the `cards` cards or MIG instances that it hands out.
 
-    What kubelet counts wins over a label that does not agree with it; 1 where neither tells.
+    What kubelet counts wins over a label that does not agree with it; 1 where neither tells. 0 while kubelet counts none of a
+    resource that it has had: it or the plugin starts anew, and what was known before still holds.
     """
     facts = NodeFacts(node)
     try:
@@ -48,7 +50,9 @@ def slices_of(node: wire.Node, cards: int) -> int:
     except InventoryError:
         label = count = 0
     label = label if label <= MOST_SLICES else 0
-    devices = max(_advertised(node, name) for name in (RESOURCE_NVIDIA_GPU, RESOURCE_NVIDIA_GPU_SHARED))
+    devices = max(_advertised(node, name) for name in _NVIDIA)
+    if devices == 0 and not label and any(str(node.status.capacity.get(name)) == "0" for name in _NVIDIA):
+        return 0
     if not 0 < devices <= MOST_SLICES * max(cards, 1) or not cards or count * label == devices:
         return label or 1
     if devices % cards == 0:
@@ -84,7 +88,7 @@ class Known:
     """What the rest of the node says of its cards, besides the driver."""
 
     slices: int = 1
-    """Devices of each card, where kubelet's own list does not tell."""
+    """Devices of each card, where kubelet's own list does not tell; 0 where nobody tells now."""
     instances: bool = True
     """Whether MIG instances are Headroom's to give out."""
     offered: Mapping[str, int] | None = None
@@ -194,7 +198,8 @@ class Inventory:
     def _described(self, card: CardReading, around: Known) -> Card | None:
         """The card to publish; None where it cannot be told now."""
         before, total = self._known.get(card.id), card.memory_total_bytes
-        slices = around.slices if around.offered is None else around.offered.get(card.id, around.slices)
+        told = around.slices if around.offered is None else around.offered.get(card.id, around.slices)
+        slices = told or (before.slices if before is not None else 1)
         model = plain_model(card.model)
         if total is Missing.NOT_SUPPORTED and card.id not in self._told_memory:
             return Card(card.id, card.index, model, self.unified_memory_mib, 0, slices)

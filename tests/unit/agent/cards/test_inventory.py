@@ -201,6 +201,24 @@ def test_slices_come_from_what_the_plugin_advertises_and_from_the_label(
     assert slices_of(node(labels, capacity), 2) == slices
 
 
+def test_while_kubelet_starts_anew_the_devices_are_those_last_known() -> None:
+    """kubelet counts 0 of a resource that it has had; found on a real node, where cards became whole ones for a moment."""
+    starting = node({}, {"nvidia.com/gpu": "0"})
+    inventory = Inventory()
+    assert [one.slices for one in published(inventory, reading(0, card()), slices=slices_of(starting, 1))] == [1], (
+        "never told"
+    )
+    assert [
+        one.slices
+        for one in published(inventory, reading(1, card()), slices=slices_of(node({}, {"nvidia.com/gpu": "4"}), 1))
+    ] == [4]
+    assert [one.slices for one in published(inventory, reading(2, card()), slices=slices_of(starting, 1))] == [4]
+    assert [
+        one.slices
+        for one in published(inventory, reading(3, card()), slices=slices_of(node({}, {"nvidia.com/gpu": "1"}), 1))
+    ] == [1], "unshared"
+
+
 def test_time_sliced_instances_are_published_as_they_are_advertised() -> None:
     """S08 (bottlerocket#4418): MIG single, four instances by four replicas."""
     labels = {
