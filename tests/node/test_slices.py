@@ -1,6 +1,8 @@
 """Slice mode against a real device manager: what was foretold, what kubelet gave, and that no memory is given twice."""
 
 import time
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -13,8 +15,16 @@ WORD_SECONDS = 5.0
 """The goal is a second from the start of a pod to kubelet's word on it; a busy machine gets slack."""
 
 
-def slice_pod(name: str, gib: int, **spec: object) -> dict:
+def slice_pod(name: str, gib: int, **spec: Any) -> dict[str, Any]:
     return pod(name, {"nvidia.com/gpu": "1", names.RESOURCE_VRAM: f"{gib}Gi"}, **spec)
+
+
+def assigned_as_given(headroom: Headroom, name: str) -> bool:
+    return sorted(headroom.assigned(name)) == sorted(headroom.given().get(name, ()))
+
+
+def has_succeeded(headroom: Headroom, name: str) -> bool:
+    return headroom.phase(name) == "Succeeded"
 
 
 def word_is_in(headroom: Headroom, *some: str) -> bool:
@@ -91,7 +101,7 @@ def test_several_devices_for_one_pod(headroom: Headroom) -> None:
     """Containers of one pod, init containers and sidecars: the cards that are written are those that kubelet lists."""
     headroom.share(4, ties="random", seed=3)
 
-    def container(name: str, count: int, command: str = "sleep 3600") -> dict:
+    def container(name: str, count: int, command: str = "sleep 3600") -> dict[str, Any]:
         limits = {"nvidia.com/gpu": str(count), names.RESOURCE_VRAM: "4Gi"}
         return {"name": name, "image": BUSYBOX, "command": ["sh", "-c", command], "resources": {"limits": limits}}
 
@@ -109,9 +119,7 @@ def test_several_devices_for_one_pod(headroom: Headroom) -> None:
         body["spec"] |= spec
         headroom.create(body)
         headroom.started(name)
-        headroom.node.wait_for(
-            lambda name=name: sorted(headroom.assigned(name)) == sorted(headroom.given().get(name, ())), name, 20
-        )
+        headroom.node.wait_for(partial(assigned_as_given, headroom, name), name, 20)
         headroom.delete(name)
 
 
@@ -121,7 +129,7 @@ def test_jobs_give_their_devices_back(headroom: Headroom) -> None:
     settled(headroom, "stays")
     for at in range(3):
         headroom.create(slice_pod(f"job-{at}", 4, command="env; sleep 2"))
-        headroom.node.wait_for(lambda at=at: headroom.phase(f"job-{at}") == "Succeeded", f"job-{at} to end")
+        headroom.node.wait_for(partial(has_succeeded, headroom, f"job-{at}"), f"job-{at} to end")
     headroom.node.wait_for(lambda: sum(card["held_mib"] for card in headroom.ledger()) == 8 * 1024, "only one to hold")
 
 

@@ -1,5 +1,8 @@
 """Whatever comes in from outside is understood or refused in the agent's own words; nothing else escapes."""
 
+from typing import Any
+from uuid import UUID
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +41,7 @@ runtimes = st.sampled_from(["cri-containerd", "crio", "docker"])
 
 
 @given(st.uuids(), hexadecimal, qualities, runtimes, st.text("abc/-.", max_size=30))
-def test_a_pod_is_found_below_any_prefix(uid, container: str, quality: str, runtime: str, prefix: str) -> None:
+def test_a_pod_is_found_below_any_prefix(uid: UUID, container: str, quality: str, runtime: str, prefix: str) -> None:
     level = f"-{quality}" if quality else ""
     slices = f"kubepods{level}-pod{str(uid).replace('-', '_')}.slice/{runtime}-{container}.scope"
     files = f"kubepods/{quality + '/' if quality else ''}pod{uid}/{container}"
@@ -49,7 +52,7 @@ def test_a_pod_is_found_below_any_prefix(uid, container: str, quality: str, runt
 
 
 @given(st.lists(st.one_of(plain, frames), max_size=3))
-def test_any_document_is_a_script_or_a_script_error(documents) -> None:
+def test_any_document_is_a_script_or_a_script_error(documents: list[Any]) -> None:
     try:
         found = parse_script(documents)
     except ScriptError:
@@ -61,7 +64,7 @@ def test_any_document_is_a_script_or_a_script_error(documents) -> None:
 
 
 @given(plain)
-def test_any_document_is_a_tariff_or_a_tariff_error(document) -> None:
+def test_any_document_is_a_tariff_or_a_tariff_error(document: Any) -> None:
     try:
         parse_tariff(document)
     except TariffError:
@@ -74,7 +77,9 @@ amounts = st.dictionaries(
 
 
 @given(st.text(), amounts, st.integers(0, 16))
-def test_any_node_has_at_least_one_slice_per_card(text: str, capacity, count: int) -> None:
+def test_any_node_has_at_least_one_slice_per_card(
+    text: str, capacity: dict[str, str | int | float], count: int
+) -> None:
     meta = wire.Meta(name="n", labels={"nvidia.com/gpu.replicas": text}, annotations={"headroom.dev/cards": text})
     node = wire.Node(metadata=meta, status=wire.NodeStatus(capacity=capacity))
     assert slices_of(node, count) >= 1

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
-def reading():
+def reading() -> Iterator[Any]:
     from agent.cards.nvml import NvmlReader
 
     reader = NvmlReader()
@@ -24,7 +26,7 @@ def reading():
     reader.close()
 
 
-def test_the_driver_names_its_cards_and_their_memory(reading) -> None:
+def test_the_driver_names_its_cards_and_their_memory(reading: Any) -> None:
     assert reading.driver
     assert reading.broken == ()
     for card in reading.cards:
@@ -34,7 +36,7 @@ def test_the_driver_names_its_cards_and_their_memory(reading) -> None:
         assert " " not in card.model
 
 
-def test_readings_are_sane_or_missing(reading) -> None:
+def test_readings_are_sane_or_missing(reading: Any) -> None:
     for card in reading.cards:
         if not isinstance(card.utilization_ratio, Missing):
             assert 0 <= card.utilization_ratio <= 1
@@ -42,7 +44,7 @@ def test_readings_are_sane_or_missing(reading) -> None:
             assert 1 < card.power_watts < 2000
 
 
-def test_a_process_on_the_card_is_seen(reading) -> None:
+def test_a_process_on_the_card_is_seen(reading: Any) -> None:
     assert all(not isinstance(card.processes, Missing) for card in reading.cards if card.mig is not True)
 
 
@@ -60,7 +62,7 @@ SMALL, LARGE = (2048, 0.25), (4096, 0.75)
 
 
 @pytest.fixture
-def burners():
+def burners() -> Iterator[Any]:
     """Two processes of known size (MiB) and duty on the first card, both at work."""
     started = []
     for mib, duty in (SMALL, LARGE):
@@ -76,11 +78,13 @@ def burners():
 
 
 @pytest.mark.timeout(180)
-def test_two_processes_are_attributed_by_size_and_duty(burners) -> None:
+def test_two_processes_are_attributed_by_size_and_duty(burners: Any) -> None:
     """Memory by process to within what a context takes; time on the card about one to three, over half a minute."""
     from agent.cards.nvml import NvmlReader
 
-    reader, shares, pids = NvmlReader(), ([], []), [process.pid for process in burners]
+    reader: Any = NvmlReader()
+    shares: tuple[list[float], list[float]] = ([], [])
+    pids = [process.pid for process in burners]
     end = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < end:
         processes = {process.pid: process for process in reader.read(time.monotonic()).cards[0].processes}
@@ -95,10 +99,11 @@ def test_two_processes_are_attributed_by_size_and_duty(burners) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_readings_faster_than_the_sampling_never_look_idle(burners) -> None:
+def test_readings_faster_than_the_sampling_never_look_idle(burners: Any) -> None:
     from agent.cards.nvml import NvmlReader
 
-    reader, busy = NvmlReader(), burners[1].pid
+    reader: Any = NvmlReader()
+    busy = burners[1].pid
     reader.read(0.0)
     time.sleep(3.0)
     seen = []
@@ -110,7 +115,7 @@ def test_readings_faster_than_the_sampling_never_look_idle(burners) -> None:
     assert min(seen) > 0.0
 
 
-def test_a_reading_is_quick_where_the_energy_counter_is_not_asked(reading) -> None:
+def test_a_reading_is_quick_where_the_energy_counter_is_not_asked(reading: Any) -> None:
     """Printed for the documentation; the counter took three quarters of a reading on an H200."""
     from agent.cards.nvml import NvmlReader
 

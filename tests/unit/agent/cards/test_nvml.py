@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stub(library: Path):
+def stub(library: Path) -> Iterator[Any]:
     loaded = stub_nvml.Stub(library)
     loaded("reset", "cards 2")
     yield loaded
@@ -30,7 +31,7 @@ def stub(library: Path):
 
 
 @pytest.fixture
-def reader(stub) -> Iterator:
+def reader(stub: Any) -> Iterator[Any]:
     from agent.cards.nvml import NvmlReader
 
     one = NvmlReader(sleep=lambda _: None)
@@ -38,11 +39,11 @@ def reader(stub) -> Iterator:
     one.close()
 
 
-def card(reading, index: int = 0):
+def card(reading: Any, index: int = 0) -> Any:
     return next(card for card in reading.cards if card.index == index and not card.parent)
 
 
-def test_a_reading_holds_what_the_driver_says(stub, reader) -> None:
+def test_a_reading_holds_what_the_driver_says(stub: Any, reader: Any) -> None:
     stub(
         "card 0 used 1073741824", "card 0 util 40", "card 0 memutil 20", "card 0 power 250500", "card 0 energy 123456789",
         "card 0 temp 61", "card 0 process 77 536870912 30", "card 0 process 78 268435456 10",
@@ -85,7 +86,9 @@ FIELDS = [
     ("code", "why"), [(NOT_SUPPORTED, "not_supported"), (NO_PERMISSION, "no_permission"), (UNKNOWN, "failed")]
 )
 @pytest.mark.parametrize(("call", "field"), FIELDS)
-def test_a_failing_call_makes_its_field_missing_and_no_other(stub, reader, call, field, code, why) -> None:
+def test_a_failing_call_makes_its_field_missing_and_no_other(
+    stub: Any, reader: Any, call: str, field: str, code: int, why: str
+) -> None:
     stub(f"card 0 fail {call} {code}")
     reading = reader.read(0.0)
     assert getattr(card(reading), field) == why
@@ -97,7 +100,7 @@ def test_a_failing_call_makes_its_field_missing_and_no_other(stub, reader, call,
     assert {card_id for card_id, _, _ in reading.missing} == {card(reading).id}
 
 
-def test_processes_are_missing_only_when_no_list_can_be_had(stub, reader) -> None:
+def test_processes_are_missing_only_when_no_list_can_be_had(stub: Any, reader: Any) -> None:
     stub("card 0 process 77 536870912 30", "card 0 fail graphics 3")
     assert [process.pid for process in card(reader.read(0.0)).processes] == [77]
     stub("card 0 fail processes 3", "card 0 fail mps 3")
@@ -115,25 +118,25 @@ def test_processes_are_missing_only_when_no_list_can_be_had(stub, reader) -> Non
         ("card 0 temp 4294967295", "temperature_celsius"),
     ],
 )
-def test_a_mark_for_no_value_is_not_a_value(stub, reader, line: str, field: str) -> None:
+def test_a_mark_for_no_value_is_not_a_value(stub: Any, reader: Any, line: str, field: str) -> None:
     stub(line)
     assert getattr(card(reader.read(0.0)), field) == "not_available"
 
 
-def test_a_process_without_a_known_amount_is_still_a_process(stub, reader) -> None:
+def test_a_process_without_a_known_amount_is_still_a_process(stub: Any, reader: Any) -> None:
     stub("card 0 process 77 18446744073709551615 30")
     (process,) = card(reader.read(0.0)).processes
     assert (process.pid, process.memory_used_bytes) == (77, "not_available")
 
 
-def test_drivers_without_the_second_memory_call_count_the_reserve_as_used(stub, reader) -> None:
+def test_drivers_without_the_second_memory_call_count_the_reserve_as_used(stub: Any, reader: Any) -> None:
     stub("card 0 used 1073741824", f"card 0 fail memory_v2 {NOT_SUPPORTED}")
     first = card(reader.read(0.0))
     assert (first.memory_reserved_bytes, first.memory_used_bytes) == ("not_supported", GIB + 600 * 2**20)
 
 
 @pytest.mark.parametrize(("code", "reason"), [(GPU_IS_LOST, "lost"), (28, "lost"), (RESET_REQUIRED, "reset_required")])
-def test_a_card_off_the_bus_is_broken_and_the_others_are_read(stub, reader, code: int, reason: str) -> None:
+def test_a_card_off_the_bus_is_broken_and_the_others_are_read(stub: Any, reader: Any, code: int, reason: str) -> None:
     before = card(reader.read(0.0)).id
     stub(f"card 0 fail all {code}")
     reading = reader.read(1.0)
@@ -143,14 +146,14 @@ def test_a_card_off_the_bus_is_broken_and_the_others_are_read(stub, reader, code
     assert len(reader.read(2.0).cards) == 2
 
 
-def test_a_card_without_an_identity_is_broken(stub, reader) -> None:
+def test_a_card_without_an_identity_is_broken(stub: Any, reader: Any) -> None:
     stub(f"card 1 fail uuid {UNKNOWN}")
     reading = reader.read(0.0)
     assert [(broken.index, broken.reason) for broken in reading.broken] == [(1, "unreadable")]
 
 
 @pytest.mark.parametrize("code", [UNINITIALIZED, DRIVER_NOT_LOADED, 18])
-def test_a_lost_driver_is_said_and_found_again(stub, reader, code: int) -> None:
+def test_a_lost_driver_is_said_and_found_again(stub: Any, reader: Any, code: int) -> None:
     from agent.cards.reader import ReaderError
 
     reader.read(0.0)
@@ -162,7 +165,7 @@ def test_a_lost_driver_is_said_and_found_again(stub, reader, code: int) -> None:
     assert len(reader.read(3.0).cards) == 2
 
 
-def test_mig_instances_are_cards_of_their_own(stub, reader) -> None:
+def test_mig_instances_are_cards_of_their_own(stub: Any, reader: Any) -> None:
     stub(
         "card 0 mig 1",
         "card 0 process 77 1024 0",
@@ -176,7 +179,7 @@ def test_mig_instances_are_cards_of_their_own(stub, reader) -> None:
     assert instances == [("MIG-a", 40 * GIB, parent.id, True), ("MIG-b", 20 * GIB, parent.id, True)]
 
 
-def test_a_critical_xid_ends_the_wait_and_is_in_the_next_reading_once(stub, reader) -> None:
+def test_a_critical_xid_ends_the_wait_and_is_in_the_next_reading_once(stub: Any, reader: Any) -> None:
     first = card(reader.read(0.0)).id
     assert reader.wait(0.01) is False
     stub("event 0 8 79")
@@ -185,7 +188,7 @@ def test_a_critical_xid_ends_the_wait_and_is_in_the_next_reading_once(stub, read
     assert reader.read(2.0).faults == ()
 
 
-def test_a_card_that_knows_only_some_events_is_still_listened_to(stub, reader) -> None:
+def test_a_card_that_knows_only_some_events_is_still_listened_to(stub: Any, reader: Any) -> None:
     stub("card 0 eventtypes 8", "card 1 eventtypes 0")
     reader.read(0.0)
     stub("event 0 8 48")
@@ -193,7 +196,7 @@ def test_a_card_that_knows_only_some_events_is_still_listened_to(stub, reader) -
     assert [fault.xid for fault in reader.read(1.0).faults] == [48]
 
 
-def test_waiting_goes_on_where_events_are_not_supported(stub, reader) -> None:
+def test_waiting_goes_on_where_events_are_not_supported(stub: Any, reader: Any) -> None:
     stub("card 0 fail events 3", "card 1 fail events 3")
     slept: list[float] = []
     reader._sleep = slept.append
@@ -202,21 +205,21 @@ def test_waiting_goes_on_where_events_are_not_supported(stub, reader) -> None:
     assert slept == [0.5]
 
 
-def test_the_mean_share_of_a_process_is_of_new_samples_only(stub, reader) -> None:
+def test_the_mean_share_of_a_process_is_of_new_samples_only(stub: Any, reader: Any) -> None:
     stub("card 0 process 77 1024 30")
     reader.read(0.0)
     stub("card 0 noprocesses", "card 0 process 77 1024 90")
     assert card(reader.read(1.0)).processes[0].sm_ratio == pytest.approx(0.9)
 
 
-def test_a_reading_faster_than_the_sampling_keeps_the_last_share(stub, library) -> None:
+def test_a_reading_faster_than_the_sampling_keeps_the_last_share(stub: Any, library: Path) -> None:
     """The driver takes a sample of one process at a time, up to a second apart: no new one is not idle. After a while it is."""
     from agent.cards.nvml import NvmlReader
 
     clock = [0.0]
     reader = NvmlReader(sleep=lambda _: None, wall=lambda: clock[0])
 
-    def read(at: float):
+    def read(at: float) -> Any:
         clock[0] = at
         return card(reader.read(at))
 
@@ -229,7 +232,7 @@ def test_a_reading_faster_than_the_sampling_keeps_the_last_share(stub, library) 
     reader.close()
 
 
-def test_the_energy_counter_is_read_at_its_own_pace(stub) -> None:
+def test_the_energy_counter_is_read_at_its_own_pace(stub: Any) -> None:
     """One call takes three quarters of a reading's time on a real card."""
     from agent.cards.nvml import NvmlReader
 
@@ -243,7 +246,7 @@ def test_the_energy_counter_is_read_at_its_own_pace(stub) -> None:
     reader.close()
 
 
-def test_a_clock_that_is_set_back_does_not_make_the_card_look_idle(stub) -> None:
+def test_a_clock_that_is_set_back_does_not_make_the_card_look_idle(stub: Any) -> None:
     from agent.cards.nvml import NvmlReader
     from agent.cards.reader import Missing
 
@@ -295,14 +298,16 @@ def test_the_command_says_that_the_library_cannot_be_loaded(tmp_path: Path) -> N
     assert "error: NVML: NVML Shared Library Not Found" in result.stderr
 
 
-def test_an_identity_that_is_no_text_is_none(stub, reader) -> None:
+def test_an_identity_that_is_no_text_is_none(stub: Any, reader: Any) -> None:
     assert stub._library.stub_apply(b"card 0 uuid \xff\xfe") == 0
     reading = reader.read(0.0)
     assert [(broken.index, broken.reason) for broken in reading.broken] == [(0, "unreadable")]
     assert len(reading.cards) == 1
 
 
-def test_closing_while_a_call_hangs_leaves_the_library_alone(stub, reader, monkeypatch) -> None:
+def test_closing_while_a_call_hangs_leaves_the_library_alone(
+    stub: Any, reader: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("agent.cards.nvml._PATIENCE_SECONDS", 0.01)
     reader.read(0.0)
     with reader._in_driver:
@@ -312,7 +317,7 @@ def test_closing_while_a_call_hangs_leaves_the_library_alone(stub, reader, monke
     assert not reader._started
 
 
-def test_a_card_lost_while_waiting_ends_the_wait(stub, reader) -> None:
+def test_a_card_lost_while_waiting_ends_the_wait(stub: Any, reader: Any) -> None:
     reader.read(0.0)
     stub(f"card 1 fail all {GPU_IS_LOST}")
     assert reader.wait(5.0) is True

@@ -1,11 +1,12 @@
 """Whose energy and time it was: idle by share, activity by use, and the lines for what is nobody's."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from agent.cards.reader import CardReading, Missing, Reading
-from agent.energy.books import ESTIMATED, MEASURED, UNKNOWN, Account, Holder, Use, apportion
+from agent.energy.books import ESTIMATED, MEASURED, UNKNOWN, Account, CardBook, Holder, Use, apportion
 from agent.pods.index import PodKey
 
 A, B = PodKey("chat", "a", "search"), PodKey("chat", "b", "mail")
@@ -15,12 +16,19 @@ CARD = "GPU-a"
 class Bench:
     """Feeds an account one card's readings, ten seconds apart unless said otherwise."""
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         options.setdefault("idle_watts", {"L4": 20.0})
         self.account = Account(longest_gap_seconds=30.0, **options)
         self.at = 0.0
 
-    def step(self, *, holders=(), uses=(), seconds=10.0, **fields) -> "Bench":
+    def step(
+        self,
+        *,
+        holders: Iterable[Holder] = (),
+        uses: Iterable[Use] | Missing = (),
+        seconds: float = 10.0,
+        **fields: Any,
+    ) -> "Bench":
         self.at += seconds
         card = CardReading(CARD, 0, "L4", **fields)
         used = uses if isinstance(uses, Missing) else list(uses)
@@ -28,7 +36,7 @@ class Bench:
         return self
 
     @property
-    def book(self):
+    def book(self) -> CardBook:
         return self.account.cards[CARD]
 
     def joules(self, source: str = MEASURED) -> dict[str, Any]:
@@ -75,7 +83,9 @@ def test_a_process_outside_pods_has_a_line_of_its_own() -> None:
         pytest.param((0.125, 0.375), Missing.NOT_SUPPORTED, (100, 300, 400), id="processes unknown: by share of all"),
     ],
 )
-def test_without_multiprocessor_time_reserved_shares_decide(shares, uses, joules) -> None:
+def test_without_multiprocessor_time_reserved_shares_decide(
+    shares: tuple[float, float], uses: list[Use] | Missing, joules: tuple[float, float, float]
+) -> None:
     holders = [Holder(A, shares[0]), Holder(B, shares[1])]
     bench = Bench(idle_watts={"L4": 0.0})
     bench.step(holders=holders, uses=uses, energy_millijoules=0)
@@ -205,7 +215,7 @@ def test_instances_are_booked_on_their_card() -> None:
         (1, [0.1, 0.2], 0.7, ([0, 0], 1)),
     ],
 )
-def test_apportioning(total, weights, rest, parts) -> None:
+def test_apportioning(total: int, weights: list[float], rest: float, parts: tuple[list[int], int]) -> None:
     assert apportion(total, weights, rest) == parts
 
 

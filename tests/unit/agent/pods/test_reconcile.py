@@ -1,5 +1,7 @@
 """Kubelet's word against the prediction: what is corrected, what is reported, and what is left alone."""
 
+from typing import Any
+
 import pytest
 
 from agent.cards.reader import CardReading, Missing, ProcessUse, Reading
@@ -7,7 +9,7 @@ from agent.energy.attribution import holders_of, pids_of, usage_of
 from agent.energy.books import Holder, Use
 from agent.pods.cgroup import Owner
 from agent.pods.index import NODE_POD, NodePod, PodIndex, PodKey
-from agent.pods.reconcile import Device, Finding, card_of, cards_held, compare, devices_by_card
+from agent.pods.reconcile import Device, Finding, Truth, card_of, cards_held, compare, devices_by_card
 from headroom.domain.dra.devices import DeviceKey
 from headroom.domain.model import Allocation, Card, GpuNode, Sharing
 from headroom.names import ANNOTATION_KUBELET_CARDS as KUBELET_CARDS
@@ -24,7 +26,9 @@ CARDS = (
 CID = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
-def pod(name: str = "p", *, cards: str | None = None, vram: str = "8Gi", mode: str = "slice", count: int = 1, **fields):
+def pod(
+    name: str = "p", *, cards: str | None = None, vram: str = "8Gi", mode: str = "slice", count: int = 1, **fields: Any
+) -> NodePod:
     annotations = {} if cards is None else {
         "headroom.dev/assigned-cards": cards, "headroom.dev/assigned-vram-mib": "8192", "headroom.dev/assigned-mode": mode,
     }  # fmt: skip
@@ -52,7 +56,7 @@ def held(*ids: str, name: str = "p", resource: str = "nvidia.com/gpu") -> list[D
     return [Device("chat", name, "engine", resource, device) for device in ids]
 
 
-def judge(devices, *pods):
+def judge(devices: list[Device], *pods: NodePod) -> Truth:
     return compare(devices, PodIndex(pods), CARDS)
 
 
@@ -106,7 +110,9 @@ def test_cards_that_pods_hold() -> None:
     assert cards_held(PodIndex(pods)) == {"GPU-a", "GPU-b"}
 
 
-PUBLISHED = {DeviceKey("gpu.nvidia.com", "n", f"gpu-{at}"): (f"GPU-{card}",) for at, card in enumerate("ab")}
+PUBLISHED: dict[DeviceKey, tuple[str, ...]] = {
+    DeviceKey("gpu.nvidia.com", "n", f"gpu-{at}"): (f"GPU-{card}",) for at, card in enumerate("ab")
+}
 PUBLISHED[DeviceKey("gpu.nvidia.com", "n", "mig")] = ("MIG-unknown", "GPU-b")
 
 
@@ -273,7 +279,17 @@ def test_what_the_agent_writes_reaches_the_ledger(pod_: NodePod, resource: str, 
     (correction,) = judge(held("GPU-b::1", resource=resource), pod_).corrections
     pod_.metadata.annotations = dict(correction.annotations)  # as the API server then shows it
     ledger = Ledger(Fleet())
-    ledger.apply_node(GpuNode("n", CARDS, Sharing.TIME_SLICING, Allocation.DISTRIBUTED, "nvidia.com/gpu", 8000, 32000))
+    ledger.apply_node(
+        GpuNode(
+            "n",
+            CARDS,
+            Sharing.TIME_SLICING,
+            Allocation.DISTRIBUTED,
+            "nvidia.com/gpu",
+            cpu_milli=8000,
+            memory_mib=32000,
+        )
+    )
     ledger.apply(pod_)
     row = ledger.fleet.row_of["n"]
     assert ledger.fleet.held_mib[row, :3].tolist() == [0, held_mib, 0]
@@ -343,7 +359,7 @@ def test_shares_are_of_what_kubelet_gave_and_otherwise_of_what_was_promised() ->
         pytest.param(pod(vram="24Gi"), 1.0, id="never more than a card"),
     ],
 )
-def test_a_share_that_is_not_annotated_is_worked_out(one, share: float | None) -> None:
+def test_a_share_that_is_not_annotated_is_worked_out(one: NodePod, share: float | None) -> None:
     devices = {} if share == 0.0 else {("chat", "p"): (("GPU-a", "engine"),)}
     holders = holders_of(PodIndex([one]), devices, CARDS, READING)
     assert holders == ({"GPU-a": [Holder(PodKey("chat", "p", "chat"), share)]} if share else {})

@@ -93,7 +93,7 @@ class World:
 
     def held(self, name: str = "n") -> list[int]:
         row = self.state.fleet.row_of[name]
-        return self.state.fleet.held_mib[row, : len(self.state.fleet.nodes[name].cards)].tolist()  # type: ignore[no-any-return]
+        return self.state.fleet.held_mib[row, : len(self.state.fleet.nodes[name].cards)].tolist()
 
     async def remove(self, path: str, name: str, namespace: str = "default") -> None:
         self.api.remove(path, name, namespace)
@@ -373,7 +373,7 @@ async def test_a_reservation_gives_way_to_a_claim(tmp_path: Path) -> None:
 
 async def test_nodes_are_ranked_for_pods_with_claims(tmp_path: Path) -> None:
     """Memory that is free on a card in use is taken before a card that nobody has; nothing is reserved, nothing refused."""
-    shared = {"policy": {"default": "80Gi"}}
+    shared: dict[str, Any] = {"policy": {"default": "80Gi"}}
     wanted = {
         "name": "gpu",
         "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 1, "capacity": {"requests": {"memory": "30Gi"}}},

@@ -117,7 +117,7 @@ def test_amounts_that_cannot_be(name: str, consumed: dict[str, str], mib: int, w
 
 
 def test_what_a_claim_asks_for() -> None:
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"name": "a", "exactly": {"deviceClassName": "gpu.nvidia.com", "allocationMode": "ExactCount", "count": 2}},
         {"name": "b", "firstAvailable": [{"name": "x", "deviceClassName": "small", "capacity": {"requests": {"memory": "20Gi"}}},
                                          {"name": "y", "deviceClassName": "large"}]},
