@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.cards.inventory import cards_of_annotation, slices_of
-from agent.cards.reader import ReaderError, ScriptError
+from agent.cards.reader import CardReading, ReaderError, Reading, ScriptError
 from agent.cards.scripted import ScriptedReader, parse_script
 from agent.energy.tariff import TariffError, parse_tariff
 from agent.pods.cgroup import owner_of
@@ -82,7 +82,9 @@ def test_any_node_has_at_least_one_slice_per_card(
 ) -> None:
     meta = wire.Meta(name="n", labels={"nvidia.com/gpu.replicas": text}, annotations={"headroom.dev/cards": text})
     node = wire.Node(metadata=meta, status=wire.NodeStatus(capacity=capacity))
-    assert slices_of(node, count) >= 1
+    total = CardReading("GPU-a", 0, "NVIDIA-L4", memory_total_bytes=24 * 2**30, memory_reserved_bytes=0)
+    (card,) = Inventory().update(Reading(0.0, (total,)), {}, slices_of(node, count))
+    assert card.slices >= 1
     cards_of_annotation(node)
 
 
