@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cards.inventory import cards_of_annotation, slices_of
+from agent.cards.inventory import Inventory, cards_of_annotation, slices_of
 from agent.cards.reader import CardReading, ReaderError, Reading, ScriptError
 from agent.cards.scripted import ScriptedReader, parse_script
 from agent.energy.tariff import TariffError, parse_tariff
