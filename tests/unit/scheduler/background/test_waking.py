@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from headroom import wire
 from scheduler.cluster.changes import Freed
 from scheduler.cluster.pod_entry import Stage
 from tests.fakes.apiserver import ApiServer
-from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
+from tests.fakes.extender import NAMESPACES, NODES, PODS, Running, extender, node, pod
 
 WAKE = "headroom.dev/vram-freed"
 
@@ -120,3 +121,22 @@ async def test_a_hidden_cause_is_not_forgotten_when_a_visible_one_follows(api: A
         running.daemon.waker.freed(Freed("gpu", 7, 0.0, seen_by_scheduler=False))
         running.daemon.waker.freed(Freed("gpu", 8, 1.0, seen_by_scheduler=True))
         assert list(running.daemon.waker._freed.values()) == [Freed("gpu", 8, 1.0, seen_by_scheduler=False)]
+
+
+async def test_a_node_that_went_named_for_a_quota_s_sake_is_no_error(api: ApiServer, tmp_path: Path) -> None:
+    """A quota that was raised is told of on whichever node fits; that one need not be among the nodes where room came free."""
+    namespace = {"metadata": {"name": "default", "annotations": {"headroom.dev/max-vram": "10Gi"}}}
+    api.put(NAMESPACES, namespace)
+    async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
+        await running.caught_up()
+        api.put(NODES, node("full", 10))
+        await refuse(running, 1)
+        await settle(running)
+        api.fail("PATCH", "/nodes/gpu$", status=404)
+        namespace["metadata"]["annotations"] = {"headroom.dev/max-vram": "70Gi"}
+        running.daemon.waker.freed(Freed("full", 10**6, 1e9, seen_by_scheduler=False))
+        running.daemon.state.on_namespace("MODIFIED", "default", wire.NAMESPACE.decode(wire.encode(namespace)))
+        await running.until(lambda: wakes(api) >= 2)
+        assert await running.metric("headroom_cycle_failures_total", task="wake") == 0
+        assert await running.metric("headroom_wakes_total", result="failed") == 1
+        assert await running.metric("headroom_wakes_total", result="written") == 1
