@@ -84,6 +84,8 @@ class Holding:
     """`assigned` is another scheduler's record: the pod holds no less than it asks for."""
     predicted: bool = False
     """Whether `placement` is a guess: nothing valid is written on the pod, or the card it names is not there."""
+    gone: tuple[str, ...] = ()
+    """Cards, by id, that it was given and that the node has no longer: `placement` is without them, and nothing takes their place."""
     fault: str = ""
     """What is wrong with the pod itself: annotations or resources that cannot be read, or that disagree."""
     as_written: bool = False
@@ -121,7 +123,7 @@ class Holding:
     @property
     def in_all(self) -> Held:
         """What counts for its namespace's quota; while its node is away or cannot be read, by what is written or asked for."""
-        if self.counted and self.placement.shares:
+        if self.counted and self.placement.shares and not self.gone:
             return Held(self.placement.held_mib, self.placement.shares)
         if self.assigned is not None:
             return Held(sum(self.assigned.share_mib), len(self.assigned.cards))

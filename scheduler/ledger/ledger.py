@@ -313,7 +313,7 @@ class Ledger:
         row = self.fleet.row_of[holding.placement.node]
         over = self.fleet.over(row)
         too_many = holding.placement.devices > 0 and self.fleet.devices_left(row) < 0
-        return holding.predicted or too_many or any(over[at] for at in holding.placement.cards)
+        return holding.predicted or bool(holding.gone) or too_many or any(over[at] for at in holding.placement.cards)
 
     def _end_reservations(self, holdings: Iterable[Holding]) -> list[Holding]:
         ended = []
@@ -395,15 +395,21 @@ class Ledger:
         """Find the cards by id and count the holding; what cannot be found is left to `_predict`."""
         node = self.fleet.nodes.get(holding.placement.node)
         positions, problem = None, holding.fault
+        holding.gone = ()
         if node is not None and holding.assigned is not None:
-            positions = _positions(node, holding.assigned.cards)
-            if positions is None:
-                missing = f"node {node.name} has not the cards written on the pod: {', '.join(holding.assigned.cards)}"
-                problem = "; ".join(filter(None, (problem, missing)))
+            positions, missing = _positions(node, holding.assigned.cards)
+            if missing:
+                words = f"node {node.name} has not the cards written on the pod: {', '.join(missing)}"
+                problem = "; ".join(filter(None, (problem, words)))
+            if missing and holding.request.mode is Mode.PINNED and _tells_ids(node):
+                holding.gone = missing
+                positions = self._hold_what_is_left(node, holding, positions)
+            elif missing:
+                positions = None
             else:
                 if not holding.as_written:
                     positions = positions_counted(node, holding.request, positions)
-                sizes, wrong = self._sizes(node, holding, positions)
+                sizes, wrong = self._sizes(node, holding, positions, holding.assigned)
                 problem = "; ".join(filter(None, (problem, wrong)))
                 holding.placement = replace(
                     holding.placement, cards=positions, share_mib=sizes, devices=0, devices_mib=0
@@ -424,6 +430,18 @@ class Ledger:
             self._guessed.add(holding.placement.node)
         else:
             self._count(holding)
+
+    def _hold_what_is_left(self, node: GpuNode, holding: Holding, positions: tuple[int, ...]) -> tuple[int, ...]:
+        """Count a pinned pod on those of its cards that are still there. It sees no other card, so it can use none in place of one
+        that has gone.
+        """
+        assert holding.assigned is not None
+        pairs = zip(holding.assigned.cards, holding.assigned.share_mib, strict=True)
+        shares = tuple(mib for card, mib in pairs if card not in holding.gone)
+        left = replace(holding.assigned, share_mib=shares)
+        sizes, _ = self._sizes(node, holding, positions, left)
+        holding.placement = replace(holding.placement, cards=positions, share_mib=sizes, devices=0, devices_mib=0)
+        return positions
 
     def _is_allocated(self, node: GpuNode, holding: Holding, positions: tuple[int, ...] | None) -> bool:
         """Whether kube-scheduler allocates the pod's devices (DRA): not where cards are written on it that a plugin gave it before."""
@@ -465,12 +483,14 @@ class Ledger:
                 [_UNLIMITED if number else 0 for number in slices] if any(slices) else [_UNLIMITED] * len(slices)
             )
             cards = greedy_cards(used, unlimited, count, node.allocation) or ()
-        return Placement(node.name, cards, self._sizes(node, holding, cards)[0], holding.placement.mode)
+        return Placement(node.name, cards, self._sizes(node, holding, cards, assigned)[0], holding.placement.mode)
 
-    def _sizes(self, node: GpuNode, holding: Holding, cards: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    def _sizes(
+        self, node: GpuNode, holding: Holding, cards: tuple[int, ...], assigned: Assignment | None
+    ) -> tuple[tuple[int, ...], str]:
         """MiB held on each card, by what is written on the pod and what it asks for; and what is wrong with what is written."""
         usable = self.fleet.usable_mib[self.fleet.row_of[node.name]]
-        written = [*(holding.assigned.share_mib if holding.assigned else ()), *(0 for _ in cards)]
+        written = [*(assigned.share_mib if assigned else ()), *(0 for _ in cards)]
         wrong, sizes = "", []
         for at, mib in zip(cards, written, strict=False):
             card = node.cards[at]
@@ -618,12 +638,23 @@ def _offered(node: GpuNode, slices: list[int], request: GpuRequest) -> list[int]
     return offered if any(offered) else slices
 
 
-def _positions(node: GpuNode, ids: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Card positions by id; a number that is no id is the card's index, which stood for the id before an agent ran."""
+def _positions(node: GpuNode, ids: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Card positions by id, of those that are there, and the ids of the others.
+
+    A number that is no id is the card's index, which stood for the id before an agent ran.
+    """
     by_id = {card.id: at for at, card in enumerate(node.cards)}
     by_index = {str(card.index): at for at, card in enumerate(node.cards)}
-    found = [by_id.get(card, by_index.get(card)) for card in ids]
-    return None if None in found else tuple(at for at in found if at is not None)
+    found = [(card, by_id.get(card, by_index.get(card))) for card in ids]
+    return tuple(at for _, at in found if at is not None), tuple(card for card, at in found if at is None)
+
+
+def _tells_ids(node: GpuNode) -> bool:
+    """Whether the node's cards are known by ids of their own, so that an id that is not among them is one of no card here.
+
+    Not so where labels alone describe them: a card known by its position may be any of those that pods were given by id.
+    """
+    return any(card.id != str(card.index) for card in node.cards)
 
 
 def _keep_pinned_cards(holding: Holding, old: Holding) -> None:

@@ -369,7 +369,7 @@ def test_reality_may_over_commit_and_is_told() -> None:
 @pytest.mark.parametrize(
     ("annotations", "words", "left"),
     [
-        ({"cards": "GPU-7", "vram_mib": "9000", "mode": "pinned"}, "has not the cards", [13000, 22000]),
+        ({"cards": "GPU-7", "vram_mib": "9000", "mode": "pinned"}, "has not the cards", [22000, 22000]),
         ({"cards": "GPU-1", "vram_mib": "much", "mode": "pinned"}, "'much': not MiB", [13000, 22000]),
         ({"cards": "GPU-1", "vram_mib": "-5", "mode": "pinned"}, "not MiB", [13000, 22000]),
         ({"cards": "GPU-1", "vram_mib": "9000"}, "neither pinned nor slice", [13000, 22000]),
@@ -480,11 +480,44 @@ def test_index_numbers_become_ids_when_an_agent_arrives() -> None:
     assert ledger.problems == {}
 
 
-def test_a_card_that_is_gone_keeps_its_pods_accounted(ledger: Ledger) -> None:
+def test_a_card_that_is_gone_is_booked_on_no_healthy_one(ledger: Ledger) -> None:
+    """s26: a card falls off the bus, or MIG is cut anew, under pinned pods; those see no other card."""
+    ledger.apply_node(whole(count=3))
+    ledger.apply(bound("u1", VRAM, cards="GPU-2", vram_mib="9000", mode="pinned"))
+    both = {"headroom.dev/gpu": "2", "headroom.dev/vram": "9000Mi"}
+    ledger.apply(bound("u2", both, cards="GPU-2,GPU-1", vram_mib="9000,9000", mode="pinned"))
+    ledger.reserve("u3", "ns/u3", pinned(20000), on("n1", 0, 20000), expires_at=10)
+    held = ledger.held_in("ns")
+    assert ledger.apply_node(whole(count=2)) == []
+    assert free(ledger) == [2000, 13000]
+    assert list(ledger.problems) == ["u1", "u2"]
+    assert "has not the cards written on the pod: GPU-2" in ledger.problems["u2"]
+    assert ledger.held_in("ns") == held, "a quota counts what a pod was given until it ends"
+    assert ledger.check() == []
+    ledger.apply_node(whole(count=3))
+    assert free(ledger) == [2000, 13000, 4000]
+    assert ledger.problems == {}
+    assert ledger.check() == []
+    ledger.apply_node(whole(count=2))
+    for uid in ("u1", "u2", "u3"):
+        ledger.release(uid)
+    assert free(ledger) == [22000, 22000]
+    assert ledger.check() == []
+
+
+def test_a_reservation_ends_with_any_of_its_cards(ledger: Ledger) -> None:
+    """s26: of two cards one went."""
+    request = GpuRequest(count=2, mode=Mode.PINNED, vram_mib=9000)
+    ledger.reserve("u1", "ns/u1", request, Placement("n1", (0, 1), (9000, 9000), Mode.PINNED), expires_at=10)
+    assert [holding.uid for holding in ledger.apply_node(whole(count=1))] == ["u1"]
+    assert free(ledger) == [22000]
+
+
+def test_where_cards_are_known_by_position_alone_one_that_was_given_by_id_counts_on_some_card(ledger: Ledger) -> None:
+    """The agent's annotation was lost: labels tell the cards, and none of their positions says which card is GPU-1."""
     ledger.apply(bound("u1", VRAM, cards="GPU-1", vram_mib="9000", mode="pinned"))
-    ledger.apply_node(whole(count=1))
-    assert "GPU-1" in ledger.problems["u1"]
-    assert free(ledger) == [13000]
+    ledger.apply_node(GpuNode("n1", tuple(Card(str(at), at, "NVIDIA-L4", L4_MIB) for at in range(2))))
+    assert sorted(free(ledger)) == [13000, 22000]
     ledger.apply_node(whole())
     assert free(ledger) == [22000, 13000]
     assert ledger.problems == {}
