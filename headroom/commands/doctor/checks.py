@@ -333,7 +333,10 @@ def rights(facts: Facts) -> Iterator[Finding]:
     """What this account could not read."""
     for path in facts.forbidden:
         yield Finding(Level.NOTE, f"not looked at: {path}", "this account may not read it",
-                      f"kubectl auth can-i list {path.rsplit('/', 1)[-1].split()[0]}")  # fmt: skip
+                      f"kubectl auth can-i list {path.rsplit('/', 1)[-1]}")  # fmt: skip
+    for path, words in facts.unread.items():
+        yield Finding(Level.NOTE, f"not looked at: {path}", f"the API server did not answer: {words}",
+                      f"kubectl get --raw {path}, then this command again")  # fmt: skip
 
 
 CHECKS: Final[tuple[Check, ...]] = (

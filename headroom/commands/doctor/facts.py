@@ -50,6 +50,8 @@ class Facts:
     absent: set[str] = field(default_factory=set)
     forbidden: list[str] = field(default_factory=list)
     """What this account may not read, so that nothing is said of it."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """What the API server did not answer for, and its words; nothing is said of it either."""
     nodes: list[wire.Node] = field(default_factory=list)
     pods: list[wire.Pod] = field(default_factory=list)
     metrics: Metrics | None = None

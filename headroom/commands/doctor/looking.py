@@ -37,7 +37,7 @@ async def _list(kube: KubeClient, facts: Facts, kind: str, path: str) -> None:
     except Forbidden:
         facts.forbidden.append(path)
     except KubeError as error:
-        facts.forbidden.append(f"{path} ({error})")
+        facts.unread[path] = str(error)
 
 
 class _Page(wire.Wire):
@@ -58,8 +58,10 @@ async def _typed(kube: KubeClient, facts: Facts, path: str, decoder: wire.Decode
             token = page.metadata.continue_
             if not token:
                 return
+    except Forbidden:
+        facts.forbidden.append(path)
     except KubeError as error:
-        facts.forbidden.append(path if isinstance(error, Forbidden) else f"{path} ({error})")
+        facts.unread[path] = str(error)
 
 
 async def _metrics(facts: Facts, source: PrometheusSource | None) -> None:

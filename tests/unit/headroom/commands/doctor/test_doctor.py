@@ -242,6 +242,19 @@ async def test_a_cluster_is_read_and_what_may_not_be_is_noted(tmp_path: Path) ->
     assert (facts.metrics.agents, facts.metrics.engines) == (8, {"vllm": 3})
 
 
+async def test_an_api_server_that_does_not_answer_is_told_from_one_that_refuses(tmp_path: Path) -> None:
+    """Found on a real one: the kind of a CRD that was applied a moment ago."""
+    async with ApiServer() as api:
+        api.fail("GET", "/inferenceautoscalers$", status=429, message="storage is (re)initializing", times=9)
+        kube = await connect(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
+        facts = await look(kube, "headroom-system", None, NOW)
+        await kube.close()
+    assert not facts.forbidden
+    (finding,) = [one for one in examine(facts) if "inferenceautoscalers" in one.what]
+    assert "storage is (re)initializing" in finding.why
+    assert finding.mend.startswith("kubectl get --raw /apis/headroom.dev/")
+
+
 def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--kubeconfig", str(tmp_path / "none")])
     assert "no such file" in str(result.exception)
