@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from simulations.kwok.process import ComponentError
-from simulations.node.images.basic import PAUSE
 from simulations.node.namespaces import NODE_IP
 
 POD_SUBNET: Final = "10.88.0.0/24"
 CLUSTER_DNS: Final = "10.96.0.10"
 NODE_NAME: Final = "gpu-node-1"
+PAUSE: Final = "localhost/pause:1"
+"""Image of the container that holds a pod's namespaces."""
 _NETWORK_PLUGINS: Final = "/usr/lib/cni"
 
 

@@ -1,11 +1,13 @@
 """The structure that people rely on: who may call itself pure, how large a folder may grow, where packages come from."""
 
 import ast
+import itertools
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 
 from tests.paths import ROOT
@@ -115,3 +117,17 @@ def test_packages_are_those_of_this_checkout() -> None:
 
     assert Path(scheduler.__file__).parent == ROOT / "scheduler"
     assert Path(headroom.__file__).parent == ROOT / "headroom"
+
+
+@pytest.mark.parametrize("package", ["headroom", "scheduler", "autoscaler", "agent", "simulations"])
+def test_folders_and_files_import_one_another_in_no_circle(package: str) -> None:
+    """Side by side, at every depth; imports for types alone do not count."""
+    graph = grimp.build_graph(package, exclude_type_checking_imports=True)
+    circles = [
+        (one, other)
+        for parent in sorted(graph.modules)
+        for one, other in itertools.combinations(sorted(graph.find_children(parent)), 2)
+        if graph.find_shortest_chain(one, other, as_packages=True)
+        and graph.find_shortest_chain(other, one, as_packages=True)
+    ]
+    assert circles == []

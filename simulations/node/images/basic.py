@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from simulations.kwok.process import ComponentError
+from simulations.node.programs import PAUSE
 
-PAUSE: Final = "localhost/pause:1"
 BUSYBOX: Final = "localhost/busybox:1"
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
