@@ -12,6 +12,7 @@ from headroom import names, wire
 from headroom.domain.accelerators import BY_RESOURCE
 
 _HOSTNAME: Final = "kubernetes.io/hostname"
+_NOT_MATCHED: Final = "didn't match Pod's node affinity/selector"
 _REPELLING: Final = ("NoSchedule", "NoExecute")
 _COUNTED_RESOURCES: Final = frozenset(
     (
@@ -23,21 +24,31 @@ _COUNTED_RESOURCES: Final = frozenset(
 
 def host_feasible(pod: wire.Pod, node: wire.Node) -> bool:
     """Whether the node is open to the pod by cordon, taints, node selector and required node affinity."""
+    return host_refusal(pod, node) is None
+
+
+def host_refusal(pod: wire.Pod, node: wire.Node) -> str | None:
+    """Why kube-scheduler does not offer the node to the pod, in its words; None where it is open by all that is judged here."""
     spec = pod.spec
     if spec.node_name and spec.node_name != node.metadata.name:
-        return False
-    taints = [taint for taint in node.spec.taints if taint.effect in _REPELLING]
-    if node.spec.unschedulable:
-        taints.append(wire.CORDON)
-    if not all(any(toleration.tolerates(taint) for toleration in spec.tolerations) for taint in taints):
-        return False
+        return "didn't match the requested node name"
+    if node.spec.unschedulable and not _tolerates(spec.tolerations, wire.CORDON):
+        return "unschedulable (cordoned)"
+    for taint in node.spec.taints:
+        if taint.effect in _REPELLING and not _tolerates(spec.tolerations, taint):
+            return f"untolerated taint {{{taint.key}: {taint.value}}}"
     labels = node.metadata.labels
     if any(labels.get(key) != value for key, value in spec.node_selector.items()):
-        return False
+        return _NOT_MATCHED
     affinity = spec.affinity.node_affinity if spec.affinity else None
     if affinity is None or affinity.required is None:
-        return True
-    return any(_term_matches(term, labels, node.metadata.name) for term in affinity.required.node_selector_terms)
+        return None
+    terms = affinity.required.node_selector_terms
+    return None if any(_term_matches(term, labels, node.metadata.name) for term in terms) else _NOT_MATCHED
+
+
+def _tolerates(tolerations: Iterable[wire.Toleration], taint: wire.Taint) -> bool:
+    return any(toleration.tolerates(taint) for toleration in tolerations)
 
 
 def soft_preferences(pod: wire.Pod) -> bool:

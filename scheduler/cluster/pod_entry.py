@@ -210,6 +210,8 @@ class PodEntry:
     """The node of the last answer was the only one."""
     scores: dict[str, int] = field(default_factory=dict)
     """Scores of the last answer, where it gave kube-scheduler a choice."""
+    ended: str = ""
+    """How its last reservation ended without a binding (as in the metric), until there is another."""
     refusal: Refusal | None = None
     """The last refusal, until a node is offered: while it stands, kube-scheduler lets the pod rest."""
     refused_since: float | None = None

@@ -211,6 +211,7 @@ class Pods:
 
     def _voided(self, entry: PodEntry, holding: Holding, end: str, *, seen_by_scheduler: bool = False) -> Changes:
         self._metrics.reservations_ended.labels(end).inc()
+        entry.ended = end
         self._move(entry, Step.VOID)
         self._rest_again(entry)
         return [self.freed(holding.placement.node, seen_by_scheduler=seen_by_scheduler)]
@@ -449,6 +450,8 @@ class Pods:
 
     def _move(self, entry: PodEntry, step: Step) -> None:
         stage = entry.after(step)
+        if stage in HOLDING:
+            entry.ended = ""
         if entry.name_landed and stage is not entry.stage:
             entry.name_landed = False
             self.names_ahead -= 1

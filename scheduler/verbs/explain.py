@@ -1,22 +1,29 @@
-"""Answers to people: the last decision on a pod with live figures."""
+"""Answers to people: the last decision on a pod, and where it could go now, by all that is known here."""
 
+from collections import Counter
 from typing import Any, Final
 
 import numpy as np
 
+from headroom.daemon.slices import PAGE_SLICE_SECONDS, Slices
 from headroom.domain.model import CardChoice, GpuRequest, Placement
 from headroom.units import format_mib
 from scheduler.cluster.decisions import Decisions, live_figures
+from scheduler.cluster.host_rules import beyond_judgement, host_refusal, kept_apart
 from scheduler.cluster.measured import MeasuredVram
-from scheduler.cluster.pod_entry import PodEntry
+from scheduler.cluster.pod_entry import HOLDING, PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
+from scheduler.placement import filtering
 
 _NODES_SHOWN: Final = 20
+KEPT: Final = "kept for a pod that has waited for longer"
 _JOBS_NAMED: Final = 5
+_RESERVING: Final = ("placed", "scored")
+"""Outcomes of a filter call after which cards are reserved."""
 
 
-def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float) -> dict[str, Any] | None:
+async def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float) -> dict[str, Any] | None:
     """Plain values for `/v1/explain`; None for a pod that nothing is known of."""
     decision = decisions.get(pod)
     waiting = state.pods.find(pod)
@@ -34,9 +41,13 @@ def explanation(state: ClusterState, decisions: Decisions, pod: str, now: float)
         }
         if decision.placement is not None:
             answer["placement"] = _shown(state.fleet, decision.placement)
+        if waiting is not None and decision.outcome in _RESERVING and waiting.stage not in (*HOLDING, Stage.BOUND):
+            # What was placed is not held any more: `placement` is where it was to be.
+            answer["outcome"] = waiting.ended or "not held"
     if waiting is not None:
         answer["request"] = request_values(waiting.request)
-        answer["nodes"] = _nodes_now(state, waiting.request)
+        answer["nodes"], answer["not_offered"] = await _nodes_now(state, waiting)
+        answer["not_judged"] = _not_judged(waiting)
         answer["stage"] = waiting.stage.value
         answer["without_effect"] = list(waiting.facts.ignored)
         answer["claimed_node"] = None if waiting.claim is None else waiting.claim.node
@@ -113,17 +124,46 @@ def _shown(fleet: Fleet, placement: Placement) -> dict[str, Any]:
     }
 
 
-def _nodes_now(state: ClusterState, request: GpuRequest) -> list[dict[str, Any]]:
-    """The nodes nearest to fitting: those with the most free memory on a card."""
-    fleet = state.fleet
+def _not_judged(entry: PodEntry) -> list[str]:
+    """What else may keep the pod off a node, that kube-scheduler alone can say."""
+    return beyond_judgement(entry.pod) + (["pod anti-affinity"] if kept_apart(entry.pod) else [])
+
+
+async def _nodes_now(state: ClusterState, entry: PodEntry) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The nodes nearest to fitting: those that are open to the pod first, and of them those with the most free memory on a card.
+
+    Also for how many nodes kube-scheduler has which reason not to offer them.
+    """
+    fleet, slices = state.fleet, Slices(PAGE_SLICE_SECONDS)
+    closed: dict[str, str] = {}
+    for name in list(fleet.row_of):
+        node = state.nodes.get(name)
+        if node is not None and (words := host_refusal(entry.pod, node)) is not None:
+            closed[name] = words
+        await slices.pause()
     rows = np.flatnonzero(fleet.alive)
-    rows = rows[np.argsort(-fleet.free_mib[rows].max(axis=1), kind="stable")][:_NODES_SHOWN]
-    return [
+    shut = np.array([fleet.names[row] in closed for row in rows.tolist()], np.bool_)
+    rows = rows[np.lexsort((-fleet.free_mib[rows].max(axis=1), shut))][:_NODES_SHOWN]
+    shown = [
         {
-            "node": fleet.names[row],
-            "fits": (reason := state.placer.refusal(request, row)) is None,
+            "node": (name := fleet.names[row]),
+            "fits": (reason := closed.get(name) or _refusal_now(state, entry, row)) is None,
             "reason": reason,
             "now": live_figures(fleet, row),
         }
         for row in rows.tolist()
     ]
+    return shown, dict(Counter(closed.values()))
+
+
+def _refusal_now(state: ClusterState, entry: PodEntry, row: int) -> str | None:
+    """Why a node that is open to the pod would be refused now; CPU and memory of the host, which kube-scheduler judges, included."""
+    if (words := filtering.refusal(state.fleet, entry.request, row, check_host=True)) is not None:
+        return words
+    if state.pods.is_kept_from(entry, state.fleet.names[row]):
+        return KEPT
+    budget = state.quotas.budget(entry.namespace, entry.uid)
+    if budget is None:
+        return None
+    within = budget.rows(state.fleet, entry.request)
+    return budget.refusal_of(entry.request) or (budget.vram_words if within is not None and not within[row] else None)

@@ -26,6 +26,7 @@ from scheduler.ledger.holding import HoldingState
 from scheduler.placement.refusals import Reasons
 from scheduler.settings import SCORED, SchedulerSettings
 from scheduler.verbs import protocol
+from scheduler.verbs.explain import KEPT
 from scheduler.verbs.offers import Offer, offer_of
 
 TRIED = "given to this pod before and turned down by kube-scheduler"
@@ -34,7 +35,6 @@ NO_SUCH_CARDS = ("no healthy GPU", "node does not offer")
 BEING_BOUND = "the pod's binding to another node is under way"
 BOUND_ALREADY = "the pod is bound to another node already"
 ENDED = "the pod has ended"
-KEPT = "kept for a pod that has waited for longer"
 
 
 @dataclass(frozen=True, slots=True)

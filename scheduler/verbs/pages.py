@@ -77,7 +77,7 @@ class Pages:
         if pod.count("/") != 1:
             return fault(400, "ask with ?pod=namespace/name")
         async with self._turns.turn(asked.caller):
-            answer = explanation(self._state, self._decisions, pod, self._monotonic())
+            answer = await explanation(self._state, self._decisions, pod, self._monotonic())
         aside = {} if self._leadership.deciding else {"this_extender": self._leadership.words}
         if answer is None:
             return _json({"Error": f"nothing is known of pod {pod}"} | aside, 404)

@@ -6,6 +6,14 @@ from typing import Any, Final
 from headroom.units import format_mib
 
 _NODES_SHOWN: Final = 10
+_HELD_OR_TRIED: Final = ("placed", "scored", "bound", "bind_failed")
+_ENDS: Final = {
+    "expired": "it expired before the pod was bound",
+    "displaced": "it gave way to a more important pod",
+    "node_changed": "the node or its cards changed",
+    "moved": "kube-scheduler asked again, or the pod or the node's cards changed",
+    "handed_over": "another extender decides now",
+}
 
 
 def explained(answer: Mapping[str, Any]) -> str:
@@ -33,6 +41,12 @@ def explained(answer: Mapping[str, Any]) -> str:
         f"  {count} node{'s' if count != 1 else ''}: {reason}"
         for reason, count in _most_first(answer.get("reasons", {}))
     ]
+    lines += [
+        f"  {count} node{'s' if count != 1 else ''} that kube-scheduler does not offer: {reason}"
+        for reason, count in _most_first(answer.get("not_offered", {}))
+    ]
+    if answer.get("not_judged"):
+        lines.append(f"  not judged here, so that kube-scheduler may refuse more: {', '.join(answer['not_judged'])}")
     nodes = answer.get("nodes") or []
     if nodes:
         lines += ["", "nodes nearest to fitting:"]
@@ -54,7 +68,10 @@ def _outcome(answer: Mapping[str, Any]) -> str:
         f"{card}: {format_mib(mib)}"
         for card, mib in zip(placement.get("cards", ()), placement.get("share_mib", ()), strict=False)
     )
-    return f"{answer['outcome']} on node {placement['node']} ({shares}; {placement.get('mode')} mode)"
+    where = f"node {placement['node']} ({shares}; {placement.get('mode')} mode)"
+    if answer["outcome"] in _HELD_OR_TRIED:
+        return f"{answer['outcome']} on {where}"
+    return f"was placed on {where}; that reservation is over: {_ENDS.get(answer['outcome'], answer['outcome'])}"
 
 
 def _ago(seconds: float) -> str:

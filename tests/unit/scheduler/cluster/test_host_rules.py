@@ -8,6 +8,7 @@ from headroom import wire
 from scheduler.cluster.host_rules import (
     beyond_judgement,
     host_feasible,
+    host_refusal,
     keeps_itself_apart,
     selector_text,
     soft_preferences,
@@ -55,6 +56,14 @@ def test_every_taint_that_repels_must_be_tolerated() -> None:
 def test_cordon() -> None:
     assert not host_feasible(wire.Pod(), node(cordoned=True))
     assert host_feasible(tolerating(key="node.kubernetes.io/unschedulable", operator="Exists"), node(cordoned=True))
+
+
+def test_the_words_of_a_refusal_are_kube_schedulers() -> None:
+    assert host_refusal(wire.Pod(), node(cordoned=True)) == "unschedulable (cordoned)"
+    assert host_refusal(wire.Pod(), node(GPU_TAINT)) == "untolerated taint {nvidia.com/gpu: present}"
+    selecting = wire.Pod(spec=wire.PodSpec(node_selector={"pool": "a"}))
+    assert host_refusal(selecting, node(pool="b")) == "didn't match Pod's node affinity/selector"
+    assert host_refusal(selecting, node(pool="a")) is None
 
 
 def test_a_pod_bound_elsewhere() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.apiserver import ApiServer
-from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
+from tests.fakes.extender import NAMESPACES, NODES, PODS, Running, extender, node, pod
 
 
 @pytest.fixture
@@ -177,6 +178,65 @@ async def test_explain_tells_the_last_decision_with_live_figures(running: Runnin
     placed = json.loads((await running.get("/v1/explain?pod=default/x"))[1])
     assert placed["outcome"] == "bound"
     assert placed["placement"]["node"] == "a"
+
+
+async def explained(running: Running, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((await running.get(f"/v1/explain?pod=default/{name}"))[1])
+    return found
+
+
+async def test_explain_says_what_keeps_a_pod_off_nodes_that_have_room(running: Running) -> None:
+    """s10: a node with room on its cards that kube-scheduler does not offer to the pod is no room."""
+    running.api.put(NODES, node("other", 80, labels={"pool": "other"}))
+    running.api.put(NODES, node("cordoned", 80, labels={"pool": "mine"}, unschedulable=True))
+    tight = node("tight", 80, labels={"pool": "mine"})
+    tight["status"]["allocatable"]["cpu"] = "1"
+    running.api.put(NODES, tight)
+    running.api.put(NODES, node("small", 24, labels={"pool": "mine"}))
+    body = pod("llm", vram="40Gi", nodeSelector={"pool": "mine"}, limits={"cpu": "2"})
+    wanted = await running.create(body)
+    assert (await running.filter(wanted, "small"))["NodeNames"] == []
+    answer = await explained(running, "llm")
+    assert [(each["node"], each["fits"], each["reason"]) for each in answer["nodes"]] == [
+        ("tight", False, "not enough CPU or memory on the host"),
+        ("small", False, "no card with 40960 MiB free"),
+        ("a", False, "didn't match Pod's node affinity/selector"),
+        ("t", False, "untolerated taint {dedicated: x}"),
+        ("other", False, "didn't match Pod's node affinity/selector"),
+        ("cordoned", False, "unschedulable (cordoned)"),
+        ("b", False, "didn't match Pod's node affinity/selector"),
+    ]
+    assert answer["not_offered"] == {
+        "didn't match Pod's node affinity/selector": 3, "untolerated taint {dedicated: x}": 1, "unschedulable (cordoned)": 1,
+    }  # fmt: skip
+    assert answer["not_judged"] == []
+
+
+async def test_explain_shows_no_room_that_the_quota_forbids_and_names_what_it_cannot_judge(running: Running) -> None:
+    namespace = {"metadata": {"name": "default", "annotations": {"headroom.dev/max-vram": "5Gi"}}}
+    running.api.put(NAMESPACES, namespace)
+    await running.create(pod("llm", vram="10Gi", affinity=apart(app="llm")))
+    answer = await explained(running, "llm")
+    assert {each["reason"] for each in answer["nodes"] if each["node"] != "t"} == {
+        "quota of namespace default: headroom.dev/max-vram 5Gi"
+    }
+    assert answer["not_judged"] == ["pod anti-affinity"]
+
+
+async def test_explain_says_that_a_reservation_is_over(running: Running) -> None:
+    """s10: what was placed and never bound is not held any more."""
+    wanted = await running.create(pod("llm", vram="5Gi"))
+    assert (await running.filter(wanted, "a"))["NodeNames"] == ["a"]
+    assert (await explained(running, "llm"))["outcome"] == "placed"
+    daemon = running.daemon
+    daemon.effects(daemon.state.pods.sweep(time.monotonic() + 1000))
+    answer = await explained(running, "llm")
+    assert (answer["outcome"], answer["placement"]["node"], answer["stage"]) == ("expired", "a", "waiting")
+    assert (await running.filter(wanted, "a"))["NodeNames"] == ["a"]
+    assert (await explained(running, "llm"))["outcome"] == "placed"
+    running.api.remove(NODES, "a")
+    await running.caught_up()
+    assert (await explained(running, "llm"))["outcome"] == "node_changed"
 
 
 @pytest.mark.parametrize(("query", "status"), [("pod=default/none", 404), ("pod=none", 400), ("", 400)])

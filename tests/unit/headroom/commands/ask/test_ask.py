@@ -129,6 +129,20 @@ class TestWords:
         text = explained({"pod": "ai/llm", "outcome": "bound", "seconds_ago": 7300, "placement": placement})
         assert "bound on node n1 (GPU-a: 18.0 GiB; pinned mode), 2 h ago" in text
 
+    def test_a_reservation_that_is_over_is_not_told_as_a_placement(self) -> None:
+        placement = {"node": "n1", "cards": ["GPU-a"], "share_mib": [18432], "mode": "pinned"}
+        text = explained({"pod": "ai/llm", "outcome": "expired", "seconds_ago": 90, "placement": placement})
+        assert (
+            "was placed on node n1 (GPU-a: 18.0 GiB; pinned mode); that reservation is over: it expired before" in text
+        )
+
+    def test_nodes_that_kube_scheduler_does_not_offer_are_counted(self) -> None:
+        answer = {"pod": "ai/llm", "not_offered": {"untolerated taint {x: y}": 2}, "not_judged": ["volumes"]}
+        assert explained(answer).splitlines()[1:] == [
+            "  2 nodes that kube-scheduler does not offer: untolerated taint {x: y}",
+            "  not judged here, so that kube-scheduler may refuse more: volumes",
+        ]
+
     @pytest.mark.parametrize(
         ("request_", "words"),
         [
