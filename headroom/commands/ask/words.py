@@ -37,16 +37,7 @@ def explained(answer: Mapping[str, Any]) -> str:
         lines.append(f"  quota: {answer['quota']}")
     if answer.get("measured_vram"):
         lines.append(f"  measured memory: {answer['measured_vram']}")
-    lines += [
-        f"  {count} node{'s' if count != 1 else ''}: {reason}"
-        for reason, count in _most_first(answer.get("reasons", {}))
-    ]
-    lines += [
-        f"  {count} node{'s' if count != 1 else ''} that kube-scheduler does not offer: {reason}"
-        for reason, count in _most_first(answer.get("not_offered", {}))
-    ]
-    if answer.get("not_judged"):
-        lines.append(f"  not judged here, so that kube-scheduler may refuse more: {', '.join(answer['not_judged'])}")
+    lines += _why_not(answer)
     nodes = answer.get("nodes") or []
     if nodes:
         lines += ["", "nodes nearest to fitting:"]
@@ -58,6 +49,20 @@ def explained(answer: Mapping[str, Any]) -> str:
     if "this_extender" in answer:
         lines.append(f"asked of an extender that does not decide: {answer['this_extender']}")
     return "\n".join(lines)
+
+
+def _why_not(answer: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"  {count} node{'s' if count != 1 else ''}: {reason}"
+        for reason, count in _most_first(answer.get("reasons", {}))
+    ]
+    lines += [
+        f"  {count} node{'s' if count != 1 else ''} that kube-scheduler does not offer: {reason}"
+        for reason, count in _most_first(answer.get("not_offered", {}))
+    ]
+    if answer.get("not_judged"):
+        lines.append(f"  not judged here, so that kube-scheduler may refuse more: {', '.join(answer['not_judged'])}")
+    return lines
 
 
 def _outcome(answer: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from headroom.domain.model import Card, GpuNode, GpuRequest, Mode
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement.shortage import nearest_row
-from scheduler.verbs.filter import KEPT
+from scheduler.verbs.explain import KEPT
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
 
