@@ -47,7 +47,7 @@ class Placer:
         self._rank_changes = ChangedRows()
         self._planned_at = 0
         self._devices_asked_at: int | None = None
-        self._devices_wanted = False
+        self.devices_wanted = False
         """Whether pods come that get their cards from a device plugin: it matters on which nodes pods are pinned."""
 
     def best(
@@ -150,8 +150,8 @@ class Placer:
         wanted = (
             self._devices_asked_at is not None and self.profile.seen - self._devices_asked_at <= _REMEMBERED_ARRIVALS
         )
-        if wanted is not self._devices_wanted:
-            self._devices_wanted = wanted
+        if wanted is not self.devices_wanted:
+            self.devices_wanted = wanted
             self._classes.clear()
 
     def replan(self, profile: Profile | None = None) -> None:
@@ -228,7 +228,7 @@ class Placer:
             fit = Fit(rows[keep], keep[keep], fit.cards[keep], fit.need[keep], take)
         if len(fit.rows):
             keys[keep], card[keep] = evaluate(self.fleet, self._policy_for(request), request, fit)
-            keys[keep] -= mixing.price(self.fleet, request, fit.rows, devices_wanted=self._devices_wanted)
+            keys[keep] -= mixing.price(self.fleet, request, fit.rows, devices_wanted=self.devices_wanted)
         return keys, card
 
 

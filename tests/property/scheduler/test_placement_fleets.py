@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import filtering
+from scheduler.placement import filtering, mixing
 from scheduler.placement.placer import Placer, evaluate, hold
 from scheduler.placement.policies.registry import policy_by_name
 from scheduler.placement.profile import Profile
@@ -153,6 +153,7 @@ def test_standing_scores_equal_scores_from_scratch(
             if fit.fits[row]:
                 alone = filtering.fit(fleet, probe, np.array([row]), check_host=True)
                 key, _ = evaluate(fleet, placer.policy, probe, alone)
+                key -= mixing.price(fleet, probe, alone.rows, devices_wanted=placer.devices_wanted)
                 assert placer.score(probe, row) == int(key[0]) >> 32
 
 
