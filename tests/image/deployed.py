@@ -84,10 +84,10 @@ class Deployed:
         port = {"scheduler": 8901, "autoscaler": 8902, "agent": 8903}[component]
         return self.node.get(f"http://{self.pods(component)[0]['status']['podIP']}:{port}{path}")
 
-    def snapshot(self) -> dict[str, Any]:
-        """The ledger, as the Service answers."""
+    def nodes(self) -> list[dict[str, Any]]:
+        """Nodes and their cards as the ledger has them: the page that everybody may read, as the Service answers."""
         address = self.node.api.get(f"/api/v1/namespaces/{SYSTEM}/services/headroom-scheduler")["spec"]["clusterIP"]
-        page: dict[str, Any] = json.loads(self.node.get(f"http://{address}:8901/debug/snapshot"))
+        page: list[dict[str, Any]] = json.loads(self.node.get(f"http://{address}:8901/v1/cards"))["nodes"]
         return page
 
     def seconds_to_ready(self, component: str, container: str) -> float:

@@ -127,4 +127,4 @@ def test_calls_are_only_those_granted(node: NodeCluster, deployed: Deployed) -> 
         and event.get("responseStatus", {}).get("code") == 403
     }
     assert not refused
-    assert deployed.snapshot()["fleet"]["nodes"][0]["name"] == NODE_NAME
+    assert deployed.nodes()[0]["node"] == NODE_NAME
