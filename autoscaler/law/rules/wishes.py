@@ -73,14 +73,11 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
 def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
     """The fewest replicas that keep the objective at the load foreseen for when a replica asked for now is ready."""
     law, state, supply = turn.law, turn.state, turn.supply
-    errors, now = state.learned.errors, turn.now
-    assert state.smoothed is not None
-    steady = forecast.mean(state.loads, now, law.long_mean_seconds)
-    trend = forecast.ahead(state.smoothed, turn.lead_seconds + law.long_mean_seconds / 2, law)
-    kept = tuple(one for one in state.forecasts if now - one.at_seconds < turn.lead_seconds + 60)
-    turn.note(forecasts=(*kept, forecast.Made(now, steady, trend)))
-    foreseen, error = (trend, errors.trend) if errors.trend < errors.steady else (steady, errors.steady)
-    newest = state.loads[-1][1]
+    newest = load.load_now(work, law).total
+    # What an answer that is not whole shows may be too little: it is neither learned from nor foretold by.
+    foreseen, error = newest, state.learned.errors.steady
+    if work.state is Freshness.FRESH:
+        foreseen, error = _foretold(turn)
     if newest > foreseen + 2 * math.sqrt(2 * load.chance(work, foreseen, law) + 0.02**2):
         foreseen = newest
     foreseen += load.queue(work, law)
@@ -95,15 +92,28 @@ def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
     if work.full_batch > 0:
         crowded = math.ceil((work.running + work.waiting) / work.full_batch / law.crowd_share)
         up = max(up, min(crowded, supply.ready + supply.step(law)))
+    text = f"{foreseen:.2f} GPU s/s of work"
     return replace(
         wish,
-        state=Freshness.FRESH,
+        state=work.state,
         up=up,
-        low=max(low, up),
+        low=_kept(turn, work.state, max(low, up)),
         value=foreseen,
         age_seconds=work.age_seconds,
-        detail=f"{foreseen:.2f} GPU s/s of work",
+        detail=f"{text}; {work.detail}" if work.detail else text,
     )
+
+
+def _foretold(turn: Turn) -> tuple[float, float]:
+    """The load when a replica asked for now is ready, by the forecast that was better of late, and its error."""
+    law, state, now = turn.law, turn.state, turn.now
+    assert state.smoothed is not None  # noted of this very work
+    errors = state.learned.errors
+    steady = forecast.mean(state.loads, now, law.long_mean_seconds)
+    trend = forecast.ahead(state.smoothed, turn.lead_seconds + law.long_mean_seconds / 2, law)
+    kept = tuple(one for one in state.forecasts if now - one.at_seconds < turn.lead_seconds + 60)
+    turn.note(forecasts=(*kept, forecast.Made(now, steady, trend)))
+    return (trend, errors.trend) if errors.trend < errors.steady else (steady, errors.steady)
 
 
 def _counted(turn: Turn, work: Work, wish: Wish) -> Wish:

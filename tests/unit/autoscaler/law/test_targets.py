@@ -10,7 +10,7 @@ from autoscaler.law.budget import Ask, share
 from autoscaler.law.decide import Decision, Rule, TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, Rollout, SignalKind, Work
 from autoscaler.law.rates import RatePolicy
-from autoscaler.law.spec import Scaling, SignalSpec, TargetSpec
+from autoscaler.law.spec import Objective, Scaling, SignalSpec, TargetSpec
 
 TICK = 15.0
 DOWN = Scaling(window_seconds=60.0)
@@ -188,6 +188,28 @@ class TestPartialAnswers:
 
         assert Run(spec, 5).tick(lambda n: seen(n, 10.0), times=40)[-1] == 5
         assert Run(spec, 5).tick(lambda n: seen(n, 6000.0))[-1] > 7
+
+    @pytest.mark.parametrize("whole_at_first", [True, False])
+    def test_work_with_an_objective_too(self, whole_at_first: bool) -> None:
+        """It lowered by half an answer, and failed where the first one after a start was half."""
+        spec = TargetSpec(1, 50, (SignalSpec(SignalKind.WORK, 0.8, "work"),), objective=Objective(2.0, 0.1), down=DOWN)
+
+        def seen(n: int, output: float, state: Freshness) -> Observation:
+            work = Work(
+                state, (0.0, 0.0), (output, output), seconds_per_prompt_token=0.001, seconds_per_output_token=0.001,
+                detail="" if state is Freshness.FRESH else "a store is down",
+            )  # fmt: skip
+            return Observation(n, PodFacts(ready=n), work=work)
+
+        run = Run(spec, 5)
+        if whole_at_first:
+            run.tick(lambda n: seen(n, 3000.0, Freshness.FRESH), times=20)
+        stands = run.replicas
+        assert run.tick(lambda n: seen(n, 10.0, Freshness.PARTIAL), times=60) == [stands] * 60
+        assert run.decision.wishes[0].state is Freshness.PARTIAL
+        assert "a store is down" in run.decision.wishes[0].detail
+        assert run.tick(lambda n: seen(n, 20000.0, Freshness.PARTIAL))[-1] > stands
+        assert run.tick(lambda n: seen(n, 10.0, Freshness.FRESH), times=60)[-1] < stands
 
     def test_a_window_must_be_full_of_whole_answers(self) -> None:
         run = Run(RUNNING, 8)
