@@ -55,8 +55,7 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
     if work.full_batch > 0:
         crowded = (work.running + work.waiting) / work.full_batch / law.crowd_share
         raw = max(raw, min(crowded, supply.serving + max(1.0, law.gauge_step * supply.serving)))
-    # Pods that do not report may be as busy as the rest: count them so before lowering, not at all before raising.
-    cautious = raw * (supply.ready / max(supply.ready - work.missing, 1)) if work.missing else raw
+    cautious = max(raw * _unseen(turn, work), raw + work.missing)
     up, low = _ratio(raw, cautious, supply.replicas, _tolerances(turn, law.work_tolerance), law.lower_margin)
     text = f"{offered:.2f} GPU s/s of work"
     return replace(
@@ -84,8 +83,10 @@ def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
     deviation = math.sqrt(min(error, law.forecast_error_counted**2) * foreseen**2 + load.chance(work, foreseen, law))
     aim, curve = experience.aim(turn), state.learned.curve
     up = staffing.fewest(foreseen, deviation, curve, aim)
-    unseen = supply.ready / max(supply.ready - work.missing, 1) if work.missing else 1.0
-    low = staffing.fewest(foreseen * unseen / (1 - law.lower_margin), deviation, curve, aim)
+    few = 1 - law.lower_margin
+    low = staffing.fewest(foreseen * _unseen(turn, work) / few, deviation, curve, aim)
+    if work.missing:
+        low = max(low, staffing.fewest(foreseen / few, deviation, curve, aim) + work.missing)
     if experience.hopeless(turn):
         most = staffing.worth(foreseen, deviation, curve, law.miss_weight)
         up, low = min(up, most), min(low, most)
@@ -102,6 +103,14 @@ def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
         age_seconds=work.age_seconds,
         detail=f"{text}; {work.detail}" if work.detail else text,
     )
+
+
+def _unseen(turn: Turn, work: Work) -> float:
+    """How many times the work that is seen there may be: before lowering, pods that do not report count as busy as the rest, and
+    as full at the least. Before raising they count as nothing.
+    """
+    ready = turn.supply.ready
+    return ready / max(ready - work.missing, 1) if work.missing else 1.0
 
 
 def _foretold(turn: Turn) -> tuple[float, float]:
