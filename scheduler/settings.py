@@ -67,7 +67,7 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
     gpushare_unit: str = setting(
         AUTO,
         choices=(AUTO, *UNITS),
-        reason="What `aliyun.com/gpu-mem` counts; auto learns it from nodes that gpushare's device plugin serves, else GiB.",
+        reason="What `aliyun.com/gpu-mem` counts; auto learns it from nodes of gpushare's device plugin; else GiB, MiB from 1024 on.",
     )
     foreign_records: tuple[str, ...] = setting(
         (),

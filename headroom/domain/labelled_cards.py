@@ -103,8 +103,10 @@ class LabelledCards:
         if count is None and replicas is not None and devices % replicas == 0:
             count = devices // replicas
         if count is None or replicas is None or count * replicas != devices:
+            by_gke = names.LABEL_GKE_CLIENTS in self._labels and names.LABEL_GPU_REPLICAS not in self._labels
+            told = names.LABEL_GKE_CLIENTS if by_gke else names.LABEL_GPU_REPLICAS
             raise self._facts.fault(
-                f"{names.LABEL_GPU_COUNT} x {names.LABEL_GPU_REPLICAS} and {self._resource}",
+                f"{names.LABEL_GPU_COUNT} x {told} and {self._resource}",
                 f"{self._labels.get(names.LABEL_GPU_COUNT, '?')} x {replicas or '?'} and {devices}",
                 "labels and advertised devices contradict each other",
             )

@@ -15,6 +15,7 @@ _STRATEGIES: Final = {
 }
 _GKE_STRATEGIES: Final = {"time-sharing": Sharing.TIME_SLICING, "mps": Sharing.MPS}
 _MIG_RESOURCE: Final = "nvidia.com/mig-"
+_MOST_DIGITS: Final = 9
 _YES_NO: Final = {"true": True, "false": False}
 
 
@@ -70,8 +71,8 @@ class NodeFacts:
         text = self.labels.get(label)
         if text is None:
             return None
-        if not text.isascii() or not text.isdigit() or len(text) > 9:
-            raise self.fault(label, text, "not a whole number")
+        if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+            raise self.fault(label, text, f"not a whole number of at most {_MOST_DIGITS} digits")
         return int(text)
 
     def devices(self, resource: str) -> Devices:
@@ -84,8 +85,12 @@ class NodeFacts:
         return Devices(int(max(capacity, allocatable)), int(allocatable))
 
     def mig_resources(self) -> list[str]:
-        """Names under which MIG instances are advertised by themselves (the mixed strategy)."""
-        return [name for name in self.node.status.allocatable if name.startswith(_MIG_RESOURCE)]
+        """Names under which MIG instances are advertised by themselves (the mixed strategy).
+
+        kubelet keeps the name, with 0 devices, after the last instance has gone.
+        """
+        named = (name for name in self.node.status.allocatable if name.startswith(_MIG_RESOURCE))
+        return [name for name in named if self.devices(name).working]
 
     # How NVIDIA's device plugin, or GKE's, shares cards
 

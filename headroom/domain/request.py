@@ -239,11 +239,12 @@ class _Reader:
             return -int(-self._quantity(self._texts[word.name], word.name) // units.MIB)
         amount = self.whole(word.name)
         if word.unit is Unit.GPUSHARE:
-            if not customs.gpushare_unit_mib:
+            unit_mib = customs.gpushare_unit_of(amount)
+            if not unit_mib:
                 raise self.alone(
                     word.name, "some nodes count it in GiB and some in MiB: --gpushare-unit says which it is"
                 )
-            return amount * customs.gpushare_unit_mib
+            return amount * unit_mib
         if not word.in_thousandths:
             return amount
         milli = amount * 10 if word.unit is Unit.PERCENT else amount

@@ -15,7 +15,7 @@ class CustomsLearner:
     def __init__(self, unit: str = AUTO, records: Mapping[str, str] = MappingProxyType({})) -> None:
         self._setting = unit
         self._units: dict[str, int] = {}
-        self.customs = Customs(gpushare_unit(unit, ()), records)
+        self.customs = Customs(gpushare_unit(unit, ()), unit != AUTO, records)
 
     def learn(self, name: str, node: wire.Node | None) -> bool:
         """Look at a node, or note its end (None); whether the customs have changed."""
@@ -26,8 +26,9 @@ class CustomsLearner:
             self._units[name] = unit
         if not self._units:
             return False  # a cluster whose plugin has gone has not changed its manifests
-        cluster = gpushare_unit(self._setting, self._units.values())
-        if cluster == self.customs.gpushare_unit_mib:
+        unit_mib = gpushare_unit(self._setting, self._units.values())
+        learnt = replace(self.customs, gpushare_unit_mib=unit_mib, gpushare_told=True)
+        if learnt == self.customs:
             return False
-        self.customs = replace(self.customs, gpushare_unit_mib=cluster)
+        self.customs = learnt
         return True

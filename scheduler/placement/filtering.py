@@ -171,8 +171,12 @@ def _of_models(fleet: Fleet, rows: IntArray, is_so: Callable[[str], bool]) -> Bo
 def _holds_words(model: str, choice: CardChoice) -> bool:
     """Whether a model's name holds a word that is wanted, and none that is not; HAMi puts the vendor before the name."""
     name = f"NVIDIA-{model}".upper()
-    wanted = not choice.models or any(label_value(word).upper() in name for word in choice.models)
-    return wanted and not any(label_value(word).upper() in name for word in choice.not_models)
+
+    def holds_one(words: frozenset[str]) -> bool:
+        # A word without one character that a model's name can have is in none, though nothing is left of it.
+        return any(spelt.upper() in name for spelt in map(label_value, words) if spelt)
+
+    return (not choice.models or holds_one(choice.models)) and not holds_one(choice.not_models)
 
 
 def most_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:

@@ -15,11 +15,18 @@ UNITS: Final = MappingProxyType({"GiB": gpushare.GIB, "MiB": 1})
 class Customs:
     """`gpushare_unit_mib` is MiB in one unit of `aliyun.com/gpu-mem`; 0 where nodes contradict each other about it.
 
+    `gpushare_told` says whether a setting or a node tells the unit; else an amount that no card has in GiB is in MiB.
     `records` says which scheduler's pods carry which family's record of their cards, by scheduler name.
     """
 
     gpushare_unit_mib: int = gpushare.GIB
+    gpushare_told: bool = False
     records: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def gpushare_unit_of(self, amount: int) -> int:
+        """MiB in one unit of this amount; 0 where nobody can say."""
+        usual = not self.gpushare_told and self.gpushare_unit_mib == gpushare.GIB
+        return 1 if usual and amount >= gpushare.NO_CARD_HAS else self.gpushare_unit_mib
 
 
 USUAL: Final = Customs()

@@ -8,7 +8,7 @@ from headroom.units import UnitError, parse_quantity
 
 COUNT: Final = "aliyun.com/gpu-count"
 GIB: Final = 1024
-_NO_CARD_HAS: Final = 1024  # GiB; and every card has more than so many MiB
+NO_CARD_HAS: Final = 1024  # GiB; and every card has more than so many MiB
 
 GPUSHARE: Final = Family(
     "gpushare",
@@ -39,7 +39,7 @@ def unit_mib_of(node: wire.Node) -> int | None:
     memory, cards = _amount(capacity, names.RESOURCE_GPUSHARE_MEMORY), _amount(capacity, COUNT)
     if memory <= 0:
         return None
-    return 1 if memory >= _NO_CARD_HAS * max(cards, 1) else GIB
+    return 1 if memory >= NO_CARD_HAS * max(cards, 1) else GIB
 
 
 def _amount(amounts: dict[str, wire.Quantity], resource: str) -> int:

@@ -7,6 +7,7 @@ from headroom.domain.dialects.words import Annotation, Companion, Count, Family,
 from headroom.domain.model import CardMode, Order
 
 _NO_CORES: Final = "compute is not divided: pods on a card share it as the driver does"
+_NO_INDEX: Final = "an index is another card on each node; nvidia.com/use-gpuuuid and nouse-gpuuuid name cards"
 _NO_TASK_PRIORITY: Final = "no library in the container could make one pod's kernels wait for another's"
 
 
@@ -79,6 +80,12 @@ HAMI: Final = Family(
             "hami.io/gpu-scheduler-policy", "spread",
             "`spread`: the emptiest card; `mutex`: a card that nobody holds; `binpack`: as Headroom's policy has it",
             _card_policy, refused="topology-aware",
+        ),
+        Annotation("nvidia.com/use-gpuindexes", "0,1", "", ignored=_NO_INDEX),
+        Annotation("nvidia.com/nouse-gpuindexes", "0", "", ignored=_NO_INDEX),
+        Annotation(
+            "nvidia.com/mig-profile-preference", "4g", "",
+            ignored="Headroom cuts no card; of the MIG instances there are, one with enough memory is taken",
         ),
         Annotation("nvidia.com/numa-bind", "true", "", ignored="which card is near which CPUs is not known to Headroom"),
         Annotation("hami.io/device-scoring-weights", "memory=1", "", ignored="Headroom's policy has no such weights"),

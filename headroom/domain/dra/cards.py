@@ -39,6 +39,8 @@ class KindDevices:
     cards: tuple[DeviceCard, ...] = ()
     parents: frozenset[str] = frozenset()
     """Ids of cards of which parts can be allocated."""
+    more: bool = False
+    """Whether the node may have more devices, of which nothing is known yet."""
 
     @property
     def resource(self) -> str:
@@ -51,7 +53,9 @@ def by_kind(devices: NodeDevices, problems: list[str]) -> dict[str, KindDevices]
     problems += devices.problems
     return (
         {
-            kind.vendor: _of_kind([offer for offer in devices.offers if _kind_of(offer) is kind], problems)
+            kind.vendor: _of_kind(
+                [offer for offer in devices.offers if _kind_of(offer) is kind], problems, more=devices.more
+            )
             for kind in ACCELERATORS
         }
         if devices.offers
@@ -66,7 +70,7 @@ def _kind_of(offer: Offer) -> Accelerator:
     return BY_RESOURCE.get(offer.resource, NVIDIA)
 
 
-def _of_kind(offers: Sequence[Offer], problems: list[str]) -> KindDevices:
+def _of_kind(offers: Sequence[Offer], problems: list[str], *, more: bool) -> KindDevices:
     whole = {offer.device.uuid for offer in offers if offer.device.uuid and not offer.device.is_part}
     cards: dict[str, DeviceCard] = {}
     parents: set[str] = set()
@@ -78,7 +82,7 @@ def _of_kind(offers: Sequence[Offer], problems: list[str]) -> KindDevices:
         card = _card(offer)
         known = cards.get(card.id)
         cards[card.id] = card if known is None else _same_card(known, card, problems)
-    return KindDevices(tuple(cards.values()), frozenset(parents))
+    return KindDevices(tuple(cards.values()), frozenset(parents), more)
 
 
 def _card(offer: Offer) -> DeviceCard:
@@ -135,14 +139,15 @@ def joined(cards: Iterable[Card], devices: KindDevices, *, allocator: bool, prob
     rest = [card for card in cards if card.id not in by_id and card.id not in devices.parents]
     unnamed = [each for each in devices.cards if not each.by_uuid and each.id not in known]
     strangers = [each for each in devices.cards if each.by_uuid and each.id not in known and not is_display(each.model)]
-    told = len(unnamed) == len(rest)
+    told = len(unnamed) == len(rest) and not devices.more
     if unnamed and not told:
         problems.append(
             f"ResourceSlices: {len(unnamed)} devices without a uuid and {len(rest)} cards: which is which cannot be told"
         )
     if strangers and cards:
         problems.append(f"ResourceSlices: {strangers[0].id}: not among the node's cards")
-    unclear = {card.id for card in rest if unnamed or (strangers and card.id.isdigit())}  # by position: no driver's id
+    by_position = bool(strangers)  # a card whose id is a position, and not the driver's, may be one of those
+    unclear = {card.id for card in rest if unnamed or devices.more or (by_position and card.id.isdigit())}
     spare = iter(unnamed if told else ())
     found = []
     for card in cards:

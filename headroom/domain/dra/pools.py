@@ -34,6 +34,8 @@ class NodeDevices:
 
     offers: tuple[Offer, ...] = ()
     problems: tuple[str, ...] = ()
+    more: bool = False
+    """Whether slices of one of its pools are missing, which may have more of its devices."""
 
 
 NO_DEVICES = NodeDevices()
@@ -118,17 +120,24 @@ class Pools:
             return NO_DEVICES
         offers: list[Offer] = []
         problems: list[str] = []
+        more = False
         for pool in pools:
             found = list(self._offers(pool, node, problems))
             offers += found
             if found:
+                current = self._current(pool)
+                more = more or len(current) < _expected(current)
                 problems += (text for each in self._pools[pool].values() for text in each.problems)
-        return NodeDevices(tuple(offers), tuple(dict.fromkeys(problems)))
+        return NodeDevices(tuple(offers), tuple(dict.fromkeys(problems)), more)
 
-    def _offers(self, pool: PoolKey, node: str, problems: list[str]) -> Iterator[Offer]:
+    def _current(self, pool: PoolKey) -> list[Slice]:
+        """The pool's slices of its newest generation."""
         slices = self._pools[pool].values()
         newest = max(each.generation for each in slices)
-        current = [each for each in slices if each.generation == newest]
+        return [each for each in slices if each.generation == newest]
+
+    def _offers(self, pool: PoolKey, node: str, problems: list[str]) -> Iterator[Offer]:
+        current = self._current(pool)
         found = {
             device.key: device
             for each in current
@@ -146,10 +155,15 @@ class Pools:
             yield Offer(device, self._classes.resource_of(device), complete and not wrong)
 
 
+def _expected(slices: list[Slice]) -> int:
+    """How many slices a pool has by its own words."""
+    return max(each.expected_slices for each in slices)
+
+
 def _judged(pool: PoolKey, slices: list[Slice]) -> tuple[bool, str]:
     """Whether devices of the pool can be allocated, and what is wrong with it."""
     name = f"pool {pool.driver}/{pool.pool}"
-    expected = max(each.expected_slices for each in slices)
+    expected = _expected(slices)
     if len(slices) < expected:
         return False, f"{name}: {len(slices)} of {expected} ResourceSlices are there"
     devices = [device for each in slices for device in each.devices]

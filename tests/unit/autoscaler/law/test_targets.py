@@ -222,8 +222,8 @@ class TestPartialAnswers:
 def test_silent_pods_count_as_full_when_lowering_by_work(objective: Objective | None) -> None:
     """Three of eight do all the work and are not scraped any more: by the mean of the others one replica was enough, or none."""
     spec = TargetSpec(0, 8, (SignalSpec(SignalKind.WORK, 0.8, "work"),), objective=objective, down=DOWN)
-    price = {"seconds_per_prompt_token": 0.001, "seconds_per_output_token": 0.001}
-    seen = lambda n: Observation(n, PodFacts(ready=8), work=Work(Freshness.FRESH, missing=3, **price))  # noqa: E731
+    work = Work(Freshness.FRESH, missing=3, seconds_per_prompt_token=0.001, seconds_per_output_token=0.001)
+    seen = lambda n: Observation(n, PodFacts(ready=8), work=work)  # noqa: E731
     assert 3 <= Run(spec, 8).tick(seen, times=60)[-1] < 8
 
 
