@@ -109,7 +109,8 @@ def manifest(
             {"hami.io/node-scheduler-policy": "spread", "hami.io/gpu-scheduler-policy": "binpack"}, Mode.SLICE, (CARD_MIB,), None,
             id="HAMi, scheduling policies",
         ),
-        pytest.param(0, {"aliyun.com/gpu-mem": "8"}, {}, Mode.PINNED, (8192,), None, id="gpushare, the first example"),
+        pytest.param(0, {"aliyun.com/gpu-mem": "3"}, {}, Mode.PINNED, (3072,), None, id="gpushare, the user guide's example"),
+        pytest.param(0, {"aliyun.com/gpu-mem": "8138"}, {}, Mode.PINNED, (8138,), None, id="gpushare, the samples, in MiB: R11"),
         pytest.param(
             0, {"aliyun.com/gpu-mem": "5", "aliyun.com/gpu-count": "2"}, {}, Mode.PINNED, (5120, 5120), UUIDS,
             id="gpushare, two cards: K01 gpushare#174",
@@ -119,8 +120,8 @@ def manifest(
             id="gpushare, a part of the compute",
         ),
         pytest.param(
-            0, {"volcano.sh/vgpu-number": "2", "volcano.sh/vgpu-memory": "3000", "volcano.sh/vgpu-cores": "50"}, {},
-            Mode.PINNED, (3000, 3000), UUIDS, id="Volcano, two parts of cards",
+            0, {"volcano.sh/vgpu-number": "2", "volcano.sh/vgpu-memory": "3000", "volcano.sh/vgpu-cores": "50"},
+            {"volcano.sh/vgpu-mode": "hami-core"}, Mode.PINNED, (3000, 3000), UUIDS, id="Volcano, two parts of cards",
         ),
         pytest.param(0, {"volcano.sh/vgpu-number": "1"}, {}, Mode.PINNED, (CARD_MIB,), None, id="Volcano, a card"),
         pytest.param(0, {}, {"gpu-fraction": "0.5"}, Mode.PINNED, (CARD_MIB // 2,), None, id="KAI, a fraction: KAI#257"),

@@ -443,6 +443,20 @@ def test_the_unit_of_gpushare_is_the_cluster_s() -> None:
     assert request_of(pod({GPUMEM: "3000"}), Customs(gpushare_unit_mib=0)) == pinned(vram_mib=3000)
 
 
+@pytest.mark.parametrize(
+    ("amount", "customs", "vram_mib"),
+    [
+        pytest.param("8138", Customs(), 8138, id="R11 gpushare's samples/1.yaml: no card has 8138 GiB"),
+        pytest.param("1023", Customs(), 1023 * 1024, id="as many GiB as a card may have"),
+        pytest.param("2000", Customs(gpushare_told=True), 2000 * 1024, id="what is told is believed"),
+    ],
+)
+def test_an_amount_that_no_card_has_in_gib_is_in_mib_where_nothing_tells(
+    amount: str, customs: Customs, vram_mib: int
+) -> None:
+    assert request_of(pod({ALIYUN: amount}), customs) == pinned(vram_mib=vram_mib)
+
+
 def test_devices_for_each_container_are_told_from_several_for_one() -> None:
     """S01 (k8s-device-plugin#929): a plugin may refuse a container that asks for several shared devices."""
     assert request_of(pod({GPU: "1"}, {GPU: "1"})) == slices(2, one_device_each=True)

@@ -82,6 +82,8 @@ async def outcomes(tmp_path: Path, node_object: Object, pods: Iterable[Object]) 
     return found
 
 
+A10G = node({"headroom.dev/card-model": "NVIDIA-A10G", "headroom.dev/card-vram": "22500Mi"}, {GPU: 4})
+GKE_L4 = {"cloud.google.com/gke-accelerator": "nvidia-l4", "cloud.google.com/gke-max-shared-clients-per-gpu": "3"}
 MPS = node(gfd(A100 + "-SHARED", replicas=4, strategy="mps"), {GPU: 4})
 SLICED = node(gfd(A100 + "-SHARED", replicas=4, strategy="time-slicing"), {GPU: 4})
 GB10 = node(gfd("NVIDIA-GB10", None), {GPU: 1})
@@ -134,6 +136,19 @@ SEVERAL = {"headroom.dev__fail_requests_greater_than_one": "false"}
             [pod({GPU: 1, VRAM: "20Gi"})] * 3 + [pod({VRAM: "15Gi"})],
             ["0"] + ["the card that the device plugin will pick has not 20480 MiB free"] * 2 + ["no card with 15360 MiB free"],
             id="N06b k8s-device-plugin#741, terraform-google#12679: three clients share one card",
+        ),
+        pytest.param(
+            A10G, [pod({VRAM: "15Gi"})] * 5, ["0", "1", "2", "3", "no card with 15360 MiB free"],
+            id="N06d: four devices and no sign of sharing are four cards",
+        ),
+        pytest.param(
+            labelled(A10G, **{"nvidia.com__gpu.replicas": "4"}), [pod({VRAM: "15Gi"})] * 2, ["0", "no card with 15360 MiB free"],
+            id="N06d: one card where a label says so",
+        ),
+        pytest.param(
+            node(GKE_L4, {GPU: 8}), [pod({GPU: 1})],
+            ["nvidia.com/gpu.count x cloud.google.com/gke-max-shared-clients-per-gpu and nvidia.com/gpu:"
+             " labels and advertised devices contradict each other"], id="GKE: clients that do not divide the devices",
         ),
         pytest.param(
             node(gfd(L4 + "-SHARED", 23034, 1, 16384, "time-slicing"), {GPU: 16384}),
@@ -202,6 +217,11 @@ SEVERAL = {"headroom.dev__fail_requests_greater_than_one": "false"}
                 "allocatable": {GPU: "0", "nvidia.com/gpu.shared": "16"}, "capacity": {GPU: "4", "nvidia.com/gpu.shared": "16"}}},
             [pod({"nvidia.com/gpu.shared": 1}), pod({GPU: 1})], ["0", NOT_OFFERED],
             id="S11 k8s-device-plugin#990: the old name without working devices",
+        ),
+        pytest.param(
+            node(gfd(L4, 23034, 2) | {"nvidia.com/mig.strategy": "mixed"}, {GPU: 2, "nvidia.com/mig-1g.10gb": 0}),
+            [pod({GPU: 1}), pod({GPU: 1, VRAM: "4Gi"})], ["0", "1"],
+            id="no instance is left of a MIG resource that kubelet still names: 0 of it are no devices",
         ),
         # Names
         pytest.param(

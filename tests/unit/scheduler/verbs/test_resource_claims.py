@@ -192,6 +192,20 @@ async def test_a_device_that_is_in_no_slice_may_be_any_card(tmp_path: Path) -> N
         assert w.state.devices.problems == {}
 
 
+async def test_half_a_pool_leaves_open_what_the_other_half_is(tmp_path: Path) -> None:
+    half = resource_slice("n", [device("gpu-0", "GPU-n-0")], name="a", slices=2)
+    async with world(tmp_path, nodes=[node(cards=2)], slices=[half]) as w:
+        assert await w.ask("pinned", {VRAM: "10Gi"}) == CLAIMED
+    async with world(tmp_path, nodes=[node(cards=2)], slices=[half], pin_claimable_cards=True) as w:
+        await w.bound("dra")
+        await w.allocate("dra", "gpu-1", extended=False)
+        assert await w.ask("p", {VRAM: "10Gi"}) == PERHAPS
+        other = resource_slice("n", [device("gpu-1", "GPU-n-1")], name="b", slices=2)
+        await w.put(SLICES, other)
+        assert w.held() == [0, 80 * GIB]
+        assert await w.ask("q", {VRAM: "10Gi"}) == "placed"
+
+
 async def test_what_a_claims_pods_use_counts_to_the_claim(tmp_path: Path) -> None:
     async with world(tmp_path, nodes=[node()], slices=[published(policy={"default": "80Gi"})], classes=[SERVED]) as w:
         for name in ("a", "b"):

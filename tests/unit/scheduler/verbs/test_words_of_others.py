@@ -67,6 +67,14 @@ async def place(running: Running, body: Object) -> str:
             "GPU-big-0", id="R02: models that are not wanted",
         ),
         pytest.param(
+            [node("big", (A100, 80))], {GPUMEM: "3000"}, {"nvidia.com/use-gputype": "\u30ab\u30fc\u30c9"},
+            "no card that the pod's annotations accept", id="R02: a word that no model's name can hold",
+        ),
+        pytest.param(
+            [node("big", (A100, 80))], {GPUMEM: "3000"}, {"nvidia.com/nouse-gputype": "\u30ab\u30fc\u30c9"},
+            "GPU-big-0", id="R02: such a word rules nothing out",
+        ),
+        pytest.param(
             [node("small", (T1000, 8))], {GPUMEM: "3000"}, {"nvidia.com/use-gputype": "A100"},
             "no card that the pod's annotations accept", id="R02: none of them",
         ),
@@ -181,11 +189,12 @@ async def test_the_unit_of_gpushare_is_learnt_when_a_node_comes(tmp_path: Path) 
         api.put(NODES, node("plain", (L4, 24)))
         async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
             created = await running.create(pod("p", {ALIYUN: "3000"}))
-            entry = running.daemon.state.pods.entries[created["metadata"]["uid"]]
-            assert entry.request.vram_mib == 3000 * 1024
+            small = await running.create(pod("small", {ALIYUN: "800"}))
+            entry, other = (running.daemon.state.pods.entries[each["metadata"]["uid"]] for each in (created, small))
+            assert (entry.request.vram_mib, other.request.vram_mib) == (3000, 800 * 1024)
             api.put(NODES, node("old", (L4, 24), devices={ALIYUN: "24576", "aliyun.com/gpu-count": "1"}))
             await running.caught_up()
-            assert entry.request.vram_mib == 3000
+            assert (entry.request.vram_mib, other.request.vram_mib) == (3000, 800)
             # Another node that counts otherwise: nobody can say what is meant.
             api.put(NODES, node("odd", (L4, 24), devices={ALIYUN: "24", "aliyun.com/gpu-count": "1"}))
             await running.caught_up()
