@@ -48,7 +48,7 @@ def granted() -> set[Right]:
         (group, resource, verb)
         for item in documents
         if item["kind"] in ("Role", "ClusterRole")
-        for rule in item["rules"] or ()
+        for rule in item.get("rules", ())
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
