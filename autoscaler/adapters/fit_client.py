@@ -41,7 +41,8 @@ class FitClient:
         """(answer, complaint): how many more replicas fit, up to `limit`; None and why where it is not known."""
         pod = msgspec.json.decode(template)
         pod["metadata"] = (pod.get("metadata") or {}) | {"namespace": namespace}
-        question = {"pod": pod, "limit": limit * pods_per_replica}
+        # The law takes replicas that wait for a node off the answer itself.
+        question = {"pod": pod, "limit": limit * pods_per_replica, "ownWaiting": True}
         async with self._slots:
             fit = await self._answer(question)
         if isinstance(fit, str):

@@ -11,7 +11,7 @@ from typing import Final
 from headroom import names, wire
 from headroom.domain.accelerators import BY_RESOURCE
 
-_HOSTNAME: Final = "kubernetes.io/hostname"
+HOSTNAME: Final = "kubernetes.io/hostname"
 _NOT_MATCHED: Final = "didn't match Pod's node affinity/selector"
 _REPELLING: Final = ("NoSchedule", "NoExecute")
 _COUNTED_RESOURCES: Final = frozenset(
@@ -67,7 +67,7 @@ def wholly_judged(pod: wire.Pod) -> bool:
 
     For others only kube-scheduler can say which node will do.
     """
-    return not beyond_judgement(pod) and not _anti_affinity(pod)
+    return not beyond_judgement(pod) and not anti_affinity(pod)
 
 
 def beyond_judgement(pod: wire.Pod) -> list[str]:
@@ -78,7 +78,7 @@ def beyond_judgement(pod: wire.Pod) -> list[str]:
         "scheduling gates": bool(spec.scheduling_gates),
         "resource claims": bool(spec.resource_claims),
         "pod affinity": bool(spec.affinity and spec.affinity.pod_affinity and spec.affinity.pod_affinity.required),
-        "pod anti-affinity other than by host and label": len(kept_apart(pod)) < len(_anti_affinity(pod)),
+        "pod anti-affinity other than by host and label": len(kept_apart(pod)) < len(anti_affinity(pod)),
         "topology spread": any(
             rule.when_unsatisfiable != "ScheduleAnyway" for rule in spec.topology_spread_constraints
         ),
@@ -89,7 +89,8 @@ def beyond_judgement(pod: wire.Pod) -> list[str]:
     return [words for words, there in found.items() if there]
 
 
-def _anti_affinity(pod: wire.Pod) -> Sequence[wire.PodAffinityTerm]:
+def anti_affinity(pod: wire.Pod) -> Sequence[wire.PodAffinityTerm]:
+    """The terms of the pod's required anti-affinity."""
     affinity = pod.spec.affinity
     return affinity.pod_anti_affinity.required if affinity and affinity.pod_anti_affinity else ()
 
@@ -98,8 +99,8 @@ def kept_apart(pod: wire.Pod) -> list[wire.PodAffinityTerm]:
     """The terms of the pod's required anti-affinity that say, by label and in named namespaces: not on one host."""
     return [
         term
-        for term in _anti_affinity(pod)
-        if term.topology_key == _HOSTNAME
+        for term in anti_affinity(pod)
+        if term.topology_key == HOSTNAME
         and term.namespace_selector is None
         and not term.match_label_keys
         and not term.mismatch_label_keys
@@ -110,12 +111,15 @@ def keeps_itself_apart(pod: wire.Pod) -> bool:
     """Whether two pods like this one must not share a host."""
     labels, own = pod.metadata.labels, pod.metadata.namespace or "default"
     return any(
-        term.label_selector is not None
-        and own in (term.namespaces or (own,))
-        and all(labels.get(key) == value for key, value in term.label_selector.match_labels.items())
-        and _all_hold(term.label_selector.match_expressions, labels)
+        term.label_selector is not None and own in (term.namespaces or (own,)) and matches(term.label_selector, labels)
         for term in kept_apart(pod)
     )
+
+
+def matches(selector: wire.LabelSelector, labels: Mapping[str, str]) -> bool:
+    """Whether a pod with these labels is chosen; an empty selector chooses all."""
+    wanted = selector.match_labels.items()
+    return all(labels.get(key) == value for key, value in wanted) and _all_hold(selector.match_expressions, labels)
 
 
 def selector_text(selector: wire.LabelSelector) -> str:

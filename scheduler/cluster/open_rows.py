@@ -24,6 +24,12 @@ class OpenRows:
 
     def of(self, pod: wire.Pod) -> IntArray:
         """Rows of the nodes that are open to the pod."""
+        (is_open,) = self._open.of(self.kind_of(pod))
+        return np.flatnonzero(is_open)
+
+    @staticmethod
+    def kind_of(pod: wire.Pod) -> bytes:
+        """All that a pod says about nodes: pods that say the same have the same open rows."""
         spec = pod.spec
         about_nodes = wire.PodSpec(
             node_name=spec.node_name,
@@ -31,8 +37,7 @@ class OpenRows:
             affinity=spec.affinity,
             tolerations=spec.tolerations,
         )
-        (is_open,) = self._open.of(msgspec.json.encode(about_nodes))
-        return np.flatnonzero(is_open)
+        return msgspec.json.encode(about_nodes)
 
     def _judge(self, kind: bytes, rows: IntArray) -> Columns:
         pod, names, nodes = wire.Pod(spec=_SPEC.decode(kind)), self._state.fleet.names, self._state.nodes

@@ -104,6 +104,8 @@ class PodFacts:
     can_be_named: bool
     """Whether a node may be named ahead of kube-scheduler: nothing limits the pod's nodes that only that can judge."""
     nominated: str
+    wholly_judged: bool = True
+    """Whether Headroom can judge all that limits the pod's nodes."""
     ignored: tuple[str, ...] = ()
     """What is written on it without effect, in words."""
 
@@ -120,7 +122,8 @@ def facts_of(pod: wire.Pod, scheduler_names: frozenset[str], customs: Customs = 
         created_at=pod.metadata.creation_timestamp or "",
         gated=bool(spec.scheduling_gates),
         may_preempt=ours and spec.preemption_policy != "Never",
-        can_be_named=ours and wholly_judged(pod) and not soft_preferences(pod),
+        wholly_judged=(judged := wholly_judged(pod)),
+        can_be_named=ours and judged and not soft_preferences(pod),
         nominated=pod.status.nominated_node_name,
         ignored=ignored_words(pod, request) if ours else (),
     )

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import GpuRequest, Placement
-from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.fleet import Fleet, IntArray
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.scoring import Policy
@@ -62,6 +62,23 @@ class Trial:
             self.fleet.touch(row)
             self._closed[reason] += 1
 
+    def seat(self, request: GpuRequest, rows: IntArray) -> Placement | None:
+        """Place a pod of another kind, which comes first, on the best of the rows; None where it has no place."""
+        row = self._placer.best_among(request, rows)
+        if row is None:
+            return None
+        placement = self._placer.placement_at(request, row)
+        hold(self.fleet, request, placement)
+        self._count_pod(placement.node)
+        return placement
+
+    def _count_pod(self, name: str) -> None:
+        left = self._pods_left.get(name)
+        if left is not None:
+            self._pods_left[name] = left - 1
+            if left == 1:
+                self.close(self.fleet.row_of[name], TOO_MANY_PODS)
+
     def step(self) -> bool:
         """Place one more; False when none fits any more."""
         placement = self._placer.best(self._request)
@@ -72,13 +89,9 @@ class Trial:
             return False
         hold(self.fleet, self._request, placement)
         self._nodes[placement.node] += 1
-        name, left = placement.node, self._pods_left.get(placement.node)
-        if left is not None:
-            self._pods_left[name] = left - 1
         if self._one_per_node:
-            self.close(self.fleet.row_of[name], KEPT_APART)
-        elif left == 1:
-            self.close(self.fleet.row_of[name], TOO_MANY_PODS)
+            self.close(self.fleet.row_of[placement.node], KEPT_APART)
+        self._count_pod(placement.node)
         return True
 
     @property

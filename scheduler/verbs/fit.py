@@ -2,22 +2,27 @@
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
 from headroom import wire
+from headroom.daemon.slices import PAGE_SLICE_SECONDS, Slices
 from headroom.domain.model import GpuRequest, Placement
 from headroom.kube.client import KubeClient
 from headroom.wire import Wire, WireError
 from scheduler.cluster.host_rules import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
+from scheduler.cluster.open_rows import OpenRows
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.holding import is_finished
 from scheduler.placement.quota import Budget
 from scheduler.placement.trial import KEPT_APART, Trial
+from scheduler.verbs.coming_first import seat, those_before
+from scheduler.verbs.explain import KEPT
 
 _MOST_PODS_ASKED: Final = 2000
+_OTHERS_RULES: Final = "running pods' anti-affinity other than by host and named namespaces"
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # it becomes part of a path
 _PODS_AT_ONCE: Final = 1  # a third of a millisecond at 5,000 nodes: filter calls are answered in between
 
@@ -27,6 +32,8 @@ class FitQuestion(Wire):
 
     pod: wire.Pod
     limit: int = 100
+    own_waiting: bool = False
+    """Pods of the same template that wait already are part of the count, instead of coming first."""
 
 
 @dataclass(slots=True)
@@ -35,12 +42,21 @@ class FitPage:
 
     state: ClusterState
     kube: KubeClient
+    _open_rows: OpenRows = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._open_rows = OpenRows(self.state)
 
     async def answer(self, question: FitQuestion, request: GpuRequest) -> dict[str, Any]:
-        """How many more fit by cards, CPU, memory, selectors, taints and anti-affinity on one host. Raises KubeError, WireError."""
+        """How many more fit by all that is judged here, once the pods that wait already have their places.
+
+        Raises KubeError, WireError.
+        """
         pod, state = question.pod, self.state
         avoided = await self._hosts_to_avoid(pod)
-        budget = state.quotas.budget(pod.metadata.namespace or "default")
+        kept_off, unsure = await self._kept_off(pod)
+        namespace = pod.metadata.namespace or "default"
+        budget = state.quotas.budget(namespace)
 
         def admits(placement: Placement) -> str | None:
             if budget is None:
@@ -54,27 +70,39 @@ class FitPage:
             state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod), admits=admits,
             pods_left=self._pods_left(),
         )  # fmt: skip
-        for name, row in trial.fleet.row_of.items():
-            if not host_feasible(pod, state.nodes[name]):
-                trial.close(row, "node selector, affinity or taint")
-            elif name in avoided:
-                trial.close(row, KEPT_APART)
-        limit, enough = max(0, min(question.limit, _MOST_PODS_ASKED)), False
-        for number in range(limit):
-            if budget is not None:
-                _narrow(trial, budget, request)
-            if not trial.step():
-                break
-            if number % _PODS_AT_ONCE == _PODS_AT_ONCE - 1:
-                await asyncio.sleep(0)
-        else:
-            enough = (budget is None or budget.refusal_of(request) is None) and not trial.exhausted
+        first = those_before(state, pod, request, own_too=not question.own_waiting)
+        seated = await seat(state, self._open_rows, trial, first, {namespace: budget})
+        self._close(trial, pod, avoided | kept_off)
+        enough = await _count(trial, budget, request, max(0, min(question.limit, _MOST_PODS_ASKED)))
         found = trial.result()
-        answer = {"fits": found.fits, "nodes": found.nodes, "reasons": found.reasons}
+        answer: dict[str, Any] = {"fits": found.fits, "nodes": found.nodes, "reasons": found.reasons}
         if enough:
             answer["at_least"] = True  # the counting ended, not the room
-        not_judged = beyond_judgement(pod)
+        if seated.pods:
+            answer["waiting_first"] = seated.pods
+        not_judged = beyond_judgement(pod) + ([_OTHERS_RULES] if unsure else []) + seated.not_judged
         return answer | {"not_judged": not_judged} if not_judged else answer
+
+    def _close(self, trial: Trial, pod: wire.Pod, apart: set[str]) -> None:
+        """Take the nodes out of the question that are not open to the pod."""
+        kept = self.state.pods.kept
+        for name, row in trial.fleet.row_of.items():
+            node, keeper = self.state.nodes.get(name), kept.get(name)
+            if node is None or not host_feasible(pod, node):
+                trial.close(row, "node selector, affinity or taint")
+            elif name in apart:
+                trial.close(row, KEPT_APART)
+            elif keeper is not None and keeper.facts.priority >= pod.spec.priority:
+                trial.close(row, KEPT)
+
+    async def _kept_off(self, pod: wire.Pod) -> tuple[set[str], bool]:
+        """Nodes with bound pods that this one must not join by what those say; and whether some say what cannot be judged here."""
+        found, unsure, slices = set[str](), False, Slices(PAGE_SLICE_SECONDS)
+        for nodes, more in self.state.news.repelling.against(pod):
+            found |= nodes
+            unsure = unsure or more
+            await slices.pause()
+        return found, unsure
 
     def _pods_left(self) -> dict[str, int]:
         """How many more pods each node takes by its allocatable `pods`; nodes that do not say are not in it."""
@@ -101,6 +129,18 @@ class FitPage:
                     other.spec.node_name for other in wire.POD_LIST.decode(raw).items if not is_finished(other)
                 )
         return found - {""}
+
+
+async def _count(trial: Trial, budget: Budget | None, request: GpuRequest, limit: int) -> bool:
+    """Place up to so many; returns whether more would fit."""
+    for number in range(limit):
+        if budget is not None:
+            _narrow(trial, budget, request)
+        if not trial.step():
+            return False
+        if number % _PODS_AT_ONCE == _PODS_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return (budget is None or budget.refusal_of(request) is None) and not trial.exhausted
 
 
 def _narrow(trial: Trial, budget: Budget, request: GpuRequest) -> None:

@@ -104,6 +104,8 @@ def fitted(answer: Mapping[str, Any], limit: int) -> str:
     fits = answer.get("fits", 0)
     more = "at least " if fits >= limit else ""
     lines = [f"{more}{fits} more pod{'s' if fits != 1 else ''} like this fit{'s' if fits == 1 else ''}"]
+    if first := answer.get("waiting_first"):
+        lines.append(f"  after {first} pod{'s' if first != 1 else ''} that wait{'s' if first == 1 else ''} already")
     nodes = sorted((answer.get("nodes") or {}).items(), key=lambda entry: (-entry[1], entry[0]))
     lines += [f"  {count} on {name}" for name, count in nodes[:_NODES_SHOWN]]
     if len(nodes) > _NODES_SHOWN:

@@ -7,6 +7,7 @@ from headroom.domain.model import GpuRequest, Mode
 from headroom.domain.request import RequestError
 from headroom.wire import DELETED
 from scheduler.cluster.changes import CardsOverfilled, Changes, PodDisagrees
+from scheduler.cluster.news.repelling import Repelling
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.pods import Pods
 from scheduler.ledger.holding import ChangeKind, HoldingState, is_finished
@@ -22,6 +23,8 @@ class PodNews:
     ) -> None:
         self.problems: dict[str, str] = {}
         """What is wrong with pods that cannot be understood, by `namespace/name`."""
+        self.repelling = Repelling()
+        """What bound pods say by anti-affinity."""
         self._pods, self._ledger, self._metrics, self._observe = pods, ledger, metrics, observe
         self._shown: dict[str, str] = {}
         """UID of the pod that the watch shows under each `namespace/name`."""
@@ -32,6 +35,7 @@ class PodNews:
         known = self._shown.get(key)
         changes = self._pods.end(known) if known is not None and known != uid else []
         if kind == DELETED or is_finished(pod):
+            self.repelling.forget(key)
             held = self._ledger.holdings.get(uid)
             changes += self._pods.end(uid)
             if held is not None and held.placement.mode is Mode.SLICE:
@@ -41,6 +45,7 @@ class PodNews:
                 del self._shown[key]
             return changes
         self._shown[key] = uid
+        self.repelling.show(key, pod)
         if pod.spec.node_name:
             changes += self._show_bound(pod)
             if known is None:

@@ -110,6 +110,78 @@ async def test_fit_puts_pods_that_keep_apart_on_a_host_each_and_off_those_that_a
     assert answer["reasons"]["pod anti-affinity"] == 1
 
 
+async def test_fit_gives_pods_that_wait_already_their_places_first(running: Running) -> None:
+    """s11b: two whole cards, of which one is waited for."""
+    template = pod("p", vram="60Gi", labels={"app": "llm"})
+    assert (await running.post("/v1/fit", {"pod": template}))[1]["fits"] == 2
+    await running.create(pod("other", vram="70Gi"))
+    await running.create(pod("tainted", vram="70Gi", nodeSelector={"nobody": "has"}))
+    await running.create(pod("unimportant", vram="70Gi", priority=-5))
+    _, answer = await running.post("/v1/fit", {"pod": template})
+    assert (answer["fits"], answer["waiting_first"], answer.get("not_judged")) == (1, 1, None)
+    # Refused ones wait, too, and each kind is placed as far as there is room.
+    for name in ("own-1", "own-2"):
+        await running.filter(await running.create(pod(name, vram="60Gi", labels={"app": "llm", "hash": "x"})), "b")
+    _, answer = await running.post("/v1/fit", {"pod": template})
+    assert (answer["fits"], answer["waiting_first"]) == (0, 2)
+    # Who counts his own waiting replicas himself asks for the room that is there for all of them.
+    _, answer = await running.post("/v1/fit", {"pod": template, "ownWaiting": True})
+    assert (answer["fits"], answer["waiting_first"]) == (1, 1)
+    # A more important pod is before those.
+    important = pod("p", vram="60Gi", priority=10)
+    _, answer = await running.post("/v1/fit", {"pod": important})
+    assert (answer["fits"], answer.get("waiting_first")) == (2, None)
+
+
+async def test_fit_names_waiting_pods_whose_place_only_kube_scheduler_can_tell(running: Running) -> None:
+    await running.create(pod("waits", vram="70Gi", affinity=apart(app="x")))
+    _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="60Gi")})
+    assert (answer["fits"], answer["not_judged"]) == (
+        1, ["rules of 1 waiting pods that only kube-scheduler can judge"],
+    )  # fmt: skip
+
+
+async def test_fit_minds_a_quota_that_waiting_pods_use_up_and_one_that_keeps_them_waiting(running: Running) -> None:
+    limits = {"metadata": {"name": "default", "annotations": {"headroom.dev/max-vram": "50Gi"}}}
+    running.api.put(NAMESPACES, limits)
+    await running.create(pod("too-large", vram="70Gi"))
+    await running.create(pod("waits", vram="30Gi"))
+    _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="10Gi")})
+    assert (answer["fits"], answer["waiting_first"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fits", "not_judged"),
+    [
+        pytest.param({"app": "q"}, {"b"}, None, id="s11b N19: the database keeps it off its host"),
+        pytest.param({"app": "other"}, {"a", "b"}, None, id="it speaks of others"),
+        pytest.param(
+            {"app": "zonal"}, {"a", "b"}, ["running pods' anti-affinity other than by host and named namespaces"],
+            id="by zone, which is not judged",
+        ),
+    ],
+)  # fmt: skip
+async def test_fit_minds_what_running_pods_say_by_anti_affinity(
+    running: Running, labels: dict[str, str], fits: set[str], not_judged: list[str] | None
+) -> None:
+    affinity = apart(app="q")
+    (term,) = affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    zonal = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "zonal"}}}
+    affinity["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = [term, zonal]
+    database = pod("database", nodeName="a", affinity=affinity) | {"status": {"phase": "Running"}}
+    running.api.put(PODS, database)
+    elsewhere = pod("elsewhere", nodeName="b", affinity=apart(app="q")) | {"status": {"phase": "Running"}}
+    elsewhere["metadata"]["namespace"] = "elsewhere"
+    running.api.put(PODS, elsewhere)
+    await running.caught_up()
+    _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="10Gi", labels=labels)})
+    assert (set(answer["nodes"]), answer.get("not_judged")) == (fits, not_judged)
+    running.api.remove(PODS, "database")
+    await running.caught_up()
+    _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="10Gi", labels=labels)})
+    assert (set(answer["nodes"]), answer.get("not_judged")) == ({"a", "b"}, None)
+
+
 async def test_fit_names_what_only_kube_scheduler_can_judge(running: Running) -> None:
     rule = {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 1}
     template = {"spec": pod("p", vram="10Gi", topologySpreadConstraints=[rule])["spec"]}
