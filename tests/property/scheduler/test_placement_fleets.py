@@ -160,6 +160,7 @@ def test_standing_scores_equal_scores_from_scratch(
 @settings(max_examples=30, deadline=None)
 @given(described=nodes(), request=requests(), limit=st.integers(0, 12))
 def test_a_trial_says_how_many_can_really_be_placed(described: list[GpuNode], request: GpuRequest, limit: int) -> None:
+    """s11: what a fit question counts is what then fits."""
     fleet = build(described)
     trial = Trial(fleet.copy(), request, policy_by_name("headroom"))
     while trial.result().fits < limit and trial.step():

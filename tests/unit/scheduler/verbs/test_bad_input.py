@@ -272,3 +272,24 @@ async def test_a_description_beyond_any_card_refuses_that_node_alone(
     await running.caught_up()
     assert said in running.daemon.state.node_problems["odd"]
     await assert_still_serving(running)
+
+
+@pytest.mark.parametrize("path", ["/v1/fit", "/filter", "/bind", "/preempt"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"pod":{},"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="s50: deep nesting"),
+        pytest.param(b'{"pod":{"spec":null},"x":' + b"[" * 900 + b"]" * 900 + b"}", id="s50: deep nesting and a null"),
+        pytest.param(b'{"pod":{"metadata":{"name":"\xff"}}}', id="s50: no UTF-8"),
+        pytest.param(b'{"pod":{"metadata":{"name":"\\ud800"}}}', id="s50: half a surrogate pair"),
+        pytest.param(b"", id="s50: nothing"),
+        pytest.param(b"1", id="s50: a number"),
+    ],
+)
+async def test_odd_json_is_no_error_of_ours(running: Running, path: str, body: bytes) -> None:
+    before = ledger(running)
+    status, answer = await running.post(path, body)
+    assert 400 <= status < 500 or (path == "/preempt" and status == 200), "a pod without a demand needs nobody's place"
+    assert status == 200 or answer["Error"]
+    assert ledger(running) == before
+    await assert_still_serving(running)
