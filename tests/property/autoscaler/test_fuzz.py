@@ -3,8 +3,8 @@
 `chaos`: everything is drawn at random, labels, values, ages, faults, objects, pods. No exception, and no cut but on readings that
 are fresh, whole and certain.
 `truth`: what the pods hold is fixed and only what is seen of it is spoiled: pods scraped twice and under other labels, silent,
-late or lying ones, tenants that claim their names, answers that fail or lack a part. No cut below what the truth needs, no raise
-above it.
+late or lying ones, nodes that are cut off, tenants that claim their names, answers that fail or lack a part. No cut below what the
+truth needs, none by an answer that lacks a part or by the fewer half of the pods, no raise above it.
 
 Seeds are fixed; `make fuzz` (HYPOTHESIS_PROFILE=fresh) draws fresh ones and runs for longer. A failure names its seed:
 `FUZZ_SEEDS=17 pytest tests/property/autoscaler/test_fuzz.py`.
@@ -13,6 +13,7 @@ Seeds are fixed; `make fuzz` (HYPOTHESIS_PROFILE=fresh) draws fresh ones and run
 import math
 import os
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,14 +102,18 @@ class Broken(Answered):
 
 
 class SpoiledPrometheus(ScrapedPrometheus):
-    """Loses, repeats and breaks answers, as often as `spoil` says."""
+    """Loses, repeats and breaks answers, as often as `spoil` says; each holds no more than `share` of its series, and says so."""
 
     dice: random.Random
     spoil = 0.0
-    lossy = True
+    share = 1.0
+    parted = False
+    """Whether an answer about pods has lacked a part since this was last set to False."""
 
     async def ask(self, promql: str, timeout_seconds: float | None = None) -> Answered:
         answer = await super().ask(promql)
+        if self.share < 1 and not promql.startswith("vector"):
+            return self._part(answer, self.share, promql)
         if self.dice.random() >= self.spoil:
             return answer
         kind = self.dice.randrange(5)
@@ -116,11 +121,15 @@ class SpoiledPrometheus(ScrapedPrometheus):
             raise self.dice.choice(FAULTS)
         if kind == 1 and not promql.startswith("vector"):
             return Broken(answer)
-        if kind == 2 and self.lossy:
-            return Answered([series for series in answer if self.dice.random() < 0.7], ["a store is down"])
+        if kind == 2:
+            return self._part(answer, 0.7, promql)
         if kind == 3:
             return Answered(self.dice.sample(answer, len(answer)))
         return answer
+
+    def _part(self, answer: Answered, share: float, promql: str) -> Answered:
+        self.parted |= re.match(r"\{__name__=~.*\[\d+s\]$", promql) is not None and not promql.endswith("[300s]")
+        return Answered([series for series in answer if self.dice.random() < share], ["a store is down"])
 
 
 def fleet_of(seed: int, spoil: float) -> tuple[Fleet, SpoiledPrometheus, random.Random]:
@@ -172,7 +181,7 @@ def some_target(dice: random.Random, now: float) -> Target:
 
 
 def some_signals(dice: random.Random) -> list[dict[str, Any]] | None:
-    kinds = ["work", "queue", "running", "kvCache", "gpuUtilization", "timeToFirstToken", "query"]
+    kinds = ["work", "queue", "running", "kvCache", "gpuUtilization", "timeToFirstToken", "requestLatency", "query"]
     found = []
     for kind in dice.sample(kinds, dice.randrange(1, 4)):
         signal: dict[str, Any] = {
@@ -197,6 +206,7 @@ def some_object(fleet: Fleet, dice: random.Random, name: str) -> None:
         maxReplicas=dice.choice([1, 4, 30]),
         mode=dice.choice(["Auto", "Auto", "Advisory"]),
         work=dice.choice([None, {"secondsPerPromptToken": "0.0002", "secondsPerOutputToken": "0.0003"}]),
+        objective=dice.choice([None, None, None, {}, {"timeToFirstToken": "500ms"}]),
         behavior={"scaleDown": {"stabilizationWindowSeconds": dice.choice([0, 60, 300])}},
         **zero,
     )
@@ -229,7 +239,7 @@ def disturb(fleet: Fleet, prometheus: SpoiledPrometheus, dice: random.Random, re
             prometheus.targets.pop(dice.randrange(len(prometheus.targets)))
     if dice.random() < restless / 2:
         some_pod(fleet, dice)
-    if dice.random() < restless / 5:
+    if dice.random() < (0.02 if len(fleet.outcomes) > 1 else 0.3):  # many are refused
         some_object(fleet, dice, dice.choice("abc"))
     if dice.random() < restless / 5:
         counts = {"replicas": dice.randrange(8), "updatedReplicas": dice.randrange(8)}
@@ -270,12 +280,15 @@ async def test_chaos(seed: int) -> None:
                 Target({"namespace": "default", "pod": f"{name}-5d9f-{number}", "job": "sane"}, serves)
             )
     prometheus.custom = {"load": 0.0, "wake": 0.0}
+    decided = 0
     for tick in range(TICKS):
         disturb(fleet, prometheus, dice, restless)
+        prometheus.share = dice.choice([0.3, 0.8]) if dice.random() < 0.1 else 1.0
         if dice.random() < 0.02:
             fleet.rescale(dice.randrange(8))
         await fleet.tick()
         assert fleet.failures() == 0, f"seed {seed}, tick {tick}"
+        decided += len(fleet.outcomes)
         for key, outcome in fleet.outcomes.items():
             decision, before = outcome.decision, outcome.observation.replicas
             assert 0 <= decision.replicas <= 2**31 - 1
@@ -283,17 +296,26 @@ async def test_chaos(seed: int) -> None:
                 assert may_be_lowered(outcome), (
                     f"seed {seed}, tick {tick}: {key} {before} -> {decision.replicas}: {decision.wishes}"
                 )
+    assert decided > TICKS // 2, "most objects were refused"
     await fleet.close()
 
 
 # Truth
 
 
-def spoiled_views(fleet: Fleet, prometheus: SpoiledPrometheus, dice: random.Random, pod: str, serves: Any) -> None:
-    """One or two ways in which a pod is scraped; some of them are cut off for a while."""
+def spoiled_views(
+    fleet: Fleet,
+    prometheus: SpoiledPrometheus,
+    dice: random.Random,
+    pod: str,
+    serves: Any,
+    cut_off: list[tuple[float, float]],
+) -> None:
+    """One or two ways in which a pod is scraped; some of them are cut off for a while, all of them in the times of `cut_off`."""
     every = dice.choice([15.0, 30.0, 60.0])
     down_at = dice.uniform(0, TICKS * 15.0) if dice.random() < 0.4 else math.inf
-    down = lambda time: down_at <= time - START < down_at + 900  # noqa: E731
+    dark = lambda time: any(begin <= time < end for begin, end in cut_off)  # noqa: E731
+    down = lambda time: down_at <= time - START < down_at + 900 or dark(time)  # noqa: E731
     fleet.scrape(pod, serves, target={"every": every, "phase": dice.uniform(0, every), "down": down})
     if dice.random() < 0.6:
         extra: dict[str, Any] = dict.fromkeys(
@@ -301,7 +323,13 @@ def spoiled_views(fleet: Fleet, prometheus: SpoiledPrometheus, dice: random.Rand
         )
         since = START + dice.choice([-9000.0, dice.uniform(0, TICKS * 15.0)])
         until = since + dice.uniform(300, 9000)
-        target = {"every": dice.choice([15.0, 60.0]), "phase": dice.uniform(0, 15), "since": since, "until": until}
+        target = {
+            "every": dice.choice([15.0, 60.0]),
+            "phase": dice.uniform(0, 15),
+            "since": since,
+            "until": until,
+            "down": dark,
+        }
         fleet.scrape(pod, serves, target=target, **extra)
     if dice.random() < 0.3:
         claims = {"namespace": "default", "pod": pod}
@@ -332,32 +360,60 @@ def is_seen(prometheus: ScrapedPrometheus, pod: str) -> bool:
     return False
 
 
+WORK = {"secondsPerPromptToken": "0.0002", "secondsPerOutputToken": "0.0003"}
+EACH = 0.13
+"""GPU seconds of a request of the emulated vLLM at these prices."""
+SPECS: list[dict[str, Any]] = [
+    {"signals": [{"name": "running", "type": "running", "target": 10}, {"name": "kv", "type": "kvCache", "target": "0.9"}]},
+    {"signals": [{"name": "running", "type": "running", "target": 10}]},
+    {"signals": [{"name": "work", "type": "work", "target": "1"}], "work": WORK},
+    {"signals": [{"name": "work", "type": "work", "target": "1"}], "work": WORK, "objective": {}},
+]  # fmt: skip
+"""The first two say how many replicas the truth needs; the others need no fewer than the GPU seconds per second of the work."""
+
+
+def blackouts(dice: random.Random, count: int) -> list[tuple[float, float, int]]:
+    """(begin, end, first pod that stays): for some minutes the pods before that one are not scraped, as when their node is cut off."""
+    begins = [START + dice.uniform(0, TICKS * 15.0) for _ in range(4)]
+    return [(begin, begin + dice.uniform(300, 1500), dice.randrange(1, count)) for begin in begins]
+
+
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_truth(seed: int) -> None:
     fleet, prometheus, dice = fleet_of(seed, 0.05)
-    count = dice.randrange(3, 9)
+    count, spec = dice.randrange(3, 9), SPECS[seed % len(SPECS)]
+    by_requests = "work" not in spec
     fleet.deployment(replicas=count)
-    held = [dice.choice([0.0, 3.0, 7.0, 10.0]) for _ in range(count)]
-    pods = fleet.pods(count)
+    held = sorted([dice.choice([0.0, 3.0, 7.0, 10.0]) for _ in range(count)], reverse=dice.random() < 0.7)
+    pods, dark = fleet.pods(count), blackouts(dice, count)
     for number, pod in enumerate(pods):
-        few, since = 0.01 + held[number] / 50, START - 9000 - 100 * number
+        few, since = 0.01 + held[number] / (50 if by_requests else 1.5), START - 9000 - 100 * number
         shown = lying(dice, held[number])
         serves = vllm(shown, kv_cache=held[number] / 20, per_second=few, since=since)
-        spoiled_views(fleet, prometheus, dice, pod, serves)
-    signals = [{"name": "running", "type": "running", "target": 10}, {"name": "kv", "type": "kvCache", "target": "0.9"}]
-    fleet.object(signals=dice.choice([signals, signals[:1]]))
-    needed = max(math.ceil(sum(held) / 10), 1)
+        cut_off = [(begin, end) for begin, end, first in dark if number < first]
+        spoiled_views(fleet, prometheus, dice, pod, serves, cut_off)
+    fleet.object(maxReplicas=count, **spec)
+    work = sum(0.01 + one / 1.5 for one in held) * EACH
+    needed = max(math.ceil(sum(held) / 10 if by_requests else work), 1)
+    whole_at = 0.0
     for tick in range(TICKS):
         if dice.random() < 0.05:
             prometheus.late = dice.choice([0.0, 0.0, 10.0, 90.0, 400.0])
-        if dice.random() < 0.01:
+        if dice.random() < 0.03:
             fleet.rescale(count)
+        if dice.random() < 0.02:
+            prometheus.share, whole_at = dice.choice([0.3, 0.8]), fleet.now + 600.0
+        if fleet.now >= whole_at:
+            prometheus.share = 1.0
+        prometheus.parted = False
         before = fleet.replicas
         await fleet.tick()
         words = f"seed {seed}, tick {tick}: {held} need {needed}: {fleet.outcomes['default/llm'].decision.reasons}"
         assert fleet.failures() == 0, words
-        assert needed <= fleet.replicas <= before, words
+        assert needed <= fleet.replicas, words
+        assert fleet.replicas <= (before if by_requests else count), words
         if fleet.replicas < before:
-            assert sum(is_seen(prometheus, pod) for pod in pods) * 2 >= count, words
+            assert not prometheus.parted, f"by a part: {words}"
+            assert sum(is_seen(prometheus, pod) for pod in pods) * 2 >= count, f"by the few: {words}"
     await fleet.close()
