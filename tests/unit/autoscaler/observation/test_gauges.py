@@ -198,12 +198,19 @@ class TestStandingStill:
 
 
 class TestUtilisation:
-    async def test_tokens_that_flow_refute_an_idle_card(self, fleet: Fleet) -> None:
-        """L22, dcgm-exporter#568: the exporter names the idle card."""
+    @pytest.mark.parametrize(
+        "shown",
+        [{"DCGM_FI_DEV_GPU_UTIL": 0.0}, {"DCGM_FI_PROF_GR_ENGINE_ACTIVE": 0.0, "DCGM_FI_DEV_GPU_UTIL": 99.0}],
+        ids=[
+            "the exporter names the idle card (L22 dcgm-exporter#568)",
+            "two metrics disagree (L22b dcgm-exporter#662)",
+        ],
+    )
+    async def test_tokens_that_flow_refute_an_idle_card(self, fleet: Fleet, shown: dict[str, float]) -> None:
         for number, pod in enumerate(fleet.pods()):
             waiting = lambda time: 2.0 if time < START + 90 else 120.0  # noqa: E731
             fleet.scrape(pod, vllm(60.0, waiting, kv_cache=0.5, per_second=4.0, since=LONG_AGO))
-            cards(fleet, number, {"DCGM_FI_DEV_GPU_UTIL": 0.0})
+            cards(fleet, number, {**shown})
         fleet.object(signals=None, work=WORK)
         await fleet.tick(16)
         assert fleet.replicas > 4

@@ -85,6 +85,9 @@ class TestScrapedTwice:
         assert fleet.wish("work").state == "fresh"
         rate = (3 + 4 + 5 + 6) * (500 * 0.0002 + 100 * 0.0003)
         assert fleet.wish("work").value == pytest.approx(rate, rel=0.01)
+        fleet.object()
+        await fleet.tick()
+        assert (fleet.wish().state, in_flight(fleet)) == ("fresh", 38)
 
     async def test_the_whole_law_ends_where_it_ends_with_one_scrape(self) -> None:
         """L33: default signals, pods that follow, thirty minutes."""
@@ -113,7 +116,7 @@ class TestScrapedTwice:
             await fleet.tick(60, follow)
             ends.append(fleet.replicas)
             await fleet.close()
-        assert ends[0] == ends[1]
+        assert ends[0] == ends[1] < 20
 
 
 class TestParts:
