@@ -4,6 +4,7 @@ Names are those of the published packages and sources; `tests/fixtures/engines/`
 versions. Where a metric was renamed all names are listed, newest first: the first that a pod exports counts.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
@@ -271,6 +272,10 @@ DEVICE_UTILISATION: Final = (
 _METRICS: Final = tuple(field.name for field in fields(Engine) if field.name in {*GAUGES, *COUNTERS, *HISTOGRAMS})
 
 
+_NAME: Final = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
+"""Names of a map stand in queries that all objects share: what is none would break them, or ask for something else."""
+
+
 class NameMapError(ValueError):
     """An entry of a name map that says nothing; the text is the reason."""
 
@@ -293,6 +298,10 @@ def renamed(engine: Engine, names: Sequence[tuple[str, str]]) -> Engine:
 def _pair(published: str, here: str) -> tuple[str, str]:
     if not published or not here or published.count("*") > 1 or published.count("*") != here.count("*"):
         raise NameMapError("needs a name or pattern on both sides, with at most one `*`, and as many in each")
+    if not _NAME.fullmatch(here.replace("*", "_")):
+        raise NameMapError(
+            f"{here!r} is no name of a metric: letters, digits, `_` and `:` make one, and no digit begins it"
+        )
     return published, here
 
 
@@ -302,4 +311,7 @@ def _renamed(name: str, published: str, here: str) -> str:
         return here if name == published else ""
     if len(name) < len(head) + len(tail) or not (name.startswith(head) and name.endswith(tail)):
         return ""
-    return here.replace("*", name[len(head) : len(name) - len(tail)])
+    new = here.replace("*", name[len(head) : len(name) - len(tail)])
+    if not _NAME.fullmatch(new):
+        raise NameMapError(f"makes {new!r} of {name}, which is no name of a metric")
+    return new

@@ -90,6 +90,23 @@ class TestNameMaps:
         with pytest.raises(NameMapError):
             renamed(ENGINES["vllm"], [pair])
 
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            ("vllm:num_requests_running", 'x"} or up{a="'),
+            ("vllm:num_requests_running", "x\\"),
+            ("vllm:num_requests_running", "x|up"),
+            ("vllm:num_requests_running", "a b"),
+            ("vllm:num_requests_running", "7x"),
+            ("vllm:*", "é:*"),
+            ("vllm:e*", "*"),
+        ],
+    )
+    def test_what_is_no_name_of_a_metric_is_refused(self, pair: tuple[str, str]) -> None:
+        """It would break the query that all objects share, or ask for what is not theirs."""
+        with pytest.raises(NameMapError, match="no name of a metric"):
+            renamed(ENGINES["vllm"], [pair])
+
 
 def test_what_llama_cpp_counts_while_six_requests_share_its_four_slots() -> None:
     """Requests are seen at once, in slots or deferred; tokens of an answer are counted when it ends (`counts_at_end`)."""
