@@ -264,10 +264,11 @@ def test_a_wrong_prediction_is_corrected_and_a_stranger_is_reported(
         event["reason"]: event["note"]
         for event in cluster.api.items(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events")
     }
-    assert f"kubelet gave this pod {node.card(1)}, predicted was {node.card(0)}" in events["CardMispredicted"]
+    # Two equal cards: the device plugin was free to pick either.
+    assert f"kubelet gave this pod {node.card(1)}, foretold was {node.card(0)}" in events["CardsSettled"]
     assert "CardsReported" in events
     text = node.metrics()
-    assert 'headroom_agent_assignments_total{finding="corrected"} 1.0' in text
+    assert 'headroom_agent_assignments_total{finding="tie"} 1.0' in text
     assert 'headroom_agent_assignments_total{finding="reported"} 1.0' in text
 
 
@@ -386,20 +387,23 @@ def test_the_rights_of_deploy_are_enough_for_an_agents_own_node_and_for_no_other
     assert not _may(kubeconfig, mine.name, "example.com/cards")
     ask(cluster, namespace, "stranger", 0, devices=1, scheduler="default-scheduler")
     cluster.wait_for(lambda: any(pod["status"].get("startTime") for pod in cluster.pods(namespace)), "the pod to start")
+    left_behind = {"status": {"capacity": {"headroom.dev/vram": "160Gi"}}}  # by an earlier version's --publish-capacity
+    merge = "application/merge-patch+json"
+    cluster.api.request("PATCH", f"/api/v1/nodes/{mine.name}/status", left_behind, content_type=merge)
     probed = len(cluster.audit_events())
     with kubelet_at(mine.socket) as kubelet:
         kubelet.devices = [Device(namespace, "stranger", "engine", "nvidia.com/gpu", f"{mine.card(1)}::1")]
-        agent = mine.start_agent(
-            "--podresources-socket", str(mine.socket), "--publish-capacity", "true", kubeconfig=kubeconfig
-        )
+        agent = mine.start_agent("--podresources-socket", str(mine.socket), kubeconfig=kubeconfig)
         cluster.wait_for(lambda: len(mine.published()) == 2, "its cards")
         cluster.wait_for(lambda: annotation(cluster, namespace, "stranger") == mine.card(1), "the report")
-        status = cluster.api.get(f"/api/v1/nodes/{mine.name}")["status"]
+        cluster.wait_for(
+            lambda: "headroom.dev/vram" not in cluster.api.get(f"/api/v1/nodes/{mine.name}")["status"]["capacity"],
+            "the capacity to be taken away",
+        )
         agent.stop()
-    assert status["capacity"]["headroom.dev/vram"] == str(2 * VRAM_MIB * 2**20)
     user = "system:serviceaccount:headroom-system:headroom-agent"
     calls = [event for event in cluster.audit_events()[probed:] if event["user"]["username"] == user]
-    assert {event["objectRef"]["resource"] for event in calls} == {"nodes", "pods", "events"}
+    assert {event["objectRef"]["resource"] for event in calls} == {"nodes", "pods", "events", "resourceslices"}
     assert [event["requestURI"] for event in calls if event["responseStatus"]["code"] >= 400] == []
 
 
