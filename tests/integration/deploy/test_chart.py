@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,20 +200,23 @@ def test_monitors_find_the_daemons_and_the_engines(helm: Helm) -> None:
 
 
 @pytest.fixture
-def installed(cluster: Cluster, helm: Helm) -> Iterator[list[str]]:
-    """The chart installed in a namespace of another name; what to say to helm for it. Gone afterwards."""
-    where = [f"--namespace={OTHER}", f"--kubeconfig={cluster.kubeconfig}"]
+def own_cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
+    """Without anything of Headroom's: helm refuses to take over a CRD that somebody else installed."""
+    return start_cluster(without=("kwok", "kube-scheduler"))
+
+
+@pytest.fixture
+def installed(own_cluster: Cluster, helm: Helm) -> list[str]:
+    """The chart installed in a namespace of another name; what to say to helm for it."""
+    where = [f"--namespace={OTHER}", f"--kubeconfig={own_cluster.kubeconfig}"]
     # Nobody runs pods here: the hook that cleans nodes would wait for ever.
     helm("install", "headroom", str(CHART), "--create-namespace", "--set=uninstall.cleanNodes=false", *where)
-    yield where
-    helm.attempt("uninstall", "headroom", *where)
-    cluster.kubectl("delete", "crd", "inferenceautoscalers.headroom.dev", "--ignore-not-found")
-    cluster.kubectl("delete", "namespace", OTHER, "--ignore-not-found")
+    return where
 
 
-def test_install_upgrade_rollback_and_uninstall(cluster: Cluster, helm: Helm, installed: list[str]) -> None:
+def test_install_upgrade_rollback_and_uninstall(own_cluster: Cluster, helm: Helm, installed: list[str]) -> None:
     def replicas() -> int:
-        found: int = cluster.api.get(f"/apis/apps/v1/namespaces/{OTHER}/deployments/headroom-scheduler")["spec"][
+        found: int = own_cluster.api.get(f"/apis/apps/v1/namespaces/{OTHER}/deployments/headroom-scheduler")["spec"][
             "replicas"
         ]
         return found
@@ -225,12 +228,14 @@ def test_install_upgrade_rollback_and_uninstall(cluster: Cluster, helm: Helm, in
         "metadata": {"name": "kept", "namespace": "default"},
         "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "x"}, "maxReplicas": 3},
     }
-    cluster.apply([scaler], "default")
+    own_cluster.apply([scaler], "default")
     helm("upgrade", "headroom", str(CHART), "--reuse-values", "--set=scheduler.replicas=3", *installed)
     assert replicas() == 3
     helm("rollback", "headroom", "1", *installed)
     assert replicas() == 2
     helm("uninstall", "headroom", *installed)
-    assert not cluster.exists(f"/apis/apps/v1/namespaces/{OTHER}/deployments/headroom-scheduler")
-    assert not cluster.exists("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/headroom-assignments")
-    assert "kept" in cluster.kubectl("get", "inferenceautoscalers", "-n", "default", "-o", "name")
+    assert not own_cluster.exists(f"/apis/apps/v1/namespaces/{OTHER}/deployments/headroom-scheduler")
+    assert not own_cluster.exists(
+        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/headroom-assignments"
+    )
+    assert "kept" in own_cluster.kubectl("get", "inferenceautoscalers", "-n", "default", "-o", "name")
