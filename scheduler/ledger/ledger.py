@@ -249,8 +249,11 @@ class Ledger:
         old = self.holdings.get(uid)
         if old is not None and old.state is HoldingState.BOUND:
             _keep_pinned_cards(holding, old)
-        if old is not None and old.state is HoldingState.BOUND and old.claim == holding.claim:
-            return Change(ChangeKind.NONE, old, problem=self.problems.get(uid, ""))
+        if old is not None and old.claim == holding.claim:
+            # What is written is what was promised to it, or known of it: nothing moves, whether the answer or the watch comes first.
+            kind = ChangeKind.NONE if old.state is HoldingState.BOUND else ChangeKind.HELD
+            self.confirm(uid, pod.spec.node_name)
+            return Change(kind, old, problem=self.problems.get(uid, ""))
         holding.bound_at = self._unix_clock()
         if old is not None:
             self._uncount(old)

@@ -283,6 +283,23 @@ def test_what_the_api_server_says_replaces_it(ledger: Ledger) -> None:
     assert ledger.reservations() == []
 
 
+def test_the_watch_may_show_a_binding_before_its_answer_comes(ledger: Ledger) -> None:
+    """As after an answer that came first: the reservation is the bound pod's entry, and no row changes."""
+    held = ledger.reserve("u1", "ns/u1", pinned(9000), on("n1", 0, 9000), expires_at=10, project="ns")
+    ledger.begin_binding("u1")
+    clock = ledger.fleet.clock
+    seen = bound("u1", VRAM)
+    seen.metadata.annotations = annotations_of(whole(), held.placement)
+    change = ledger.apply(seen)
+    assert (change.kind, change.holding, change.freed, change.problem) == (ChangeKind.HELD, held, (), "")
+    assert (held.state, held.expires_at) == (HoldingState.BOUND, float("inf"))
+    assert (ledger.fleet.clock, ledger.reservations()) == (clock, [])
+    assert dict(ledger.priorities) == {0: 1}
+    assert ledger.apply(seen).kind is ChangeKind.NONE
+    assert ledger.confirm("u1", "n1") is held
+    assert ledger.check() == []
+
+
 def test_only_a_reservation_can_be_bound_by(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="no reservation"):
         ledger.begin_binding("u1")
