@@ -174,9 +174,9 @@ class SchedulerDaemon:
         self.preemptor.listen()  # before the waker: what came free for a pod is reserved for it first
         effects.on(Freed, "wake", self.waker.freed)
         effects.on(PodRefused, "events", lambda change: self.reporter.refused(change.entry))
-        effects.on(PodDisagrees, "events", self._tell_disagreement)
-        effects.on(CardClaimed, "events", self._tell_claimed)
-        effects.on(CardsOverfilled, "events", self._tell_overfilled)
+        effects.on(PodDisagrees, "events", self._tell_of_bound)
+        effects.on(CardClaimed, "events", self._tell_of_bound)
+        effects.on(CardsOverfilled, "events", self._tell_of_bound)
         effects.on(PodWaits, "events", lambda change: self.reporter.waits(change.entry))
         if settings.naming_ahead:
             effects.on(PodWaits, "name_ahead", lambda _: self.naming.pods_changed())
@@ -266,19 +266,11 @@ class SchedulerDaemon:
         self.naming.pods_changed()  # pods may have queued up while nobody decided
 
         for change in self.state.disagreements():
-            self.reporter.disagrees(change)  # nobody told of those that were found before
+            self.reporter.of_bound(change)  # nobody told of those that were found before
 
-    def _tell_disagreement(self, change: PodDisagrees) -> None:
+    def _tell_of_bound(self, change: PodDisagrees | CardClaimed | CardsOverfilled) -> None:
         if self._deciding():
-            self.reporter.disagrees(change)
-
-    def _tell_overfilled(self, change: CardsOverfilled) -> None:
-        if self._deciding():
-            self.reporter.overfilled(change)
-
-    def _tell_claimed(self, change: CardClaimed) -> None:
-        if self._deciding():
-            self.reporter.claimed(change)
+            self.reporter.of_bound(change)
 
     def _lost(self) -> None:
         # Ready all the same: it knows the cluster, and a Deployment would wait for ever for a second one to decide, too.

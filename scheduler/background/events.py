@@ -49,6 +49,9 @@ class _Ignored:
     words: tuple[str, ...]
 
 
+_OfBoundPod = PodDisagrees | CardClaimed | CardsOverfilled
+
+
 class Reporter:
     """Writes the Events; run `run` as a task."""
 
@@ -65,9 +68,7 @@ class Reporter:
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
         self._instance, self._monotonic, self._wall_clock = instance, monotonic, wall_clock
-        self._queue: asyncio.Queue[PodEntry | PodDisagrees | CardClaimed | CardsOverfilled | _Ignored] = asyncio.Queue(
-            _QUEUE_PODS
-        )
+        self._queue: asyncio.Queue[PodEntry | _OfBoundPod | _Ignored] = asyncio.Queue(_QUEUE_PODS)
         self._log = get_logger(__name__)
 
     def refused(self, entry: PodEntry) -> None:
@@ -79,18 +80,8 @@ class Reporter:
             entry.reported_at = now
             self._queue.put_nowait(entry)
 
-    def disagrees(self, change: PodDisagrees) -> None:
-        """Note a bound pod whose annotations are not what it asks for."""
-        if not self._queue.full():
-            self._queue.put_nowait(change)
-
-    def claimed(self, change: CardClaimed) -> None:
-        """Note a pinned pod whose card kube-scheduler has given away as well."""
-        if not self._queue.full():
-            self._queue.put_nowait(change)
-
-    def overfilled(self, change: CardsOverfilled) -> None:
-        """Note a pod of another scheduler on a card that others hold."""
+    def of_bound(self, change: _OfBoundPod) -> None:
+        """Note what is wrong with what a bound pod holds; its Event is written unless too many wait."""
         if not self._queue.full():
             self._queue.put_nowait(change)
 
