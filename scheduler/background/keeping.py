@@ -63,8 +63,7 @@ class KeepingNodes:
         fleet, pods = self._state.fleet, self._state.pods
         if entry.refusal is None:
             return None
-        freeing = {other.claim.node for other in pods.claims.values() if other.claim is not None}
-        others = {node for node, keeper in pods.kept.items() if keeper is not entry} | freeing
+        others = {node for node, keeper in pods.kept.items() if keeper is not entry} | pods.nodes_being_freed()
         rows = [row for row in entry.refusal.nodes.rows(fleet).tolist() if fleet.names[row] not in others]
         row = nearest_row(fleet, entry.request, np.array(rows, np.int64))
         return None if row is None else fleet.names[row]

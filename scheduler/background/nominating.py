@@ -15,8 +15,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-
 from headroom.daemon.logs import get_logger
 from headroom.daemon.slices import Slices
 from headroom.kube import calls
@@ -132,9 +130,7 @@ class NamingAhead:
         return placed
 
     def _place(self, entry: PodEntry) -> bool:
-        rows = self._open_rows.of(entry.pod)
-        if kept := self._state.pods.rows_kept_from(entry):
-            rows = rows[~np.isin(rows, kept)]
+        rows = self._state.pods.not_kept_from(entry, self._open_rows.of(entry.pod))
         row = self._placer.best_among(entry.request, rows)
         if row is None:
             # kube-scheduler will ask and be told why; until then this pod is not looked at again.

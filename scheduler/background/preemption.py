@@ -160,9 +160,9 @@ class Preemptor:
         fleet, refusal, now = self._state.fleet, entry.refusal, self._monotonic()
         if refusal is None:
             return
-        taken = {other.claim.node for other in self._state.pods.claims.values() if other.claim is not None}
-        taken |= {node for node in self._state.pods.kept if self._state.pods.is_kept_from(entry, node)}
-        rows = [row for row in refusal.nodes.rows(fleet).tolist() if fleet.names[row] not in taken]
+        taken = self._state.pods.nodes_being_freed()
+        wanted = self._state.pods.not_kept_from(entry, refusal.nodes.rows(fleet))
+        rows = [row for row in wanted.tolist() if fleet.names[row] not in taken]
         self._protected = {uid: until for uid, until in self._protected.items() if until > now}
 
         def occupants(row: int) -> list[Occupant]:

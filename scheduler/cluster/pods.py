@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+import numpy as np
+
 from headroom import wire
 from headroom.daemon.logs import get_logger
 from headroom.domain.dialects.customs import Customs
@@ -326,6 +328,10 @@ class Pods:
         del self.claims[entry.uid]
         return [self.freed(claim.node, seen_by_scheduler=False)]
 
+    def nodes_being_freed(self) -> set[str]:
+        """Nodes that are being freed, for whichever pod."""
+        return {entry.claim.node for entry in self.claims.values() if entry.claim is not None}
+
     # Nodes that are kept for pods that have waited for too long
 
     def keep_node(self, entry: PodEntry, node: str) -> Changes:
@@ -352,6 +358,11 @@ class Pods:
         """Rows of the nodes that are kept from a pod."""
         row_of = self._ledger.fleet.row_of
         return [row_of[node] for node in self.kept if node in row_of and self.is_kept_from(entry, node)]
+
+    def not_kept_from(self, entry: PodEntry, rows: IntArray) -> IntArray:
+        """Those of the rows that are not kept from a pod."""
+        kept = self.rows_kept_from(entry)
+        return rows[~np.isin(rows, kept)] if kept else rows
 
     # Ends
 

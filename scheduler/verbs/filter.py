@@ -200,13 +200,12 @@ class Extender:
     def _best(self, entry: PodEntry, offer: Offer) -> int | None:
         placer, fleet, tried = self._state.placer, self._state.fleet, entry.tried
         within = self._state.quotas.rows(entry.namespace, entry.uid, entry.request)
-        kept = self._pods.rows_kept_from(entry)
         if offer.short:
-            rows = self._rows(offer, tried)
-            rows = rows[~np.isin(rows, kept)] if kept else rows
+            rows = self._pods.not_kept_from(entry, self._rows(offer, tried))
             return placer.best_among(entry.request, rows if within is None else rows[within[rows]])
         names = fleet.names
-        excluded = {fleet.row_of[name] for name in tried if name in fleet.row_of}.union(kept)
+        excluded = {fleet.row_of[name] for name in tried if name in fleet.row_of}
+        excluded.update(self._pods.rows_kept_from(entry))
         if within is None:
             return placer.best_row(entry.request, lambda row: offer.has(names[row]), excluded)
         return placer.best_row(entry.request, lambda row: bool(within[row]) and offer.has(names[row]), excluded)
@@ -270,8 +269,7 @@ class Extender:
             rows = np.array([row for row in rows.tolist() if names[row] == claim.node], np.int64)
         if (within := self._state.quotas.rows(entry.namespace, entry.uid, request)) is not None:
             rows = rows[within[rows]]
-        if kept := self._pods.rows_kept_from(entry):
-            rows = rows[~np.isin(rows, kept)]
+        rows = self._pods.not_kept_from(entry, rows)
         best = placer.best_among(request, rows)
         if best is None and claim is None:
             best = self._have_reservations_give_way(entry, offer)
