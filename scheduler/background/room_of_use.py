@@ -15,6 +15,7 @@ from headroom.daemon.slices import Slices
 from headroom.domain.model import GpuRequest
 from scheduler.cluster.changes import Freed
 from scheduler.cluster.pod_entry import PodEntry, Refusal, Stage
+from scheduler.cluster.pods import of_cards_alone
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import IntArray
 from scheduler.placement import filtering
@@ -85,13 +86,13 @@ async def _by_kind(entries: Iterable[PodEntry], slices: Slices) -> list[list[tup
     """Pods by what they ask of cards; requests that differ in size alone together, the smallest first."""
     by_request: dict[GpuRequest, list[PodEntry]] = defaultdict(list)
     for entry in list(entries):
-        by_request[dataclasses.replace(entry.request, cpu_milli=0, memory_mib=0)].append(entry)
+        by_request[of_cards_alone(entry.request)].append(entry)
         await slices.pause()
     kinds: dict[GpuRequest, list[tuple[GpuRequest, list[PodEntry]]]] = defaultdict(list)
     for request in sorted(by_request, key=lambda request: (request.vram_mib, request.milli)):
-        like = dataclasses.replace(request, vram_mib=min(request.vram_mib, 1), milli=min(request.milli, 1))
-        if request.whole_cards:
-            like = dataclasses.replace(request)
+        like = request
+        if not request.whole_cards:
+            like = dataclasses.replace(request, vram_mib=min(request.vram_mib, 1), milli=min(request.milli, 1))
         kinds[like].append((request, by_request[request]))
     return list(kinds.values())
 

@@ -154,7 +154,7 @@ class Pods:
         facts, holding = entry.facts, self._ledger.holdings[entry.uid]
         if (facts.request, facts.priority, facts.project) == (old.request, old.priority, old.project):
             return []
-        if _cards_of(facts.request) == _cards_of(old.request):
+        if of_cards_alone(facts.request) == of_cards_alone(old.request):
             self._reserve(entry, holding.placement, holding.expires_at)
             return []
         return self.void(entry, "moved")
@@ -474,9 +474,9 @@ class Pods:
         del self.entries[entry.uid], self._at[entry.stage][entry.uid]
 
 
-def _cards_of(request: GpuRequest) -> GpuRequest:
+def of_cards_alone(request: GpuRequest) -> GpuRequest:
     """The request without what it takes of the host."""
     return dataclasses.replace(request, cpu_milli=0, memory_mib=0)
 
 
-__all__ = ["LedgerError", "Pods"]
+__all__ = ["LedgerError", "Pods", "of_cards_alone"]
