@@ -1,6 +1,7 @@
 """Answers to people: the last decision on a pod, and where it could go now, by all that is known here."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -144,10 +145,11 @@ async def _nodes_now(state: ClusterState, entry: PodEntry) -> tuple[list[dict[st
     rows = np.flatnonzero(fleet.alive)
     shut = np.array([fleet.names[row] in closed for row in rows.tolist()], np.bool_)
     rows = rows[np.lexsort((-fleet.free_mib[rows].max(axis=1), shut))][:_NODES_SHOWN]
+    by_quota = _refusals_by_quota(state, entry)
     shown = [
         {
             "node": (name := fleet.names[row]),
-            "fits": (reason := closed.get(name) or _refusal_now(state, entry, row)) is None,
+            "fits": (reason := closed.get(name) or _refusal_now(state, entry, row) or by_quota(row)) is None,
             "reason": reason,
             "now": live_figures(fleet, row),
         }
@@ -160,10 +162,17 @@ def _refusal_now(state: ClusterState, entry: PodEntry, row: int) -> str | None:
     """Why a node that is open to the pod would be refused now; CPU and memory of the host, which kube-scheduler judges, included."""
     if (words := filtering.refusal(state.fleet, entry.request, row, check_host=True)) is not None:
         return words
-    if state.pods.is_kept_from(entry, state.fleet.names[row]):
-        return KEPT
+    return KEPT if state.pods.is_kept_from(entry, state.fleet.names[row]) else None
+
+
+def _refusals_by_quota(state: ClusterState, entry: PodEntry) -> Callable[[int], str | None]:
+    """Why the quota would refuse a row now, where nothing else does; looked at for all rows at once."""
     budget = state.quotas.budget(entry.namespace, entry.uid)
     if budget is None:
-        return None
-    within = budget.rows(state.fleet, entry.request)
-    return budget.refusal_of(entry.request) or (budget.vram_words if within is not None and not within[row] else None)
+        return lambda _: None
+    everywhere, beyond, within = (
+        budget.refusal_of(entry.request),
+        budget.vram_words,
+        budget.rows(state.fleet, entry.request),
+    )
+    return lambda row: everywhere or (beyond if within is not None and not within[row] else None)
