@@ -25,6 +25,8 @@ def price(fleet: Fleet, request: GpuRequest, rows: IntArray, *, devices_wanted: 
     """
     if request.mode is not Mode.PINNED or request.count == 0:
         return np.zeros(len(rows), np.int64)
+    if not devices_wanted and not fleet.plugin[rows].any():
+        return np.zeros(len(rows), np.int64)  # most clusters, at every filter call
     whole = (fleet.slices[rows] == 1) & (fleet.card_resource[rows] >= 0) & ~fleet.by_allocator[rows]
     if (nameless := fleet.resource_code.get("")) is not None:
         whole &= fleet.card_resource[rows] != nameless
