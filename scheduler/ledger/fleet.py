@@ -287,10 +287,7 @@ class Fleet:
         self._settle(row, at)
 
     def _settle(self, row: int, at: int) -> None:
-        taken = self.held_mib[row, at] + self.excess_mib[row, at] + self.caution_mib[row, at]
-        if (foreign := self.foreign_mib[row, at]) > self.idle_mib:
-            taken += foreign
-        self.free_mib[row, at] = max(self.usable_mib[row, at] - taken, 0)
+        self.free_mib[row, at] = max(self.room_mib(row, at) - int(self.caution_mib[row, at]), 0)
         given = (self.claimed if self.by_allocator[row, at] else self.plugin)[row, at]
         self.slices_free[row, at] = max(self.slices[row, at] - given, 0)
 
@@ -362,6 +359,20 @@ class Fleet:
         taken = int(self.held_mib[row, at] + self.excess_mib[row, at]) + (foreign if foreign > self.idle_mib else 0)
         return int(self.usable_mib[row, at]) - taken
 
+    def taken_by_others(self, places: Any) -> IntArray:
+        """MiB in use by nobody here that count on the cards that `places` picks out: all of it, or none up to `idle_mib`."""
+        foreign = self.foreign_mib[places]
+        taken: IntArray = np.where(foreign > self.idle_mib, foreign, 0)
+        return taken
+
+    def _free(self, places: Any) -> IntArray:
+        """What `free_mib` must be on the cards that `places` picks out; `_settle` is the same for one."""
+        taken = (
+            self.held_mib[places] + self.excess_mib[places] + self.caution_mib[places] + self.taken_by_others(places)
+        )
+        free: IntArray = np.maximum(self.usable_mib[places] - taken, 0)
+        return free
+
     def over(self, row: int) -> npt.NDArray[np.bool_]:
         """[width]: the cards on which pods hold, or may come to hold, more than there is."""
         too_much: npt.NDArray[np.bool_] = self.held_mib[row] + self.caution_mib[row] > self.usable_mib[row]
@@ -386,9 +397,7 @@ class Fleet:
         np.subtract.at(self.held_mib, places, share_mib)
         np.subtract.at(self.excess_mib, places, excess_mib)
         np.subtract.at(self.plugin if plugin else self.pinned, places, 1)
-        foreign = np.where(self.foreign_mib[places] > self.idle_mib, self.foreign_mib[places], 0)
-        taken = self.held_mib[places] + self.excess_mib[places] + self.caution_mib[places] + foreign
-        self.free_mib[places] = np.maximum(self.usable_mib[places] - taken, 0)
+        self.free_mib[places] = self._free(places)
         given = np.where(self.by_allocator[places], self.claimed[places], self.plugin[places])
         self.slices_free[places] = np.maximum(self.slices[places] - given, 0)
         for row in np.unique(rows).tolist():
@@ -441,10 +450,8 @@ class Fleet:
         if foreign_mib is None:
             foreign_mib = [max(mib - int(share), 0) for mib, share in zip(measured, held, strict=False)]
         self.measured_mib[row, cards] = measured
-        foreign = self.foreign_mib[row]
-        foreign[cards] = list(foreign_mib)
-        taken = held + self.excess_mib[row] + self.caution_mib[row] + np.where(foreign > self.idle_mib, foreign, 0)
-        free = np.maximum(self.usable_mib[row] - taken, 0)
+        self.foreign_mib[row, cards] = list(foreign_mib)
+        free = self._free(row)
         changed = bool((free != self.free_mib[row]).any())
         if changed:
             self.free_mib[row] = free

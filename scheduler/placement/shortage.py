@@ -33,10 +33,9 @@ def nearest_row(fleet: Fleet, request: GpuRequest, rows: IntArray) -> int | None
 def _missing_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:
     """MiB that must come free for one share on each card [rows, width]; at least 1 where only a device is wanting."""
     need = filtering.need_mib(fleet, request, rows)
-    foreign = np.where(fleet.foreign_mib[rows] > fleet.idle_mib, fleet.foreign_mib[rows], 0)
     missing = np.maximum(need - fleet.free_mib[rows], 0)
     if request.mode is Mode.SLICE:
         missing = np.maximum(missing, (fleet.slices_free[rows] <= 0).astype(np.int64))
-    possible = filtering.may_hold(fleet, request, rows) & (need <= fleet.usable_mib[rows] - foreign)
+    possible = filtering.may_hold(fleet, request, rows) & (need <= fleet.usable_mib[rows] - fleet.taken_by_others(rows))
     found: IntArray = np.where(possible, missing, _NEVER)
     return found
