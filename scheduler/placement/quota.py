@@ -5,7 +5,6 @@ A ResourceQuota counts a size once, however many cards a pod takes it of, and ea
 reserved ones included, whatever they asked in. A share counts as one card, whatever its size.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -175,9 +174,6 @@ class Quotas:
             held = self._ledger.held_in(name)
             found.append((quota, held.vram_mib, held.shares))
         return found
-
-    def __iter__(self) -> Iterator[tuple[Quota, int, int]]:
-        return iter(self.each())
 
     def problems(self) -> dict[str, str]:
         """What is wrong with annotations, by namespace."""

@@ -155,7 +155,7 @@ class Running:
         version = self.api.resource_version
         daemon = self.daemon
         watched: list[tuple[Any, str]] = [(daemon.nodes, NODES), (daemon.pods, PODS)]
-        if daemon.namespaces.has_synced and (self.api.all(NAMESPACES) or any(daemon.state.quotas)):
+        if daemon.namespaces.has_synced and (self.api.all(NAMESPACES) or any(daemon.state.quotas.each())):
             watched.append((daemon.namespaces, NAMESPACES))
         devices, ours = daemon.devices, (CLASSES, SLICES, CLAIMS)
         matters = any(map(self.api.all, ours)) or daemon.state.ledger.claims.holdings

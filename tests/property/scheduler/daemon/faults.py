@@ -34,6 +34,17 @@ def _bindings_can_be_voided(patch: Patch) -> None:
     patch.setattr(Pods, "void", void)
 
 
+def _placed_again(patch: Patch, state: HoldingState) -> None:
+    """Common to two: a filter call takes a pod that is in this state for one that waits."""
+    settled = Extender._settled
+
+    def of_others(self: Extender, uid: str, offer: Any) -> Any:
+        holding = self._state.holding(uid)
+        return None if holding is not None and holding.state is state else settled(self, uid, offer)
+
+    patch.setattr(Extender, "_settled", of_others)
+
+
 def preemption_deadline_ends_a_binding(patch: Patch) -> None:
     """s18."""
     _bindings_can_be_voided(patch)
@@ -62,13 +73,7 @@ def a_read_settles_a_write_that_may_come_yet(patch: Patch) -> None:
 def a_new_filter_call_ends_a_binding(patch: Patch) -> None:
     """s29."""
     _bindings_can_be_voided(patch)
-    settled = Extender._settled
-
-    def only_bound(self: Extender, uid: str, offer: Any) -> Any:
-        holding = self._state.holding(uid)
-        return None if holding is not None and holding.state is HoldingState.BINDING else settled(self, uid, offer)
-
-    patch.setattr(Extender, "_settled", only_bound)
+    _placed_again(patch, HoldingState.BINDING)
 
 
 def nothing_is_fenced(patch: Patch) -> None:
@@ -129,13 +134,7 @@ def a_reign_in_between_goes_unnoticed(patch: Patch) -> None:
 
 def a_bound_pod_is_placed_again(patch: Patch) -> None:
     """s19."""
-    settled = Extender._settled
-
-    def only_binding(self: Extender, uid: str, offer: Any) -> Any:
-        holding = self._state.holding(uid)
-        return None if holding is not None and holding.state is HoldingState.BOUND else settled(self, uid, offer)
-
-    patch.setattr(Extender, "_settled", only_binding)
+    _placed_again(patch, HoldingState.BOUND)
 
 
 def a_handlers_error_ends_the_watch(patch: Patch) -> None:
