@@ -8,11 +8,10 @@ import click
 import msgspec
 
 from headroom.commands.cluster import cluster_options, connected
-from headroom.kube.calls import NODES, annotate
+from headroom.kube.calls import NODES, annotate, listed
 from headroom.kube.client import KubeClient
 from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, ANNOTATION_WAKE
 
-_PAGE: Final = 500
 _PASSES: Final = 5
 
 
@@ -37,11 +36,7 @@ class Node(msgspec.Struct):
     metadata: Metadata
 
 
-class Page(msgspec.Struct):
-    """A page of the list of nodes."""
-
-    items: list[Node]
-    metadata: dict[str, Any] = {}
+_NODE: Final = msgspec.json.Decoder(Node)
 
 
 def written_by_headroom(node: Metadata) -> tuple[str, ...]:
@@ -103,12 +98,8 @@ async def _clean(kubeconfig: str | None, context: str | None, yes: bool, settle_
 async def _annotated(kube: KubeClient) -> Sequence[tuple[str, tuple[str, ...]]]:
     """Name of each node that Headroom wrote on, and the annotations."""
     found: list[tuple[str, tuple[str, ...]]] = []
-    decoder, following = msgspec.json.Decoder(Page), ""
-    while True:
-        query = [("limit", str(_PAGE)), *([("continue", following)] if following else [])]
-        page = decoder.decode(await kube.request("GET", NODES, query=query, timeout_seconds=60))
-        of_page = ((node.metadata.name, written_by_headroom(node.metadata)) for node in page.items)
-        found += [(name, annotations) for name, annotations in of_page if annotations]
-        following = page.metadata.get("continue") or ""
-        if not following:
-            return found
+    async for item in listed(kube, NODES):
+        node = _NODE.decode(item).metadata
+        if annotations := written_by_headroom(node):
+            found.append((node.name, annotations))
+    return found

@@ -1,12 +1,13 @@
 """The API calls that Headroom makes, by name. Each returns decoded or raw bytes; errors are those of `headroom.kube.client`."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
+from headroom import wire
 from headroom.kube.client import MERGE_PATCH, KubeClient, Query
 
 T = TypeVar("T")
@@ -18,6 +19,16 @@ DEVICE_CLASSES = "/apis/resource.k8s.io/v1/deviceclasses"
 RESOURCE_SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 RESOURCE_CLAIMS = "/apis/resource.k8s.io/v1/resourceclaims"
 
+_PAGE_SIZE: Final = 500
+
+
+class _Page(wire.Wire):
+    metadata: wire.ListMeta = msgspec.field(default_factory=wire.ListMeta)
+    items: Sequence[msgspec.Raw] = ()
+
+
+_PAGE: Final = wire.Decoder(_Page)
+
 
 def pod_path(namespace: str, name: str) -> str:
     """Path of one pod."""
@@ -27,6 +38,19 @@ def pod_path(namespace: str, name: str) -> str:
 async def get(kube: KubeClient, path: str, decoder: msgspec.json.Decoder[T], *, query: Query = ()) -> T:
     """GET and decode."""
     return decoder.decode(await kube.request("GET", path, query=query, timeout_seconds=60))
+
+
+async def listed(kube: KubeClient, path: str) -> AsyncIterator[msgspec.Raw]:
+    """Every object of a list, not decoded yet, asked for page by page. Raises WireError for an answer that is no list."""
+    token = ""
+    while True:
+        query = [("limit", str(_PAGE_SIZE)), *([("continue", token)] if token else [])]
+        page = _PAGE.decode(await kube.request("GET", path, query=query, timeout_seconds=60))
+        for item in page.items:
+            yield item
+        token = page.metadata.continue_
+        if not token:
+            return
 
 
 async def merge_patch(kube: KubeClient, path: str, patch: Mapping[str, Any], *, manager: str = "") -> bytes:

@@ -10,9 +10,9 @@ import click
 import yaml
 
 from agent.energy.tariff import Tariff, load_tariff
+from headroom.commands.cluster import cluster_options, connected
 from headroom.daemon.settings import load, options, setting
 from headroom.errors import HeadroomError
-from headroom.kube.aio import connect
 from headroom.prometheus.client import PrometheusSource
 from headroom.prometheus.series import DEVICE_JOBS, DeviceJobs
 from headroom.prometheus.settings import PrometheusSettings
@@ -55,8 +55,7 @@ class AdviseSettings(PrometheusSettings):
 )
 @click.option("--example", "made_up", is_flag=True, help="Advise on a made-up cluster; needs nothing.")
 @click.option("--seed", default=7, show_default=True, help="Of the made-up cluster.")
-@click.option("--kubeconfig", default=None, help="Path of a kubeconfig; else $KUBECONFIG, then ~/.kube/config.")
-@click.option("--context", default=None, help="Context of the kubeconfig.")
+@cluster_options
 @click.option("--window", default="7d", show_default=True, help="How far back use is looked at, such as 24h or 14d.")
 @click.option("--tariff", default=None, help="File with the prices of card hours (docs/usage.md).")
 @click.option(
@@ -126,11 +125,8 @@ def main(
 
 
 async def _cluster(kubeconfig: str | None, context: str | None) -> Export:
-    kube = await connect(kubeconfig, context)
-    try:
+    async with connected(kubeconfig, context) as kube:
         return await read_cluster(kube)
-    finally:
-        await kube.close()
 
 
 async def _use(settings: AdviseSettings, window: str) -> dict[str, Use]:

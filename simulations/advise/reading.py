@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,10 +11,10 @@ import msgspec
 import yaml
 
 from headroom import wire
-from headroom.errors import HeadroomError
+from headroom.errors import HeadroomError, why
+from headroom.kube.calls import NODES, PODS, listed
 from headroom.kube.client import KubeClient, KubeError
 
-_PAGE: Final = 500
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 
 
@@ -43,12 +43,6 @@ class Scaler(wire.Wire):
     spec: _ScalerSpec = msgspec.field(default_factory=_ScalerSpec)
 
 
-class _Page(wire.Wire):
-    metadata: wire.ListMeta = msgspec.field(default_factory=wire.ListMeta)
-    items: Sequence[msgspec.Raw] = ()
-
-
-_PAGE_DECODER: Final = wire.Decoder(_Page)
 _SCALER: Final = wire.Decoder(Scaler)
 _DECODERS: Final[dict[str, wire.Decoder[Any]]] = {
     "Node": wire.NODE, "Pod": wire.POD, "HorizontalPodAutoscaler": _SCALER,
@@ -81,7 +75,7 @@ async def read_cluster(kube: KubeClient) -> Export:
 
     async def read(kind: str, path: str, *, needed: bool) -> None:
         try:
-            async for item in _pages(kube, path):
+            async for item in listed(kube, path):
                 export.add(kind, item)
         except KubeError as error:
             if needed:
@@ -89,23 +83,11 @@ async def read_cluster(kube: KubeClient) -> Export:
             export.unread.append(f"{path} cannot be listed: {error}")
 
     await asyncio.gather(
-        read("Node", "/api/v1/nodes", needed=True),
-        read("Pod", "/api/v1/pods", needed=True),
+        read("Node", NODES, needed=True),
+        read("Pod", PODS, needed=True),
         read("HorizontalPodAutoscaler", "/apis/autoscaling/v2/horizontalpodautoscalers", needed=False),
     )
     return export
-
-
-async def _pages(kube: KubeClient, path: str) -> AsyncIterator[msgspec.Raw]:
-    token = ""
-    while True:
-        query = [("limit", str(_PAGE)), *([("continue", token)] if token else [])]
-        page = _PAGE_DECODER.decode(await kube.request("GET", path, query=query, timeout_seconds=60))
-        for item in page.items:
-            yield item
-        token = page.metadata.continue_
-        if not token:
-            return
 
 
 def read_folder(folder: Path) -> Export:
@@ -118,7 +100,7 @@ def read_folder(folder: Path) -> Export:
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ReadingError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+            raise ReadingError(f"{path}: cannot be read: {why(error)}") from error
         for item in _objects(text, path):
             if item.get("kind") in _DECODERS:
                 export.add(item["kind"], msgspec.json.encode(item))

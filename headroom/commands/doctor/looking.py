@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from headroom import wire
 from headroom.commands.doctor.facts import LISTS, Facts, Metrics
 from headroom.domain.engines import ENGINES
+from headroom.kube.calls import listed
 from headroom.kube.client import Forbidden, KubeClient, KubeError, NotFound
 from headroom.prometheus.client import PrometheusError, PrometheusSource
 
@@ -40,24 +41,10 @@ async def _list(kube: KubeClient, facts: Facts, kind: str, path: str) -> None:
         facts.unread[path] = str(error)
 
 
-class _Page(wire.Wire):
-    metadata: wire.ListMeta = msgspec.field(default_factory=wire.ListMeta)
-    items: list[msgspec.Raw] = msgspec.field(default_factory=list)
-
-
-_PAGE: Final = wire.Decoder(_Page)
-
-
 async def _typed(kube: KubeClient, facts: Facts, path: str, decoder: wire.Decoder[Any], into: list[Any]) -> None:
-    token = ""
     try:
-        while True:
-            query = [("limit", "500"), *([("continue", token)] if token else [])]
-            page = _PAGE.decode(await kube.request("GET", path, query=query, timeout_seconds=60))
-            into += [decoder.decode(item) for item in page.items]
-            token = page.metadata.continue_
-            if not token:
-                return
+        async for item in listed(kube, path):
+            into.append(decoder.decode(item))  # noqa: PERF401 - what came before a failure stays
     except Forbidden:
         facts.forbidden.append(path)
     except KubeError as error:
