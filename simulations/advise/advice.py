@@ -8,6 +8,7 @@ from typing import Final
 from agent.energy.tariff import Tariff
 from headroom import wire
 from headroom.domain.model import GpuNode
+from scheduler.ledger.holding import FINISHED_PHASES
 from simulations.advise.findings import Findings, find
 from simulations.advise.reading import Export
 from simulations.advise.replay import Map, described, today, with_headroom
@@ -51,6 +52,11 @@ class Advice:
     currency: str
 
     @property
+    def fleet(self) -> int:
+        """Cards that there are."""
+        return sum(line.cards for line in self.lines)
+
+    @property
     def held(self) -> int:
         """Cards held today."""
         return sum(line.held for line in self.lines)
@@ -59,6 +65,11 @@ class Advice:
     def would(self) -> int:
         """Cards that would do, those of pods that could not be placed anew included."""
         return sum(line.would for line in self.lines)
+
+    @property
+    def saved(self) -> int:
+        """Cards that come free."""
+        return self.held - self.would
 
     @property
     def month_saved(self) -> float | None:
@@ -85,14 +96,14 @@ def advise(export: Export, use: Mapping[str, Use], tariff: Tariff, rules: Rules)
         then=then,
         lines=_lines(nodes, tenants, now, then, tariff),
         findings=find(tenants, nodes, now, export.scalers, rules),
-        measured=sum(tenant.use is not None and tenant.use.peak_mib is not None for tenant in tenants),
+        measured=sum(tenant.use.peak_mib is not None for tenant in tenants),
         problems=problems,
         currency=tariff.currency,
     )
 
 
 def _runs(pod: wire.Pod) -> bool:
-    return bool(pod.spec.node_name) and pod.status.phase not in ("Succeeded", "Failed")
+    return bool(pod.spec.node_name) and pod.status.phase not in FINISHED_PHASES
 
 
 def _lines(

@@ -4,7 +4,6 @@ import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
@@ -108,12 +107,13 @@ def main(
         factors = factors if factors.card_hour_prices else TARIFF
         source = f"a made-up cluster (seed {seed})"
     else:
-        export = read_folder(folder) if folder is not None else asyncio.run(_cluster(kubeconfig, context))
+        if folder is not None:
+            export, source = read_folder(folder), str(folder)
+        else:
+            export = asyncio.run(_cluster(kubeconfig, context))
+            source = f"the cluster of context {context}" if context else "the cluster"
         settings = load(AdviseSettings, flags)
         use = asyncio.run(_use(settings, window)) if settings.prometheus_url else {}
-        source = (
-            str(folder) if folder is not None else f"the cluster of context {context}" if context else "the cluster"
-        )
     advice = advise(export, use, factors, rules)
     if patches is not None:
         _write_patches(patches, advice)
@@ -161,9 +161,7 @@ def _write_patches(folder: Path, advice: Advice) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for one in advice.findings.over_asking:
             if one.patch is not None:
-                text: Any = yaml.safe_dump(one.patch, sort_keys=False)
-                namespace, kind, name = one.workload.split("/", 2)
-                apply = f"# kubectl -n {namespace} patch {kind.lower()} {name} --patch-file FILE\n"
-                (folder / f"{namespace}.{kind.lower()}.{name}.yaml").write_text(apply + text, "utf-8")
+                text = f"# {one.kubectl_patch} --patch-file FILE\n{yaml.safe_dump(one.patch, sort_keys=False)}"
+                (folder / f"{'.'.join(one.names)}.yaml").write_text(text, "utf-8")
     except OSError as error:
         raise AdviseError(f"--patches {folder}: cannot be written: {error.strerror}") from error

@@ -40,10 +40,19 @@ class OverAsk:
         """The command that applies the patch."""
         if self.patch is None:
             return ""
+        return f"{self.kubectl_patch} -p '{json.dumps(self.patch, separators=(',', ':'))}'"
+
+    @property
+    def kubectl_patch(self) -> str:
+        """The command, up to the patch."""
+        namespace, kind, name = self.names
+        return f"kubectl -n {namespace} patch {kind} {name}"
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Namespace, kind as kubectl takes it, name."""
         namespace, kind, name = self.workload.split("/", 2)
-        return (
-            f"kubectl -n {namespace} patch {kind.lower()} {name} -p '{json.dumps(self.patch, separators=(',', ':'))}'"
-        )
+        return namespace, kind.lower(), name
 
 
 @dataclass(slots=True)
@@ -67,7 +76,7 @@ def find(
     for workload, pods in sorted(by_workload.items()):
         if (asked := _over_ask(workload, pods, rules)) is not None:
             found.over_asking.append(asked)
-        if all(pod.use is not None and pod.use.busy_high is not None and pod.use.busy_high < _IDLE for pod in pods):
+        if all(pod.use.busy_high is not None and pod.use.busy_high < _IDLE for pod in pods):
             found.idle.append((workload, sum(pod.request.count for pod in pods)))
     found.over_asking.sort(key=lambda one: (one.wanted_mib - one.asked_mib) * one.pods)
     found.risks = [
@@ -79,10 +88,11 @@ def find(
 
 
 def _over_ask(workload: str, pods: Sequence[Tenant], rules: Rules) -> OverAsk | None:
-    sizes = [sized_mib(pod, rules) for pod in pods]
-    if any(size is None for size in sizes) or any(pod.use is None or not pod.use.peak_mib for pod in pods):
+    sizes = [size for pod in pods if (size := sized_mib(pod, rules)) is not None]
+    peaks = [pod.use.peak_mib for pod in pods if pod.use.peak_mib]
+    if len(sizes) < len(pods) or len(peaks) < len(pods):
         return None
-    first, wanted = pods[0], max(size for size in sizes if size is not None)
+    first, wanted = pods[0], max(sizes)
     asked = first.stated_mib or first.usable_mib // first.slices
     if wanted > _FAR_MORE * asked:
         return None
@@ -91,26 +101,21 @@ def _over_ask(workload: str, pods: Sequence[Tenant], rules: Rules) -> OverAsk | 
         pods=len(pods),
         asked_mib=asked,
         asks=first.asks,
-        peak_mib=max(pod.use.peak_mib for pod in pods if pod.use is not None and pod.use.peak_mib),
-        busy_high=max(
-            (pod.use.busy_high for pod in pods if pod.use is not None and pod.use.busy_high is not None), default=None
-        ),
+        peak_mib=max(peaks),
+        busy_high=max((pod.use.busy_high for pod in pods if pod.use.busy_high is not None), default=None),
         wanted_mib=wanted,
         patch=_patch(first, wanted),
     )
 
 
 def _patch(tenant: Tenant, wanted_mib: int) -> dict[str, Any] | None:
-    if "/Pod/" in tenant.workload or tenant.workload.split("/")[1] not in ("Deployment", "StatefulSet", "DaemonSet"):
+    if tenant.workload.split("/")[1] not in ("Deployment", "StatefulSet", "DaemonSet"):
         return None
-    gone = [name for name in _DEVICES if tenant.request.resource == name]
-    limits: dict[str, Any] = {**dict.fromkeys(gone), names.RESOURCE_VRAM: f"{wanted_mib // 1024}Gi"}
-    containers = [
-        {
-            "name": tenant.container,
-            "resources": {"limits": limits, **({"requests": dict.fromkeys(gone)} if gone else {})},
-        }
-    ]
+    resources: dict[str, Any] = {"limits": {names.RESOURCE_VRAM: f"{wanted_mib // 1024}Gi"}}
+    if tenant.request.resource in _DEVICES:
+        gone = {tenant.request.resource: None}
+        resources = {"limits": gone | resources["limits"], "requests": gone}
+    containers = [{"name": tenant.container, "resources": resources}]
     return {"spec": {"template": {"spec": {"containers": containers}}}}
 
 
@@ -138,7 +143,7 @@ def _too_full(tenants: Sequence[Tenant], nodes: Mapping[str, GpuNode], now: Map)
     """Cards whose pods together once used more than there is, at whatever times."""
     found = []
     for (node, at), held in sorted(now.cards.items()):
-        peaks = [use.peak_mib for index, _ in held if (use := tenants[index].use) is not None and use.peak_mib]
+        peaks = [peak for index, _ in held if (peak := tenants[index].use.peak_mib)]
         usable = nodes[node].cards[at].usable_mib
         if len(held) > 1 and sum(peaks) > usable:
             found.append(

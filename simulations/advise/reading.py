@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,14 +119,14 @@ def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:
             if path.suffix == ".json"
             else yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         )
-        pending = list(documents)
+        pending = deque(documents)
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise ReadingError(f"{path}: is neither YAML nor JSON: {' '.join(str(error).split())}") from error
     while pending:
-        item = pending.pop(0)
+        item = pending.popleft()
         if isinstance(item, dict) and isinstance(item.get("items"), list):
             # kubectl leaves the kind out of a typed list's items.
             kind = str(item.get("kind", "")).removesuffix("List")
-            pending += [{"kind": kind, **one} if isinstance(one, dict) else one for one in item["items"]]
+            pending.extend({"kind": kind, **one} if isinstance(one, dict) else one for one in item["items"])
         elif isinstance(item, dict):
             yield item

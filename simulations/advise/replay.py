@@ -126,7 +126,7 @@ def _hold_others(ledger: Ledger, others: Iterable[wire.Pod]) -> None:
 
 def _pinnable(node: GpuNode) -> GpuNode:
     """The node without time slices: Headroom picks the cards itself. MIG instances and other vendors' cards stay as they are."""
-    if node.sharing in (Sharing.MIG,) or any(card.pin_bar is PinBar.OTHER_VENDOR for card in node.cards):
+    if node.sharing is Sharing.MIG or any(card.pin_bar is PinBar.OTHER_VENDOR for card in node.cards):
         return node
     cards = tuple(_whole(card) for card in node.cards)
     return replace(node, cards=cards, sharing=Sharing.EXCLUSIVE, one_device_each=False)

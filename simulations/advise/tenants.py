@@ -10,11 +10,11 @@ from headroom import wire
 from headroom.domain.model import GpuNode, GpuRequest, Mode
 from headroom.domain.request import RequestError, request_of
 from headroom.units import format_mib
+from scheduler.ledger.holding import FINISHED_PHASES
 from simulations.advise.use import Use
 
 _GIB: Final = 1024
 _HASH: Final = re.compile(r"-[a-z0-9]{6,10}$")
-_DONE: Final = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Tenant:
     """Memory of the cards it is on."""
     slices: int
     """Time slices of each of them; 1 where cards are not shared."""
-    use: Use | None
+    use: Use
 
     @property
     def stated_mib(self) -> int | None:
@@ -67,7 +67,7 @@ def tenants_of(
     """Running pods with a GPU on known nodes, and waiting ones. Demands that cannot be read are added to `problems`."""
     running, waiting = [], []
     for pod in pods:
-        if pod.status.phase in _DONE:
+        if pod.status.phase in FINISHED_PHASES:
             continue
         try:
             request = request_of(pod)
@@ -85,7 +85,7 @@ def tenants_of(
         running.append(
             Tenant(
                 pod, request, node.name, workload_of(pod), _container(pod), frozenset(card.model for card in node.cards),
-                usable, max(card.slices for card in node.cards), use.get(pod.key),
+                usable, max(card.slices for card in node.cards), use.get(pod.key, Use()),
             )
         )  # fmt: skip
     return running, waiting
@@ -121,13 +121,12 @@ def sized_mib(tenant: Tenant, rules: Rules) -> int | None:
     if tenant.usable_mib <= 0 or (tenant.request.count > 1 and tenant.stated_mib is None):
         return None
     memory = tenant.stated_mib
-    if tenant.use is not None and tenant.use.peak_mib:
+    if tenant.use.peak_mib:
         measured = _whole_gib(tenant.use.peak_mib * (1 + rules.spare_share))
         memory = measured if memory is None else min(measured, memory)
     if memory is None:
         return None
-    busy = (tenant.use.busy_high if tenant.use is not None else None) or 0.0
-    size = max(memory, _whole_gib(busy / rules.busy_limit * tenant.usable_mib))
+    size = max(memory, _whole_gib((tenant.use.busy_high or 0.0) / rules.busy_limit * tenant.usable_mib))
     return size if size < tenant.usable_mib else None
 
 

@@ -10,11 +10,9 @@ _SHOWN = 10
 
 def as_text(advice: Advice) -> str:
     """What a person reads from top to bottom: the answer first, then where it comes from."""
-    fleet = sum(line.cards for line in advice.lines)
-    saved = advice.held - advice.would
     lines = [
-        f"{len(advice.tenants)} running pods hold {advice.held} of {fleet} cards. Placed by memory they would need {advice.would}:"
-        f" {saved} cards free."
+        f"{len(advice.tenants)} running pods hold {advice.held} of {advice.fleet} cards. Placed by memory they would need {advice.would}:"
+        f" {advice.saved} cards free."
         + (f" That is {money(advice, advice.month_saved)} a month." if advice.month_saved else ""),
         _basis(advice),
         "",

@@ -24,7 +24,10 @@ _SANE_MIB: Final = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one pod used of each of its cards: the most memory, and the share of time that kernels ran (95th percentile)."""
+    """What one pod used of each of its cards: the most memory, and the share of time that kernels ran (95th percentile).
+
+    None is what nobody measured.
+    """
 
     peak_mib: int | None = None
     busy_high: float | None = None
