@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,16 +155,18 @@ def build(report: Callable[[str], None] = print, programs: Programs | None = Non
             f"(https://go.dev/dl), or put released binaries ({', '.join(programs.binaries)}) into {folder}. "
             "`make demo` and `make test-unit` need neither."
         )
-    usual = build(report, CONTROL_PLANE) if programs.borrowed else None
+    if programs.borrowed:
+        build(report, CONTROL_PLANE)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder.parent / "build.lock", report):
+    with exclusive(folder.parent / "build.lock", report):
         if not is_built(folder, programs):  # another builder may have finished while this one waited
-            _build_into(go, folder, programs, report, usual)
+            _build_into(go, folder, programs, report)
     return folder
 
 
 @contextmanager
-def _exclusive(path: Path, report: Callable[[str], None]) -> Iterator[None]:
+def exclusive(path: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """One build at a time: hold the lock file `path`, which may mean to wait for another builder."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,9 +176,7 @@ def _exclusive(path: Path, report: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _build_into(
-    go: str, folder: Path, programs: Programs, report: Callable[[str], None], usual: Path | None = None
-) -> None:
+def _build_into(go: str, folder: Path, programs: Programs, report: Callable[[str], None]) -> None:
     """Compile next to `folder` and rename, so that the folder is whole or absent."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as temporary:
         target = Path(temporary) / "bin"
@@ -189,12 +189,22 @@ def _build_into(
         missing = [name for name in programs.binaries if not os.access(target / name, os.X_OK)]
         if missing:
             raise BuildError(f"go build ended well but made no {', '.join(missing)}")
-        if usual is not None:
-            for name in programs.borrowed:
-                shutil.copy2(usual / name, target / name)
+        for name in programs.borrowed:
+            shutil.copy2(binaries_folder(CONTROL_PLANE) / name, target / name)
         if folder.exists():
             shutil.rmtree(folder)
         target.rename(folder)
+
+
+def checked(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """What a program of a build prints; `environment` is added to ours. Raises BuildError with its last words."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | dict(environment or {})
+    )
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-_FAILURE_LINES:])
+        raise BuildError(f"`{' '.join(command[:3])} ...` ended with status {done.returncode}:\n{tail}")
+    return done.stdout
 
 
 def _run_with_progress(command: list[str], target: Path, programs: Programs, report: Callable[[str], None]) -> None:

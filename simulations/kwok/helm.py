@@ -9,22 +9,21 @@ from typing import Final
 
 from simulations.kwok.build import TOOLS, Programs, main
 
-HELM_3: Final = Programs(
-    name="helm/v3",
-    what="helm 3.22",
-    module=TOOLS / "helm" / "v3",
-    binaries=("helm",),
-    linker_flags="-s -w -X helm.sh/helm/v3/internal/version.version=v3.22.0",
-    make="make helm",
-)
-HELM_4: Final = Programs(
-    name="helm/v4",
-    what="helm 4.3",
-    module=TOOLS / "helm" / "v4",
-    binaries=("helm",),
-    linker_flags="-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1",
-    make="make helm",
-)
+
+def _helm(version: str) -> Programs:
+    major = f"v{version[0]}"
+    return Programs(
+        name=f"helm/{major}",
+        what=f"helm {version}",
+        module=TOOLS / "helm" / major,
+        binaries=("helm",),
+        linker_flags=f"-s -w -X helm.sh/helm/{major}/internal/version.version=v{version}",
+        make="make helm",
+    )
+
+
+HELM_3: Final = _helm("3.22.0")
+HELM_4: Final = _helm("4.3.1")
 
 if __name__ == "__main__":
     sys.exit(main(HELM_3) or main(HELM_4))

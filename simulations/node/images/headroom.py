@@ -5,21 +5,18 @@ Without a registry, `python:3.11-slim` is stood in for by a base made of Debian'
 takes it as a build argument. Base and dependencies are kept; a change of the code alone takes half a minute.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from simulations.kwok.build import TOOLS, BuildError, cache_root
+from simulations.kwok.build import TOOLS, BuildError, cache_root, checked, exclusive
 from simulations.kwok.process import ComponentError
 from simulations.node.images.basic import write_image
 from simulations.node.programs import program
@@ -65,17 +62,10 @@ def build(report: Callable[[str], None] = print) -> Path:
     root = folder()
     root.mkdir(parents=True, exist_ok=True)
     archive = root / f"headroom-{digest()}.tar"
-    with _exclusive(root / "build.lock"):
+    with exclusive(root / "build.lock", report):
         if not archive.exists():
             _build_into(root, archive, report)
     return archive
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _build_into(root: Path, archive: Path, report: Callable[[str], None]) -> None:
@@ -123,17 +113,8 @@ def _make_base(root: Path, name: str, packages: tuple[str, ...], report: Callabl
         "--variant=essential",
         f"--include={','.join(packages)}",
     ]
-    _checked([*command, *options, _DISTRIBUTION, str(root / "base.tar"), *given])
+    checked([*command, *options, _DISTRIBUTION, str(root / "base.tar"), *given])
     report(f"  {time.monotonic() - began:.0f} s  mmdebstrap made {name} of Debian's packages")
-
-
-def _checked(command: list[str]) -> str:
-    environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-        raise BuildError(f"`{' '.join(command[:3])} ...` ended with status {done.returncode}:\n{tail}")
-    return done.stdout
 
 
 class _Buildah:
@@ -148,7 +129,8 @@ class _Buildah:
     def run(self, command: str, *arguments: str) -> str:
         storage = ["--root", str(self._root / "storage"), "--runroot", str(self._root / "run")]
         policy = [f"--signature-policy={self._policy}"] if command in ("bud", "push") else []
-        return _checked([self._program, *storage, "--storage-driver=overlay", command, *policy, *arguments])
+        whole = [self._program, *storage, "--storage-driver=overlay", command, *policy, *arguments]
+        return checked(whole, {"BUILDAH_ISOLATION": "chroot"})
 
     def has(self, name: str) -> bool:
         return bool(self.run("images", "--filter", f"reference=localhost/{name}:latest", "-q", "--all").strip())

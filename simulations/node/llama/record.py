@@ -15,9 +15,9 @@ from typing import Final
 import click
 
 from simulations.kwok.process import free_port
-from simulations.node.llama.build import MODEL, SERVER, find
+from simulations.node.llama.build import find
 from simulations.node.llama.load import Load
-from simulations.node.llama.pods import SLOTS
+from simulations.node.llama.pods import SLOTS, command
 
 AT_ONCE: Final = SLOTS + 2
 _BUSY_SECONDS: Final = 30
@@ -51,9 +51,8 @@ def main(file: Path) -> None:
     """Record the built server under load into FILE (JSON)."""
     built, port = find(), free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [str(built / SERVER), "--model", str(built / MODEL), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--metrics", "--parallel", str(SLOTS), "--ctx-size", "4096", "--threads", "1", "--no-warmup"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    start = command(built, "127.0.0.1", port)
+    with subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait(url)
             samples = record(url)
