@@ -11,16 +11,6 @@ from simulations.node.installation import EXTENDER, install
 from simulations.node.llama.build import find
 from tests.paths import CRD
 
-TIMEOUT_SECONDS = 900
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs a real node and a real engine, and minutes."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.node)
-            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
-
 
 @pytest.fixture(scope="session")
 def built() -> Path:

@@ -12,16 +12,6 @@ from simulations.node.images.headroom import build, write_kube_scheduler
 from tests.image.deployed import PROMETHEUS_URL, Deployed
 from tests.paths import DEPLOY
 
-TIMEOUT_SECONDS = 300
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs a real node and the image; building that from nothing takes minutes."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.node)
-            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
-
 
 @pytest.fixture(scope="session")
 def image() -> Path:

@@ -7,7 +7,6 @@ configures it (for `headroom`), whose extender is expected on `extender_port` (f
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,17 +20,6 @@ from simulations.kwok.emulator import ServingEmulator
 from simulations.kwok.nodes import Description, node_manifest
 from simulations.kwok.process import Component, free_port
 from tests.paths import DEPLOY
-
-TIMEOUT_SECONDS = 240
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs the control plane, and longer than a unit test."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.integration)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 def deployed_scheduler_config(extender_port: int) -> dict[str, Any]:

@@ -4,23 +4,11 @@ One node serves all tests. Headroom's daemons run as processes inside it; tests/
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from simulations.node.cluster import NodeCluster
 from tests.node.installed import Headroom
-
-TIMEOUT_SECONDS = 240
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs a real node, and longer than a unit test."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.node)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session")
