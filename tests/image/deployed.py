@@ -10,9 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import yaml
+
 from simulations.kwok.api import ApiError
 from simulations.node.cluster import NodeCluster
+from simulations.node.images.basic import BUSYBOX
 from simulations.node.objects import PROMETHEUS_PORT
+from tests.paths import DEPLOY
 
 SYSTEM: Final = "headroom-system"
 PROMETHEUS_URL: Final = f"http://prometheus-operated.monitoring:{PROMETHEUS_PORT}"
@@ -100,3 +104,19 @@ class Deployed:
 
 def _seconds(text: str) -> float:
     return datetime.datetime.fromisoformat(text).timestamp()
+
+
+@contextmanager
+def two_models(node: NodeCluster) -> Iterator[list[dict[str, Any]]]:
+    """The pods of deploy/examples/vllm-two-on-one-card.yaml, which are ready, with busybox for vLLM, which prints its arguments."""
+    objects = list(yaml.safe_load_all((DEPLOY / "examples" / "vllm-two-on-one-card.yaml").read_text()))
+    (container,) = objects[0]["spec"]["template"]["spec"]["containers"]
+    serve = 'echo "args: $@"; mkdir -p /www; echo ok > /www/health; httpd -f -p 8000 -h /www'
+    container |= {"image": BUSYBOX, "command": ["sh", "-c", serve, "vllm"]}
+    container["resources"]["requests"] = {"cpu": "50m", "memory": "32Mi"}
+    node.apply(objects, "default")
+    try:
+        node.kubectl("rollout", "status", "deployment/vllm-qwen", "--timeout=60s", timeout_seconds=70)
+        yield node.pods("default", labelSelector="app=vllm-qwen")
+    finally:
+        node.kubectl("delete", "deployment,service", "vllm-qwen")

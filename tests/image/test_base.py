@@ -5,15 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from headroom import names
 from simulations.node.cluster import NODE_NAME, NodeCluster
-from simulations.node.images.basic import BUSYBOX
 from simulations.node.images.headroom import contents
-from tests.image.deployed import SYSTEM, Deployed
+from tests.image.deployed import SYSTEM, Deployed, two_models
 from tests.node.installed import pod
-from tests.paths import DEPLOY
 
 MIB = 2**20
 MOST_MIB = 350
@@ -77,23 +74,13 @@ def test_processes_of_a_container_are_named_by_pod(deployed: Deployed) -> None:
 
 
 def test_two_models_share_one_card(deployed: Deployed) -> None:
-    """deploy/examples/vllm-two-on-one-card.yaml with busybox for vLLM: both on one card, the share in their arguments."""
+    """Both on one card, the share in their arguments."""
     node = deployed.node
-    objects = list(yaml.safe_load_all((DEPLOY / "examples" / "vllm-two-on-one-card.yaml").read_text()))
-    (container,) = objects[0]["spec"]["template"]["spec"]["containers"]
-    serve = 'echo "args: $@"; mkdir -p /www; echo ok > /www/health; httpd -f -p 8000 -h /www'
-    container |= {"image": BUSYBOX, "command": ["sh", "-c", serve, "vllm"]}
-    container["resources"]["requests"] = {"cpu": "50m", "memory": "32Mi"}
-    node.apply(objects, "default")
-    try:
-        node.kubectl("rollout", "status", "deployment/vllm-qwen", "--timeout=60s", timeout_seconds=70)
-        pods = node.pods("default", labelSelector="app=vllm-qwen")
+    with two_models(node) as pods:
         assert len({one["metadata"]["annotations"][names.ANNOTATION_ASSIGNED_CARDS] for one in pods}) == 1
         for one in pods:
             share = one["metadata"]["annotations"][names.ANNOTATION_ASSIGNED_VRAM_SHARE]
             assert f"--gpu-memory-utilization={share}" in node.logs(one["metadata"]["name"])
-    finally:
-        node.kubectl("delete", "deployment,service", "vllm-qwen")
 
 
 @pytest.mark.parametrize(

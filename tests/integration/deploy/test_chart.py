@@ -1,8 +1,6 @@
 """The chart in deploy/chart with helm 3 and helm 4, on a real API server."""
 
 import json
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from simulations.kwok.build import Programs, find_binaries
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.helm import HELM_3, HELM_4
+from tests.chart import CHART, Helm
 from tests.paths import DEPLOY
 from tools import write_base
 
-CHART = DEPLOY / "chart"
 EXISTING = DEPLOY / "overlays" / "existing-scheduler"
 OTHER = "gpu-sharing"
 EVERYTHING = (
@@ -35,26 +32,8 @@ EVERYTHING = (
 Object = dict[str, Any]
 
 
-class Helm:
-    """One version of helm."""
-
-    def __init__(self, programs: Programs, folder: Path) -> None:
-        self.path = find_binaries(programs) / "helm"
-        self._environment = os.environ | {
-            f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")
-        }
-
-    def __call__(self, *arguments: str) -> str:
-        """What it prints. Raises AssertionError with its words when it fails."""
-        done = self.attempt(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The same, whatever comes of it."""
-        return subprocess.run(
-            [str(self.path), *arguments], check=False, capture_output=True, text=True, env=self._environment
-        )
+class ChartHelm(Helm):
+    """One version of helm that makes objects of the chart."""
 
     def objects(self, *values: str, namespace: str = "headroom-system") -> list[Object]:
         """What the chart makes of some values, for Kubernetes 1.36."""
@@ -65,9 +44,9 @@ class Helm:
 
 
 @pytest.fixture(scope="module", params=[HELM_3, HELM_4], ids=["helm3", "helm4"])
-def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ChartHelm:
     """Both versions that are in use."""
-    return Helm(request.param, tmp_path_factory.mktemp("helm"))
+    return ChartHelm(request.param, tmp_path_factory.mktemp("helm"))
 
 
 def squeezed(value: Object) -> str:
@@ -79,11 +58,11 @@ def named(objects: list[Object], kind: str) -> dict[str, Object]:
     return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 
-def test_the_linter_has_nothing_to_say(helm: Helm) -> None:
+def test_the_linter_has_nothing_to_say(helm: ChartHelm) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
 
 
-def test_the_kustomize_base_is_what_the_chart_says(helm: Helm) -> None:
+def test_the_kustomize_base_is_what_the_chart_says(helm: ChartHelm) -> None:
     assert write_base.differences(write_base.rendered(helm.path)) == [], "run `make base`"
 
 
@@ -91,7 +70,7 @@ def test_the_kustomize_base_is_what_the_chart_says(helm: Helm) -> None:
     "values", [(), EVERYTHING, ("scheduler.mode=existing", *EVERYTHING)], ids=["as it comes", "all", "existing"]
 )
 def test_the_api_server_takes_every_object(
-    cluster: Cluster, helm: Helm, tmp_path: Path, values: tuple[str, ...]
+    cluster: Cluster, helm: ChartHelm, tmp_path: Path, values: tuple[str, ...]
 ) -> None:
     objects = helm.objects(*values, namespace=OTHER)
     cluster.kubectl("create", "namespace", OTHER)
@@ -104,14 +83,14 @@ def test_the_api_server_takes_every_object(
         cluster.kubectl("delete", "namespace", OTHER)
 
 
-def test_no_object_of_another_namespace_names_the_usual_one(helm: Helm) -> None:
+def test_no_object_of_another_namespace_names_the_usual_one(helm: ChartHelm) -> None:
     """Guards that name accounts of a namespace where nobody is guard nothing."""
     for item in helm.objects(*EVERYTHING, "prometheus.rules.enabled=true", namespace=OTHER):
         settings = item["kind"] == "ConfigMap"  # comments of settings may name it
         assert settings or "headroom-system" not in json.dumps(item), item["metadata"]["name"]
 
 
-def test_the_scheduler_that_is_there_gets_what_the_overlay_gives_it(cluster: Cluster, helm: Helm) -> None:
+def test_the_scheduler_that_is_there_gets_what_the_overlay_gives_it(cluster: Cluster, helm: ChartHelm) -> None:
     """The overlay and the chart's `existing` are written apart; they must mean the same."""
     overlay = [item for item in yaml.safe_load_all(cluster.kubectl("kustomize", str(EXISTING))) if item]
     chart = helm.objects("scheduler.mode=existing", "namespace.create=true", "admission=policy")
@@ -135,7 +114,7 @@ def test_the_scheduler_that_is_there_gets_what_the_overlay_gives_it(cluster: Clu
         assert squeezed(ours) == squeezed(theirs)
 
 
-def test_without_mutating_policies_the_chart_leaves_them_out(helm: Helm) -> None:
+def test_without_mutating_policies_the_chart_leaves_them_out(helm: ChartHelm) -> None:
     older = helm("template", "headroom", str(CHART), "--kube-version=v1.34.1")
     assert "kind: MutatingAdmissionPolicy" not in older
     assert "kube-scheduler:v1.34.1" in older
@@ -155,13 +134,13 @@ def test_without_mutating_policies_the_chart_leaves_them_out(helm: Helm) -> None
         ("prometheus.podMonitors.engines[0].name=vllm", "matchLabels"),
     ],
 )
-def test_a_value_that_is_wrong_is_refused_by_name(helm: Helm, value: str, said: str) -> None:
+def test_a_value_that_is_wrong_is_refused_by_name(helm: ChartHelm, value: str, said: str) -> None:
     done = helm.attempt("template", "headroom", str(CHART), "--set", value)
     assert done.returncode != 0
     assert said in done.stderr
 
 
-def test_settings_reach_the_daemons_and_restart_them(helm: Helm) -> None:
+def test_settings_reach_the_daemons_and_restart_them(helm: ChartHelm) -> None:
     def of(*values: str) -> tuple[Object, str]:
         objects = helm.objects(*values)
         settings = named(objects, "ConfigMap")["headroom-scheduler-settings"]["data"]["scheduler.yaml"]
@@ -175,7 +154,7 @@ def test_settings_reach_the_daemons_and_restart_them(helm: Helm) -> None:
     assert before != after
 
 
-def test_monitors_find_the_daemons_and_the_engines(helm: Helm) -> None:
+def test_monitors_find_the_daemons_and_the_engines(helm: ChartHelm) -> None:
     values = [
         "prometheus.podMonitors.enabled=true",
         "prometheus.podMonitors.labels.release=kube-prometheus-stack",
@@ -206,7 +185,7 @@ def own_cluster(start_cluster: Callable[..., Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def installed(own_cluster: Cluster, helm: Helm) -> list[str]:
+def installed(own_cluster: Cluster, helm: ChartHelm) -> list[str]:
     """The chart installed in a namespace of another name; what to say to helm for it."""
     where = [f"--namespace={OTHER}", f"--kubeconfig={own_cluster.kubeconfig}"]
     # Nobody runs pods here: the hook that cleans nodes would wait for ever.
@@ -214,7 +193,7 @@ def installed(own_cluster: Cluster, helm: Helm) -> list[str]:
     return where
 
 
-def test_install_upgrade_rollback_and_uninstall(own_cluster: Cluster, helm: Helm, installed: list[str]) -> None:
+def test_install_upgrade_rollback_and_uninstall(own_cluster: Cluster, helm: ChartHelm, installed: list[str]) -> None:
     def replicas() -> int:
         found: int = own_cluster.api.get(f"/apis/apps/v1/namespaces/{OTHER}/deployments/headroom-scheduler")["spec"][
             "replicas"
