@@ -114,6 +114,19 @@ def test_the_scheduler_that_is_there_gets_what_the_overlay_gives_it(cluster: Clu
         assert squeezed(ours) == squeezed(theirs)
 
 
+def test_the_network_policies_are_those_of_the_component(helm: ChartHelm) -> None:
+    """Written apart as well. The chart's `helm test` is a caller more."""
+    values = ("networkPolicies.enabled=true", "networkPolicies.nodeCidrs[0]=192.0.2.0/24")
+    chart = named(helm.objects(*values), "NetworkPolicy")
+    text = (DEPLOY / "components" / "network-policies" / "network-policies.yaml").read_text()
+    callers = chart["headroom-scheduler"]["spec"]["ingress"][0]["from"]
+    callers.remove(
+        {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "headroom", "app.kubernetes.io/component": "test"}}}
+    )
+    component = named([*yaml.safe_load_all(text)], "NetworkPolicy")
+    assert {name: one["spec"] for name, one in chart.items()} == {name: one["spec"] for name, one in component.items()}
+
+
 def test_without_mutating_policies_the_chart_leaves_them_out(helm: ChartHelm) -> None:
     older = helm("template", "headroom", str(CHART), "--kube-version=v1.34.1")
     assert "kind: MutatingAdmissionPolicy" not in older
