@@ -148,9 +148,7 @@ constraints: ## Write constraints.txt anew from the newest versions that pyproje
 
 .PHONY: tables
 tables: $(VENV)/.runtime ## Write what follows from code: tables of the docs, the list of metrics, the dashboards
-	$(BIN)/python tools/write_tables.py
-	$(BIN)/python tools/write_metrics.py
-	$(BIN)/python tools/write_dashboards.py
+	$(BIN)/python -m tools.write
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Extender latency and memory, autoscaler tick, agent reading

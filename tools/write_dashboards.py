@@ -1,4 +1,4 @@
-"""Writes the Grafana dashboards of deploy/dashboards: `python tools/write_dashboards.py`; `--check` only compares.
+"""The Grafana dashboards of deploy/dashboards, which `tools.write` writes.
 
 Each dashboard is a table of panels below: title, what it says, queries. Every metric that a query names is one of
 `tools.write_metrics`; tests ask a real Prometheus each query. The data source and, where there is one, the namespace are chosen on
@@ -6,7 +6,6 @@ the dashboard.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,22 +285,9 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def files() -> dict[str, str]:
-    """Content by file name."""
+def files() -> dict[Path, str]:
+    """Content by file."""
     return {
-        f"{one.uid.removeprefix('headroom-')}.json": json.dumps(rendered(one), indent=1) + "\n" for one in DASHBOARDS
+        FOLDER / f"{one.uid.removeprefix('headroom-')}.json": json.dumps(rendered(one), indent=1) + "\n"
+        for one in DASHBOARDS
     }
-
-
-def main() -> None:
-    """Write the files, or say which are old."""
-    if "--check" in sys.argv[1:]:
-        old = [name for name, text in files().items() if (FOLDER / name).read_text(encoding="utf-8") != text]
-        sys.exit(f"{', '.join(old)}: run `python tools/write_dashboards.py`" if old else 0)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, text in files().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

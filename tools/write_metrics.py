@@ -1,6 +1,5 @@
-"""Writes docs/metrics.md, the list of every metric of the three daemons, from the code that declares them. `--check` only compares."""
+"""docs/metrics.md, the list of every metric of the three daemons, from the code that declares them; `tools.write` writes it."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 
 _HEAD: Final = """# Metrics
 
-Every metric of the three daemons, made from the code by `python tools/write_metrics.py`. All are served at `/metrics`: scheduler on port
+Every metric of the three daemons, made from the code by `make tables`. All are served at `/metrics`: scheduler on port
 8901, autoscaler on 8902, agent on 8903. Units are base units: bytes, seconds, joules, watts, ratios from 0 to 1.
 
 Alerts on them are in `deploy/base/alerts.yaml`, dashboards in `deploy/dashboards` ([dashboards](dashboards.md)). What the account makes of
@@ -76,7 +75,7 @@ def daemons() -> dict[str, tuple[Entry, ...]]:
     return {name: tuple(registry.entries()) for name, registry in registries.items()}
 
 
-def page() -> str:
+def files() -> dict[Path, str]:
     """The text of docs/metrics.md."""
     parts = [_HEAD]
     for daemon, entries in daemons().items():
@@ -84,16 +83,4 @@ def page() -> str:
         for entry in entries:
             labels = ", ".join(f"`{label}`" for label in entry.labels)
             parts.append(f"| `{entry.name}` | {entry.kind} | {labels} | {entry.text} |\n")
-    return "".join(parts)
-
-
-def main() -> None:
-    """Write the page, or say that it is old."""
-    text = page()
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if PAGE.read_text(encoding="utf-8") == text else f"{PAGE.name}: run `python tools/write_metrics.py`")
-    PAGE.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return {PAGE: "".join(parts)}

@@ -1,11 +1,10 @@
-"""Writes the tables of the documentation that follow from code: `python tools/write_tables.py`; `--check` only compares.
+"""The tables of the documentation that follow from code, which `tools.write` writes.
 
 A table stands in its page between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,22 +81,10 @@ def written(page: str, name: str, table: str) -> str:
     return pattern.sub(lambda match: f"{match.group(1)}{table}\n{match.group(2)}", page)
 
 
-def main() -> int:
-    """Write every table; with `--check`, say which ones are not what the code says."""
-    stale = []
+def files() -> dict[Path, str]:
+    """Pages with all their tables written anew."""
+    pages: dict[Path, str] = {}
     for name, (page, table) in TABLES.items():
         path = DOCS / page
-        before = path.read_text()
-        after = written(before, name, table())
-        if after != before:
-            stale.append(f"{page}: {name}")
-            if "--check" not in sys.argv:
-                path.write_text(after)
-    if stale and "--check" in sys.argv:
-        print("not what the code says; run `make tables`: " + ", ".join(stale), file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        pages[path] = written(pages.get(path) or path.read_text(encoding="utf-8"), name, table())
+    return pages
