@@ -113,6 +113,13 @@ def pod_object(name: str, vram_gib: int, node: str = "", card: int | None = None
     }
 
 
+def bound_pods(nodes: int, pods_per_node: int) -> Iterator[dict[str, Any]]:
+    """Pods of the usual sizes on every node, one on each card."""
+    for at in range(nodes):
+        for number in range(pods_per_node):
+            yield pod_object(f"old-{at}-{number}", SIZES_GIB[number % len(SIZES_GIB)], f"node-{at:05d}", number)
+
+
 def class_object(condition: str = "gpu") -> dict[str, Any]:
     """The driver's class, which also serves `nvidia.com/gpu`; `condition` is the type of the devices that it means."""
     expression = f"device.driver == '{_DRIVER}' && device.attributes['{_DRIVER}'].type == '{condition}'"

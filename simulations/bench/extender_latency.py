@@ -8,8 +8,6 @@ moment. The two are asked in turn, so that the ratio holds on a machine that oth
 import asyncio
 import contextlib
 import gc
-import multiprocessing
-import multiprocessing.connection
 import os
 import random
 import socket
@@ -32,6 +30,7 @@ from headroom.domain.request import request_of
 from headroom.wire import ADDED
 from scheduler.daemon import listening, settle_interpreter
 from simulations.bench.extender_cluster import SIZES_GIB, filled_daemon, pod_object
+from simulations.bench.processes import Beside, Connection, beside, stay
 
 _WARM_UP: Final = 300
 _ADDRESSES: Final = 4
@@ -64,10 +63,7 @@ class Latency:
     cpu_ms: float
 
 
-_Connection = multiprocessing.connection.Connection
-
-
-def _serve(connection: _Connection, node_count: int, pods_per_node: int, policy: str) -> None:
+def _serve(connection: Connection, node_count: int, pods_per_node: int, policy: str) -> None:
     async def work() -> None:
         settle_interpreter()
         daemon = filled_daemon(node_count, pods_per_node, policy)
@@ -86,14 +82,13 @@ def _serve(connection: _Connection, node_count: int, pods_per_node: int, policy:
         gc.collect()
         gc.freeze()
         async with listening(daemon) as (port, _):
-            connection.send(port)
-            await asyncio.to_thread(connection.recv)
+            await stay(connection, port)
 
     logs.setup(level="WARNING")
     tasks.run(work())
 
 
-def _serve_bare(connection: _Connection) -> None:
+def _serve_bare(connection: Connection) -> None:
     answer = b'{"NodeNames":["node-00000"]}'
 
     async def filter_(http: web.Request) -> web.Response:
@@ -107,13 +102,12 @@ def _serve_bare(connection: _Connection) -> None:
         gc.collect()
         gc.freeze()
         async with serving(app, "127.0.0.1", 0) as port:
-            connection.send(port)
-            await asyncio.to_thread(connection.recv)
+            await stay(connection, port)
 
     tasks.run(work())
 
 
-def _hammer(connection: _Connection, port: int) -> None:
+def _hammer(connection: Connection, port: int) -> None:
     """Ask every open page without a pause, from addresses that are not this machine's to the extender; ends with its process."""
     fit = msgspec.json.encode({"pod": pod_object("asked", SIZES_GIB[0]), "limit": 2000})
 
@@ -173,44 +167,24 @@ def _strangers(port: int, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_hammer, args=(theirs, port), daemon=True)
-    process.start()
-    try:
-        ours.recv()
+    with beside(_hammer, port):
         yield
-    finally:
-        process.kill()
-        process.join()
 
 
 class _Server:
-    """A server in a process of its own, and a connection to it. Use as a context."""
+    """A server in a process of its own, and a connection to it."""
 
-    def __init__(self, target: Callable[..., None], *args: Any) -> None:
-        self.port = 0
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=target, args=(theirs, *args), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def __enter__(self) -> "_Server":
-        self.port = self._pipe.recv()
+    def __init__(self, process: Beside) -> None:
+        self.port, self._pid = process.port, process.pid
         self._caller = _Caller(self.port)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._caller.close()
-        with contextlib.suppress(OSError):
-            self._pipe.send("stop")
-        self._process.join(5)
-        self._process.kill()
 
     def _cpu_ms(self) -> float:
         """Processor time of the process's main thread so far, exact while it sleeps (Linux)."""
-        return int(Path(f"/proc/{self._process.pid}/schedstat").read_text("ascii").split()[0]) / 1e6
+        return int(Path(f"/proc/{self._pid}/schedstat").read_text("ascii").split()[0]) / 1e6
+
+    def close(self) -> None:
+        """End the connection."""
+        self._caller.close()
 
     def post(self, path: str, body: bytes) -> tuple[float, float, bytes]:
         """Milliseconds of the round trip, milliseconds of processor time that it took, and the answer's body."""
@@ -218,6 +192,17 @@ class _Server:
         wall_ms, answer = self._caller.post(path, body)
         os.sched_yield()
         return wall_ms, self._cpu_ms() - before, answer
+
+
+@contextlib.contextmanager
+def _server(target: Callable[..., None], *args: Any) -> Iterator[_Server]:
+    """A server while the block runs; `target` as for `beside`."""
+    with beside(target, *args) as process:
+        server = _Server(process)
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 def measure_latency(
@@ -231,8 +216,8 @@ def measure_latency(
     bodies = _name_lists(node_count, rng)
     times: dict[str, list[tuple[float, float]]] = {BARE: [], "filter": [], "bind": []}
     with (
-        _Server(_serve_bare) as bare,
-        _Server(_serve, node_count, pods_per_node, policy) as extender,
+        _server(_serve_bare) as bare,
+        _server(_serve, node_count, pods_per_node, policy) as extender,
         _strangers(extender.port, strangers),
     ):
         for at in range(calls + _WARM_UP):

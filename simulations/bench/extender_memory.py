@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
-import msgspec
-from aiohttp import web
 
 from headroom.daemon.pages import serving
-from headroom.kube.client import JSON
-from simulations.bench.extender_cluster import SIZES_GIB, device_objects, node_object, pod_object
+from headroom.kube import calls
+from simulations.bench.api_server import Server
+from simulations.bench.extender_cluster import bound_pods, device_objects, node_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +60,10 @@ def measure_memory(node_count: int, pods_per_node: int, claims_per_node: int = 0
 
 
 async def _measure_memory(node_count: int, pods_per_node: int, claims_per_node: int) -> Footprint:
-    lists: dict[str, list[bytes]] = {
-        "/api/v1/namespaces": [],
-        "/api/v1/nodes": [msgspec.json.encode(node_object(at)) for at in range(node_count)],
-        "/api/v1/pods": [
-            msgspec.json.encode(
-                pod_object(f"old-{at}-{number}", SIZES_GIB[number % len(SIZES_GIB)], f"node-{at:05d}", number)
-            )
-            for at in range(node_count)
-            for number in range(pods_per_node)
-        ],
-    }
     devices = device_objects(node_count, claims_per_node) if claims_per_node else {}
-    lists |= {path: [*map(msgspec.json.encode, items)] for path, items in devices.items()}
-    app = web.Application()
-    app.router.add_get("/api/v1/{plural}", lambda http: _list_or_watch(http, lists.get(http.path, [])))
-    if devices:
-        app.router.add_get(
-            "/apis/resource.k8s.io/v1/{plural}", lambda http: _list_or_watch(http, lists.get(http.path, []))
-        )
-    async with serving(app, "127.0.0.1", 0) as api_port:
+    nodes = (node_object(at) for at in range(node_count))
+    api = Server({calls.NODES: nodes, calls.PODS: bound_pods(node_count, pods_per_node), **devices})
+    async with serving(api.app(), "127.0.0.1", 0) as api_port:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         start = time.perf_counter()
@@ -96,22 +79,6 @@ async def _measure_memory(node_count: int, pods_per_node: int, claims_per_node: 
             process.terminate()
             await process.wait()
     return Footprint(node_count, node_count * pods_per_node, ready_seconds, resident, peak)
-
-
-async def _list_or_watch(http: web.Request, items: list[bytes]) -> web.StreamResponse:
-    if "watch" in http.query:
-        response = web.StreamResponse()
-        await response.prepare(http)
-        await asyncio.sleep(3600)
-        return response
-    start = int(http.query.get("continue", "0") or "0")
-    end = start + int(http.query.get("limit", len(items)))
-    rest = str(end) if end < len(items) else ""
-    body = b'{"metadata":{"resourceVersion":"1","continue":"%b"},"items":[%b]}' % (
-        rest.encode(),
-        b",".join(items[start:end]),
-    )
-    return web.Response(body=body, content_type=JSON)
 
 
 async def _until_ready(port: int) -> None:

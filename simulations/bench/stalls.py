@@ -20,16 +20,16 @@ from aiohttp import web
 from headroom.daemon import logs, tasks
 from headroom.kube import calls
 from headroom.kube.aio import AioKubeClient
+from headroom.units import MIB
 from scheduler.cluster.measured import AGENT_METRIC, AGENT_OUTSIDE_METRIC, AGENT_POD_METRIC
 from scheduler.daemon import SchedulerDaemon, listening, settle_interpreter
 from scheduler.settings import SchedulerSettings
-from simulations.bench.extender_cluster import SIZES_GIB, device_objects, node_object, pod_object
-from simulations.bench.stalls_api import Object, Server, served
+from simulations.bench.api_server import Object, Server, served
+from simulations.bench.extender_cluster import SIZES_GIB, bound_pods, device_objects, node_object
 from simulations.bench.stalls_probe import Probe, Turn
 from simulations.bench.stalls_scenes import RUNNING_PRIORITY, SCENES
 from simulations.bench.stalls_world import World
 
-_MIB: Final = 2**20
 _CARDS: Final = 8
 
 
@@ -128,14 +128,13 @@ def _api(nodes: int, pods_per_node: int, claims_per_node: int) -> web.Applicatio
     return Server(
         {
             calls.NODES: (node_object(at) for at in range(nodes)),
-            calls.PODS: (_bound(at, number) for at in range(nodes) for number in range(pods_per_node)),
+            calls.PODS: map(_of_low_priority, bound_pods(nodes, pods_per_node)),
             **device_objects(nodes, claims_per_node),
         }
     ).app()
 
 
-def _bound(at: int, number: int) -> Object:
-    pod = pod_object(f"old-{at}-{number}", SIZES_GIB[number % len(SIZES_GIB)], f"node-{at:05d}", number)
+def _of_low_priority(pod: Object) -> Object:
     pod["spec"]["priority"] = RUNNING_PRIORITY
     return pod
 
@@ -162,7 +161,7 @@ def _prometheus(nodes: int) -> web.Application:
         series: list[Object] = []
         for at in range(nodes):
             for card in range(_CARDS):
-                used = (SIZES_GIB[card % len(SIZES_GIB)] * 1024 + 600) * (1 + 0.002 * rng.random()) * _MIB
+                used = (SIZES_GIB[card % len(SIZES_GIB)] * 1024 + 600) * (1 + 0.002 * rng.random()) * MIB
                 labels = {"job": "headroom-agent", "node": f"node-{at:05d}", "card": f"GPU-{at:05d}-{card}"}
                 pod = {"namespace": "models", "pod": f"old-{at}-{card}"}
                 for name, value in ((AGENT_METRIC, used), (AGENT_OUTSIDE_METRIC, 0), (AGENT_POD_METRIC, used)):

@@ -13,8 +13,8 @@ import msgspec
 from headroom.daemon.slices import Slices
 from headroom.kube import calls
 from scheduler.cluster.pod_entry import Stage
+from simulations.bench.api_server import Object
 from simulations.bench.extender_cluster import class_object, node_object, pod_object
-from simulations.bench.stalls_api import Object
 from simulations.bench.stalls_world import ELSEWHERE, HERE, World
 
 LARGE_GIB: Final = 79
@@ -32,15 +32,15 @@ Scene: TypeAlias = Callable[[World], Awaitable[str]]
 
 async def placed(world: World) -> str:
     """filter and bind of pods of usual sizes"""
-    pods = [world.pod(world.size()) for _ in range(60)]
-    await world.create(pods[:30])  # the others are first heard of in the call
-    for pod in pods:
+    known, unheard = ([world.pod(world.size()) for _ in range(30)] for _ in range(2))
+    await world.create(known)
+    for pod in [*known, *unheard]:
         (node,) = await world.filter(pod)
-        if pod.uid not in world.daemon.state.pods.entries or pod in pods[30:]:
+        if pod in unheard:  # first heard of in the call
             await world.create([pod])
         await world.bind(pod, node)
-    await world.remove(pods)
-    return f"{len(pods)} pods"
+    await world.remove([*known, *unheard])
+    return f"{len(known) + len(unheard)} pods"
 
 
 async def placed_of_new_kinds(world: World) -> str:

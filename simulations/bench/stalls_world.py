@@ -16,8 +16,8 @@ from headroom.kube import calls
 from scheduler.cluster.pod_entry import PodEntry
 from scheduler.daemon import SchedulerDaemon
 from scheduler.ledger.fleet import IntArray
+from simulations.bench.api_server import CONTROL, Object
 from simulations.bench.extender_cluster import SIZES_GIB, pod_object
-from simulations.bench.stalls_api import CONTROL, Object
 
 HERE: Final = "127.0.0.1"
 ELSEWHERE: Final = "127.0.0.2"  # not this machine, to the extender

@@ -1,9 +1,7 @@
-"""An API server in a process of its own: lists in pages, watches, and what a scheduler asks of it. Another path changes its objects."""
+"""An API server for benchmarks: lists in pages, watches, and what a scheduler asks of it. Another path changes its objects."""
 
 import asyncio
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -14,6 +12,7 @@ from headroom.daemon import tasks
 from headroom.daemon.pages import serving
 from headroom.kube import calls
 from headroom.wire import ADDED, DELETED, MODIFIED
+from simulations.bench.processes import Connection, beside, stay
 
 Object = dict[str, Any]
 CONTROL: Final = "/control/"
@@ -84,6 +83,8 @@ class Server:
         return web.Response()
 
     async def _list_or_watch(self, http: web.Request) -> web.StreamResponse:
+        if http.path not in self._objects:
+            raise web.HTTPNotFound
         if "watch" in http.query:
             return await self._watch(http)
         items = list(self._objects[http.path].values())
@@ -138,22 +139,13 @@ def _key(one: Object) -> str:
 @contextlib.contextmanager
 def served(make: Callable[..., web.Application], *args: Any) -> Iterator[str]:
     """The application that `make(*args)` gives, in a process of its own; yields its URL. `make` must be a module's function."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, make, args), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}"
-    finally:
-        process.kill()
-        process.join()
+    with beside(_serve, make, args) as process:
+        yield f"http://127.0.0.1:{process.port}"
 
 
-def _serve(
-    connection: multiprocessing.connection.Connection, make: Callable[..., web.Application], args: tuple[Any, ...]
-) -> None:
+def _serve(connection: Connection, make: Callable[..., web.Application], args: tuple[Any, ...]) -> None:
     async def serve() -> None:
         async with serving(make(*args), "127.0.0.1", 0) as port:
-            connection.send(port)
-            await asyncio.Event().wait()
+            await stay(connection, port)
 
     tasks.run(serve())
