@@ -17,7 +17,7 @@ from simulations.serving.engine.hardware import bundled_pairs, find_pair, read_p
 from simulations.serving.fleet.placing import SharedFleet, uniform_fleet
 from simulations.serving.fleet.routers import ROUTERS
 from simulations.serving.laws.base import Entry, Objective, Parameters
-from simulations.serving.laws.catalogue import LAWS, law_by_name
+from simulations.serving.laws.catalogue import LAWS, OURS, law_by_name
 from simulations.serving.loads.patterns import PATTERNS, parse_pattern
 from simulations.serving.loads.traces import FORMATS, Trace, read_trace
 from simulations.serving.suite import plots, tables, tuning
@@ -59,7 +59,7 @@ def parse_settings(items: Sequence[str]) -> dict[str, dict[str, float]]:
         except ValueError:
             raise ServingUsageError(f"--set: {item!r} is not LAW.PARAMETER=NUMBER") from None
         known = {*LAWS[law].defaults, *LAWS[law].space}
-        if law not in {"headroom", "headroom-target", "headroom-ahead"} and name not in known:
+        if law not in OURS and name not in known:
             raise ServingUsageError(f"--set: {law} has no parameter {name!r}; there are {', '.join(sorted(known))}")
     return found
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.series import PodKey, Rate, Sample
-from headroom.domain.engines import VLLM
+from headroom.domain.engines import VLLM, Metric
 from simulations.serving.engine.exports import Counters, Histogram, Histograms
 from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.pods import Phase, Pod
@@ -30,7 +30,7 @@ class _Scrape(NamedTuple):
     running: int
     counters: Counters
     buckets: tuple[tuple[float, ...], ...]
-    """Cumulative counts of each histogram."""
+    """Counts of each of `_HISTOGRAMS`, by bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +75,15 @@ class Scrapes:
             self._of.pop(pod.order, None)
             return
         replica, engine = pod.replica, self.deployment.engine
-        found = replica.histograms
-        assert found is not None
-        histograms: Sequence[Histogram] = (
-            found.first_token,
-            found.per_output_token,
-            found.request,
-            found.prompt_tokens,
-        )
+        histograms = replica.histograms
+        assert histograms is not None
         self._of[pod.order].append(
             _Scrape(
                 engine.now,
                 len(replica.waiting),
                 replica.running_count,
                 replica.read(engine.now),
-                tuple(tuple(histogram.counts) for histogram in histograms),
+                tuple(tuple(of(histograms).counts) for _, _, of in _HISTOGRAMS),
             )
         )
         engine.after(self.interval_seconds, self._scrape, pod)
@@ -120,15 +114,12 @@ class Scrapes:
         for name, of in _CHANGES.items():
             change = Rate(at, _slope(of(newest), of(short), newest, short), _slope(of(newest), of(long), newest, long))
             snapshot.changes.setdefault(name, {})[key] = change
-        for number, (kind, name) in enumerate(_HISTOGRAMS):
-            if long is newest:
-                continue
-            span = newest.time - long.time
-            rates = list(
-                accumulate((a - b) / span for a, b in zip(newest.buckets[number], long.buckets[number], strict=True))
-            )
-            edges = (*_EDGES[number], math.inf)
-            snapshot.buckets.setdefault(kind, {}).setdefault(name, {})[key] = dict(zip(edges, rates, strict=True))
+        for (kind, metric, _), edges, counts, before in zip(
+            _HISTOGRAMS, _EDGES, newest.buckets, long.buckets, strict=True
+        ):
+            rates = accumulate(_slope(a, b, newest, long) for a, b in zip(counts, before, strict=True))
+            of_name = snapshot.buckets.setdefault(kind, {}).setdefault(metric.names[0], {})
+            of_name[key] = dict(zip(edges, rates, strict=True))
         for name, index in _COUNTERS.items():
             value = newest.counters[index]
             snapshot.counters.setdefault(name, {})[key] = Rate(
@@ -152,21 +143,14 @@ _CHANGES: Final[Mapping[str, Callable[[_Scrape], float]]] = {
     VLLM.waiting.names[0]: lambda scrape: scrape.waiting,
     VLLM.running.names[0]: lambda scrape: scrape.running,
 }
-_EDGES: Final = tuple(
-    histogram.edges
-    for histogram in (
-        Histograms().first_token,
-        Histograms().per_output_token,
-        Histograms().request,
-        Histograms().prompt_tokens,
-    )
+_HISTOGRAMS: Final[Sequence[tuple[str, Metric, Callable[[Histograms], Histogram]]]] = (
+    ("timeToFirstToken", VLLM.time_to_first_token, lambda histograms: histograms.first_token),
+    ("perOutputToken", VLLM.per_output_token, lambda histograms: histograms.per_output_token),
+    ("requestLatency", VLLM.request, lambda histograms: histograms.request),
+    ("promptLength", VLLM.prompt_length, lambda histograms: histograms.prompt_tokens),
 )
-_HISTOGRAMS: Final = (
-    ("timeToFirstToken", "vllm:time_to_first_token_seconds"),
-    ("perOutputToken", "vllm:request_time_per_output_token_seconds"),
-    ("requestLatency", "vllm:e2e_request_latency_seconds"),
-    ("promptLength", "vllm:request_prefill_kv_computed_tokens"),
-)
+"""Query of the daemon's, what it asks for, and what the simulated engine has of it."""
+_EDGES: Final = tuple((*of(Histograms()).edges, math.inf) for _, _, of in _HISTOGRAMS)
 _FIELDS: Final = {name: index for index, name in enumerate(Counters._fields)}
 _COUNTERS: Final[Mapping[str, int]] = {
     VLLM.prompt_tokens.names[0]: _FIELDS["prompt_tokens"],

@@ -10,6 +10,8 @@ from simulations.serving.laws.space import Choice, Range
 
 _POLLING: Final = Choice((5.0, 15.0, 30.0, 60.0))
 
+OURS: Final = ("headroom", "headroom-target", "headroom-ahead")
+"""Headroom's own law in its forms: it takes every constant as a parameter, and its runs depend on the daemon's code."""
 LAWS: Final[Mapping[str, Entry]] = {
     entry.name: entry
     for entry in (

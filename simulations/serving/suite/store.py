@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from simulations.serving.laws.base import Parameters
+from simulations.serving.laws.catalogue import LAWS, OURS
 from simulations.serving.suite.results import Outcome, as_json
 
 _ROOT: Final = Path(__file__).resolve().parents[3]
@@ -79,8 +80,8 @@ def outcome_of(values: Mapping[str, Any]) -> Outcome:
 @cache
 def stamp(law: str) -> str:
     """Of the code that a run of this law depends on."""
-    knowing = law in ("headroom", "headroom-target", "headroom-ahead", "clairvoyant", "static")
-    return _hash((*_WORLD, *(_OURS if knowing else _RIVALS)))
+    ours = law in OURS or LAWS[law].knows_future
+    return _hash((*_WORLD, *(_OURS if ours else _RIVALS)))
 
 
 def _hash(paths: Iterable[str]) -> str:
