@@ -93,7 +93,7 @@ test-integration: $(VENV)/.dev prerequisites control-plane helm ## Tests on a re
 MATRIX = 1.36 1.37
 
 .PHONY: test-matrix
-test-matrix: $(VENV)/.dev prerequisites ## The same on every Kubernetes of docs/support-matrix.md (MATRIX="1.36 1.37"), built where it is not there
+test-matrix: $(VENV)/.dev prerequisites helm ## The same on every Kubernetes of docs/support-matrix.md (MATRIX="1.36 1.37"), built where it is not there
 	for version in $(MATRIX); do \
 		echo "--- Kubernetes $$version"; export HEADROOM_KUBERNETES=$$version; \
 		$(BIN)/python -m simulations.kwok.build && $(PYTEST) tests/integration -m 'not gpu' || failed="$$failed $$version"; \
@@ -109,7 +109,7 @@ image: $(VENV)/.dev prerequisites ## Build the image with buildah, without a reg
 	$(BIN)/python -m simulations.node.images.headroom
 
 .PHONY: test-image
-test-image: $(VENV)/.dev prerequisites control-plane node-programs ## Build the image; its daemons as pods of deploy/base on a real node
+test-image: $(VENV)/.dev prerequisites control-plane node-programs helm ## Build the image; its daemons as pods of deploy/base on a real node
 	$(PYTEST) tests/image -m 'not gpu' --durations 5
 
 .PHONY: engine

@@ -82,8 +82,7 @@ def _wait_running(node: NodeCluster, name: str, say: Callable[[str], None]) -> N
     except ClusterError as error:
         raise ClusterError(f"{error}: {node.refusal('default', name)}") from error
     seconds = time.monotonic() - began
-    node.wait_for(lambda: node.logs(name), f"the log of {name}")
-    told = dict(line.partition("=")[::2] for line in node.logs(name).splitlines())
+    told = node.environment(name)
     say(
         f"  {name} is ready after {seconds:.1f} s; its container sees "
         + " ".join(f"{one}={told[one]}" for one in _SEES)

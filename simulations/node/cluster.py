@@ -222,6 +222,11 @@ class NodeCluster(RunningCluster):
         done = subprocess.run([*command, "-n", namespace, "logs", name], capture_output=True, text=True, check=False)
         return done.stdout if done.returncode == 0 else ""
 
+    def environment(self, name: str) -> dict[str, str]:
+        """What `env` printed in the container of a pod of the default namespace, once it has."""
+        self.wait_for(lambda: self.logs(name), f"the log of {name}")
+        return dict(line.partition("=")[::2] for line in self.logs(name).splitlines())
+
     def path(self, inside: str) -> Path:
         """A path of the node as it is reached from outside."""
         return Path(f"/proc/{self._spaces.pid}/root{inside}")

@@ -110,7 +110,10 @@ def _seconds(text: str) -> float:
 def two_models(node: NodeCluster) -> Iterator[list[dict[str, Any]]]:
     """The pods of deploy/examples/vllm-two-on-one-card.yaml, which are ready, with busybox for vLLM, which prints its arguments."""
     objects = list(yaml.safe_load_all((DEPLOY / "examples" / "vllm-two-on-one-card.yaml").read_text()))
-    (container,) = objects[0]["spec"]["template"]["spec"]["containers"]
+    spec = objects[0]["spec"]["template"]["spec"]
+    # A shell as the first process ignores SIGTERM, and would hold its card on.
+    spec["terminationGracePeriodSeconds"] = 0
+    (container,) = spec["containers"]
     serve = 'echo "args: $@"; mkdir -p /www; echo ok > /www/health; httpd -f -p 8000 -h /www'
     container |= {"image": BUSYBOX, "command": ["sh", "-c", serve, "vllm"]}
     container["resources"]["requests"] = {"cpu": "50m", "memory": "32Mi"}

@@ -78,8 +78,7 @@ class Headroom:
 
     def environment(self, name: str) -> dict[str, str]:
         """What `env` printed in a pod's container."""
-        self.node.wait_for(lambda: self.node.logs(name), f"the log of {name}")
-        return dict(line.partition("=")[::2] for line in self.node.logs(name).splitlines())
+        return self.node.environment(name)
 
     def given(self) -> dict[str, tuple[str, ...]]:
         """Pod -> cards, as kubelet says."""
