@@ -14,6 +14,7 @@ from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
 from autoscaler.metrics import AutoscalerMetrics
 from scheduler.cluster.state import ClusterState
+from scheduler.cluster.view import StateView
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.policies.registry import policy_by_name
 
@@ -68,7 +69,7 @@ def daemons() -> dict[str, tuple[Entry, ...]]:
     """Metrics by daemon."""
     schedulers, autoscalers, agents = _Registry(), _Registry(), _Registry()
     state = ClusterState(policy_by_name("fgd"), SchedulerMetrics(schedulers), monotonic=lambda: 0.0)
-    schedulers.register(FleetCollector(state, lambda: 0.0))
+    schedulers.register(FleetCollector(StateView(state), lambda: 0.0))
     AutoscalerMetrics(autoscalers)
     AgentMetrics(agents, node="n1", account=Account(longest_gap_seconds=30.0), tariff=Tariff())
     registries = {"Scheduler": schedulers, "Autoscaler": autoscalers, "Agent": agents}

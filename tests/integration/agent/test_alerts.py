@@ -11,6 +11,7 @@ from agent.energy.tariff import Tariff
 from agent.metrics import AgentMetrics
 from autoscaler.metrics import AutoscalerMetrics
 from scheduler.cluster.state import ClusterState
+from scheduler.cluster.view import StateView
 from scheduler.metrics import FleetCollector, SchedulerMetrics
 from scheduler.placement.policies.registry import policy_by_name
 from tests.paths import ROOT
@@ -40,7 +41,7 @@ def test_every_metric_in_the_rules_is_one_that_a_daemon_exports() -> None:
     AgentMetrics(agents, node="n1", account=Account(longest_gap_seconds=30.0), tariff=Tariff())
     metrics = SchedulerMetrics(schedulers)
     state = ClusterState(policy_by_name("fgd"), metrics, monotonic=lambda: 0.0)
-    schedulers.register(FleetCollector(state, lambda: 0.0))
+    schedulers.register(FleetCollector(StateView(state), lambda: 0.0))
     exported = set()
     for family in (*agents.collect(), *schedulers.collect(), *autoscalers.collect()):
         exported.add(f"{family.name}_total" if family.type == "counter" else family.name)
