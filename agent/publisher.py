@@ -4,7 +4,7 @@ Nothing is written that is there already. A write that fails is tried again with
 """
 
 import datetime
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -135,24 +135,12 @@ class Publisher:
             Finding.CORRECTED: f"kubelet gave this pod {actual}, predicted was {predicted}; the assignment was corrected",
             Finding.REPORTED: f"kubelet gave this pod {actual}; it was not placed by Headroom and is now accounted for",
         }
-        await record_event(
-            self._kube,
-            Event(
-                regarding={
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "namespace": correction.namespace,
-                    "name": correction.name,
-                    "uid": correction.uid,
-                },
-                reason=_REASONS[correction.finding],
-                note=notes[correction.finding],
-                action="Correct",
-                controller=CONTROLLER,
-                instance=self._node,
-                now=self._now(),
-                warning=correction.finding is Finding.CORRECTED,
-            ),
+        await self._record(
+            _pod(correction.namespace, correction.name, correction.uid),
+            _REASONS[correction.finding],
+            notes[correction.finding],
+            action="Correct",
+            warning=correction.finding is Finding.CORRECTED,
         )
 
     async def tell_trespasses(self, findings: Iterable[trespass.Finding], at: float) -> None:
@@ -173,23 +161,21 @@ class Publisher:
             if found.kind is trespass.Trespass.OVER_SHARE
             else f"this pod uses {used} of card {found.card}, which was not given to it"
         )
+        pod = _pod(found.pod.namespace, found.pod.name, found.uid)
+        await self._record(pod, _TRESPASS_REASONS[found.kind], note, action="Watch", warning=True)
+
+    async def _record(self, pod: Mapping[str, str], reason: str, note: str, *, action: str, warning: bool) -> None:
         await record_event(
             self._kube,
             Event(
-                regarding={
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "namespace": found.pod.namespace,
-                    "name": found.pod.name,
-                    "uid": found.uid,
-                },
-                reason=_TRESPASS_REASONS[found.kind],
+                regarding=pod,
+                reason=reason,
                 note=note,
-                action="Watch",
+                action=action,
                 controller=CONTROLLER,
                 instance=self._node,
                 now=self._now(),
-                warning=True,
+                warning=warning,
             ),
         )
 
@@ -212,3 +198,8 @@ class Publisher:
         self._counted(what, result)
         target.not_before = at + target.backoff.next_seconds()
         return False
+
+
+def _pod(namespace: str, name: str, uid: str) -> dict[str, str]:
+    """What an Event regards."""
+    return {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid}

@@ -310,13 +310,12 @@ class NvmlReader:
                 sums.setdefault(sample.pid, []).append(sample.smUtil)
                 self._sampled_to[uuid] = max(self._sampled_to.get(uuid, 0), sample.timeStamp)
         newest = self._sampled_to.get(uuid, 0)
-        for pid, shares in sums.items():
-            last[pid] = newest, sum(shares) / len(shares) / 100
+        means = {pid: sum(shares) / len(shares) / 100 for pid, shares in sums.items()}
+        last.update({pid: (newest, mean) for pid, mean in means.items()})
         # The driver samples one process at a time: one without a new sample goes on as it was, for as long as it may not have
         # been its turn. Then it has stopped to run anything.
         for pid in [pid for pid, (taken, _) in last.items() if now - taken > _SAMPLE_HOLDS_MICROSECONDS]:
             del last[pid]
-        means = {pid: sum(shares) / len(shares) / 100 for pid, shares in sums.items()}
         return {pid: share for pid, (_, share) in last.items()} | means
 
     def _energy_of(self, handle: Any, uuid: str) -> tuple[float | None, Whole]:

@@ -7,7 +7,7 @@ from agent.cards.reader import CardReading, Missing, ProcessUse, Reading
 from agent.energy.books import Holder, Use
 from agent.pods.cgroup import Owner
 from agent.pods.index import NodePod, PodIndex, PodKey, is_finished, key_of
-from headroom.domain.assignment import Assignment, AssignmentError, assignment_of
+from headroom.domain.assignment import Assignment, readable_assignment_of
 from headroom.domain.device_plugin import share_mib
 from headroom.domain.model import Card
 from headroom.domain.request import RequestError, request_of
@@ -123,7 +123,7 @@ def holders_of(
     for pod in pods:
         if is_finished(pod):
             continue
-        assignment = _assignment(pod)
+        assignment = readable_assignment_of(pod.metadata.annotations)
         devices = held.get((pod.metadata.namespace or "default", pod.metadata.name), ())
         ids = [card_id for card_id, _ in devices] or (assignment.cards if assignment is not None else ())
         for at, card_id in enumerate(ids):
@@ -133,13 +133,6 @@ def holders_of(
                 physical, part = parts.get(card_id, (card_id, 1.0))
                 holders.setdefault(physical, []).append(Holder(key_of(pod), share * part))
     return holders
-
-
-def _assignment(pod: NodePod) -> Assignment | None:
-    try:
-        return assignment_of(pod.metadata.annotations)
-    except AssignmentError:
-        return None
 
 
 def _instance_parts(reading: Reading) -> dict[str, tuple[str, float]]:

@@ -7,7 +7,6 @@ Kubelet names pods by namespace and name only, so a pod that has not started yet
 those of a predecessor of the same name.
 """
 
-import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from typing import Final
 
 from agent.pods.index import NodePod, PodIndex, is_finished
 from headroom.domain.accelerators import NVIDIA
-from headroom.domain.assignment import AssignmentError, annotations_of, assignment_of, is_settled
+from headroom.domain.assignment import annotations_of, is_settled, readable_assignment_of
 from headroom.domain.device_plugin import most_devices, share_mib
 from headroom.domain.dialects.table import GUARDED
 from headroom.domain.dra.classes import NVIDIA_DRIVER
@@ -123,9 +122,8 @@ def cards_held(pods: PodIndex, truth: Truth | None = None) -> frozenset[str]:
     held = {card for devices in (truth.holders.values() if truth is not None else ()) for card, _ in devices}
     for pod in pods:
         if not is_finished(pod):
-            with contextlib.suppress(AssignmentError):
-                assignment = assignment_of(pod.metadata.annotations)
-                held.update(assignment.cards if assignment is not None else ())
+            assignment = readable_assignment_of(pod.metadata.annotations)
+            held.update(assignment.cards if assignment is not None else ())
     return frozenset(held)
 
 
@@ -205,10 +203,7 @@ def _free_choice(
 
 
 def _is_settled(pod: NodePod) -> bool:
-    try:
-        assignment = assignment_of(pod.metadata.annotations)
-    except AssignmentError:
-        return False
+    assignment = readable_assignment_of(pod.metadata.annotations)
     return assignment is not None and is_settled(pod.metadata.annotations, assignment)
 
 
@@ -221,10 +216,8 @@ def _request(truth: Truth, pod: NodePod) -> GpuRequest | None:
 
 
 def _judge(truth: Truth, pod: NodePod, actual: list[Card], free_choice: frozenset[str]) -> None:
-    try:
-        assignment = assignment_of(pod.metadata.annotations)
-    except AssignmentError:
-        assignment = None  # as good as none: kubelet's word replaces it
+    # Kubelet's word takes the place of annotations that cannot be read.
+    assignment = readable_assignment_of(pod.metadata.annotations)
     pinned = assignment is not None and assignment.mode is Mode.PINNED
     predicted = assignment.cards if assignment is not None else ()
     cards = tuple(sorted(actual, key=lambda card: (card.index, card.id)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.pods.index import NodePod, PodIndex, PodKey, is_finished, key_of
-from headroom.domain.assignment import Assignment, AssignmentError, assignment_of
+from headroom.domain.assignment import Assignment, readable_assignment_of
 from headroom.domain.device_plugin import share_mib
 from headroom.domain.model import Card, GpuRequest, Mode
 from headroom.domain.request import RequestError, request_of
@@ -81,7 +81,7 @@ def _given_mib(pod: NodePod, devices: list[str], cards: Mapping[str, Card]) -> d
         request = request_of(pod)
     except RequestError:
         return None
-    assignment = _assignment(pod)
+    assignment = readable_assignment_of(pod.metadata.annotations)
     if devices:
         given = devices
     elif request is not None and request.mode is Mode.PINNED and request.count > 0:
@@ -109,13 +109,6 @@ def _share(request: GpuRequest | None, assignment: Assignment | None, at: int, c
     if assignment is not None and at < len(assignment.share_mib):
         return assignment.share_mib[at]
     return usable // max(card.slices, 1)
-
-
-def _assignment(pod: NodePod) -> Assignment | None:
-    try:
-        return assignment_of(pod.metadata.annotations)
-    except AssignmentError:
-        return None
 
 
 def _may_hold_devices(pod: NodePod) -> bool:

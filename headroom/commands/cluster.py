@@ -19,6 +19,15 @@ def cluster_options(function: F) -> F:
     )(function)
 
 
+def answer_options(function: F) -> F:
+    """`--system-namespace` and `-o`, for commands that tell of Headroom itself."""
+    output = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+    system = click.option(
+        "--system-namespace", default="headroom-system", show_default=True, help="Where Headroom runs."
+    )
+    return system(output(function))
+
+
 @asynccontextmanager
 async def connected(kubeconfig: str | None, context: str | None) -> AsyncIterator[AioKubeClient]:
     """A connection to the API server while the block runs. Raises KubeConfigError."""

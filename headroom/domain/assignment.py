@@ -36,10 +36,8 @@ def annotations_of(node: GpuNode, placement: Placement, request: GpuRequest | No
     memory is what `request` takes of the smallest of them.
     """
     if placement.devices and request is not None:
-        cards = [card for card in node.cards if card.by_allocator and node.resource_of(card) == request.resource]
-        return _sizes(
-            [min(((card, share_mib(request, card.usable_mib, card.slices)) for card in cards), key=itemgetter(1))]
-        )
+        shares = ((card, share_mib(request, card.usable_mib, card.slices)) for card in node.allocated(request.resource))
+        return _sizes([min(shares, key=itemgetter(1))])
     if not placement.cards:
         return {}
     cards = [node.cards[at] for at in placement.cards]
@@ -89,3 +87,11 @@ def assignment_of(annotations: Mapping[str, str]) -> Assignment | None:
     if len(sizes) != len(cards):
         raise AssignmentError(f"{names.ANNOTATION_ASSIGNED_VRAM_MIB}: {text!r}: not one size per card of {ids!r}")
     return Assignment(cards, tuple(map(int, sizes)), Mode(mode))
+
+
+def readable_assignment_of(annotations: Mapping[str, str]) -> Assignment | None:
+    """The same for callers to whom annotations that cannot be read are as good as none."""
+    try:
+        return assignment_of(annotations)
+    except AssignmentError:
+        return None

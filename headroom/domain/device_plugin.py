@@ -32,7 +32,7 @@ def share_mib(request: GpuRequest, usable_mib: int, slices: int) -> int:
 
 def allocated_mib(node: GpuNode, request: GpuRequest) -> int:
     """The most that a device which kube-scheduler allocates on the node (DRA) can take of the card that it is."""
-    cards = [card for card in node.cards if card.by_allocator and node.resource_of(card) == request.resource]
+    cards = node.allocated(request.resource)
     return max((share_mib(request, card.usable_mib, card.slices) for card in cards), default=0)
 
 

@@ -134,9 +134,13 @@ class GpuNode:
         """The extended resource under which a card of this node is handed out, empty where there is no plugin."""
         return card.resource or self.resource
 
+    def allocated(self, resource: str) -> list[Card]:
+        """The cards that kube-scheduler allocates to pods that ask for an extended resource (DRA)."""
+        return [card for card in self.cards if card.by_allocator and self.resource_of(card) == resource]
+
     def allocates(self, resource: str) -> bool:
         """Whether kube-scheduler allocates devices of this node to pods that ask for an extended resource (DRA)."""
-        return any(card.by_allocator and self.resource_of(card) == resource for card in self.cards)
+        return bool(self.allocated(resource))
 
 
 class CardMode(StrEnum):

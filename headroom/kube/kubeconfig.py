@@ -17,7 +17,7 @@ def namespace_of(kubeconfig: str | None = None, context: str | None = None) -> s
     Files that cannot be read say nothing here: whoever connects is told.
     """
     for name in _files(kubeconfig):
-        config = _read(name)
+        config = _read(name) or {}
         context = context or config.get("current-context")
         for entry in config.get("contexts") or ():
             if isinstance(entry, dict) and entry.get("name") == context:
@@ -39,10 +39,12 @@ def check(kubeconfig: str | None, context: str | None) -> None:
             f"no cluster to talk to: there is no kubeconfig (neither $KUBECONFIG nor {files[0]}), and this is no pod;"
             " name one with --kubeconfig"
         )
+    configs = []
     for name in there:
-        if not isinstance(_parsed(name), dict):
+        config = _read(name)
+        if config is None:
             raise KubeConfigError(f"kubeconfig {name}: not a kubeconfig")
-    configs = [_read(name) for name in there]
+        configs.append(config)
     known = [entry["name"] for config in configs for entry in config.get("contexts") or () if isinstance(entry, dict)]
     wanted = context or next((config["current-context"] for config in configs if config.get("current-context")), None)
     if not wanted:
@@ -61,14 +63,10 @@ def _files(kubeconfig: str | None) -> list[str]:
     return [name for name in named.split(os.pathsep) if name]
 
 
-def _read(name: str) -> dict[str, Any]:
-    found = _parsed(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _parsed(name: str) -> Any:
-    """What is in the file; None for one that cannot be read."""
+def _read(name: str) -> dict[str, Any] | None:
+    """What is in the file; None for one that cannot be read, or is no kubeconfig."""
     try:
-        return yaml.safe_load(Path(name).read_text("utf-8"))
+        found = yaml.safe_load(Path(name).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None
+    return found if isinstance(found, dict) else None

@@ -8,13 +8,11 @@ from typing import IO, Any, Final
 import click
 import yaml
 
-from headroom.commands.ask.extender import AskError, Extender, deciding_extender
+from headroom.commands.ask.extender import AskError, deciding_extender
 from headroom.commands.ask.words import explained, fitted
-from headroom.commands.cluster import cluster_options, connected
-from headroom.kube.client import KubeClient
+from headroom.commands.cluster import answer_options, cluster_options, connected
 from headroom.kube.kubeconfig import namespace_of
 
-SYSTEM_NAMESPACE: Final = "headroom-system"
 _PODS: Final = ("pod", "pods", "po")
 _SCALERS: Final = ("ia", "inferenceautoscaler", "inferenceautoscalers", "inferenceautoscaler.headroom.dev")
 
@@ -23,8 +21,7 @@ _SCALERS: Final = ("ia", "inferenceautoscaler", "inferenceautoscalers", "inferen
 @click.argument("what", metavar="pod/NAME|ia/NAME")
 @click.option("-n", "--namespace", default=None, help="Namespace of it; by default that of the context.")
 @cluster_options
-@click.option("--system-namespace", default=SYSTEM_NAMESPACE, show_default=True, help="Where Headroom runs.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@answer_options
 @click.pass_context
 def explain(
     context_of_click: click.Context, what: str, namespace: str | None, kubeconfig: str | None, context: str | None,
@@ -76,8 +73,7 @@ def _explain_scaler(context: click.Context, name: str, namespace: str, kubeconfi
 )
 @click.option("--limit", type=click.IntRange(1, 2000), default=1000, show_default=True, help="Stop counting there.")
 @cluster_options
-@click.option("--system-namespace", default=SYSTEM_NAMESPACE, show_default=True, help="Where Headroom runs.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@answer_options
 def fit(
     filename: IO[str], namespace: str | None, limit: int, kubeconfig: str | None, context: str | None, system_namespace: str,
     output: str,
@@ -92,15 +88,11 @@ def fit(
 
     async def ask() -> dict[str, Any]:
         async with connected(kubeconfig, context) as kube:
-            return await _extender(kube, system_namespace, {"pod": pod, "limit": limit})
+            extender = await deciding_extender(kube, system_namespace)
+            return await extender.post("/v1/fit", {"pod": pod, "limit": limit})
 
     answer = asyncio.run(ask())
     click.echo(json.dumps(answer, indent=2) if output == "json" else fitted(answer, limit))
-
-
-async def _extender(kube: KubeClient, namespace: str, question: dict[str, Any]) -> dict[str, Any]:
-    extender: Extender = await deciding_extender(kube, namespace)
-    return await extender.post("/v1/fit", question)
 
 
 def pod_of(text: str, where: str, namespace: str) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
-from headroom.commands.ask.cli import SYSTEM_NAMESPACE
 from headroom.commands.ask.extender import AskError, deciding_extender
 from headroom.commands.ask.top_view import picture
-from headroom.commands.cluster import cluster_options, connected
+from headroom.commands.cluster import answer_options, cluster_options, connected
 from headroom.kube.client import KubeClient
 
 _CLEAR = "\033[H\033[2J\033[3J"
@@ -30,8 +29,7 @@ pause = asyncio.sleep
 )
 @click.option("--node", default="", help="Only the cards of this node.")
 @cluster_options
-@click.option("--system-namespace", default=SYSTEM_NAMESPACE, show_default=True, help="Where Headroom runs.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@answer_options
 def top(
     watch: bool,
     every_seconds: float,

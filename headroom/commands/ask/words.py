@@ -52,14 +52,8 @@ def explained(answer: Mapping[str, Any]) -> str:
 
 
 def _why_not(answer: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"  {count} node{'s' if count != 1 else ''}: {reason}"
-        for reason, count in _most_first(answer.get("reasons", {}))
-    ]
-    lines += [
-        f"  {count} node{'s' if count != 1 else ''} that kube-scheduler does not offer: {reason}"
-        for reason, count in _most_first(answer.get("not_offered", {}))
-    ]
+    lines = _by_reason(answer.get("reasons", {}))
+    lines += _by_reason(answer.get("not_offered", {}), " that kube-scheduler does not offer")
     if answer.get("not_judged"):
         lines.append(f"  not judged here, so that kube-scheduler may refuse more: {', '.join(answer['not_judged'])}")
     return lines
@@ -112,19 +106,17 @@ def fitted(answer: Mapping[str, Any], limit: int) -> str:
         lines.append(
             f"  and {sum(count for _, count in nodes[_NODES_SHOWN:])} on {len(nodes) - _NODES_SHOWN} other nodes"
         )
-    reasons = _most_first(answer.get("reasons") or {})
-    if reasons:
-        lines += [
-            "why not more:",
-            *(f"  {count} node{'s' if count != 1 else ''}: {reason}" for reason, count in reasons),
-        ]
+    if reasons := _by_reason(answer.get("reasons") or {}):
+        lines += ["why not more:", *reasons]
     if answer.get("not_judged"):
         lines.append(f"not judged, so that kube-scheduler may still refuse: {', '.join(answer['not_judged'])}")
     return "\n".join(lines)
 
 
-def _most_first(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
+def _by_reason(reasons: Mapping[str, int], which: str = "") -> list[str]:
+    """A line for each reason with the number of its nodes, most nodes first."""
+    ordered = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [f"  {count} node{'s' if count != 1 else ''}{which}: {reason}" for reason, count in ordered]
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

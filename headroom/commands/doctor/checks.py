@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from headroom import names, wire
 from headroom.commands.doctor.facts import Facts, Object
-from headroom.domain.assignment import assignment_of
+from headroom.domain.assignment import readable_assignment_of
+from headroom.domain.dra.classes import NVIDIA_DRIVER
 from headroom.domain.model import Mode
 from headroom.domain.node_cards import InventoryError, node_of
 from headroom.domain.request import RequestError, request_of
@@ -260,7 +261,7 @@ def two_schedulers(facts: Facts) -> Iterator[Finding]:
     pinned = {
         pod.spec.node_name
         for pod in facts.pods
-        if pod.spec.node_name and assignment_of(pod.metadata.annotations) is not None and _pinned(pod)
+        if pod.spec.node_name and readable_assignment_of(pod.metadata.annotations) is not None and _pinned(pod)
     }
     others: Counter[str] = Counter()
     for pod in facts.pods:
@@ -270,7 +271,7 @@ def two_schedulers(facts: Facts) -> Iterator[Finding]:
             and pod.status.phase not in _DONE
         ):
             asked = {name for container in pod.spec.containers for name in container.resources.limits}
-            if names.RESOURCE_NVIDIA_GPU in asked and assignment_of(pod.metadata.annotations) is None:
+            if names.RESOURCE_NVIDIA_GPU in asked and readable_assignment_of(pod.metadata.annotations) is None:
                 others[pod.spec.node_name] += 1
     for node, count in sorted(others.items()):
         yield Finding(
@@ -315,8 +316,8 @@ def dra(facts: Facts) -> Iterator[Finding]:
     drivers = Counter(
         str((one.get("spec") or {}).get("driver")) for one in facts.lists.get("resource_slices", ()) if one.get("spec")
     )
-    if any("gpu.nvidia.com" in driver for driver in drivers):
-        yield Finding(Level.NOTE, f"NVIDIA's DRA driver is here ({drivers['gpu.nvidia.com']} slices)",
+    if slices := drivers[NVIDIA_DRIVER]:
+        yield Finding(Level.NOTE, f"NVIDIA's DRA driver is here ({slices} slices)",
                       "cards that claims hold are counted; pinned mode on such nodes is a setting", "docs/dra.md")  # fmt: skip
 
 

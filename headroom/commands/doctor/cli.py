@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from headroom.commands.cluster import cluster_options, connected
+from headroom.commands.cluster import answer_options, cluster_options, connected
 from headroom.commands.doctor.checks import Finding, Level, examine
 from headroom.commands.doctor.facts import Facts
 from headroom.commands.doctor.looking import look
@@ -25,8 +25,7 @@ class DoctorSettings(PrometheusSettings):
 
 @click.command()
 @cluster_options
-@click.option("--system-namespace", default="headroom-system", show_default=True, help="Where Headroom runs.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@answer_options
 @click.option("--strict", is_flag=True, help="End with status 1 for what is at risk, too.")
 @options(DoctorSettings)
 def main(

@@ -6,7 +6,7 @@ from typing import Final
 
 from headroom.domain.accelerators import ACCELERATORS, BY_RESOURCE, NVIDIA, Accelerator
 from headroom.domain.card_models import is_display, plain_model
-from headroom.domain.dra.classes import NVIDIA_DRIVER
+from headroom.domain.dra.classes import is_nvidia
 from headroom.domain.dra.devices import Device
 from headroom.domain.dra.pools import NodeDevices, Offer
 from headroom.domain.model import Card
@@ -64,10 +64,7 @@ def by_kind(devices: NodeDevices, problems: list[str]) -> dict[str, KindDevices]
 
 
 def _kind_of(offer: Offer) -> Accelerator:
-    device = offer.device
-    if device.key.driver == NVIDIA_DRIVER or any(each.startswith(NVIDIA.ids) for each in (device.uuid, device.parent)):
-        return NVIDIA
-    return BY_RESOURCE.get(offer.resource, NVIDIA)
+    return NVIDIA if is_nvidia(offer.device) else BY_RESOURCE.get(offer.resource, NVIDIA)
 
 
 def _of_kind(offers: Sequence[Offer], problems: list[str], *, more: bool) -> KindDevices:

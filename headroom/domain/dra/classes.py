@@ -108,6 +108,13 @@ def _conjuncts(expression: str) -> list[str]:
     return [part.strip() for part in (*parts, expression[start:])]
 
 
+def is_nvidia(device: Device) -> bool:
+    """Whether the device is a card of NVIDIA's, or a part of one."""
+    return device.key.driver == NVIDIA_DRIVER or any(
+        each.startswith(NVIDIA.ids) for each in (device.uuid, device.parent)
+    )
+
+
 class Classes:
     """The DeviceClasses of the cluster."""
 
@@ -138,23 +145,13 @@ class Classes:
 
     def is_card(self, device: Device) -> bool:
         """Whether the device is an accelerator."""
-        return (
-            device.uuid.startswith(NVIDIA.ids)
-            or device.parent.startswith(NVIDIA.ids)
-            or device.key.driver == NVIDIA_DRIVER
-            or bool(self.resource_of(device))
-        )
+        return is_nvidia(device) or bool(self.resource_of(device))
 
     def drivers(self) -> Iterator[str]:
         """Drivers that are known to publish accelerators, by what they or the classes are called."""
         yield NVIDIA_DRIVER
         for each in self._serving.values():
             yield from each.drivers
-
-    def resource_by_class(self, name: str) -> str:
-        """The extended resource that a class maps; empty for none."""
-        known = self._all.get(name)
-        return known.resource if known is not None else ""
 
     def cls(self, name: str) -> Class | None:
         """A class by its name."""

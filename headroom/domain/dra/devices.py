@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from headroom import units
-from headroom.domain.dra.objects import Capacity, ResourceSlice, SliceDevice, quantity_of
+from headroom.domain.dra.objects import Capacity, Counter, ResourceSlice, SliceDevice, quantity_of
 from headroom.domain.model import LARGEST_MIB, MOST_SLICES
 from headroom.wire import Quantity
 
@@ -141,11 +141,11 @@ def _consumed(counters: Counters) -> Counters:
     return counters
 
 
-def _amounts(counters: Mapping[str, object]) -> tuple[tuple[str, Fraction], ...]:
+def _amounts(counters: Mapping[str, Counter]) -> tuple[tuple[str, Fraction], ...]:
     found = []
     for name, counter in sorted(counters.items()):
         try:
-            found.append((name, units.parse_quantity(str(getattr(counter, "value", "")))))
+            found.append((name, units.parse_quantity(str(counter.value))))
         except units.UnitError:
             found.append((name, Fraction(0)))
     return tuple(found)

@@ -209,6 +209,17 @@ def test_a_fault_is_found_and_told_with_its_remedy(fault: str) -> None:
     assert found[0].why
 
 
+def test_an_assignment_that_cannot_be_read_ends_no_look() -> None:
+    facts = healthy()
+    broken = pod(
+        "broken", {"headroom.dev/vram": "8Gi"}, assigned=True, schedulerName="headroom", runtimeClassName="nvidia"
+    )
+    broken.metadata.annotations["headroom.dev/assigned-mode"] = "half"
+    facts.pods.append(broken)
+    pods(pod("other", WHOLE, schedulerName="default-scheduler"))(facts)
+    assert any("node n: 1 pods with nvidia.com/gpu" in finding.what for finding in examine(facts))
+
+
 def test_the_reason_of_a_pod_that_waits_is_told() -> None:
     facts = healthy()
     change("deployments", workload("headroom-scheduler", 1, 0), workload("headroom-autoscaler", 1, 1))(facts)
