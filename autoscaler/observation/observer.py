@@ -17,7 +17,7 @@ from autoscaler.observation.gathering import Gathered, Gatherer, ObserveSettings
 from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
 from autoscaler.observation.series import merge_buckets, quantile
 from autoscaler.observation.stillness import Load, Still
-from autoscaler.observation.traffic import Lengths, Traffic, leaving
+from autoscaler.observation.traffic import Lengths, Traffic
 from headroom.domain.engines import COUNTERS as COUNTER_FACTS
 from headroom.domain.engines import GAUGES as GAUGE_FACTS
 from headroom.domain.engines import Before, Metric
@@ -55,9 +55,9 @@ class Observer:
         self.ready = [pod for pod in pods if pod.ready_at and not pod.deleted_at]
         serving = [pod for pod in others if pod.ready_at and not pod.deleted_at]
         self._unready = [pod for pod in pods if not pod.ready_at and pod.node and not pod.deleted_at]
-        self._facts = Gatherer(target.engine, self.ready, serving, snapshot, wall_seconds, settings)
-        ending = Gatherer(target.engine, leaving(pods), (), snapshot, wall_seconds, settings)
-        self._traffic = Traffic(target.engine, self._facts, ending, snapshot)
+        leaving = [pod for pod in pods if pod.ready_at and pod.deleted_at]
+        self._facts = self._gatherer(self.ready, serving)
+        self._traffic = Traffic(self._facts, self._gatherer(leaving) if leaving else None)
         loads = self._loads()
         self.still = stillness.follow(still_before or {}, loads, snapshot.clock_seconds)
         """Pods with requests inside whose counters stand still."""
@@ -79,12 +79,15 @@ class Observer:
 
     def _whole(self, signal: SignalSpec, reading: Reading) -> Reading:
         """The reading, marked where what it rests on is not whole: pods may be missing that are busier than these."""
-        partial = self._snapshot.partial
-        groups = (signal.kind.value,) if signal.kind in LATENCIES else (GAUGES, COUNTERS)
-        why = next((partial[group] for group in groups if group in partial), "") if partial else ""
+        why = self._partial(signal.kind.value) if signal.kind in LATENCIES else self._partial(GAUGES, COUNTERS)
         if not why or reading.state is not Freshness.FRESH:
             return reading
         return replace(reading, state=Freshness.PARTIAL, detail=why)
+
+    def _partial(self, *groups: str) -> str:
+        """Why the answer of one of these groups is not whole; empty where they are."""
+        partial = self._snapshot.partial
+        return next((partial[group] for group in groups if group in partial), "")
 
     def activation(self) -> Reading | None:
         """The signal that outlives the pods; None where the object has none."""
@@ -104,7 +107,7 @@ class Observer:
         """Requests that pods report which have a node and are not ready."""
         if not self._unready:
             return 0.0
-        unready = Gatherer(self._target.engine, self._unready, (), self._snapshot, self._wall, self._settings)
+        unready = self._gatherer(self._unready)
         counts = [unready.gauge(metric) for metric in self._target.engine.metrics(("running", "waiting", "in_flight"))]
         return sum([count.total for count in counts])
 
@@ -146,7 +149,7 @@ class Observer:
         lengths, traffic = lessons.lengths, self._traffic
         objective = self._target.spec.objective
         answers, late = traffic.lateness(objective) if objective is not None else (0.0, 0.0)
-        why = next((self._snapshot.partial[g] for g in (GAUGES, COUNTERS) if g in self._snapshot.partial), "")
+        why = self._partial(GAUGES, COUNTERS)
         return Work(
             state=Freshness.PARTIAL if why else Freshness.FRESH,
             prompt_tokens_per_second=traffic.rates(engine.prompt_tokens, less=engine.cached_tokens),
@@ -208,6 +211,9 @@ class Observer:
         )
 
     # Facts
+
+    def _gatherer(self, pods: Sequence[PodView], others: Sequence[PodView] = ()) -> Gatherer:
+        return Gatherer(self._target.engine, pods, others, self._snapshot, self._wall, self._settings)
 
     def _reading(self, signal: SignalSpec) -> Reading:
         kind, engine = signal.kind, self._target.engine

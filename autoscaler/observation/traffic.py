@@ -4,16 +4,14 @@ Pods that end what they have were sent requests a moment ago: without them what 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from autoscaler.law.spec import Objective
-from autoscaler.observation.answers import Snapshot
-from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.gathering import Gatherer
 from autoscaler.observation.series import merge_buckets, share_above
-from headroom.domain.engines import Engine, Metric
+from headroom.domain.engines import Metric
 
 MEMORY_SECONDS: Final = (60.0, 900.0)
 """Shortest and longest memory of the length of a mean request."""
@@ -44,24 +42,29 @@ class Lengths:
 
 
 class Traffic:
-    """Sums over the pods of one target: `serving` are those that are ready, `leaving` those that end what they have."""
+    """Sums over the pods of one target: `serving` are those that are ready, `leaving` those that end what they have, if any."""
 
-    def __init__(self, engine: Engine, serving: Gatherer, leaving: Gatherer, snapshot: Snapshot) -> None:
-        self._engine, self._serving, self._leaving, self._snapshot = engine, serving, leaving, snapshot
+    def __init__(self, serving: Gatherer, leaving: Gatherer | None) -> None:
+        self._engine, self._serving = serving.engine, serving
+        self._parts = (serving,) if leaving is None else (serving, leaving)
+        self._rates: dict[tuple[str, ...], tuple[float, float]] = {}
 
     def rates(self, metric: Metric, less: Metric | None = None) -> tuple[float, float]:
         """A counter per second, over the short and the long averaging time; without what `less` counts of it."""
-        parts = [facts.rates(metric) for facts in (self._serving, self._leaving)]
-        short, long = sum([part.gathered.total for part in parts]), sum([part.long for part in parts])
-        if less:
-            without = self.rates(less)
-            short, long = max(short - without[0], 0.0), max(long - without[1], 0.0)
-        return short, long
+        known = self._rates.get(metric.names)
+        if known is None:
+            parts = [facts.rates(metric) for facts in self._parts]
+            known = sum([part.gathered.total for part in parts]), sum([part.long for part in parts])
+            self._rates[metric.names] = known
+        if not less:
+            return known
+        without = self.rates(less)
+        return max(known[0] - without[0], 0.0), max(known[1] - without[1], 0.0)
 
     def growth(self, metric: Metric) -> tuple[float, float]:
         """How fast a gauge that counts requests rises, over the two averaging times."""
-        one, other = self._serving.growth(metric), self._leaving.growth(metric)
-        return one[0] + other[0], one[1] + other[1]
+        parts = [facts.growth(metric) for facts in self._parts]
+        return sum([short for short, _ in parts]), sum([long for _, long in parts])
 
     def lengths(self, known: Lengths, seconds: float) -> Lengths:
         """The lengths after `seconds` more."""
@@ -122,15 +125,10 @@ class Traffic:
         if not metric:
             return {}
         found: list[Mapping[float, float]] = []
-        known = self._snapshot.buckets.values()
+        known = self._serving.snapshot.buckets.values()
         per_name = [by_name[name] for name in metric.names for by_name in known if name in by_name]
         for pod in self._serving.ready:
             buckets = self._serving.look_up(per_name, pod)
             if buckets is not None:
                 found.append(buckets)
         return merge_buckets(found)
-
-
-def leaving(pods: Sequence[PodView]) -> list[PodView]:
-    """Pods that were ready and are being deleted."""
-    return [pod for pod in pods if pod.ready_at and pod.deleted_at]
