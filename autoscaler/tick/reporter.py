@@ -59,12 +59,15 @@ class Reporter:
         built = status.build(
             decision,
             outcome.observation,
-            status.Past(memory.history, memory.last_scale, _learned(outcome)),
+            history=memory.history,
+            last_scale=memory.last_scale,
             conditions=_merged(wanted, old, resource, wall),
             generation=resource.metadata.generation,
             now=wall,
         )
-        await self._write(resource, memory, built, old, now)
+        # What was learned is never news, and takes a while to write down.
+        if self._is_due(resource, memory, built, old, now):
+            await self._write(resource, memory, built | {"learned": _learned(outcome)}, old, now)
 
     async def refused(
         self, resource: InferenceAutoscaler, memory: Memory, wanted: list[status.Condition], now: float
@@ -73,7 +76,20 @@ class Reporter:
         old = memory.status(resource)
         conditions = _merged(wanted, old, resource, self._wall_clock())
         built = {"observedGeneration": resource.metadata.generation, "conditions": conditions}
-        await self._write(resource, memory, built, old, now)
+        if self._is_due(resource, memory, built, old, now):
+            await self._write(resource, memory, built, old, now)
+
+    def _is_due(
+        self,
+        resource: InferenceAutoscaler,
+        memory: Memory,
+        built: dict[str, Any],
+        old: Mapping[str, Any],
+        now: float,
+    ) -> bool:
+        since = now - memory.written_at
+        refresh, late = self._refresh_seconds, self._crowd_seconds * _spread(resource.key)
+        return now >= memory.wait_until and status.says_something_new(built, old, since, refresh, late)
 
     async def _write(
         self,
@@ -83,10 +99,6 @@ class Reporter:
         old: Mapping[str, Any],
         now: float,
     ) -> None:
-        since = now - memory.written_at
-        refresh, late = self._refresh_seconds, self._crowd_seconds * _spread(resource.key)
-        if now < memory.wait_until or not status.says_something_new(built, old, since, refresh, late):
-            return
         try:
             await self._actuator.status(resource, built)
         except (KubeError, NotLeaderError) as error:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from autoscaler.law.decide import Decision, Reason, Rule
 from autoscaler.law.decision import ObjectiveReport
@@ -196,24 +196,17 @@ def merge_conditions(
     return result
 
 
-class Past(NamedTuple):
-    """What stays of earlier ticks in the status."""
-
-    history: Sequence[Mapping[str, Any]]
-    last_scale: str
-    learned: Mapping[str, Any]
-
-
 def build(
     decision: Decision,
     observation: Observation,
-    past: Past,
     *,
+    history: Sequence[Mapping[str, Any]],
+    last_scale: str,
     conditions: list[dict[str, Any]],
     generation: int,
     now: float,
 ) -> Status:
-    """The whole status after a decision."""
+    """The status after a decision, but for what was learned (`learned`)."""
     status: Status = {
         "observedGeneration": generation,
         "currentReplicas": observation.replicas,
@@ -222,14 +215,13 @@ def build(
         "unmetReplicas": decision.unmet,
         "signals": [_signal(wish, now) for wish in decision.wishes],
         "limits": [{"rule": str(reason.rule), "message": cut(reason.text)} for reason in decision.reasons],
-        "history": list(past.history)[:HISTORY],
-        "learned": dict(past.learned),
+        "history": list(history)[:HISTORY],
         "conditions": conditions,
     }
     if decision.objective is not None:
         status["objective"] = objective_of(decision.objective)
-    if past.last_scale:
-        status["lastScaleTime"] = past.last_scale
+    if last_scale:
+        status["lastScaleTime"] = last_scale
     return status
 
 
