@@ -7,6 +7,7 @@ import msgspec
 
 from autoscaler.api.objective import ObjectiveWire
 from autoscaler.api.resource import InferenceAutoscaler
+from autoscaler.tick.status import percent
 
 
 def explain(resource: InferenceAutoscaler) -> str:
@@ -63,7 +64,7 @@ def _objective(wire: ObjectiveWire | None, seen: Mapping[str, Any]) -> list[str]
 
 
 def _percent(share: str) -> str:
-    return f"{100 * float(share):.4g} %"
+    return percent(float(share))
 
 
 def _signals(signals: Sequence[Mapping[str, Any]]) -> list[list[str]]:
