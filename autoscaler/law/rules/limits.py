@@ -38,8 +38,7 @@ def finish(turn: Turn, wanted: int) -> Decision:
     ups = (
         window.record_wish(turn.state.ups, turn.now, bounded, spec.up.window_seconds) if spec.up.window_seconds else ()
     )
-    turn.note(ups=ups)
-    turn.note(own_zero=replicas == 0)
+    turn.note(ups=ups, own_zero=replicas == 0)
     remember_move(turn, replicas - before)
     return turn.decision(replicas, bounded, refused, active=bool(turn.fresh))
 
