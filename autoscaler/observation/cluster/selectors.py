@@ -38,6 +38,14 @@ class Selector:
         """Whether every requirement holds."""
         return bool(self.requirements) and all(one.holds(labels) for one in self.requirements)
 
+    @property
+    def exact(self) -> tuple[str, str] | None:
+        """A label and the only value of it that is chosen; None where no requirement is so plain."""
+        for one in self.requirements:
+            if one.wanted and one.values is not None and len(one.values) == 1:
+                return one.label, next(iter(one.values))
+        return None
+
 
 def parse(text: str) -> Selector:
     """Raises SelectorError."""

@@ -1,6 +1,6 @@
 """What the watches have shown: objects, workloads, pods by owner, other scalers. Synchronous handlers, no I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -53,6 +53,8 @@ class World:
         """Workloads whose scale has to be read: it says what their own fields do not (`Workload.selector`)."""
         self._all_pods: dict[str, dict[str, PodView]] = {}
         """By namespace, those of nobody as well: a selector may choose any."""
+        self._by_label: dict[str, dict[str, dict[str, list[PodView]]]] = {}
+        """Namespace -> label -> value -> pods; of labels that selectors ask for, until a pod changes."""
         self._selectors: dict[str, selectors.Selector] = {}
         self._pods: dict[str, dict[str, PodView]] = {}
         self._owner_of: dict[str, str] = {}
@@ -90,6 +92,7 @@ class World:
         if kind == DELETED:
             self.workloads.pop(scaled, None)
             self.unread_scales.discard(scaled)
+            self._selectors.pop(scaled, None)
             return
         self.workloads[scaled] = workloads.follow(workload, self.workloads.get(scaled))
         if workload.selector is not None:
@@ -115,6 +118,7 @@ class World:
 
     def on_pod(self, kind: str, key: str, pod: PodView) -> None:
         """A pod event."""
+        self._by_label.pop(pod.namespace, None)
         if kind == DELETED:
             self._all_pods.get(pod.namespace, {}).pop(key, None)
         else:
@@ -153,10 +157,22 @@ class World:
         workload = self.workloads.get(scaled)
         if workload is not None and workload.selector is not None:
             chosen = self._selectors.get(scaled, selectors.Selector())
-            return [
-                pod for pod in self._all_pods.get(workload.namespace, {}).values() if chosen.matches(dict(pod.labels))
-            ]
+            return [pod for pod in self._candidates(workload.namespace, chosen) if chosen.matches(dict(pod.labels))]
         return [pod for pod in self._pods.get(scaled, {}).values() if not pod.is_worker]
+
+    def _candidates(self, namespace: str, selector: selectors.Selector) -> Iterable[PodView]:
+        """Pods among which are all that the selector chooses; not the whole namespace for each of a thousand workloads in it."""
+        pods = self._all_pods.get(namespace, {}).values()
+        exact = selector.exact
+        if exact is None:
+            return pods
+        label, value = exact
+        by_label = self._by_label.setdefault(namespace, {})
+        if label not in by_label:
+            by_value = by_label[label] = {}
+            for pod in pods:
+                by_value.setdefault(dict(pod.labels).get(label, ""), []).append(pod)
+        return by_label[label].get(value, ())
 
     def workers_of(self, scaled: str) -> list[PodView]:
         """The other pods of a workload's groups."""

@@ -9,6 +9,7 @@ from autoscaler.law.inputs import PodFacts, Rollout
 from autoscaler.observation.cluster import pods, selectors
 from autoscaler.observation.cluster.objects import POD_VIEW
 from autoscaler.observation.cluster.workloads import Workload, WorkloadDecoder, follow
+from autoscaler.observation.cluster.world import World
 from headroom.wire import encode
 
 
@@ -227,3 +228,42 @@ class TestSelectors:
     def test_what_is_none(self, text: str) -> None:
         with pytest.raises(selectors.SelectorError, match="no label selector"):
             selectors.parse(text)
+
+
+class TestPodsBySelector:
+    LABELS: ClassVar = {
+        "llm-0": {"app": "llm", "role": "leader"},
+        "llm-1": {"app": "llm", "role": "worker"},
+        "bare": {"role": "worker"},
+        "other": {"app": "other"},
+    }
+
+    @staticmethod
+    def change(world: World, name: str, labels: dict[str, str], kind: str = "MODIFIED", namespace: str = "ns") -> None:
+        pod = POD_VIEW.decode(encode({"metadata": {"name": name, "namespace": namespace, "labels": labels}}))
+        world.on_pod(kind, f"{namespace}/{name}", pod)
+
+    @pytest.mark.parametrize(
+        ("selector", "chosen"),
+        [
+            ("app=llm", {"llm-0", "llm-1"}), ("role=worker", {"llm-1", "bare"}), ("role in (worker),app=llm", {"llm-1"}),
+            ("role in (leader,worker)", {"llm-0", "llm-1", "bare"}), ("app!=llm", {"bare", "other"}),
+            ("app=none", set()), ("app=", set()), ("!app", {"bare"}),
+        ],
+    )  # fmt: skip
+    def test_they_follow_the_pods(self, selector: str, chosen: set[str]) -> None:
+        world = World()
+        rollout = Workload("Rollout.argoproj.io", "ns", "llm", selector="")
+        world.on_workload("ADDED", "ns/llm", rollout)
+        world.set_scale(rollout.key, 2, selector)
+        for name, labels in self.LABELS.items():
+            self.change(world, name, labels)
+            self.change(world, name, labels, namespace="elsewhere")
+        assert {pod.name for pod in world.pods_of(rollout.key)} == chosen
+        self.change(world, "llm-0", {"app": "other"})
+        self.change(world, "llm-1", self.LABELS["llm-1"], "DELETED")
+        self.change(world, "late", {"app": "llm", "role": "worker"})
+        left = {"bare": self.LABELS["bare"], "llm-0": {"app": "other"}, "late": {"app": "llm", "role": "worker"}}
+        left["other"] = self.LABELS["other"]
+        wanted = {name for name, labels in left.items() if selectors.parse(selector).matches(labels)}
+        assert {pod.name for pod in world.pods_of(rollout.key)} == wanted
