@@ -57,16 +57,7 @@ def _work_or_fallback(turn: Turn, signal: SignalSpec, readings: dict[str, Readin
         raw = max(raw, min(crowded, supply.serving + max(1.0, law.gauge_step * supply.serving)))
     cautious = max(raw * _unseen(turn, work), raw + work.missing)
     up, low = _ratio(raw, cautious, supply.replicas, _tolerances(turn, law.work_tolerance), law.lower_margin)
-    text = f"{offered:.2f} GPU s/s of work"
-    return replace(
-        wish,
-        state=work.state,
-        up=up,
-        low=_kept(turn, work.state, low),
-        value=offered,
-        age_seconds=work.age_seconds,
-        detail=f"{text}; {work.detail}" if work.detail else text,
-    )
+    return _of_work(turn, replace(wish, up=up, low=low, value=offered), work)
 
 
 def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
@@ -93,13 +84,16 @@ def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
     if work.full_batch > 0:
         crowded = math.ceil((work.running + work.waiting) / work.full_batch / law.crowd_share)
         up = max(up, min(crowded, supply.ready + supply.step(law)))
-    text = f"{foreseen:.2f} GPU s/s of work"
+    return _of_work(turn, replace(wish, up=up, low=max(low, up), value=foreseen), work)
+
+
+def _of_work(turn: Turn, wish: Wish, work: Work) -> Wish:
+    """The wish with how far the work may be trusted; its value is GPU seconds per second."""
+    text = f"{wish.value:.2f} GPU s/s of work"
     return replace(
         wish,
         state=work.state,
-        up=up,
-        low=_kept(turn, work.state, max(low, up)),
-        value=foreseen,
+        low=_kept(turn, work.state, wish.low),
         age_seconds=work.age_seconds,
         detail=f"{text}; {work.detail}" if work.detail else text,
     )
