@@ -83,7 +83,7 @@ def _staffed(turn: Turn, wish: Wish, work: Work) -> Wish:
         up, low = min(up, most), min(low, most)
     if work.full_batch > 0:
         crowded = math.ceil((work.running + work.waiting) / work.full_batch / law.crowd_share)
-        up = max(up, min(crowded, supply.ready + supply.step(law)))
+        up = max(up, min(crowded, supply.serving + supply.step(law)))
     return _of_work(turn, replace(wish, up=up, low=max(low, up), value=foreseen), work)
 
 

@@ -69,6 +69,18 @@ class TestSurge:
         assert trail[9] == 12
         assert trail[-1] == 15
 
+    @pytest.mark.parametrize("objective", [None, Objective(2.0, 0.1)], ids=["a target of work", "an objective"])
+    def test_full_replicas_ask_for_a_step_from_what_is_asked_for(self, objective: Objective | None) -> None:
+        """Their batches are full, though the work that they do would fit fewer replicas."""
+        spec = TargetSpec(1, 100, (SignalSpec(SignalKind.WORK, 0.8, "work"),), objective=objective, down=DOWN)
+        work = Work(
+            Freshness.FRESH, (100.0, 100.0), (100.0, 100.0), running=4000.0, full_batch=40.0,
+            seconds_per_prompt_token=0.001, seconds_per_output_token=0.001,
+        )  # fmt: skip
+        surging = Observation(8, PodFacts(ready=16), work=work, rollout=Rollout.PROGRESSING)
+        settled = Observation(8, PodFacts(ready=8), work=work)
+        assert Run(spec, 8).tick(lambda _: surging) == Run(spec, 8).tick(lambda _: settled) == [10]
+
     def test_an_old_revision_that_is_whole_is_grown_while_a_new_pod_starts(self) -> None:
         pods = PodFacts(ready=4, starting=(10.0,))
         run = Run(KV, 4)
