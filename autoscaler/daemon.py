@@ -22,8 +22,8 @@ from autoscaler.adapters.scales import Scales
 from autoscaler.api import resource
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation.cluster import objects
-from autoscaler.observation.cluster.workloads import WorkloadDecoder
-from autoscaler.observation.cluster.world import World
+from autoscaler.observation.cluster.workloads import BUILT_IN, WorkloadDecoder
+from autoscaler.observation.cluster.world import USUAL, World, scoped
 from autoscaler.settings import AutoscalerSettings, metric_names
 from autoscaler.tick.outcome import Outcome
 from autoscaler.tick.tick import Loop
@@ -44,17 +44,12 @@ log = get_logger(__name__)
 _OTHER_APIS_SECONDS: Final = 60.0
 _PATIENCE_SECONDS: Final = 30.0
 """How long a single round waits for the API server."""
-_APPS: Final = {"Deployment": "deployments", "StatefulSet": "statefulsets"}
 _M_ARENA_MAX: Final = -8  # from malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 
 
 class NotListedError(HeadroomError):
     """The API server did not say in time what there is."""
-
-
-def _scoped(api: str, namespace: str, plural: str) -> str:
-    return f"{api}/namespaces/{namespace}/{plural}" if namespace else f"{api}/{plural}"
 
 
 class AutoscalerDaemon:
@@ -135,22 +130,22 @@ class AutoscalerDaemon:
         found: dict[str, Reflector[Any]] = {
             "inferenceautoscalers": Reflector(
                 kube,
-                _scoped(f"/apis/{API_VERSION}", namespace, PLURAL_AUTOSCALER),
+                scoped(f"/apis/{API_VERSION}", namespace, PLURAL_AUTOSCALER),
                 resource.DECODER,
                 world.on_resource,
                 on_broken=world.on_broken_resource,
             ),
-            "pods": Reflector(kube, _scoped("/api/v1", namespace, "pods"), objects.POD_VIEW, world.on_pod),
+            "pods": Reflector(kube, scoped("/api/v1", namespace, "pods"), objects.POD_VIEW, world.on_pod),
             "horizontalpodautoscalers": Reflector(
                 kube,
-                _scoped("/apis/autoscaling/v2", namespace, "horizontalpodautoscalers"),
+                scoped("/apis/autoscaling/v2", namespace, "horizontalpodautoscalers"),
                 objects.OTHER_SCALER,
                 world.on_other_scaler,
             ),
         }
-        for kind, plural in _APPS.items():
-            path = _scoped("/apis/apps/v1", namespace, plural)
-            found[plural] = Reflector(kube, path, WorkloadDecoder(kind), world.on_workload)
+        for kind in BUILT_IN:
+            served = USUAL[kind]
+            found[served.plural] = Reflector(kube, served.listed(namespace), WorkloadDecoder(kind), world.on_workload)
         return found
 
     async def run(self) -> None:
@@ -219,7 +214,7 @@ class AutoscalerDaemon:
             await self._list_scaled_objects()
 
     async def _list_scaled_objects(self) -> None:
-        path = _scoped("/apis/keda.sh/v1alpha1", self.settings.namespace, "scaledobjects")
+        path = scoped("/apis/keda.sh/v1alpha1", self.settings.namespace, "scaledobjects")
         try:
             listed = objects.OTHER_SCALERS.decode(await self._kube.request("GET", path))
         except NotFound:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from autoscaler.adapters.scales import SCALE, Scale
 from autoscaler.api.resource import InferenceAutoscaler
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation.cluster.objects import PodView
@@ -39,22 +40,6 @@ class NotLeaderError(HeadroomError):
 
 class ChangedError(HeadroomError):
     """The object is not what the decision was made on; the next tick decides anew."""
-
-
-class _ScaleSpec(msgspec.Struct):
-    replicas: int = 0
-
-
-class _ScaleMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-
-
-class _Scale(msgspec.Struct):
-    metadata: _ScaleMeta
-    spec: _ScaleSpec = msgspec.field(default_factory=_ScaleSpec)
-
-
-_SCALE: Final = msgspec.json.Decoder(_Scale)
 
 
 class Actuator:
@@ -108,9 +93,9 @@ class Actuator:
                 raise ChangedError(f"{path} was changed to {scale.spec.replicas} replicas meanwhile") from None
             return await self._write_scale(path, scale.metadata.resource_version, replicas)
 
-    async def _scale_of(self, path: str) -> "_Scale":
+    async def _scale_of(self, path: str) -> Scale:
         try:
-            return _SCALE.decode(await self._counted("scale", self._kube.request("GET", path)))
+            return SCALE.decode(await self._counted("scale", self._kube.request("GET", path)))
         except msgspec.MsgspecError as error:
             raise KubeError(f"GET {path}: broken scale: {error}") from error
 
@@ -118,7 +103,7 @@ class Actuator:
         body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
         written = await self._counted("scale", calls.merge_patch(self._kube, path, body, manager=FIELD_MANAGER))
         try:
-            return _SCALE.decode(written).metadata.resource_version
+            return SCALE.decode(written).metadata.resource_version
         except msgspec.MsgspecError:
             return ""
 

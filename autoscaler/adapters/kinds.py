@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from autoscaler.api.resource import kind_key
-from autoscaler.observation.cluster.workloads import WorkloadDecoder
+from autoscaler.api.resource import GROUPS, kind_key
+from autoscaler.observation.cluster.workloads import BUILT_IN, LEADER_WORKER_SET, WorkloadDecoder
 from autoscaler.observation.cluster.world import USUAL, Served, World
 from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeClient, KubeError, NotFound
@@ -51,9 +51,8 @@ class Kinds:
     ) -> None:
         self._kube, self._world, self._namespace, self._begin = kube, world, namespace, begin
         self._retry_seconds = retry_seconds
-        self._followed = {"Deployment", "StatefulSet"}
+        self._followed = set(BUILT_IN)
         self._tried: dict[str, float] = {}
-        self._always: dict[str, str] = {"LeaderWorkerSet": "leaderworkerset.x-k8s.io/v1"}
 
     async def follow_wanted(self) -> None:
         """Begin to follow what is wanted and not followed yet; returns once their first lists are in, or late."""
@@ -72,7 +71,7 @@ class Kinds:
             await self.follow_wanted()
 
     def _wanted(self, now: float) -> Iterable[tuple[str, str, str]]:
-        wanted = {key: (version, key) for key, version in self._always.items()}
+        wanted = {LEADER_WORKER_SET: (GROUPS, LEADER_WORKER_SET)}  # wherever it is served, as the two that are built in
         wanted |= {kind_key(t.api_version, t.kind): (t.api_version, t.kind) for t in self._world.targets.values()}
         for key, (version, kind) in wanted.items():
             if key not in self._followed and now - self._tried.get(key, float("-inf")) >= self._retry_seconds:
@@ -80,20 +79,18 @@ class Kinds:
 
     async def _follow(self, key: str, api_version: str, kind: str) -> Reflector[Any] | None:
         self._tried[key] = asyncio.get_running_loop().time()
-        served = await self._find(api_version, kind) if key not in USUAL else USUAL[key]
-        if isinstance(served, Served):
-            problem = await self._why_not_listed(served)
-        else:
-            problem = served
-        if problem or not isinstance(served, Served):
+        served = USUAL.get(key) or await self._find(api_version, kind)
+        problem = served if isinstance(served, str) else await self._why_not_listed(served)
+        if problem or isinstance(served, str):
             self._world.not_served[key] = problem
             return None
         self._world.not_served.pop(key, None)
         self._world.served[key] = served
         self._followed.add(key)
-        reflector = Reflector(self._kube, self._path(served), WorkloadDecoder(key), self._world.on_workload)
+        path = served.listed(self._namespace)
+        reflector = Reflector(self._kube, path, WorkloadDecoder(key), self._world.on_workload)
         self._begin(served.plural, reflector.run)
-        log.info("kind_followed", kind=key, path=self._path(served))
+        log.info("kind_followed", kind=key, path=path)
         return reflector
 
     async def _find(self, api_version: str, kind: str) -> Served | str:
@@ -115,7 +112,7 @@ class Kinds:
 
     async def _why_not_listed(self, served: Served) -> str:
         try:
-            await self._kube.request("GET", self._path(served), query=[("limit", "1")])
+            await self._kube.request("GET", served.listed(self._namespace), query=[("limit", "1")])
         except NotFound:
             return f"the API server does not serve {served.plural}"
         except KubeError as error:
@@ -124,7 +121,3 @@ class Kinds:
                 " headroom.dev/aggregate-to-autoscaler gives the right (docs/autoscaling.md)"
             )
         return ""
-
-    def _path(self, served: Served) -> str:
-        where = f"namespaces/{self._namespace}/" if self._namespace else ""
-        return f"{served.root}/{where}{served.plural}"

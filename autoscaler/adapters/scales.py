@@ -9,24 +9,32 @@ from autoscaler.observation.cluster.selectors import SelectorError
 from autoscaler.observation.cluster.world import World
 from headroom.daemon.logs import get_logger
 from headroom.kube.client import KubeClient, KubeError, NotFound
+from headroom.wire import Wire
 
 _AT_ONCE: Final = 8
 
 
-class _Spec(msgspec.Struct):
+class _Meta(Wire):
+    resource_version: str = ""
+
+
+class _Spec(Wire):
     replicas: int = 0
 
 
-class _Status(msgspec.Struct):
+class _Status(Wire):
     selector: str = ""
 
 
-class _Scale(msgspec.Struct):
+class Scale(Wire):
+    """The scale subresource of whatever has one."""
+
+    metadata: _Meta
     spec: _Spec = msgspec.field(default_factory=_Spec)
     status: _Status = msgspec.field(default_factory=_Status)
 
 
-_SCALE: Final = msgspec.json.Decoder(_Scale)
+SCALE: Final = msgspec.json.Decoder(Scale)
 
 log = get_logger(__name__)
 
@@ -53,7 +61,7 @@ class Scales:
         async with self._slots:
             try:
                 raw = await self._kube.request("GET", f"{served.path(workload)}/scale")
-                scale = _SCALE.decode(raw)
+                scale = SCALE.decode(raw)
                 self._world.set_scale(scaled, scale.spec.replicas, scale.status.selector)
             except NotFound:
                 return  # it goes; the watch will tell

@@ -123,6 +123,12 @@ class Observer:
         """Names that were looked for and that no pod exports, though pods are ready."""
         return frozenset(self._facts.absent)
 
+    def unreadable(self) -> dict[str, str]:
+        """Signals whose query Prometheus cannot read, and what it says."""
+        said = self._snapshot.unreadable
+        names = (*[signal.name for signal in self._target.spec.signals], ACTIVATION) if said else ()
+        return {name: said[self._target.key, name] for name in names if (self._target.key, name) in said}
+
     def is_silent(self) -> bool:
         """Whether a pod that should report was not scraped lately."""
         return bool(self._target.engine.metrics((*GAUGE_FACTS, *COUNTER_FACTS))) and self._facts.silent()

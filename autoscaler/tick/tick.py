@@ -223,7 +223,7 @@ class Loop:
             scrape_seconds=observer.spacing_seconds(), scrape_age_seconds=observer.scrape_age_seconds(),
             silent=observer.is_silent(), absent=observer.absent(),
             rival=rival, yields=now < memory.others.yields_until,
-            unreadable={name: text for (key, name), text in snapshot.unreadable.items() if key == target.key},
+            unreadable=observer.unreadable(),
         )  # fmt: skip
 
     async def _pod_facts(self, memory: Memory, workload: Workload, facts: PodFacts, now: float) -> PodFacts:

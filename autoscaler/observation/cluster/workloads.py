@@ -18,6 +18,8 @@ FIELD_MANAGER: Final = "headroom-autoscaler"
 DEPLOYMENT: Final = "Deployment"
 STATEFUL_SET: Final = "StatefulSet"
 LEADER_WORKER_SET: Final = "LeaderWorkerSet"
+BUILT_IN: Final = (DEPLOYMENT, STATEFUL_SET)
+"""Kinds that every API server has: followed from the start."""
 
 
 class GroupWire(Wire):
@@ -138,7 +140,7 @@ class WorkloadDecoder:
 
     def decode(self, data: bytes | msgspec.Raw, /) -> Workload:
         """One object from its JSON. Raises WireError."""
-        if self._kind in (DEPLOYMENT, STATEFUL_SET, LEADER_WORKER_SET):
+        if self._kind in (*BUILT_IN, LEADER_WORKER_SET):
             return _known(self._kind, _WIRE.decode(data))
         return _other(self._kind, _OTHER.decode(data))
 

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from autoscaler.api.resource import InferenceAutoscaler, Names, SpecError, Target, read
+from autoscaler.api.resource import APPS, GROUPS, InferenceAutoscaler, Names, SpecError, Target, read
 from autoscaler.observation.cluster import selectors, workloads
 from autoscaler.observation.cluster.objects import OtherScaler, PodView
-from autoscaler.observation.cluster.workloads import Workload
+from autoscaler.observation.cluster.workloads import DEPLOYMENT, LEADER_WORKER_SET, STATEFUL_SET, Workload
 from headroom.wire import DELETED
+
+
+def scoped(api: str, namespace: str, plural: str) -> str:
+    """Path of all objects of a namespace, or of the cluster where it is empty."""
+    return f"{api}/namespaces/{namespace}/{plural}" if namespace else f"{api}/{plural}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +29,15 @@ class Served:
         """Of one object."""
         return f"{self.root}/namespaces/{workload.namespace}/{self.plural}/{workload.name}"
 
+    def listed(self, namespace: str) -> str:
+        """Of all of a namespace, or of the cluster where it is empty."""
+        return scoped(self.root, namespace, self.plural)
+
 
 USUAL: Mapping[str, Served] = {
-    "Deployment": Served("/apis/apps/v1", "deployments"),
-    "StatefulSet": Served("/apis/apps/v1", "statefulsets"),
-    "LeaderWorkerSet": Served("/apis/leaderworkerset.x-k8s.io/v1", "leaderworkersets"),
+    DEPLOYMENT: Served(f"/apis/{APPS}", "deployments"),
+    STATEFUL_SET: Served(f"/apis/{APPS}", "statefulsets"),
+    LEADER_WORKER_SET: Served(f"/apis/{GROUPS}", "leaderworkersets"),
 }
 """Kinds that need no discovery, by `autoscaler.api.resource.kind_key`."""
 
