@@ -1,37 +1,30 @@
 """One target's readings and work, from the pods and the snapshot of a tick. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
 from autoscaler.api.resource import Target
 from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
-from autoscaler.law.sizing.prices import CostSettings, CostState, Iterations
+from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.law.spec import SignalSpec
 from autoscaler.observation import absent, stillness
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.gathering import Gathered, Gatherer, ObserveSettings, plus
+from autoscaler.observation.lessons import Lessons, sample_of
 from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
 from autoscaler.observation.series import merge_buckets, quantile
 from autoscaler.observation.stillness import Load, Still
-from autoscaler.observation.traffic import Lengths, Traffic
+from autoscaler.observation.traffic import Traffic
 from headroom.domain.engines import COUNTERS as COUNTER_FACTS
 from headroom.domain.engines import GAUGES as GAUGE_FACTS
 from headroom.domain.engines import Before, Metric
 
 _MOVING: Final = ("iterations", "output_tokens", "prompt_tokens", "token_count", "finished")
 """Counters that grow while an engine works."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lessons:
-    """What the metrics have taught of a target, beside the state of the law."""
-
-    cost: CostState = field(default_factory=CostState)
-    lengths: Lengths = field(default_factory=Lengths)
 
 
 class Observer:
@@ -203,7 +196,7 @@ class Observer:
             if self._wall - pod.ready_at >= self._settings.warm_seconds:
                 of_pod = {name: values.get(pod.name, 0.0) for name, values in (*rates.items(), *gauges.items())}
                 of_pod["prompt_tokens"] = max(of_pod["prompt_tokens"] - of_pod["cached_tokens"], 0.0)
-                sample = _iterations(of_pod)
+                sample = sample_of(of_pod)
                 if sample is not None:
                     state = prices.learn(state, sample, settings)
         return Lessons(state, self._traffic.lengths(lessons.lengths, seconds))
@@ -388,45 +381,3 @@ def _reading(name: str, gathered: Gathered, *, mean: bool = False) -> Reading:
     if mean and gathered.values:
         value /= len(gathered.values)
     return Reading(name, gathered.state, value, max(gathered.age_seconds, 0.0), gathered.missing, gathered.detail)
-
-
-def _iterations(of_pod: Mapping[str, float]) -> Iterations | None:
-    """A cost sample of one pod. Without a count of iterations the batch is the running gauge and the pod busy throughout.
-
-    A prefill server ends requests with one output token, so that no time between tokens is known: while requests wait it is
-    busy throughout, and an iteration takes as long as there are few in a second.
-    """
-    running, kv_cache = of_pod["running"], of_pod["kv_cache"]
-    room = running / kv_cache if kv_cache > 0.05 and running >= 1 else float("inf")
-    iterations = of_pod["iterations"]
-    if of_pod["token_count"] <= 0 or of_pod["token_seconds"] <= 0:
-        if iterations <= 0 or of_pod["waiting"] < 1 or of_pod["prompt_tokens"] <= 0:
-            return None
-        seconds = 1 / iterations
-    else:
-        seconds = of_pod["token_seconds"] / of_pod["token_count"]
-    if iterations <= 0:
-        return Iterations(seconds, running, of_pod["prompt_tokens"] * seconds, room)
-    return prices.counted(
-        seconds=1.0,
-        iterations=iterations,
-        mean_gap_seconds=seconds,
-        output_tokens=of_pod["output_tokens"],
-        prompt_tokens=of_pod["prompt_tokens"],
-        batch_room=room,
-    )
-
-
-def engine_costs(target: Target, lessons: Lessons, settings: CostSettings) -> prices.Cost | None:
-    """What the object states, else what was learned."""
-    if target.costs is not None:
-        return prices.Cost(*target.costs)
-    objective = min(
-        (signal.target for signal in target.spec.signals if signal.kind is SignalKind.INTER_TOKEN_LATENCY), default=None
-    )
-    if target.spec.objective is not None:
-        objective = target.spec.objective.inter_token_seconds
-    return prices.cost(lessons.cost, replace(settings, target_batch=float(target.most_sequences)), objective)
-
-
-__all__ = ["Gathered", "Lessons", "ObserveSettings", "Observer", "engine_costs"]

@@ -11,7 +11,7 @@ from autoscaler.law.decision import TargetState
 from autoscaler.law.memory.learned import Learned
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.cluster.workloads import Workload
-from autoscaler.observation.observer import Lessons
+from autoscaler.observation.lessons import Lessons
 from autoscaler.observation.stillness import Still
 from autoscaler.tick.other_writers import OtherWriters
 from autoscaler.tick.status import CHANGED_BY_ANOTHER

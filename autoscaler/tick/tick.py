@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
-from autoscaler.adapters.actuator import Actuator, ChangedError, NotLeaderError, is_ours
+from autoscaler.adapters.actuator import Actuator
 from autoscaler.adapters.collector import Collector
 from autoscaler.api.resource import InferenceAutoscaler, Target, kind_key
 from autoscaler.law import budget
@@ -17,20 +17,22 @@ from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.cluster import pods
-from autoscaler.observation.cluster.objects import PodView, stamp
+from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.cluster.workloads import DEPLOYMENT, Workload
 from autoscaler.observation.cluster.world import World
-from autoscaler.observation.observer import Observer, ObserveSettings, engine_costs
+from autoscaler.observation.gathering import ObserveSettings
+from autoscaler.observation.lessons import engine_costs
+from autoscaler.observation.observer import Observer
 from autoscaler.observation.queries import CLOCK, plan
 from autoscaler.observation.scrapes import Outlook
 from autoscaler.settings import AutoscalerSettings, budgets
 from autoscaler.tick import status
 from autoscaler.tick.memory import Memory, gpus_of, recall
+from autoscaler.tick.moving import Mover, not_moved
 from autoscaler.tick.outcome import Outcome
 from autoscaler.tick.reporter import Reporter
 from headroom.daemon.guard import Guard
 from headroom.daemon.logs import get_logger
-from headroom.kube.client import KubeError
 
 T = TypeVar("T")
 
@@ -95,9 +97,7 @@ class Loop:
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._world, self._collector, self._actuator, self._settings, self._metrics = (
-            world, collector, actuator, settings, metrics,
-        )  # fmt: skip
+        self._world, self._collector, self._settings, self._metrics = world, collector, settings, metrics
         self._guard = guard
         self._scales, self._complaints = scales, complaints
         self._fit, self._may_write, self._monotonic, self._wall_clock = fit, may_write, monotonic, wall_clock
@@ -113,6 +113,7 @@ class Loop:
         self._outlook = Outlook()
         self._absent: frozenset[str] = frozenset()
         """Names of metrics that some target's pods did not export in the last tick."""
+        self._mover = Mover(world, actuator, metrics, wall_clock)
         self._reporter = Reporter(
             actuator,
             metrics,
@@ -312,63 +313,16 @@ class Loop:
     # Acting
 
     async def _act(self, outcome: Outcome, now: float) -> None:
-        await self._guarded(outcome.target.key, self._move(outcome, now))
+        await self._guarded(outcome.target.key, self._mover.move(outcome, now))
         await self._guarded(outcome.target.key, self._reporter.decided(outcome, now))
-
-    async def _move(self, outcome: Outcome, now: float) -> None:
-        memory = outcome.memory
-        if outcome.decision.replicas == outcome.observation.replicas:
-            memory.failure = ""
-        elif not outcome.acts or now < memory.wait_until:
-            self._not_moved(outcome)
-        else:
-            await self._write_scale(outcome, now)
 
     def _look_on(self, outcomes: Iterable[Outcome]) -> None:
         """Not the one that acts: nothing was moved, and what another one writes counts."""
         for outcome in outcomes:
-            self._not_moved(outcome)
+            not_moved(outcome)
         for key, memory in self._memories.items():
             if key in self._world.resources:
                 memory.follow(self._world.resources[key])
-
-    async def _write_scale(self, outcome: Outcome, now: float) -> None:
-        memory, target, decision = outcome.memory, outcome.target, outcome.decision
-        current = outcome.observation.replicas
-        latest, read = self._world.resources.get(target.key), outcome.resource.metadata
-        same = latest is not None and (latest.metadata.uid, latest.metadata.generation) == (read.uid, read.generation)
-        if not same or self._world.conflict(target):
-            # Edited, deleted or disputed since it was read: the next tick decides on what is then.
-            self._not_moved(outcome)
-            return
-        victims: list[PodView] = []
-        spared: list[PodView] = []
-        if decision.replicas < current:
-            useful = pods.free_share_after(outcome.pods, self._world.all_pods())
-            victims = pods.cheapest_to_lose(outcome.pods, current - decision.replicas, outcome.in_flight, useful)
-            chosen = {pod.name for pod in victims}
-            spared = [p for p in outcome.pods if is_ours(p.deletion_cost) and p.name not in chosen and not p.deleted_at]
-        try:
-            path = self._world.served[outcome.workload.kind].path(outcome.workload)
-            version = await self._actuator.scale(path, current, decision.replicas, victims, spared)
-        except (KubeError, ChangedError, NotLeaderError) as error:
-            self._not_moved(outcome)
-            if isinstance(error, KubeError):
-                memory.failure = str(error)
-                memory.wait_until = now + (error.retry_after_seconds or 0.0)
-            log.warning("scale_not_written", key=target.key, error=str(error))
-            return
-        memory.failure = ""
-        memory.others.wrote(decision.replicas, version, now)
-        wall = self._wall_clock()
-        memory.last_scale = stamp(wall)
-        memory.history = [status.history_entry(current, decision.replicas, decision.reasons, wall), *memory.history]
-        del memory.history[status.HISTORY :]
-        direction = "up" if decision.replicas > current else "down"
-        self._metrics.moves.labels(target.namespace, outcome.resource.metadata.name, direction).inc()
-        text = "; ".join(reason.text for reason in decision.reasons)
-        log.info("scaled", key=target.key, target=target.scaled, before=current, after=decision.replicas, why=text)
-        await self._actuator.event(outcome.resource, "SuccessfulRescale", text)
 
     def _why_not_looked_at(self, target: Target) -> list[status.Condition]:
         world = self._world
@@ -412,11 +366,6 @@ class Loop:
         if memory is None or memory.uid != resource.metadata.uid:
             memory = self._memories[key] = recall(resource)
         return memory
-
-    @staticmethod
-    def _not_moved(outcome: Outcome) -> None:
-        """Nothing was written: the rates must not count a move."""
-        outcome.memory.state = outcome.memory.state.not_moved(outcome.before)
 
     # Housekeeping
 

@@ -16,7 +16,9 @@ from autoscaler.law.sizing import prices
 from autoscaler.law.spec import Objective
 from autoscaler.observation.cluster import pods
 from autoscaler.observation.cluster.objects import PodView
-from autoscaler.observation.observer import Lessons, Observer, ObserveSettings, engine_costs
+from autoscaler.observation.gathering import ObserveSettings
+from autoscaler.observation.lessons import Lessons, engine_costs
+from autoscaler.observation.observer import Observer
 from autoscaler.settings import AutoscalerSettings
 from simulations.serving.fleet.deployment import Deployment
 from simulations.serving.fleet.observe import View

@@ -20,7 +20,9 @@ from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.observation.answers import Snapshot, SnapshotBuilder
 from autoscaler.observation.cluster import pods
 from autoscaler.observation.cluster.objects import POD_VIEW, PodView
-from autoscaler.observation.observer import Lessons, Observer, ObserveSettings
+from autoscaler.observation.gathering import ObserveSettings
+from autoscaler.observation.lessons import Lessons
+from autoscaler.observation.observer import Observer
 from autoscaler.observation.queries import facts_of, plan
 from autoscaler.observation.scrapes import Outlook
 from autoscaler.observation.series import change, quantile, rate

@@ -17,7 +17,7 @@ from autoscaler.law.sizing import prices
 from autoscaler.observation.cluster import pods
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.cluster.workloads import WorkloadDecoder
-from autoscaler.observation.observer import Lessons
+from autoscaler.observation.lessons import Lessons
 from autoscaler.observation.traffic import Lengths
 from autoscaler.settings import AutoscalerSettings
 from autoscaler.tick.memory import Memory, gpus_of, recall, samples_of
