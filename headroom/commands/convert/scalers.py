@@ -19,6 +19,9 @@ _IMAGES: Final = {
     "torchserve": r"torchserve|pytorch/serve",
     "tensorflow-serving": r"tensorflow/serving",
     "fastchat": r"fastchat|fschat",
+    "nim": r"nvcr\.io/nim/",
+    "lmdeploy": r"lmdeploy",
+    "trtllm": r"tensorrt-?llm",
     "llama.cpp": r"llama\.cpp|llama-server",
 }
 _PLAIN_SIGNALS: Final = {"waiting": "queue", "running": "running", "kv_cache": "kvCache"}

@@ -139,3 +139,26 @@ def test_what_triton_counts_while_twelve_requests_meet_a_batch_of_four() -> None
     assert after["nv_inference_request_success"] == load["at_once"]
     seconds = [after[name] * triton.waiting_seconds.scale for name in (queued, total)]
     assert load["at_once"] * load["batch_seconds"] <= seconds[1] - seconds[0] < seconds[1]
+
+
+def test_what_a_nim_counts_after_34_requests() -> None:
+    """The time per output token is counted for each token but a request's first, so that it prices tokens as vLLM's does."""
+    (fixture,) = fixtures_of("nim")
+    after, nim = fixture["after_requests"], ENGINES["nim"]
+    (answers,), (tokens,), (between,) = nim.finished.names, nim.output_tokens.names, nim.token_count.names
+    assert after[between] == after[tokens] - after[answers]
+    (ended,) = nim.ended_output_tokens.names
+    assert after[ended] == after[tokens]
+
+
+def test_requests_without_a_handle_wait_in_lmdeploy() -> None:
+    """Its API server gives `max_batch_size` handles: the queue in front of them counts, not the engine's behind them."""
+    lmdeploy = ENGINES["lmdeploy"]
+    assert lmdeploy.waiting.names[0] == "lmdeploy:num_api_requests_waiting"
+    assert lmdeploy.running.names[0] == "lmdeploy:num_api_requests_routed"
+
+
+def test_trtllm_tells_of_a_request_when_it_ends() -> None:
+    trtllm = ENGINES["trtllm"]
+    assert trtllm.counts_at_end
+    assert trtllm.per_output_token == trtllm.inter_token

@@ -162,9 +162,18 @@ def test_an_hpa_on_a_queue_becomes_a_queue_signal(tmp_path: Path) -> None:
     assert "kubectl delete hpa llm" in result.stderr
 
 
-def test_the_engine_is_told_by_the_image_of_the_workload_beside_it(tmp_path: Path) -> None:
-    spec = autoscaler(run(tmp_path, deployment("lmsysorg/sglang:v0.5"), hpa(CPU)))
-    assert spec["engine"] == "sglang"
+@pytest.mark.parametrize(
+    ("image", "engine"),
+    [
+        ("lmsysorg/sglang:v0.5", "sglang"),
+        ("nvcr.io/nim/meta/llama-3.1-8b-instruct:1.8.0", "nim"),
+        ("openmmlab/lmdeploy:v0.18.0", "lmdeploy"),
+        ("nvcr.io/nvidia/tensorrt-llm/release:1.2.1", "trtllm"),
+    ],
+)
+def test_the_engine_is_told_by_the_image_of_the_workload_beside_it(tmp_path: Path, image: str, engine: str) -> None:
+    spec = autoscaler(run(tmp_path, deployment(image), hpa(CPU)))
+    assert spec["engine"] == engine
     assert "signals" not in spec
 
 
