@@ -30,8 +30,9 @@ SCRAPE_SECONDS: Final = 15.0
 _ENGINES: Final = (*["vllm"] * 12, *["triton"] * 4, *["sglang"] * 2, "fastchat", "custom")
 _SETTLING: Final = 25
 """Ticks until what can be learned of an unchanging load is learned."""
-_LOOK_SECONDS: Final = 2.0
-"""Between two looks at the metrics: a page of many thousand lines, which takes its time too."""
+_LOOK_SECONDS: Final = 15.0
+"""Between two looks at the metrics, as a Prometheus would scrape: a page of many thousand lines, which takes half a second of the
+autoscaler's own time."""
 _STILL: Final = ("--tick-seconds", "3", "--status-refresh-seconds", "5")
 _MOVING: Final = ("--tick-seconds", "5")
 _AGE: Final = "2026-01-01T00:00:00Z"

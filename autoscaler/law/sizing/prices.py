@@ -14,6 +14,7 @@ is, which is why a price at some fixed batch misjudges busy replicas.)
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -126,11 +127,14 @@ def fit(state: CostState, settings: CostSettings) -> tuple[float, float, float] 
     if state.weight < settings.samples_needed:
         return None
     columns = [c for c in range(SIZE) if state.xx[c * SIZE + c] > 0]
+    ahead = (1.0, 2 * state.xx[1] / state.weight, 2 * state.xx[2] / state.weight)
     solution: list[float] | None = None
+    spread: list[float] = []
     while columns:
-        solution = _solve(state, columns, [state.xy[c] for c in columns], settings.ridge)
-        if solution is None:
+        solved = _solve(state, columns, (state.xy, ahead), settings.ridge)
+        if solved is None:
             return None
+        solution, spread = solved
         worst = min(range(len(columns)), key=lambda k: solution[k])
         if solution[worst] >= 0:
             break
@@ -140,7 +144,8 @@ def fit(state: CostState, settings: CostSettings) -> tuple[float, float, float] 
     coefficients = [0.0] * SIZE
     for column, value in zip(columns, solution, strict=True):
         coefficients[column] = value
-    if _error_at_twice_the_load(state, columns, coefficients, settings.ridge) > settings.error_allowed:
+    variance = sum(ahead[c] * value for c, value in zip(columns, spread, strict=True))
+    if _error_ahead(state, len(columns), coefficients, ahead, variance) > settings.error_allowed:
         return None
     return coefficients[0], coefficients[1], coefficients[2]
 
@@ -166,15 +171,20 @@ def cost(state: CostState, settings: CostSettings, inter_token_seconds: float | 
     return Cost(max(prompt, LEAST_PRICE), max(output, LEAST_PRICE), full)
 
 
-def _solve(state: CostState, columns: list[int], right: list[float], ridge: float) -> list[float] | None:
-    """Gauss elimination of the normal equations on `columns`, scaled to unit diagonal so that one ridge suits all."""
+def _solve(
+    state: CostState, columns: list[int], rights: Sequence[Sequence[float]], ridge: float
+) -> list[list[float]] | None:
+    """A solution for each of `rights`, by Gauss elimination of the normal equations on `columns`; None where they have none.
+
+    They are scaled to unit diagonal, so that one ridge suits all.
+    """
     scale = [math.sqrt(state.xx[c * SIZE + c]) for c in columns]
     rows = [
         [
             state.xx[a * SIZE + b] / (scale[i] * scale[j]) + (ridge / state.weight if i == j else 0.0)
             for j, b in enumerate(columns)
         ]
-        + [right[i] / scale[i]]
+        + [right[a] / scale[i] for right in rights]
         for i, a in enumerate(columns)
     ]
     size = len(rows)
@@ -187,20 +197,22 @@ def _solve(state: CostState, columns: list[int], right: list[float], ridge: floa
             if row != pivot:
                 factor = rows[row][pivot] / rows[pivot][pivot]
                 rows[row] = [a - factor * b for a, b in zip(rows[row], rows[pivot], strict=True)]
-    return [rows[i][size] / rows[i][i] / scale[i] for i in range(size)]
+    return [[rows[i][size + k] / rows[i][i] / scale[i] for i in range(size)] for k in range(len(rights))]
 
 
-def _error_at_twice_the_load(state: CostState, columns: list[int], coefficients: list[float], ridge: float) -> float:
-    """Standard error of the iteration foretold at twice the mean batch and prompt, relative to it."""
-    at = [1.0, 2 * state.xx[1] / state.weight, 2 * state.xx[2] / state.weight]
-    spread = _solve(state, columns, [at[c] for c in columns], ridge)
-    foretold = sum(c * x for c, x in zip(coefficients, at, strict=True))
-    if spread is None or foretold <= 0:
+def _error_ahead(
+    state: CostState, columns: int, coefficients: Sequence[float], ahead: Sequence[float], variance: float
+) -> float:
+    """Standard error of the iteration foretold `ahead`, at twice the mean batch and prompt, relative to it.
+
+    `variance` is that of the prediction for residuals of 1.
+    """
+    foretold = sum(c * x for c, x in zip(coefficients, ahead, strict=True))
+    if foretold <= 0:
         return math.inf
     explained = sum(c * xy for c, xy in zip(coefficients, state.xy, strict=True))
     quadratic = sum(
         coefficients[i] * coefficients[j] * state.xx[i * SIZE + j] for i in range(SIZE) for j in range(SIZE)
     )
-    residual = max(state.yy - 2 * explained + quadratic, 0.0) / max(state.weight - len(columns), 1.0)
-    variance = residual * sum(at[c] * value for c, value in zip(columns, spread, strict=True))
-    return math.sqrt(max(variance, 0.0)) / foretold
+    residual = max(state.yy - 2 * explained + quadratic, 0.0) / max(state.weight - columns, 1.0)
+    return math.sqrt(max(residual * variance, 0.0)) / foretold
