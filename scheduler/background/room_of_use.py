@@ -17,7 +17,7 @@ from scheduler.cluster.changes import Freed
 from scheduler.cluster.pod_entry import PodEntry, Refusal, Stage
 from scheduler.cluster.pods import of_cards_alone
 from scheduler.cluster.state import ClusterState
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from scheduler.placement import filtering
 
 _ROWS_AT_ONCE: Final = 512

@@ -8,7 +8,7 @@ import numpy as np
 from headroom import wire
 from scheduler.cluster.host_rules import host_feasible
 from scheduler.cluster.state import ClusterState
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from scheduler.placement.row_cache import Columns, RowCaches
 
 _MOST_BYTES: Final = 2**22  # a byte for each node and kind of pod

@@ -29,7 +29,7 @@ from scheduler.cluster.pod_entry import (
     version_of,
 )
 from scheduler.cluster.row_set import RowSet
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.holding import Holding, HoldingState
 from scheduler.ledger.ledger import Ledger, LedgerError
 from scheduler.metrics import SchedulerMetrics

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 
 
 @dataclass(frozen=True, slots=True)

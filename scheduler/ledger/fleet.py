@@ -1,8 +1,4 @@
-"""The fleet as a structure of arrays, so that all nodes are filtered and scored at once.
-
-Rows are nodes, columns are card positions (padded with cards of size 0). Every change of a row is appended to a change log:
-a consumer that keeps a score per row (see `scheduler.placement.placer`) recomputes only the rows that changed since it last looked.
-A row index stays with its node for the node's life; the row of a removed node is reused.
+"""The fleet as a structure of arrays, so that all nodes are filtered and scored at once. `scheduler.ledger.arrays` tells their layout.
 
 Free memory follows one rule, per card, never below 0: free = usable - held - excess - foreign - caution. `usable` is total less
 driver reserve; `held` the sum of the shares that pods were promised; `excess` what those pods use beyond their shares, so that each
@@ -10,18 +6,16 @@ counts with the larger of the two; `foreign` what is in use and no pod's here. `
 `caution` is what pods under way may come to hold there beyond what is foretold of them: see `scheduler.ledger.under_way`.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from headroom.domain.model import IDLE_MIB, LARGEST_MIB, Allocation, Card, GpuNode, PinBar, Sharing
-from scheduler.ledger.under_way import Devices, UnderWay
-
-IntArray = npt.NDArray[np.int64]
+from headroom.domain.model import LARGEST_MIB, Allocation, Card, GpuNode, PinBar, Sharing
+from scheduler.ledger.arrays import FleetArrays, IntArray
+from scheduler.ledger.card_kinds import CardKind, code_of_kind, cpu_class_of
+from scheduler.ledger.under_way import Devices
 
 _SHARING_CODE: Final = {sharing: code for code, sharing in enumerate(Sharing)}
 _ALLOCATION_CODE: Final = {allocation: code for code, allocation in enumerate(Allocation)}
@@ -30,164 +24,20 @@ PIN_BARS: Final = tuple(PinBar)
 _PIN_BAR_CODE: Final = {bar: code for code, bar in enumerate(PinBar)}
 _LIMITED: Final = (Sharing.MPS, Sharing.UNKNOWN)
 """Ways of sharing that give each client at most the card's memory / slices (NVIDIA's MPS daemon sets such a limit)."""
-_GROWTH: Final = 1.5
 
 
-@dataclass(frozen=True, slots=True)
-class CardKind:
-    """What makes cards alike: model, usable memory, and CPU per card of their node in steps of half a doubling."""
+class HostUse(NamedTuple):
+    """What a pod takes of its node besides cards."""
 
-    model: str
-    usable_mib: int
-    cpu_class: int
+    cpu_milli: int = 0
+    memory_mib: int = 0
 
 
-CARD_KINDS: Final = [CardKind("", 0, 0)]
-"""Every kind of card met so far in any fleet, by its code in `Fleet.card_kind`; 0 is no card, or one that must not be used."""
-_KIND_CODE: Final[dict[CardKind, int]] = {}
+NO_HOST_USE: Final = HostUse()
 
 
-def _code_of_kind(kind: CardKind) -> int:
-    code = _KIND_CODE.get(kind)
-    if code is None:
-        code = _KIND_CODE[kind] = len(CARD_KINDS)
-        CARD_KINDS.append(kind)
-    return code
-
-
-def _cpu_class(node: GpuNode) -> int:
-    cores = node.cpu_milli / (1000 * max(len(node.cards), 1))
-    return round(2 * math.log2(max(cores, 0.25)))
-
-
-class Fleet:
-    """Arrays over nodes and cards, and the operations that keep them true.
-
-    Arrays of shape [rows, width]: `usable_mib`, `held_mib`, `excess_mib`, `foreign_mib`, `caution_mib`, `free_mib`, `measured_mib`
-    (in use by anybody, for people to see), `slices`, `slices_free`, `pinned` and `plugin` (shares held in each mode), `claimed`
-    (allocations by resource claims), `claimable` and `by_allocator` (see `headroom.domain.model.Card`), `card_model` and
-    `card_resource` (codes; -1 where there is no card), `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code
-    of PIN_BARS), `model_matched`, `sized` (its memory is known), `limit_mib` (the most that one share may hold). Foreign memory up
-    to `idle_mib` takes nothing from `free_mib`; beyond it all of it does.
-    Arrays of shape [rows]: `born` (the `clock` when the row's node came), `alive`, `schedulable`, `sharing`, `allocation`,
-    `one_device_each`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`, `promised` (devices that
-    kube-scheduler allocates or has allocated to pods, of which nothing tells yet on which cards they are).
-    """
-
-    def __init__(self, *, rows: int = 16, width: int = 8, idle_mib: int = IDLE_MIB) -> None:
-        self.idle_mib = idle_mib
-        self.names: list[str] = []
-        """Node name by row, empty for a free row."""
-        self.row_of: dict[str, int] = {}
-        self.nodes: dict[str, GpuNode] = {}
-        self.models: list[str] = []
-        """Card model by code."""
-        self.model_code: dict[str, int] = {}
-        self.claims_matter = False
-        """Whether any node ever had to do with resource claims: as long as not, nothing need be asked about them."""
-        self.resource_code: dict[str, int] = {"": 0}
-        """By the extended resource under which cards are handed out; 0 for cards that no device plugin hands out."""
-        self.changes: list[int] = []
-        """Rows in the order of their changes."""
-        self.changes_dropped = 0
-        """Entries ever dropped from the front of `changes`."""
-        self._free_rows: list[int] = []
-        self.under_way = UnderWay()
-        """Devices of the plugin that it may still take from other cards than foretold, or get back."""
-        self._allocate(max(rows, 1), max(width, 1))
-
-    def _allocate(self, rows: int, width: int) -> None:
-        cards, nodes = (rows, width), (rows,)
-        self.usable_mib = np.zeros(cards, np.int64)
-        self.held_mib = np.zeros(cards, np.int64)
-        self.excess_mib = np.zeros(cards, np.int64)
-        self.foreign_mib = np.zeros(cards, np.int64)
-        self.measured_mib = np.zeros(cards, np.int64)
-        self.caution_mib = np.zeros(cards, np.int64)
-        self.free_mib = np.zeros(cards, np.int64)
-        self.slices = np.zeros(cards, np.int64)
-        self.slices_free = np.zeros(cards, np.int64)
-        self.pinned = np.zeros(cards, np.int64)
-        self.plugin = np.zeros(cards, np.int64)
-        self.claimed = np.zeros(cards, np.int64)
-        self.claimable = np.zeros(cards, np.bool_)
-        self.by_allocator = np.zeros(cards, np.bool_)
-        self.card_model = np.full(cards, -1, np.int64)
-        self.card_kind = np.zeros(cards, np.int64)
-        self.card_resource = np.full(cards, -1, np.int64)
-        self.pin_bar = np.zeros(cards, np.int8)
-        self.pinnable = np.zeros(cards, np.bool_)
-        self.model_matched = np.zeros(cards, np.bool_)
-        self.sized = np.zeros(cards, np.bool_)
-        self.limit_mib = np.zeros(cards, np.int64)
-        self.born = np.zeros(nodes, np.int64)
-        self.alive = np.zeros(nodes, np.bool_)
-        self.schedulable = np.zeros(nodes, np.bool_)
-        self.sharing = np.zeros(nodes, np.int64)
-        self.allocation = np.zeros(nodes, np.int64)
-        self.one_device_each = np.zeros(nodes, np.bool_)
-        self.card_count = np.zeros(nodes, np.int64)
-        self.promised = np.zeros(nodes, np.int64)
-        self.cpu_milli = np.zeros(nodes, np.int64)
-        self.cpu_free_milli = np.zeros(nodes, np.int64)
-        self.memory_mib = np.zeros(nodes, np.int64)
-        self.memory_free_mib = np.zeros(nodes, np.int64)
-
-    @property
-    def capacity(self) -> int:
-        """Rows allocated; the arrays' first dimension."""
-        return len(self.alive)
-
-    @property
-    def width(self) -> int:
-        """Card positions per row; the arrays' second dimension."""
-        return int(self.usable_mib.shape[1])
-
-    def _grow(self, rows: int, width: int) -> None:
-        old = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
-        old_rows, old_width = self.capacity, self.width
-        self._allocate(max(rows, old_rows), max(width, old_width))
-        for name, array in old.items():
-            target = getattr(self, name)
-            if array.ndim == 2:
-                target[:old_rows, :old_width] = array
-            else:
-                target[:old_rows] = array
-
-    def copy(self) -> "Fleet":
-        """An independent copy with the same rows, for questions of the kind "what if"."""
-        other = Fleet(rows=self.capacity, width=self.width)
-        for name, value in vars(self).items():
-            setattr(other, name, value if isinstance(value, int) else value.copy())
-        return other
-
-    def code_of(self, model: str) -> int:
-        """The number that stands for a card model in `card_model`; new models get the next one."""
-        code = self.model_code.get(model)
-        if code is None:
-            code = self.model_code[model] = len(self.models)
-            self.models.append(model)
-        return code
-
-    def touch(self, row: int) -> None:
-        """Record that a row changed."""
-        self.changes.append(row)
-        if len(self.changes) > 4 * self.capacity + 1024:
-            drop = len(self.changes) - self.capacity
-            del self.changes[:drop]
-            self.changes_dropped += drop
-
-    @property
-    def clock(self) -> int:
-        """Number of changes so far: a consumer remembers it and later asks `changed_since`."""
-        return self.changes_dropped + len(self.changes)
-
-    def changed_since(self, clock: int) -> list[int] | None:
-        """Rows changed after `clock`, each once; None when the log no longer reaches back that far."""
-        start = clock - self.changes_dropped
-        if start < 0:
-            return None
-        return list(dict.fromkeys(self.changes[start:]))
+class Fleet(FleetArrays):
+    """The arrays, and the operations that keep them true."""
 
     def upsert_node(self, node: GpuNode) -> int:
         """Add a node or replace its description; what its cards hold stays with the card of the same id.
@@ -197,7 +47,7 @@ class Fleet:
         """
         row = self.row_of.get(node.name)
         if row is None:
-            row = self._new_row(node.name)
+            row = self.new_row(node.name)
             cpu_used = memory_used = 0
             carried: dict[str, tuple[int, ...]] = {}
         else:
@@ -209,13 +59,13 @@ class Fleet:
                 for at, card in enumerate(self.nodes[node.name].cards)
             }
         if len(node.cards) > self.width:
-            self._grow(self.capacity, len(node.cards))
+            self.grow(self.capacity, len(node.cards))
         self.nodes[node.name] = node
         self._describe(row, node)
-        cpu_class = _cpu_class(node)
+        cpu_class = cpu_class_of(node)
         for at, card in enumerate(node.cards):
             if card.usable_mib:
-                self.card_kind[row, at] = _code_of_kind(CardKind(card.model, card.usable_mib, cpu_class))
+                self.card_kind[row, at] = code_of_kind(CardKind(card.model, card.usable_mib, cpu_class))
             self._describe_card(row, at, node, card, carried.get(card.id, ()))
         self.cpu_free_milli[row] = node.cpu_milli - cpu_used
         self.memory_free_mib[row] = node.memory_mib - memory_used
@@ -234,19 +84,6 @@ class Fleet:
             self.plugin,
             self.claimed,
         )
-
-    def _new_row(self, name: str) -> int:
-        if self._free_rows:
-            row = self._free_rows.pop()
-            self.names[row] = name
-        else:
-            row = len(self.names)
-            if row >= self.capacity:
-                self._grow(int(self.capacity * _GROWTH) + 1, self.width)
-            self.names.append(name)
-        self.row_of[name] = row
-        self.born[row] = self.clock + 1
-        return row
 
     def _describe(self, row: int, node: GpuNode) -> None:
         self.alive[row] = True
@@ -302,7 +139,7 @@ class Fleet:
         self.alive[row] = self.schedulable[row] = False
         self.cpu_free_milli[row] = self.memory_free_mib[row] = self.promised[row] = 0
         self.under_way.forget(row)
-        self._free_rows.append(row)
+        self.free_rows.append(row)
         self.touch(row)
 
     def take(
@@ -312,18 +149,17 @@ class Fleet:
         share_mib: Sequence[int],
         *,
         plugin: bool,
-        cpu_milli: int = 0,
-        memory_mib: int = 0,
+        host: HostUse = NO_HOST_USE,
         devices: Devices | None = None,
         promised: int = 0,
     ) -> None:
-        """Hold memory (and a slice each when `plugin`) on the given card positions, and CPU and memory on the node.
+        """Hold memory (and a slice each when `plugin`) on the given card positions, and `host` of the node itself.
 
         `devices` is given for a pod of the plugin whose cards are foretold only, or whose devices may come back at any moment.
         `promised` are devices of the node besides, whose cards are not known because kube-scheduler allocates them.
         """
         self._hold(self.plugin if plugin else self.pinned, row, cards, share_mib, 1)
-        self._hold_host(row, cpu_milli, memory_mib, promised)
+        self._hold_host(row, host, promised, 1)
         self._on_its_way(row, devices, 1, plugin=plugin)
 
     def give(
@@ -333,14 +169,13 @@ class Fleet:
         share_mib: Sequence[int],
         *,
         plugin: bool,
-        cpu_milli: int = 0,
-        memory_mib: int = 0,
+        host: HostUse = NO_HOST_USE,
         devices: Devices | None = None,
         promised: int = 0,
     ) -> None:
         """Undo `take` with the same arguments."""
         self._hold(self.plugin if plugin else self.pinned, row, cards, share_mib, -1)
-        self._hold_host(row, -cpu_milli, -memory_mib, -promised)
+        self._hold_host(row, host, promised, -1)
         self._on_its_way(row, devices, -1, plugin=plugin)
 
     def claim(
@@ -423,10 +258,10 @@ class Fleet:
         if plugin:
             self.weigh(row)
 
-    def _hold_host(self, row: int, cpu_milli: int, memory_mib: int, promised: int) -> None:
-        self.cpu_free_milli[row] -= cpu_milli
-        self.memory_free_mib[row] -= memory_mib
-        self.promise(row, promised)
+    def _hold_host(self, row: int, host: HostUse, promised: int, sign: int) -> None:
+        self.cpu_free_milli[row] -= sign * host.cpu_milli
+        self.memory_free_mib[row] -= sign * host.memory_mib
+        self.promise(row, sign * promised)
         self.touch(row)
 
     def promise(self, row: int, devices: int) -> None:

@@ -15,6 +15,7 @@ from headroom.domain.model import GpuRequest, Mode, Placement
 from headroom.domain.request import RequestError, demand_of, project_of
 from headroom.errors import HeadroomError
 from scheduler.ledger.agreement import agreed
+from scheduler.ledger.fleet import HostUse
 from scheduler.ledger.under_way import Devices
 
 FINISHED_PHASES: Final = ("Succeeded", "Failed")
@@ -144,8 +145,7 @@ class Holding:
         """The rest of what `Fleet.take` wants."""
         return {
             "plugin": self.placement.mode is Mode.SLICE,
-            "cpu_milli": self.request.cpu_milli,
-            "memory_mib": self.request.memory_mib,
+            "host": HostUse(self.request.cpu_milli, self.request.memory_mib),
             "devices": self.devices,
             "promised": self.promised,
         }

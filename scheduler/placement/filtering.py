@@ -23,7 +23,8 @@ from headroom.domain.model import (
     Mode,
     Sharing,
 )
-from scheduler.ledger.fleet import PIN_BARS, Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import PIN_BARS, Fleet
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import GpuRequest, Mode
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 
 _MOST_CARDS: Final = 63
 _PRICE_BITS: Final = 56

@@ -12,7 +12,8 @@ import numpy as np
 
 from headroom.domain.device_plugin import allocated_mib
 from headroom.domain.model import GpuRequest, Mode, Placement
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet, HostUse
 from scheduler.placement import filtering, mixing
 from scheduler.placement.filtering import Fit
 from scheduler.placement.policies.simple import BY_ORDER
@@ -258,7 +259,6 @@ def hold(fleet: Fleet, request: GpuRequest, placement: Placement, sign: int = 1)
         placement.cards,
         placement.share_mib,
         plugin=placement.mode is Mode.SLICE,
-        cpu_milli=request.cpu_milli,
-        memory_mib=request.memory_mib,
+        host=HostUse(request.cpu_milli, request.memory_mib),
         promised=placement.devices,
     )

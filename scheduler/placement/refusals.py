@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.domain.model import GpuRequest
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer
 from scheduler.placement.row_cache import RowCaches

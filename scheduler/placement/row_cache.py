@@ -12,7 +12,8 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 
 K = TypeVar("K", bound=Hashable)
 

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.domain.model import GpuRequest
-from scheduler.ledger.fleet import CARD_KINDS, CardKind, Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.card_kinds import CARD_KINDS, CardKind
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement.filtering import BoolArray, Fit
 from scheduler.placement.profile import Profile
 

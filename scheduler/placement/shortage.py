@@ -5,7 +5,8 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import GpuRequest, Mode
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
 
 _NEVER: Final = np.int64(2**50)  # more than all cards have; many of them can be added up

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import GpuRequest, Placement
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.scoring import Policy

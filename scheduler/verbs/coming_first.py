@@ -12,7 +12,7 @@ from headroom.domain.model import GpuRequest
 from scheduler.cluster.open_rows import OpenRows
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from scheduler.placement.quota import Budget
 from scheduler.placement.trial import Trial
 

@@ -21,7 +21,7 @@ from scheduler.cluster.giving_way import reservations_in_the_way
 from scheduler.cluster.host_rules import soft_preferences
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.holding import HoldingState
 from scheduler.placement.refusals import Reasons
 from scheduler.settings import SCORED, SchedulerSettings

@@ -17,7 +17,8 @@ from headroom.domain.model import Card, GpuNode, PinBar, Sharing
 from headroom.domain.node_cards import InventoryError, node_of
 from headroom.domain.request import RequestError, demand_of
 from scheduler.cluster.host_rules import host_feasible
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet, HostUse
 from scheduler.ledger.ledger import Ledger
 from scheduler.placement.placer import Placer
 from scheduler.placement.policies.registry import policy_by_name
@@ -121,7 +122,7 @@ def _hold_others(ledger: Ledger, others: Iterable[wire.Pod]) -> None:
             demand = demand_of(pod)
         except RequestError:
             continue
-        ledger.fleet.take(row, (), (), plugin=False, cpu_milli=demand.cpu_milli, memory_mib=demand.memory_mib)
+        ledger.fleet.take(row, (), (), plugin=False, host=HostUse(demand.cpu_milli, demand.memory_mib))
 
 
 def _pinnable(node: GpuNode) -> GpuNode:

@@ -15,7 +15,7 @@ from headroom.daemon.slices import Slices
 from headroom.kube import calls
 from scheduler.cluster.pod_entry import PodEntry
 from scheduler.daemon import SchedulerDaemon
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from simulations.bench.api_server import CONTROL, Object
 from simulations.bench.extender_cluster import SIZES_GIB, pod_object
 

@@ -220,11 +220,6 @@ def scheduler_config(
     scheduler_names: tuple[str, ...] = ("default-scheduler",),
     verbs: tuple[str, ...] = ("filter", "prioritize", "bind"),
     managed_resources: tuple[str, ...] = (),
-    node_cache_capable: bool = True,
-    percentage_of_nodes_to_score: int = 100,
-    http_timeout_seconds: float = 5.0,
-    ignorable: bool = False,
-    weight: int = 1,
 ) -> dict[str, Any]:
     """A KubeSchedulerConfiguration, with an extender when its URL is given. Resources named are ignored by the scheduler
     itself except `nvidia.com/gpu` and the like, which a device plugin advertises: name those with a trailing `!`.
@@ -236,19 +231,19 @@ def scheduler_config(
         "kind": "KubeSchedulerConfiguration",
         "clientConnection": {"qps": 5000, "burst": 10000},
         "leaderElection": {"leaderElect": False},
-        "percentageOfNodesToScore": percentage_of_nodes_to_score,
+        "percentageOfNodesToScore": 100,
         "profiles": [{"schedulerName": name} for name in scheduler_names],
     }
     if extender_url is not None:
         extender: dict[str, Any] = {f"{verb}Verb": verb for verb in verbs}
         extender |= {
             "urlPrefix": extender_url,
-            "nodeCacheCapable": node_cache_capable,
-            "httpTimeout": f"{http_timeout_seconds:g}s",
-            "ignorable": ignorable,
+            "nodeCacheCapable": True,
+            "httpTimeout": "5s",
+            "ignorable": False,
         }
         if "prioritize" in verbs:
-            extender["weight"] = weight
+            extender["weight"] = 1
         if managed_resources:
             extender["managedResources"] = [
                 {"name": name.removesuffix("!"), "ignoredByScheduler": not name.endswith("!")}

@@ -1,6 +1,5 @@
 """Node objects for simulated GPU nodes, described in any of the ways that real nodes describe their cards."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
@@ -28,31 +27,21 @@ def uniform_nodes(
     cards: int = 8,
     model: str = "NVIDIA-A100-SXM4-80GB",
     vram_mib: int = 81920,
-    reserve_mib: int = 0,
     slices: int = 1,
-    sharing: Sharing | None = None,
-    allocation: Allocation = Allocation.DISTRIBUTED,
     resource: str = names.RESOURCE_NVIDIA_GPU,
-    cpu_milli: int = 128_000,
-    memory_mib: int = 1024 * 1024,
-    labels: Mapping[str, str] | None = None,
 ) -> list[GpuNode]:
     """`count` equal nodes `prefix0000`, `prefix0001`, ...; `resource=""` is a node without device plugin (pinned mode only)."""
-    if sharing is None:
-        sharing = Sharing.TIME_SLICING if slices > 1 else Sharing.EXCLUSIVE
     return [
         GpuNode(
             name=f"{prefix}{number:04d}",
             cards=tuple(
-                Card(f"GPU-{prefix}{number:04d}-{index}", index, model, vram_mib, reserve_mib, slices)
+                Card(f"GPU-{prefix}{number:04d}-{index}", index, model, vram_mib, slices=slices)
                 for index in range(cards)
             ),
-            sharing=sharing,
-            allocation=allocation,
+            sharing=Sharing.TIME_SLICING if slices > 1 else Sharing.EXCLUSIVE,
             resource=resource,
-            cpu_milli=cpu_milli,
-            memory_mib=memory_mib,
-            labels=dict(labels or {}),
+            cpu_milli=128_000,
+            memory_mib=1024 * 1024,
         )
         for number in range(count)
     ]

@@ -4,6 +4,7 @@ import json
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from simulations.kwok.cluster import Cluster, ClusterError, scheduler_config
@@ -38,7 +39,8 @@ class Setup:
             verbs=("filter", "prioritize", "bind", "preempt"),
         )
         self.cluster = start_cluster(
-            nodes=uniform_nodes(nodes, cards=cards, vram_mib=CARD_MIB, cpu_milli=cpu_milli), scheduler_config=config
+            nodes=[replace(node, cpu_milli=cpu_milli) for node in uniform_nodes(nodes, cards=cards, vram_mib=CARD_MIB)],
+            scheduler_config=config,
         )
         self.extender = self.cluster.daemon(
             "scheduler", "--port", str(self.port), *settings, ready_url=f"http://127.0.0.1:{self.port}/readyz"

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headroom.domain.model import GpuRequest
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement.profile import Profile
 from scheduler.placement.scoring import CardKinds, Policy, card_units, compose, packing_tie
 

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import GpuRequest
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement.filtering import BoolArray, Fit
 from scheduler.placement.policies.knapsack import UNITS, FloatArray
 from scheduler.placement.policies.plan import (

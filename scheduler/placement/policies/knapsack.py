@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.ledger.fleet import IntArray
+from scheduler.ledger.arrays import IntArray
 from scheduler.placement.policies.knapsack import (
     HOST_LEVELS,
     TOLERANCE,

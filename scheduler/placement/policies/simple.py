@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from headroom.domain.model import GpuRequest, Order
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement.filtering import Fit
 from scheduler.placement.scoring import Policy, card_units, compose, shares_on_first
 

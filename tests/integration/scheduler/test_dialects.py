@@ -1,6 +1,7 @@
 """Every way of asking for GPU memory, and every way a node says what it has, through a real API server and scheduler."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,8 +89,8 @@ def test_nodes_described_by_feature_discovery_labels(
     limits: dict[str, str],
     share_mib: int,
 ) -> None:
-    nodes = uniform_nodes(1, cards=2, model="NVIDIA-A100-SXM4-40GB", vram_mib=CARD_MIB, slices=slices, sharing=sharing)
-    gpu_nodes(nodes, Description.LABELS)
+    nodes = uniform_nodes(1, cards=2, model="NVIDIA-A100-SXM4-40GB", vram_mib=CARD_MIB, slices=slices)
+    gpu_nodes([replace(node, sharing=sharing) for node in nodes], Description.LABELS)
     cluster.apply([pod_asking("pod", limits)], namespace)
     (pod,) = given()
     assert (pod.node, pod.share_mib, pod.mode) == ("gpu-0000", (share_mib,), Mode.SLICE)

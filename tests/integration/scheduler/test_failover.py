@@ -79,7 +79,7 @@ def pod_is_deleted(pair: Pair) -> None:
 def test_the_second_pair_takes_over_in_the_middle_of_a_burst(
     start_cluster: Callable[..., Cluster], end: Callable[[Pair], None]
 ) -> None:
-    cluster = start_cluster(nodes=uniform_nodes(60, cards=2, vram_mib=CARD_MIB, cpu_milli=128_000))
+    cluster = start_cluster(nodes=uniform_nodes(60, cards=2, vram_mib=CARD_MIB))
     first = Pair(cluster, 0)
     lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/headroom-scheduler"
     cluster.wait_for(lambda: cluster.exists(lease), "the first kube-scheduler to lead")

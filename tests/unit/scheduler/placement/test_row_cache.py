@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from headroom.domain.model import Card, GpuNode
-from scheduler.ledger.fleet import Fleet, IntArray
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
 from scheduler.placement.row_cache import ChangedRows, Columns, RowCache, RowCaches
 
 
