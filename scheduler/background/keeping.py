@@ -30,20 +30,20 @@ class KeepingNodes:
         changes, pods = Changes(), self._state.pods
         if not self._wait_seconds:
             return changes
-        for entry in list(pods.kept.values()):
+        for entry in list(pods.kept.keepers.values()):
             if entry.kept_node not in self._state.fleet.row_of:
-                changes += pods.open_node(entry)
+                changes += pods.kept.open(entry)
         most = max(len(self._state.fleet.nodes) // _PART_OF_NODES, 1)
         for entry in self._waiting_too_long(now)[:_CLOSED_AT_ONCE]:
-            if len(pods.kept) - bool(entry.kept_node) >= most:
+            if len(pods.kept.keepers) - bool(entry.kept_node) >= most:
                 break
             node = self._nearest(entry)
             if node == entry.kept_node:
                 entry.kept_since = now
             elif node is not None:
-                changes += pods.keep_node(entry, node)
+                changes += pods.kept.keep(entry, node)
             else:
-                changes += pods.open_node(entry)
+                changes += pods.kept.open(entry)
         return changes
 
     def _waiting_too_long(self, now: float) -> list[PodEntry]:
@@ -63,7 +63,7 @@ class KeepingNodes:
         fleet, pods = self._state.fleet, self._state.pods
         if entry.refusal is None:
             return None
-        others = {node for node, keeper in pods.kept.items() if keeper is not entry} | pods.nodes_being_freed()
+        others = {node for node, keeper in pods.kept.keepers.items() if keeper is not entry} | pods.nodes_being_freed()
         rows = [row for row in entry.refusal.nodes.rows(fleet).tolist() if fleet.names[row] not in others]
         row = nearest_row(fleet, entry.request, np.array(rows, np.int64))
         return None if row is None else fleet.names[row]

@@ -130,7 +130,7 @@ class NamingAhead:
         return placed
 
     def _place(self, entry: PodEntry) -> bool:
-        rows = self._state.pods.not_kept_from(entry, self._open_rows.of(entry.pod))
+        rows = self._state.pods.kept.rows_open_to(entry, self._open_rows.of(entry.pod))
         row = self._placer.best_among(entry.request, rows)
         if row is None:
             # kube-scheduler will ask and be told why; until then this pod is not looked at again.

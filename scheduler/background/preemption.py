@@ -161,7 +161,7 @@ class Preemptor:
         if refusal is None:
             return
         taken = self._state.pods.nodes_being_freed()
-        wanted = self._state.pods.not_kept_from(entry, refusal.nodes.rows(fleet))
+        wanted = self._state.pods.kept.rows_open_to(entry, refusal.nodes.rows(fleet))
         rows = [row for row in wanted.tolist() if fleet.names[row] not in taken]
         self._protected = {uid: until for uid, until in self._protected.items() if until > now}
 

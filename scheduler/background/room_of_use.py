@@ -14,8 +14,7 @@ import numpy as np
 from headroom.daemon.slices import Slices
 from headroom.domain.model import GpuRequest
 from scheduler.cluster.changes import Freed
-from scheduler.cluster.pod_entry import PodEntry, Refusal, Stage
-from scheduler.cluster.pods import of_cards_alone
+from scheduler.cluster.pod_entry import PodEntry, Refusal, Stage, of_cards_alone
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.arrays import IntArray
 from scheduler.placement import filtering
@@ -63,7 +62,9 @@ async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | Non
 
 
 def _wants(state: ClusterState, entry: PodEntry, node: str, change: Freed) -> bool:
-    return entry.refusal is not None and concerns(entry.refusal, change) and not state.pods.is_kept_from(entry, node)
+    return (
+        entry.refusal is not None and concerns(entry.refusal, change) and not state.pods.kept.is_closed_to(entry, node)
+    )
 
 
 async def _free_to_run(state: ClusterState, slices: Slices) -> tuple[list[PodEntry], list[PodEntry]]:

@@ -129,6 +129,11 @@ def facts_of(pod: wire.Pod, scheduler_names: frozenset[str], customs: Customs = 
     )
 
 
+def of_cards_alone(request: GpuRequest) -> GpuRequest:
+    """The request without what it takes of the host."""
+    return dataclasses.replace(request, cpu_milli=0, memory_mib=0)
+
+
 class FactsReader:
     """`facts_of` with the last kinds of pods remembered: the pods of one template differ in little, and there are thousands."""
 

@@ -19,7 +19,7 @@ from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.news.devices import DeviceNews
 from scheduler.cluster.news.pods import PodNews
 from scheduler.cluster.pod_entry import PodEntry, Stage
-from scheduler.cluster.pods import Pods
+from scheduler.cluster.pods.records import Pods
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Holding, HoldingState, Ledger
 from scheduler.metrics import SchedulerMetrics
@@ -229,7 +229,7 @@ class ClusterState:
             "bound_pods": len(self.ledger.holdings) - reserved,
             "waiting_pods": len(self.pods.entries) - len(self.pods.at(Stage.BOUND)),
             "refused_pods": len(self.pods.at(Stage.REFUSED)),
-            "kept_nodes": len(self.pods.kept),
+            "kept_nodes": len(self.pods.kept.keepers),
             "nodes": len(self.fleet.nodes),
             "nodes_not_understood": len(self.node_problems),
             "namespaces_not_understood": len(self.quotas.problems()),

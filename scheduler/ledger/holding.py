@@ -122,6 +122,12 @@ class Holding:
         )  # fmt: skip
 
     @property
+    def under_way(self) -> bool:
+        """Whether kubelet may still give the pod other cards than those that it is counted on."""
+        placement = self.placement
+        return placement.mode is Mode.SLICE and not placement.devices and not self.settled and self.request.count > 0
+
+    @property
     def in_all(self) -> Held:
         """What counts for its namespace's quota; while its node is away or cannot be read, by what is written or asked for."""
         if self.counted and self.placement.shares and not self.gone:

@@ -1,8 +1,4 @@
-"""Which nodes can run a pod, decided for many nodes at once, and why the others cannot.
-
-A refusal is a phrase from a small fixed vocabulary whose only numbers are the pod's own: kube-scheduler writes it into the
-pod's condition, and a text that changed with the fleet would wake the pod again and again.
-"""
+"""Which nodes can run a pod, decided for many nodes at once. Why the others cannot, `scheduler.placement.refusals` tells. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +7,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headroom import names
 from headroom.domain.card_models import is_mig, label_value
 from headroom.domain.model import (
     CLAIMED_CARDS,
@@ -24,7 +19,7 @@ from headroom.domain.model import (
     Sharing,
 )
 from scheduler.ledger.arrays import IntArray
-from scheduler.ledger.fleet import PIN_BARS, Fleet
+from scheduler.ledger.fleet import Fleet
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -37,10 +32,6 @@ _FEW_PICKS_FIRST: Final = np.int64(2**40)  # more than the devices that a card h
 _FAR: Final = np.int64(2**60)  # beyond any order of cards
 _NO_RESOURCE: Final = -2  # the code of no card
 _MPS_CODES: Final = [code for code, sharing in enumerate(Sharing) if sharing in (Sharing.MPS, Sharing.UNKNOWN)]
-
-
-MEMORY_UNKNOWN: Final = f"the memory of its cards is unknown: label the node {names.LABEL_CARD_VRAM}, or run the agent"
-PERHAPS_CLAIMED: Final = "a resource claim may hold any of its cards: nothing tells yet which (DRA)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +65,7 @@ def need_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:
     return usable
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
     """Which cards [rows, width] a request may take at all, whatever is free: each mask but the first within the one before."""
 
     present: BoolArray
@@ -98,7 +89,8 @@ def _offered(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
     return offered
 
 
-def _choice(fleet: Fleet, request: GpuRequest, rows: IntArray) -> _Choice:
+def choice_of(fleet: Fleet, request: GpuRequest, rows: IntArray) -> Choice:
+    """Which cards of the rows the request may take at all."""
     present = fleet.usable_mib[rows] > 0
     of_model = offered = _offered(fleet, request, rows)
     if request.models:
@@ -113,12 +105,22 @@ def _choice(fleet: Fleet, request: GpuRequest, rows: IntArray) -> _Choice:
     if fleet.claims_matter and request.resource != CLAIMED_CARDS:
         sure &= ~_perhaps_claimed(fleet, request, rows)
     allowed = sure & fleet.sized[rows] if request.sized else sure
-    return _Choice(present, offered, of_model, accepted, sure, allowed)
+    return Choice(present, offered, of_model, accepted, sure, allowed)
+
+
+def no_card(cards: BoolArray) -> BoolArray:
+    """[rows]: whether no card of the row has it."""
+    return ~any_card(cards)
+
+
+def any_card(cards: BoolArray) -> BoolArray:
+    """[rows]: whether any card of the row has it."""
+    return np.logical_or.reduce(cards, axis=1)  # type: ignore[no-any-return]
 
 
 def may_hold(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
     """Cards [rows, width] that could hold a share of the request if nothing else were there."""
-    return _choice(fleet, request, rows).allowed
+    return choice_of(fleet, request, rows).allowed
 
 
 def _perhaps_claimed(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
@@ -128,7 +130,7 @@ def _perhaps_claimed(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolA
     is no worse off: that knows what it has allocated.
     """
     claimable = fleet.claimable[rows]
-    may_be = claimable | _none(claimable)[:, None]
+    may_be = claimable | no_card(claimable)[:, None]
     if request.mode is Mode.SLICE:
         may_be &= ~fleet.by_allocator[rows]
     return may_be & (fleet.promised[rows] > 0)[:, None]
@@ -138,7 +140,7 @@ def allocates(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
     """[rows]: whether kube-scheduler would allocate the devices that the pod asks for (DRA), and no device plugin hand them out."""
     if not fleet.claims_matter or request.mode is not Mode.SLICE or request.count == 0:
         return np.zeros(len(rows), np.bool_)
-    return _any(fleet.by_allocator[rows] & _offered(fleet, request, rows))
+    return any_card(fleet.by_allocator[rows] & _offered(fleet, request, rows))
 
 
 def _accepted(fleet: Fleet, choice: CardChoice, rows: IntArray) -> BoolArray:
@@ -182,7 +184,7 @@ def _holds_words(model: str, choice: CardChoice) -> bool:
 
 def most_mib(fleet: Fleet, request: GpuRequest, rows: IntArray) -> IntArray:
     """The most that the request would hold on each row, all its shares together: [rows]."""
-    need = np.where(_choice(fleet, request, rows).allowed, need_mib(fleet, request, rows), 0)
+    need = np.where(choice_of(fleet, request, rows).allowed, need_mib(fleet, request, rows), 0)
     most: IntArray = need.max(axis=1, initial=0) * request.count
     return most
 
@@ -201,7 +203,7 @@ def fit(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool =
     if request.count == 0:
         nothing = np.zeros_like(need)
         return Fit(rows, ready, np.zeros_like(need, np.bool_), need, nothing)
-    choice = _choice(fleet, request, rows)
+    choice = choice_of(fleet, request, rows)
     allowed = choice.allowed
     if request.mode is Mode.SLICE:
         fits, take = _fit_slices(fleet, request, rows, choice, need)
@@ -218,10 +220,10 @@ def fit(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool =
 
 
 def _fit_slices(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice, need: IntArray
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: Choice, need: IntArray
 ) -> tuple[BoolArray, IntArray]:
     """Slice mode: the device plugin picks the cards, so the pod must fit on the ones it will pick."""
-    shared = _any((fleet.slices[rows] > 1) & choice.offered)
+    shared = any_card((fleet.slices[rows] > 1) & choice.offered)
     allowed = choice.allowed & (need <= fleet.limit_mib[rows])
     free = np.where(allowed, fleet.free_mib[rows], -1)
     shares, room = _predict(fleet, rows, choice.offered, request.count, free, need)
@@ -243,18 +245,18 @@ def _fit_slices(
         fits[at] = fleet.under_way.has_room(
             fleet, int(rows[at]), code, need[at].tolist(), request.count, suits[at].tolist()
         )
-    return fits & ~_too_many_at_once(fleet, request, rows), take
+    return fits & ~too_many_at_once(fleet, request, rows), take
 
 
 def _fit_allocated(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice, need: IntArray, allocated: BoolArray
+    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: Choice, need: IntArray, allocated: BoolArray
 ) -> tuple[BoolArray, IntArray]:
     """The same where kube-scheduler allocates (DRA), for the rows [rows] that `allocated` marks.
 
     It takes the first devices that it finds free, and what pods before this one got may not be known yet: so the pod must fit on any
     device that is left, beside as many of those as fit there. It is supposed to get the first after theirs.
     """
-    rows, choice, need = rows[allocated], _Choice(*(mask[allocated] for mask in choice)), need[allocated]
+    rows, choice, need = rows[allocated], Choice(*(mask[allocated] for mask in choice)), need[allocated]
     promised = fleet.promised[rows]
     free = np.where(choice.offered & fleet.by_allocator[rows], fleet.slices_free[rows], 0)
     on_one_card = np.minimum(free, (promised + request.count)[:, None])
@@ -266,7 +268,7 @@ def _fit_allocated(
     return (suitable | (free == 0)).all(axis=1) & (shares.sum(axis=1) == request.count), shares * need
 
 
-def _too_many_at_once(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
+def too_many_at_once(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
     """Whether the plugin refuses the pod because one of its containers asks for several shared devices."""
     if request.count <= 1 or request.one_device_each:
         return np.zeros(len(rows), np.bool_)
@@ -303,135 +305,3 @@ def _predict(
         given[at, pick] += some
         left[at, pick] -= some
     return shares, room
-
-
-def refusal(fleet: Fleet, request: GpuRequest, row: int, *, check_host: bool = False) -> str | None:
-    """Why the row cannot run the request, in stable words; None when it can."""
-    return refusals(fleet, request, np.array([row], np.int64), check_host=check_host)[0]
-
-
-def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool = False) -> list[str | None]:
-    """Why each of the rows cannot run the request, in stable words; None where it can."""
-    choice = _choice(fleet, request, rows)
-    steps: list[tuple[BoolArray, str | None]] = [
-        (~fleet.alive[rows], "node unknown"),
-        (fit(fleet, request, rows, check_host=check_host).fits, None),
-        (~(fleet.schedulable[rows] | request.on_cordoned), "node cordoned"),
-    ]
-    if check_host:
-        steps.append((~host_fits(fleet, request, rows), "not enough CPU or memory on the host"))
-    steps.append((_none(choice.present), "no healthy GPU"))
-    steps += _not_offered(fleet, request, rows, choice)
-    steps.append((_none(choice.of_model), "card model not allowed"))
-    steps.append((_none(choice.accepted), "no card that the pod's annotations accept"))
-    if fleet.claims_matter:
-        steps.append((_none(choice.sure) & _any(choice.accepted & choice.present), PERHAPS_CLAIMED))
-    steps.append((_none(choice.allowed), MEMORY_UNKNOWN))
-    steps += (_slice_refusals if request.mode is Mode.SLICE else _pinned_refusals)(fleet, request, rows, choice)
-    # The first step whose condition holds gives the answer; the last one's holds everywhere.
-    texts = [text for _, text in steps]
-    first = np.argmax(np.stack([holds for holds, _ in steps]), axis=0)
-    return [texts[at] for at in first.tolist()]
-
-
-def _none(cards: BoolArray) -> BoolArray:
-    return ~_any(cards)
-
-
-def _any(cards: BoolArray) -> BoolArray:
-    """[rows]: whether any card of the row has it."""
-    return np.logical_or.reduce(cards, axis=1)  # type: ignore[no-any-return]
-
-
-def _not_offered(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice
-) -> list[tuple[BoolArray, str | None]]:
-    none: BoolArray = _none(choice.offered)
-    if request.mode is Mode.SLICE:
-        return [(none, f"node does not offer {request.resource}, neither by a device plugin nor by DRA")]
-    if not none.any():
-        return []
-    bars = fleet.pin_bar[rows]
-    return [(none & _any((bars == code) & choice.present), bar.value) for code, bar in enumerate(PIN_BARS) if bar]
-
-
-def _slice_refusals(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice
-) -> list[tuple[BoolArray, str | None]]:
-    shared = _any((fleet.slices[rows] > 1) & choice.offered)
-    few = np.where(choice.offered, fleet.slices_free[rows], 0).sum(axis=1) < request.count
-    one, count = request.count == 1, request.count
-    size = _size_words(request) or "its share"
-    left = choice.offered & (fleet.plugin[rows] == 0) & (fleet.slices[rows] > 0)
-    limited = _none(choice.allowed & (need_mib(fleet, request, rows) <= fleet.limit_mib[rows]))
-    allocated = allocates(fleet, request, rows)
-    return [
-        *(_allocated_refusals(fleet, request, rows, choice, allocated) if allocated.any() else ()),
-        (
-            _too_many_at_once(fleet, request, rows),
-            f"the device plugin gives a container one shared device, not {count}",
-        ),
-        (limited, f"MPS keeps each share below {size}"),
-        (few & shared, "no free time slice" if one else f"fewer than {count} free time slices"),
-        (few, "no free card" if one else f"fewer than {count} free cards"),
-        (_any(left & ~choice.of_model), "the device plugin could pick a card of another model"),
-        (_any(left & ~choice.accepted), "the device plugin could pick a card that the pod's annotations do not accept"),
-        (shared, f"the card that the device plugin will pick has not {size} free"),
-        (
-            _any(left & ((fleet.pinned[rows] > 0) | (fleet.claimed[rows] > 0))),
-            "the device plugin could pick a card that is in use",
-        ),
-        (np.ones(len(rows), np.bool_), f"a card that the device plugin could pick has not {size} free"),
-    ]
-
-
-def _allocated_refusals(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice, allocated: BoolArray
-) -> list[tuple[BoolArray, str | None]]:
-    """Why not, on the rows that `allocated` marks: the last step's condition holds on all of them."""
-    count, size = request.count, _size_words(request) or "its share"
-    free = np.where(choice.offered & fleet.by_allocator[rows], fleet.slices_free[rows], 0)
-    left = free > 0
-    limited = left & choice.allowed & (need_mib(fleet, request, rows) > fleet.limit_mib[rows])
-    steps: list[tuple[BoolArray, str | None]] = [
-        (
-            free.sum(axis=1) - fleet.promised[rows] < count,
-            "no free device (DRA)" if count == 1 else f"fewer than {count} free devices (DRA)",
-        ),
-        (_any(left & ~choice.of_model), "kube-scheduler could allocate a card of another model (DRA)"),
-        (
-            _any(left & ~choice.accepted),
-            "kube-scheduler could allocate a card that the pod's annotations do not accept (DRA)",
-        ),
-        (_any(limited), f"a share that kube-scheduler allocates is smaller than {size} (DRA)"),
-        (_any(left & (fleet.pinned[rows] > 0)), "kube-scheduler could allocate a card that is in use (DRA)"),
-        (np.ones(len(rows), np.bool_), f"a card that kube-scheduler could allocate has not {size} free (DRA)"),
-    ]
-    return [(allocated & holds, text) for holds, text in steps]
-
-
-def _pinned_refusals(
-    fleet: Fleet, request: GpuRequest, rows: IntArray, choice: _Choice
-) -> list[tuple[BoolArray, str | None]]:
-    count, several, allowed = request.count, request.count > 1, choice.allowed
-    everywhere = np.ones(len(rows), np.bool_)
-    steps: list[tuple[BoolArray, str | None]] = [(allowed.sum(axis=1) < count, f"fewer than {count} cards")]
-    if request.whole_cards:
-        return [*steps, (everywhere, f"fewer than {count} unused cards" if several else "no unused card")]
-    size = _size_words(request)
-    roomy = allowed & (fleet.free_mib[rows] >= need_mib(fleet, request, rows))
-    if fleet.claims_matter:
-        claimed = roomy & (fleet.claimed[rows] > 0)
-        steps.append((claimed.sum(axis=1) >= count, "cards with room are held by resource claims (DRA)"))
-    return [
-        *steps,
-        (roomy.sum(axis=1) >= count, "cards with room are in the hands of the device plugin"),
-        (everywhere, f"fewer than {count} cards with {size} free" if several else f"no card with {size} free"),
-    ]
-
-
-def _size_words(request: GpuRequest) -> str:
-    """The size of one share in the pod's own terms, empty where it states none."""
-    if request.vram_mib:
-        return f"{request.vram_mib} MiB"
-    return f"{request.milli} thousandths" if request.milli else ""

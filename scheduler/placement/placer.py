@@ -14,7 +14,7 @@ from headroom.domain.device_plugin import allocated_mib
 from headroom.domain.model import GpuRequest, Mode, Placement
 from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.fleet import Fleet, HostUse
-from scheduler.placement import filtering, mixing
+from scheduler.placement import filtering, mixing, refusals
 from scheduler.placement.filtering import Fit
 from scheduler.placement.policies.simple import BY_ORDER
 from scheduler.placement.profile import LearnedProfile, Profile
@@ -123,7 +123,7 @@ class Placer:
 
     def refusal(self, request: GpuRequest, row: int) -> str | None:
         """Why the row cannot run the request, in stable words; None when it can."""
-        return filtering.refusal(self.fleet, request, row, check_host=self.check_host)
+        return refusals.refusal(self.fleet, request, row, check_host=self.check_host)
 
     def fits(self, request: GpuRequest, row: int) -> bool:
         """Whether the row can run the request now."""

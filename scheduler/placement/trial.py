@@ -10,7 +10,7 @@ import numpy as np
 from headroom.domain.model import GpuRequest, Placement
 from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import filtering
+from scheduler.placement import refusals
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.scoring import Policy
 
@@ -102,7 +102,7 @@ class Trial:
 
     def result(self) -> FitCount:
         """What was placed so far, and why every other node takes no more."""
-        words = filtering.refusals(self.fleet, self._request, np.flatnonzero(self.fleet.alive), check_host=True)
+        words = refusals.refusals(self.fleet, self._request, np.flatnonzero(self.fleet.alive), check_host=True)
         reasons = Counter(word or self._barred for word in words if word or self._barred)
         reasons.update(self._closed)
         return FitCount(

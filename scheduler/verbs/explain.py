@@ -15,7 +15,7 @@ from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.pod_entry import HOLDING, PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement import filtering
+from scheduler.placement import refusals
 
 _NODES_SHOWN: Final = 20
 KEPT: Final = "kept for a pod that has waited for longer"
@@ -160,9 +160,9 @@ async def _nodes_now(state: ClusterState, entry: PodEntry) -> tuple[list[dict[st
 
 def _refusal_now(state: ClusterState, entry: PodEntry, row: int) -> str | None:
     """Why a node that is open to the pod would be refused now; CPU and memory of the host, which kube-scheduler judges, included."""
-    if (words := filtering.refusal(state.fleet, entry.request, row, check_host=True)) is not None:
+    if (words := refusals.refusal(state.fleet, entry.request, row, check_host=True)) is not None:
         return words
-    return KEPT if state.pods.is_kept_from(entry, state.fleet.names[row]) else None
+    return KEPT if state.pods.kept.is_closed_to(entry, state.fleet.names[row]) else None
 
 
 def _refusals_by_quota(state: ClusterState, entry: PodEntry) -> Callable[[int], str | None]:

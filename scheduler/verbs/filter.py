@@ -62,7 +62,7 @@ class Extender:
         self._did = Changes()
         """What the call under way has changed so far."""
         self._monotonic = monotonic
-        self._reasons = Reasons(state.placer)
+        self._reasons = Reasons(state.placer.fleet, check_host=state.placer.check_host)
 
     def filter(self, args: protocol.ExtenderArgs) -> Answer:
         """The node for a pod, or why there is none. Raises WireError for a message that cannot be understood."""
@@ -184,7 +184,7 @@ class Extender:
     def _have_reservations_give_way(self, entry: PodEntry, offer: Offer) -> int | None:
         """A row for a pod for which less important ones, that kube-scheduler was not given a node for yet, have to wait again."""
         within, names = self._state.quotas.rows(entry.namespace, entry.uid, entry.request), self._state.fleet.names
-        kept = self._pods.rows_kept_from(entry)
+        kept = self._pods.kept.rows_closed_to(entry)
 
         def may_run_on(row: int) -> bool:
             return offer.has(names[row]) and row not in kept and (within is None or bool(within[row]))
@@ -201,11 +201,11 @@ class Extender:
         placer, fleet, tried = self._state.placer, self._state.fleet, entry.tried
         within = self._state.quotas.rows(entry.namespace, entry.uid, entry.request)
         if offer.short:
-            rows = self._pods.not_kept_from(entry, self._rows(offer, tried))
+            rows = self._pods.kept.rows_open_to(entry, self._rows(offer, tried))
             return placer.best_among(entry.request, rows if within is None else rows[within[rows]])
         names = fleet.names
         excluded = {fleet.row_of[name] for name in tried if name in fleet.row_of}
-        excluded.update(self._pods.rows_kept_from(entry))
+        excluded.update(self._pods.kept.rows_closed_to(entry))
         if within is None:
             return placer.best_row(entry.request, lambda row: offer.has(names[row]), excluded)
         return placer.best_row(entry.request, lambda row: bool(within[row]) and offer.has(names[row]), excluded)
@@ -254,7 +254,7 @@ class Extender:
             reason = reasons[row_of[name]]
             if reason is None and within is not None and not within[row_of[name]]:
                 reason = by_quota = beyond
-            if reason is None and self._pods.is_kept_from(entry, name):
+            if reason is None and self._pods.kept.is_closed_to(entry, name):
                 reason = KEPT
             reason = reason or TRIED
             # That a node has no such cards may be because they could not be told.
@@ -269,7 +269,7 @@ class Extender:
             rows = np.array([row for row in rows.tolist() if names[row] == claim.node], np.int64)
         if (within := self._state.quotas.rows(entry.namespace, entry.uid, request)) is not None:
             rows = rows[within[rows]]
-        rows = self._pods.not_kept_from(entry, rows)
+        rows = self._pods.kept.rows_open_to(entry, rows)
         best = placer.best_among(request, rows)
         if best is None and claim is None:
             best = self._have_reservations_give_way(entry, offer)

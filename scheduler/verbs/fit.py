@@ -85,7 +85,7 @@ class FitPage:
 
     def _close(self, trial: Trial, pod: wire.Pod, apart: set[str]) -> None:
         """Take the nodes out of the question that are not open to the pod."""
-        kept = self.state.pods.kept
+        kept = self.state.pods.kept.keepers
         for name, row in trial.fleet.row_of.items():
             node, keeper = self.state.nodes.get(name), kept.get(name)
             if node is None or not host_feasible(pod, node):

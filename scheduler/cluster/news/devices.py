@@ -16,7 +16,7 @@ from headroom.domain.model import CLAIMED_CARDS, GpuRequest, Mode
 from headroom.wire import DELETED
 from scheduler.cluster.changes import CardClaimed, Changes
 from scheduler.cluster.news.pods import PodNews
-from scheduler.cluster.pods import Pods
+from scheduler.cluster.pods.records import Pods
 from scheduler.ledger.holding import claims_of
 from scheduler.ledger.ledger import Ledger
 from scheduler.metrics import SchedulerMetrics

@@ -9,7 +9,7 @@ from headroom.wire import DELETED
 from scheduler.cluster.changes import CardsOverfilled, Changes, PodDisagrees
 from scheduler.cluster.news.repelling import Repelling
 from scheduler.cluster.pod_entry import PodEntry, Stage
-from scheduler.cluster.pods import Pods
+from scheduler.cluster.pods.records import Pods
 from scheduler.ledger.holding import ChangeKind, HoldingState, is_finished
 from scheduler.ledger.ledger import Ledger
 from scheduler.metrics import SchedulerMetrics

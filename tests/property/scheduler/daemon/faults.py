@@ -12,7 +12,7 @@ from scheduler.background.preemption import Preemptor
 from scheduler.cluster import pod_entry
 from scheduler.cluster.news.pods import PodNews
 from scheduler.cluster.pod_entry import HOLDING, Stage, Step
-from scheduler.cluster.pods import Pods
+from scheduler.cluster.pods.records import Pods
 from scheduler.ledger.holding import HoldingState
 from scheduler.ledger.ledger import Ledger
 from scheduler.verbs.filter import Extender

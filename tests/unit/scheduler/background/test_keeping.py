@@ -49,12 +49,12 @@ async def large(running: Running, second: int = 30, **spec: Any) -> Object:
     body["metadata"]["creationTimestamp"] = f"2026-01-01T00:00:{second:02d}Z"
     created = await running.create(body)
     assert (await running.filter(created))["NodeNames"] == []
-    await running.until(lambda: bool(running.daemon.state.pods.kept))
+    await running.until(lambda: bool(running.daemon.state.pods.kept.keepers))
     return created
 
 
 def kept(running: Running) -> list[str]:
-    return list(running.daemon.state.pods.kept)
+    return list(running.daemon.state.pods.kept.keepers)
 
 
 async def test_a_large_pod_is_not_starved_by_small_ones_that_keep_coming(running: Running) -> None:

@@ -11,7 +11,7 @@ from headroom.domain.model import Placement
 from headroom.wire import ADDED, DELETED, MODIFIED
 from scheduler.cluster.changes import Freed, PodGone, PodWaits
 from scheduler.cluster.pod_entry import Stage
-from scheduler.cluster.pods import Pods
+from scheduler.cluster.pods.records import Pods
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.policies.registry import policy_by_name

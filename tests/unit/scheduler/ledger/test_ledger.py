@@ -233,7 +233,7 @@ def test_a_terminating_pod_still_holds(ledger: Ledger) -> None:
 
 
 def test_a_reservation_never_ends_what_another_pod_of_the_name_holds(ledger: Ledger) -> None:
-    """Which of two pods of one name is the later one only the watch can tell (see `scheduler.cluster.pods`)."""
+    """Which of two pods of one name is the later one only the watch can tell (see `scheduler.cluster.pods.records`)."""
     ledger.apply(bound("u1", VRAM, name="web-0", cards="GPU-0", vram_mib="9000", mode="pinned"))
     ledger.reserve("u2", "ns/web-0", pinned(500), on("n1", 1, 500), expires_at=10)
     assert free(ledger) == [13000, 21500]

@@ -9,7 +9,7 @@ from headroom import wire
 from headroom.domain.model import IDLE_MIB, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import CardUse, Ledger
-from scheduler.placement import filtering
+from scheduler.placement import refusals
 
 GIB = 1024
 HOUR = 3600.0
@@ -89,7 +89,7 @@ class World:
         return float(self.ledger.fleet.free_mib[0, 0]) / GIB
 
     def refusal(self, **request: Any) -> str | None:
-        return filtering.refusal(self.ledger.fleet, GpuRequest(**request), 0)
+        return refusals.refusal(self.ledger.fleet, GpuRequest(**request), 0)
 
 
 WHOLE = (

@@ -7,8 +7,9 @@ import pytest
 from headroom import names, wire
 from headroom.domain.assignment import annotations_of
 from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement
+from scheduler.ledger.books import PATIENCE_SECONDS
 from scheduler.ledger.fleet import Fleet
-from scheduler.ledger.ledger import PATIENCE_SECONDS, Ledger, OverCommitError
+from scheduler.ledger.ledger import Ledger, OverCommitError
 from scheduler.placement.placer import Placer
 from scheduler.placement.policies.registry import policy_by_name
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from headroom.domain.device_plugin import greedy_cards, share_mib
 from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Sharing
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement.filtering import fit, refusal
+from scheduler.placement.filtering import fit
+from scheduler.placement.refusals import refusal
 
 A100 = "NVIDIA-A100-SXM4-80GB"
 PLUGIN = "nvidia.com/gpu"

@@ -139,8 +139,10 @@ async def test_which_samples_say_how_busy_a_card_is(api: ApiServer, tmp_path: Pa
             lambda state: state.fleet.cpu_free_milli.__setitem__(0, 1), "a: cpu_free_milli is", id="CPU of a node"
         ),
         pytest.param(lambda state: state.ledger.priorities.update([5]), "priorities are counted", id="priorities"),
-        pytest.param(lambda state: state.ledger._by_node["a"].clear(), "is not in the list of node a", id="a list"),
-        pytest.param(lambda state: state.ledger._by_namespace.clear(), "namespaces are counted", id="namespaces"),
+        pytest.param(
+            lambda state: state.ledger.books.by_node["a"].clear(), "is not in the list of node a", id="a list"
+        ),
+        pytest.param(lambda state: state.ledger.books.by_namespace.clear(), "namespaces are counted", id="namespaces"),
     ],
 )
 async def test_the_snapshots_check_finds_what_is_wrong(api: ApiServer, tmp_path: Path, spoil: Any, said: str) -> None:

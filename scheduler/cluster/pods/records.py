@@ -4,19 +4,16 @@ Every method that changes something returns what it changed, for `scheduler.clus
 change. What bound pods hold is in the ledger alone.
 """
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
-
-import numpy as np
 
 from headroom import wire
 from headroom.daemon.logs import get_logger
 from headroom.domain.dialects.customs import Customs
 from headroom.domain.model import GpuRequest, Placement
 from headroom.domain.request import RequestError
-from scheduler.cluster.changes import Changes, Freed, PodBound, PodGone, PodRefused, PodWaits
+from scheduler.cluster.changes import Changes, PodBound, PodGone, PodRefused, PodWaits
 from scheduler.cluster.pod_entry import (
     HOLDING,
     Claim,
@@ -26,12 +23,15 @@ from scheduler.cluster.pod_entry import (
     Refusal,
     Stage,
     Step,
+    of_cards_alone,
     version_of,
 )
+from scheduler.cluster.pods import checks
+from scheduler.cluster.pods.kept_nodes import FreedRoom, KeptNodes
 from scheduler.cluster.row_set import RowSet
 from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.holding import Holding, HoldingState
-from scheduler.ledger.ledger import Ledger, LedgerError
+from scheduler.ledger.ledger import Ledger
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.quota import Quotas
 
@@ -57,8 +57,10 @@ class Pods:
         """Read only."""
         self.claims: dict[str, PodEntry] = {}
         """Those for which a node is being freed; read only."""
-        self.kept: dict[str, PodEntry] = {}
-        """Nodes that are closed to all who come after the pod that they are kept for; read only."""
+        self.freed = FreedRoom(monotonic)
+        """Numbers the facts that room came free."""
+        self.kept = KeptNodes(ledger.fleet, self.freed, monotonic)
+        """Nodes that are closed to all who come after the pod that they are kept for."""
         self.leaving: set[str] = set()
         """UIDs of bound pods that are being deleted."""
         self.names_ahead = 0
@@ -68,7 +70,6 @@ class Pods:
         self._at: dict[Stage, dict[str, PodEntry]] = {stage: {} for stage in Stage}
         self._ended: OrderedDict[str, None] = OrderedDict()
         """UIDs of pods that ended lately; no UID is used twice."""
-        self._freed_count = 0
         self._arrivals = 0
         self._log = get_logger(__name__)
 
@@ -138,7 +139,7 @@ class Pods:
             return changes
         if facts.request != old.request or facts.gated:
             entry.refused_since = None
-            changes += self.open_node(entry)
+            changes += self.kept.open(entry)
         if entry.stage in (Stage.NAMED, Stage.OFFERED):
             changes += self._judge_reservation(entry, old)
         if facts.gated and entry.stage in (Stage.WAITING, Stage.REFUSED):
@@ -192,7 +193,7 @@ class Pods:
         """Note that a pod fits on none of the rows; what it had reserved must have been given back before."""
         self._move(entry, Step.REFUSE)
         nodes = RowSet.of(self._ledger.fleet, rows)
-        entry.refusal = Refusal(self._monotonic(), self._freed_count, nodes, by_quota)
+        entry.refusal = Refusal(self._monotonic(), self.freed.count, nodes, by_quota)
         if by_quota:
             entry.refused_since = None  # room is not what it waits for
         elif entry.refused_since is None:
@@ -201,7 +202,7 @@ class Pods:
 
     def rest(self, entry: PodEntry) -> None:
         """Note that kube-scheduler was given no node for a pod whose binding is under way: it must hear if that fails."""
-        entry.refusal = Refusal(self._monotonic(), self._freed_count, RowSet())
+        entry.refusal = Refusal(self._monotonic(), self.freed.count, RowSet())
 
     def void(self, entry: PodEntry, end: str, *, seen_by_scheduler: bool = False) -> Changes:
         """Give back what is reserved for a pod; `end` says why, for the metrics. A binding under way is left alone."""
@@ -235,7 +236,7 @@ class Pods:
         for entry in self.entries.values():
             entry.refusal = entry.refused_since = None
             entry.tried.clear()
-            changes += self.open_node(entry)
+            changes += self.kept.open(entry)
             changes += self.void(entry, "handed_over")
             if entry.stage is Stage.REFUSED:
                 self._move(entry, Step.VOID)
@@ -304,7 +305,7 @@ class Pods:
         if entry.stage in HOLDING:
             self._metrics.reservations_ended.labels("bound").inc()
         self._move(entry, Step.BOUND)
-        return [] if told else [PodBound(entry), *self.end_claim(entry), *self.open_node(entry)]
+        return [] if told else [PodBound(entry), *self.end_claim(entry), *self.kept.open(entry)]
 
     # Claims on nodes that are being freed
 
@@ -331,38 +332,6 @@ class Pods:
     def nodes_being_freed(self) -> set[str]:
         """Nodes that are being freed, for whichever pod."""
         return {entry.claim.node for entry in self.claims.values() if entry.claim is not None}
-
-    # Nodes that are kept for pods that have waited for too long
-
-    def keep_node(self, entry: PodEntry, node: str) -> Changes:
-        """Close a node to all pods that come after this one in the queue's order; the one closed for it before opens."""
-        changes = self.open_node(entry)
-        entry.kept_node, entry.kept_since = node, self._monotonic()
-        self.kept[node] = entry
-        return changes
-
-    def open_node(self, entry: PodEntry) -> Changes:
-        """Open the node that is kept for a pod, if one is."""
-        node, entry.kept_node = entry.kept_node, ""
-        if not node:
-            return []
-        del self.kept[node]
-        return [self.freed(node, seen_by_scheduler=False)]
-
-    def is_kept_from(self, entry: PodEntry, node: str) -> bool:
-        """Whether the node is kept for another pod that comes first: of higher priority, or an equal and older."""
-        keeper = self.kept.get(node)
-        return keeper is not None and keeper is not entry and keeper.rank < entry.rank
-
-    def rows_kept_from(self, entry: PodEntry) -> list[int]:
-        """Rows of the nodes that are kept from a pod."""
-        row_of = self._ledger.fleet.row_of
-        return [row_of[node] for node in self.kept if node in row_of and self.is_kept_from(entry, node)]
-
-    def not_kept_from(self, entry: PodEntry, rows: IntArray) -> IntArray:
-        """Those of the rows that are not kept from a pod."""
-        kept = self.rows_kept_from(entry)
-        return rows[~np.isin(rows, kept)] if kept else rows
 
     # Ends
 
@@ -405,7 +374,7 @@ class Pods:
                 changes.append(PodGone(entry))
             self._move(entry, Step.END)
             self._remove(entry)
-            changes += [*self.end_claim(entry), *self.open_node(entry)]
+            changes += [*self.end_claim(entry), *self.kept.open(entry)]
         self.leaving.discard(uid)
         holding = self._ledger.release(uid)
         if holding is None:
@@ -417,37 +386,9 @@ class Pods:
 
     def check(self) -> list[str]:
         """Where the records and the ledger disagree; empty unless there is a bug. For tests and `/debug/snapshot?check`."""
-        breaches = []
-        states = {
-            Stage.NAMED: HoldingState.RESERVED, Stage.OFFERED: HoldingState.RESERVED,
-            Stage.BINDING: HoldingState.BINDING, Stage.BOUND: HoldingState.BOUND,
-        }  # fmt: skip
-        for entry in self.entries.values():
-            holding = self._ledger.holdings.get(entry.uid)
-            expected = states.get(entry.stage)
-            if (None if holding is None else holding.state) is not expected:
-                breaches.append(f"{entry.key} is {entry.stage.value}, the ledger has {holding}")
-            if (entry.claim is None) == (entry.uid in self.claims):
-                breaches.append(f"{entry.key}: its claim is {entry.claim}, which the list of claims contradicts")
-        breaches += [
-            f"node {node} is kept for {entry.key}, which does not know"
-            for node, entry in self.kept.items()
-            if entry.kept_node != node or self.entries.get(entry.uid) is not entry
-        ]
-        breaches += [
-            f"{held.pod} has no record" for held in self._ledger.reservations() if held.uid not in self.entries
-        ]
-        ahead = sum(entry.name_landed for entry in self.at(Stage.NAMED))
-        if ahead != self.names_ahead:
-            breaches.append(f"{self.names_ahead} names ahead are counted, {ahead} there are")
-        return breaches
+        return checks.disagreements(self, self._ledger)
 
     # Small steps
-
-    def freed(self, node: str, *, seen_by_scheduler: bool) -> Freed:
-        """Number the fact that room came free on a node."""
-        self._freed_count += 1
-        return Freed(node, self._freed_count, self._monotonic(), seen_by_scheduler)
 
     def _reserve(self, entry: PodEntry, placement: Placement, expires_at: float) -> Changes:
         before, facts = self._ledger.holdings.get(entry.uid), entry.facts
@@ -472,11 +413,3 @@ class Pods:
 
     def _remove(self, entry: PodEntry) -> None:
         del self.entries[entry.uid], self._at[entry.stage][entry.uid]
-
-
-def of_cards_alone(request: GpuRequest) -> GpuRequest:
-    """The request without what it takes of the host."""
-    return dataclasses.replace(request, cpu_milli=0, memory_mib=0)
-
-
-__all__ = ["LedgerError", "Pods", "of_cards_alone"]
