@@ -11,7 +11,6 @@ NEEDS: Final[dict[SignalKind, tuple[tuple[str, ...], ...]]] = {
     SignalKind.QUEUE: (("waiting",), ("waiting_seconds",)),
     SignalKind.RUNNING: (
         ("in_flight",), ("total_seconds",), ("running", "waiting"), ("running", "waiting_seconds"),
-        ("served_seconds", "waiting"), ("served_seconds", "waiting_seconds"),
     ),
     SignalKind.KV_CACHE: (("kv_cache",),),
     SignalKind.GPU_UTILIZATION: ((),),  # from the cards' exporters, whatever the engine

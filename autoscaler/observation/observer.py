@@ -230,12 +230,10 @@ class Observer:
 
     def _in_flight(self) -> Gathered:
         engine, facts = self._target.engine, self._facts
-        served = engine.served_seconds
         return _first(
             (lambda: facts.gauge(engine.in_flight)) if engine.in_flight else None,
             (lambda: plus(facts.gauge(engine.running), self.waiting())) if engine.running else None,
             (lambda: facts.rates(engine.total_seconds).gathered) if engine.total_seconds else None,
-            (lambda: plus(facts.rates(served).gathered, self.waiting())) if served else None,
         )
 
     def _arrivals(self) -> tuple[float, float] | None:

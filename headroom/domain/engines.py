@@ -97,10 +97,8 @@ class Engine:
     """Prompt tokens found in a prefix cache, which `prompt_tokens` counts too."""
     waiting_seconds: Metric = Metric()
     """Time that requests have waited, summed: its rate is the number that waits (Little's law)."""
-    served_seconds: Metric = Metric()
-    """Time that requests have spent in the engine, waiting excluded, summed: its rate is the number served at once."""
     total_seconds: Metric = Metric()
-    """The same with waiting included."""
+    """Time that requests have spent in the engine, waiting included, summed: its rate is the number inside."""
     # Histograms (base names) in seconds after scaling.
     time_to_first_token: Metric = Metric()
     inter_token: Metric = Metric()
@@ -126,7 +124,7 @@ GAUGES: Final = {
 COUNTERS: Final = (
     "prompt_tokens", "output_tokens", "iterations", "token_seconds", "token_count", "finished",
     "ended_prompt_tokens", "ended_output_tokens", "cached_tokens",
-    "waiting_seconds", "served_seconds", "total_seconds",
+    "waiting_seconds", "total_seconds",
 )  # fmt: skip
 HISTOGRAMS: Final = ("time_to_first_token", "inter_token", "per_output_token", "request", "prompt_length")
 
@@ -217,7 +215,7 @@ TORCHSERVE: Final = Engine(
     before=Before.GAUGES,
     gpu_utilisation=Metric(("GPUUtilization",), 0.01),
     waiting_seconds=Metric(("ts_queue_latency_microseconds",), MICROSECONDS),
-    served_seconds=Metric(("ts_inference_latency_microseconds",), MICROSECONDS),
+    total_seconds=Metric(("ts_inference_latency_microseconds",), MICROSECONDS),
 )
 
 TENSORFLOW_SERVING: Final = Engine(

@@ -128,6 +128,26 @@ def test_what_llama_cpp_counts_while_six_requests_share_its_four_slots() -> None
     assert ENGINES["llama.cpp"].counts_at_end
 
 
+def test_what_torchserve_counts_while_twelve_requests_meet_one_worker() -> None:
+    """Its latency contains the wait: it is the number inside by itself, and the wait is not added once more."""
+    (load,) = [fixture["under_load"] for fixture in fixtures_of("torchserve") if "under_load" in fixture]
+    before, after = load["samples"][0], load["samples"][-1]
+    torchserve = ENGINES["torchserve"]
+    waited, inside = (
+        sum(after[name] - before[name] for name in metric.names) * metric.scale
+        for metric in (torchserve.waiting_seconds, torchserve.total_seconds)
+    )
+    assert waited == pytest.approx(sum(range(load["at_once"])) * load["seconds_each"], rel=0.1)
+    assert inside == pytest.approx(waited + load["at_once"] * load["seconds_each"], rel=0.1)
+
+
+def test_what_mlserver_counts_while_twelve_requests_meet_a_batch_of_four() -> None:
+    """It has no preset: docs/autoscaling.md names the one gauge that tells what is inside."""
+    (load,) = [fixture["under_load"] for fixture in fixtures_of("mlserver")]
+    in_progress = [sample["rest_server_requests_in_progress"] for sample in load["samples"]]
+    assert in_progress == [0, load["at_once"] - load["batch"], 0, 0]
+
+
 def test_what_triton_counts_while_twelve_requests_meet_a_batch_of_four() -> None:
     """Pending requests are those that no batch has taken; the time that they waited is counted when they end."""
     (load,) = [fixture["under_load"] for fixture in fixtures_of("triton") if "under_load" in fixture]

@@ -139,6 +139,13 @@ class TestReadings:
         seen = observer(of, [pod("a")], [], [counter("ts_queue_latency_microseconds", "a", 2.5e6)])
         assert seen.readings()[0].value == pytest.approx(2.5)
 
+    def test_torchserve_s_latency_contains_the_wait(self) -> None:
+        of = target("torchserve", signals=[{"name": "running", "type": "running", "target": 4}])
+        counters = [
+            counter("ts_queue_latency_microseconds", "a", 11e6), counter("ts_inference_latency_microseconds", "a", 12e6),
+        ]  # fmt: skip
+        assert observer(of, [pod("a")], [], counters).readings()[0].value == pytest.approx(12)
+
     def test_triton_before_its_pending_gauge_is_read_by_the_same_law(self) -> None:
         of = target("triton", signals=[{"name": "queue", "type": "queue", "target": 4}])
         counters = [counter("nv_inference_queue_duration_us", "a", 4e6)]
