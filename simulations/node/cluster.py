@@ -23,7 +23,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from agent.pods.podresources import PodResources
 from agent.pods.reconcile import Device
@@ -55,6 +55,9 @@ _EMPTY_RUN: Final = "umount -l $(grep -o ' /run/[^ ]*' /proc/mounts); find /run 
 
 class NodeCluster(RunningCluster):
     """One running node with its control plane. Make it with `NodeCluster.start`; use it as a context manager."""
+
+    api_flags: ClassVar[Sequence[str]] = ()
+    """Further flags of kube-apiserver, for subclasses."""
 
     def __init__(self, folder: Path, binaries: Path, node_binaries: Path, cards: int) -> None:
         """Open the namespaces and write credentials; starts nothing else."""
@@ -106,6 +109,7 @@ class NodeCluster(RunningCluster):
             # Authorities of nobody: kube-schedulers read at their start the ConfigMap that comes with them.
             f"--client-ca-file={self._authority('clients')}",
             f"--requestheader-client-ca-file={self._authority('proxies')}",
+            *self.api_flags,
         ]
         command = control_plane.api_server_command(binaries, files, _API_PORT, etcd_port, audit=True, options=options)
         self.run("kube-apiserver", command, ready=self._api_is_ready)

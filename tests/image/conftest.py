@@ -13,6 +13,12 @@ from tests.image.deployed import PROMETHEUS_URL, Deployed
 from tests.paths import DEPLOY
 
 
+class BetaNodeCluster(NodeCluster):
+    """One whose API server serves the beta of MutatingAdmissionPolicy beside version 1, for overlays/mutation-v1beta1."""
+
+    api_flags = ("--runtime-config=admissionregistration.k8s.io/v1beta1=true",)
+
+
 @pytest.fixture(scope="session")
 def image() -> Path:
     """The image's archive."""
@@ -23,15 +29,15 @@ def image() -> Path:
 def node(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeCluster]:
     """A node with Prometheus that knows the image."""
     scheduler = tmp_path_factory.mktemp("images") / "kube-scheduler.tar"
-    with NodeCluster.start(prometheus=True) as running:
+    with BetaNodeCluster.start(prometheus=True) as running:
         write_kube_scheduler(scheduler, running.binaries / "kube-scheduler")
         for archive in (image, scheduler):
             running.import_image(archive)
         yield running
 
 
-def my_cluster(folder: Path, resource: str) -> Path:
-    """A kustomization of one's own, as docs/install.md tells to make: `resource` is a folder below deploy/."""
+def my_cluster(folder: Path, resource: str, *components: str) -> Path:
+    """A kustomization of one's own, as docs/install.md tells to make: `resource` is a folder below deploy/, `components` are of its own."""
     shutil.copytree(DEPLOY, folder / "deploy")
     own = folder / "my-cluster"
     own.mkdir()
@@ -47,9 +53,11 @@ def my_cluster(folder: Path, resource: str) -> Path:
         }
         for name in ("scheduler", "autoscaler")
     ]  # fmt: skip
-    if resource != "base":  # it brings settings of its own
+    if resource == "overlays/existing-scheduler":  # it brings settings of its own
         generators = generators[1:]
     content = {"resources": [f"../deploy/{resource}"], "configMapGenerator": generators}
+    if components:
+        content["components"] = [f"../deploy/components/{name}" for name in components]
     (own / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return own
 
