@@ -86,6 +86,10 @@ fuzz: $(VENV)/.dev ## Property tests with fresh random examples, many more; the 
 fuzz-faults: $(VENV)/.dev ## Take mends of late bindings back, one by one, and print which random run of the extender misses each
 	$(BIN)/python -m tests.property.scheduler.daemon --faults
 
+.PHONY: faults
+faults: $(VENV)/.dev ## Take mends of tools/faults.toml back, one by one, and print how the test of each fails then (5 minutes)
+	$(BIN)/python -m tools.faults
+
 .PHONY: test-integration
 test-integration: $(VENV)/.dev prerequisites control-plane helm ## Tests on a real API server, scheduler and Prometheus
 	$(PYTEST) tests/integration -m 'not gpu'

@@ -14,6 +14,7 @@ from headroom import wire
 from headroom.domain.dialects.table import FAMILIES
 from headroom.domain.dialects.words import Annotation, Family
 from headroom.domain.request import request_of
+from tools import faults
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -67,9 +68,19 @@ def _fate(word: Annotation) -> str:
     return f"honoured: {word.meaning}{refused}"
 
 
+def faults_table() -> str:
+    """Which test holds which fault."""
+    rows = ["| what goes wrong without the mend | test that fails then | on a real node |", "|---|---|---|"]
+    for fault in faults.known():
+        real = f"`{fault.also.removeprefix('tests/')}`" if fault.also else ""
+        rows.append(f"| {fault.what} | `{fault.test.removeprefix('tests/')}` | {real} |")
+    return "\n".join(rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "limits": ("requests.md", limits_table),
     "words": ("requests.md", words_table),
+    "faults": ("testing.md", faults_table),
 }
 
 

@@ -19,7 +19,9 @@ from click.testing import CliRunner
 
 from agent.__main__ import main
 from agent.cards.scripted import parse_script
+from agent.pods.reconcile import Device
 from tests.fakes.apiserver import ApiServer
+from tests.fakes.kubelet import Kubelet
 
 SCRIPT = "cards: [{id: GPU-a, index: 0, model: L4, memory_total_bytes: 24Gi, power_watts: 50}]\n"
 
@@ -89,6 +91,27 @@ async def test_the_daemon_publishes_serves_metrics_and_ends_in_order(
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: process.poll() is not None, "ended")
         assert process.returncode == 0
+
+
+async def test_kubelets_word_does_not_wait_for_the_next_cycle(
+    tmp_path: Path, start: Callable[..., tuple["subprocess.Popen[bytes]", int]]
+) -> None:
+    """The scheduler keeps room for the pod on several cards until it is there; the next cycle is five minutes away."""
+    pods = "/api/v1/pods"
+    async with ApiServer() as api, Kubelet(tmp_path / "kubelet.sock") as kubelet:
+        api.put("/api/v1/nodes", {"metadata": {"name": "n1"}})
+        flags = {"interval-seconds": "300", "podresources-socket": str(kubelet.socket)}
+        start(api.write_kubeconfig(tmp_path / "kubeconfig"), **flags)
+        await eventually(lambda: "annotations" in api.get("/api/v1/nodes", "n1")["metadata"], "published")
+        kubelet.devices = [Device("ns", "server", "main", "nvidia.com/gpu", "GPU-a::0")]
+        limits = {"nvidia.com/gpu": "1", "headroom.dev/vram": "6Gi"}
+        api.put(pods, {
+            "metadata": {"name": "server", "namespace": "ns", "uid": "u", "annotations": {}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "main", "resources": {"limits": limits}}]},
+            "status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"},
+        })  # fmt: skip
+        word = lambda: api.get(pods, "server", "ns")["metadata"]["annotations"].get("headroom.dev/kubelet-cards")  # noqa: E731
+        await eventually(lambda: word() == "GPU-a", "kubelet's word")
 
 
 async def test_a_second_agent_on_the_node_waits_for_the_first_to_go(

@@ -358,7 +358,9 @@ async def test_somebody_who_keeps_overwriting_is_not_fought_in_a_tight_loop(worl
 async def test_a_silent_kubelet_is_counted_and_what_it_said_last_still_holds(
     world: World, break_it: Any, reason: str
 ) -> None:
-    world.api.put(PODS, pod("server", cards="GPU-1"))
+    """Nothing is written on the pod, so that kubelet's word is all that is known of its card."""
+    world.api.put(PODS, pod("server"))
+    world.api.fail("PATCH", "/pods/server", status=500, times=99)
     world.kubelet.devices = [Device("chat", "server", "engine", "nvidia.com/gpu", "GPU-1::2")]
     await world.caught_up()
     await world.tick()

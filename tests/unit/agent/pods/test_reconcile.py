@@ -193,6 +193,14 @@ def test_a_wrong_prediction_is_corrected_on_the_pod_that_it_was_made_for() -> No
     }
 
 
+def test_a_pod_that_has_other_cards_after_a_reboot_is_told_of_anew() -> None:
+    """Its object outlives the reboot, with what kubelet said before; kubelet hands the devices out anew."""
+    rebooted = pod(cards="GPU-a")
+    rebooted.metadata.annotations[KUBELET_CARDS] = "GPU-a"
+    (correction,) = judge(held("GPU-b::0"), rebooted).corrections
+    assert correction.annotations["headroom.dev/assigned-cards"] == correction.annotations[KUBELET_CARDS] == "GPU-b"
+
+
 def test_two_slices_of_one_card_are_two_shares_of_it() -> None:
     (correction,) = judge(held("GPU-b::0", "GPU-b::1"), pod(cards="GPU-a,GPU-b", count=2)).corrections
     assert correction.annotations["headroom.dev/assigned-cards"] == "GPU-b,GPU-b"

@@ -1,5 +1,6 @@
 """The ledger, event by event."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -548,6 +549,17 @@ def test_reservations_end_where_the_card_can_no_longer_keep_them(ledger: Ledger)
     assert list(ledger.holdings) == ["u1"]
     ledger.apply_node(whole(count=0))
     assert ledger.holdings == {}
+
+
+def test_what_bound_pods_hold_of_a_withdrawn_card_stays(ledger: Ledger) -> None:
+    """The driver is gone for a while: every card is unhealthy, pods run on, and nothing is counted twice when it is back."""
+    ledger.apply(bound("u1", VRAM, cards="GPU-0", vram_mib="9000", mode="pinned"))
+    sick = tuple(replace(card, healthy=False) for card in whole().cards)
+    for cards, left in ((sick, [0, 0]), (whole().cards, [13000, 22000])):
+        assert ledger.apply_node(replace(whole(), cards=cards)) == []
+        assert free(ledger) == left
+        assert ledger.fleet.held_mib[ledger.fleet.row_of["n1"], :2].tolist() == [9000, 0]
+        assert ledger.check() == []
 
 
 def test_cordoning_changes_no_holding(ledger: Ledger) -> None:

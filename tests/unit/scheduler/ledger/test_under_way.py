@@ -104,15 +104,18 @@ def test_a_pod_that_ends_unannounced_widens_what_pods_under_way_may_hold() -> No
 @pytest.mark.parametrize(
     ("of_a", "of_b", "fits"),
     [
-        pytest.param(0, 1, False, id="79 and 15 GiB, two devices each: the plugin may take the full card"),
-        pytest.param(1, 0, True, id="64 and 30 GiB"),
+        pytest.param(1, 0, False, id="79 and 15 GiB, two devices each: the plugin may take the full card"),
+        pytest.param(0, 1, True, id="64 and 30 GiB"),
     ],
 )
 def test_a_burst_on_cards_that_are_alike_to_the_plugin(of_a: int, of_b: int, fits: bool) -> None:
-    """20, 5 and 15 GiB on cards with 59 and 10 GiB held: on the real kubelet 94 GiB came to lie on one card of 79."""
+    """20, 5 and 15 GiB on cards with 10 and 59 GiB held: on the real kubelet 94 GiB came to lie on one card of 79.
+
+    Foretold is 30 and 64 GiB, with room for 15 more on either card; 15 and 79 is as likely.
+    """
     node = Node()
-    node.pod("full", 59, 0)
-    node.pod("light", 10, 1)
+    node.pod("light", 10, 0)
+    node.pod("full", 59, 1)
     assert node.place("a", 20) is not None
     assert node.place("b", 5) is not None
     assert node.place("c", 15) is None
