@@ -118,24 +118,36 @@ class _Workload:
     servers: dict[str, _Server] = field(default_factory=dict)
     held: float = 0.0
     """Requests at the router while no pod is ready."""
+    gone_ttft: list[float] = field(default_factory=lambda: [0.0] * (len(_TTFT_EDGES) + 1))
+    """First tokens of servers that are gone, by edge."""
 
-    def step(self, ready: set[str], seconds: float) -> None:
-        for name in self.servers.keys() - ready:
+    def first_tokens(self) -> list[float]:
+        """First tokens so far, within each of the histogram's edges and in all."""
+        return [sum(counts) for counts in zip(self.gone_ttft, *(s.ttft for s in self.servers.values()), strict=True)]
+
+    def step(self, ready: set[str], leaving: set[str], seconds: float) -> None:
+        """Run for `seconds`. Pods that are leaving end what they have while they are there."""
+        for name in self.servers.keys() - ready - leaving:
             lost = self.servers.pop(name)
             self.held += lost.waiting + lost.running  # clients try again
+            self.gone_ttft = [before + count for before, count in zip(self.gone_ttft, lost.ttft, strict=True)]
         for name in ready - self.servers.keys():
             self.servers[name] = _Server()
         self.held += self.load.requests_per_second * seconds
-        if not self.servers:
-            return
-        target = (self.held + sum(s.waiting + s.running for s in self.servers.values())) / len(self.servers)
-        room = {name: max(target - s.waiting - s.running, 0.0) for name, s in self.servers.items()}
-        share = self.held / sum(room.values()) if sum(room.values()) > 0 else 0.0
-        for name, server in self.servers.items():
-            server.waiting += room[name] * min(share, 1.0)
-        self.held -= sum(room.values()) * min(share, 1.0)
+        self._spread([self.servers[name] for name in ready])
         for server in self.servers.values():
             server.step(self.load, seconds)
+
+    def _spread(self, servers: list[_Server]) -> None:
+        """What the router holds goes to those that have least."""
+        if not servers:
+            return
+        target = (self.held + sum(s.waiting + s.running for s in servers)) / len(servers)
+        room = [max(target - s.waiting - s.running, 0.0) for s in servers]
+        share = min(self.held / sum(room), 1.0) if sum(room) > 0 else 0.0
+        for server, free in zip(servers, room, strict=True):
+            server.waiting += free * share
+        self.held -= sum(room) * share
 
 
 class ServingEmulator:
@@ -146,6 +158,8 @@ class ServingEmulator:
         self._workloads: dict[str, _Workload] = {}
         self._ready: dict[str, dict[str, str]] = {}
         """Workload -> pod -> its address."""
+        self._leaving: dict[str, set[str]] = {}
+        """Workload -> pods that are being deleted and are still there."""
         self._lock = threading.Lock()
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._main, name="serving-emulator", daemon=True)
@@ -186,6 +200,12 @@ class ServingEmulator:
             servers = self._workloads[workload].servers
             return {name: server.waiting + server.running for name, server in servers.items()}
 
+    def first_tokens(self, workload: str, within_seconds: float) -> tuple[float, float]:
+        """First tokens so far that came in time, and all of them. `within_seconds` is one of the histogram's edges."""
+        with self._lock:
+            counts = self._workloads[workload].first_tokens()
+        return counts[_TTFT_EDGES.index(within_seconds)], counts[-1]
+
     def put(self, workload: str, pod: str, requests: float) -> None:
         """Give one pod extra running requests, so that pods differ."""
         with self._lock:
@@ -218,16 +238,22 @@ class ServingEmulator:
             now = time.monotonic()
             with self._lock:
                 for name, workload in self._workloads.items():
-                    ready = set(self._ready.get(name, {}))
+                    ready, leaving = set(self._ready.get(name, {})), self._leaving.get(name, set())
                     # On a busy machine the turns come late: short steps all the same, up to a limit.
                     for _ in range(max(1, min(round((now - last) / STEP_SECONDS), 50))):
-                        workload.step(ready, STEP_SECONDS)
+                        workload.step(ready, leaving, STEP_SECONDS)
             last = now
 
     def _on_pod(self, kind: str, key: str, pod: Pod) -> None:
         workload = f"{pod.metadata.namespace}/{pod.metadata.labels.get('app', '')}"
         ready = any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
         with self._lock:
+            was_ready = pod.metadata.name in self._ready.get(workload, {})
+            leaving = self._leaving.setdefault(workload, set())
+            if kind == DELETED:
+                leaving.discard(pod.metadata.name)
+            elif pod.metadata.deletion_timestamp and was_ready:
+                leaving.add(pod.metadata.name)
             if kind == DELETED or not ready or pod.metadata.deletion_timestamp:
                 self._ready.get(workload, {}).pop(pod.metadata.name, None)
             else:
