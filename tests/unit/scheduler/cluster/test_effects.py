@@ -3,14 +3,15 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from headroom import wire
+from headroom import names, wire
 from headroom.daemon.guard import Guard
+from headroom.domain.dra.objects import RESOURCE_CLAIM, RESOURCE_SLICE
 from headroom.domain.model import Placement
 from headroom.wire import ADDED, DELETED, MODIFIED
 from scheduler.cluster.changes import (
@@ -18,10 +19,7 @@ from scheduler.cluster.changes import (
     CardsOverfilled,
     Change,
     Freed,
-    PodBound,
     PodDisagrees,
-    PodGone,
-    PodRefused,
     PodWaits,
 )
 from scheduler.cluster.effects import Effects
@@ -30,9 +28,10 @@ from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.policies.registry import policy_by_name
 from tests.fakes.apiserver import ApiServer
+from tests.fakes.devices import claim, device, resource_slice, result
 from tests.fakes.extender import GIB, NODES, PODS, extender, node, pod
 
-KINDS: tuple[type[Change], ...] = (Freed, PodWaits, PodBound, PodGone, PodRefused)
+KINDS: tuple[type[Change], ...] = get_args(Change)
 
 
 class World:
@@ -53,15 +52,18 @@ class World:
         self.told.clear()
 
     def look(self, change: Change) -> None:
-        assert self.state.breaches() == []
+        assert [words for words in self.state.breaches() if "over-committed" not in words] == []
         if isinstance(change, Freed):
             self.told.append(("Freed", change.node))
-        elif not isinstance(change, PodDisagrees | CardClaimed | CardsOverfilled):
+        elif isinstance(change, PodDisagrees | CardClaimed | CardsOverfilled):
+            self.told.append((type(change).__name__, change.key))
+        else:
             self.told.append((type(change).__name__, change.entry.stage.value))
 
-    def event(self, kind: str, **spec: Any) -> None:
-        body = pod("llm", vram="50Gi", **spec)
-        body["metadata"] |= {"uid": "u", "resourceVersion": str(next(self.version))}
+    def event(self, kind: str, name: str = "llm", annotations: dict[str, str] | None = None, **spec: Any) -> None:
+        body = pod(name, vram="50Gi", **spec)
+        uid = "u" if name == "llm" else name
+        body["metadata"] |= {"uid": uid, "resourceVersion": str(next(self.version)), "annotations": annotations or {}}
         shown = wire.POD.decode(wire.encode(body))
         self.effects(self.state.on_pod(kind, shown.key, shown))
 
@@ -71,6 +73,11 @@ class World:
 
     def offer(self) -> None:
         self.effects(self.state.pods.offer(self.entry, Placement("gpu", (0,), (50 * GIB,)), self.now + 30))
+
+    def claim(self, kind: str = ADDED) -> None:
+        """kube-scheduler allocates the node's only card to a resource claim, or that is seen again, or goes."""
+        body = claim("train-claim", [result("gpu-0", "gpu")], node="gpu")
+        self.effects(self.state.devices.on_claim(kind, "default/train-claim", RESOURCE_CLAIM.decode(wire.encode(body))))
 
     def begin(self) -> PodEntry:
         entry = self.entry
@@ -93,8 +100,8 @@ def answered_then_shown(world: World) -> None:
     world.event(ADDED)
     entry = world.begin()
     world.effects(world.state.pods.confirm_binding(entry, "gpu"))
-    world.event(MODIFIED, nodeName="gpu")
-    world.event(MODIFIED, nodeName="gpu")
+    world.event(MODIFIED, annotations=ON_THE_CARD, nodeName="gpu")
+    world.event(MODIFIED, annotations=ON_THE_CARD, nodeName="gpu")
 
 
 def shown_then_answered(world: World) -> None:
@@ -142,6 +149,67 @@ def claim_ends_with_its_pod(world: World) -> None:
     world.event(DELETED)
 
 
+ON_THE_CARD = {
+    names.ANNOTATION_ASSIGNED_CARDS: "gpu-gpu0", names.ANNOTATION_ASSIGNED_MODE: "pinned",
+    names.ANNOTATION_ASSIGNED_VRAM_MIB: str(50 * GIB),
+}  # fmt: skip
+"""Written on a pod that asks for 50 GiB and is bound to node `gpu`."""
+
+
+def written_by_hand(world: World) -> None:
+    """What is written on the pod names a card that its node has not; it is shown three times, and put right."""
+    for _ in range(3):
+        world.event(ADDED, annotations=ON_THE_CARD | {names.ANNOTATION_ASSIGNED_CARDS: "gone"}, nodeName="gpu")
+
+
+def two_on_one_card(world: World) -> None:
+    world.event(ADDED, annotations=ON_THE_CARD, nodeName="gpu")
+    for _ in range(3):
+        world.event(ADDED, "other", annotations=ON_THE_CARD, nodeName="gpu")
+
+
+def pinned_card_is_claimed(world: World) -> None:
+    slices = RESOURCE_SLICE.decode(wire.encode(resource_slice("gpu", [device("gpu-0", "gpu-gpu0")])))
+    world.effects(world.state.devices.on_slice(ADDED, slices.metadata.name, slices))
+    while world.state.devices.due:
+        world.effects(world.state.devices.work_off())
+    world.told.clear()
+    world.event(ADDED, annotations=ON_THE_CARD, nodeName="gpu")
+    for _ in range(3):
+        world.claim()
+    world.claim(DELETED)
+
+
+def kept_node_opens(world: World) -> None:
+    world.event(ADDED)
+    world.effects(world.state.pods.kept.keep(world.entry, "gpu"))
+    world.event(ADDED, nodeName="gpu")
+    world.event(MODIFIED, nodeName="gpu")
+
+
+def decider_is_replaced(world: World) -> None:
+    world.event(ADDED)
+    world.offer()
+    for _ in range(2):
+        world.effects(world.state.pods.drop_promises())
+
+
+def gates_go(world: World) -> None:
+    gates = [{"name": "kueue"}]
+    for gated in (gates, gates, [], [], gates, []):
+        world.event(MODIFIED, schedulingGates=gated)
+
+
+def named_then_moved(world: World) -> None:
+    """The room that a pod leaves for a better place is told of; a place that it keeps is not."""
+    world.effects(world.state.on_node(ADDED, "other", wire.NODE.decode(wire.encode(node("other", 80)))))
+    world.told.clear()
+    world.event(ADDED)
+    for place in ("gpu", "gpu", "other"):
+        placement = Placement(place, (0,), (50 * GIB,))
+        world.effects(world.state.pods.offer(world.entry, placement, world.now + 30))
+
+
 WAITS = ("PodWaits", "waiting")
 
 
@@ -158,6 +226,13 @@ WAITS = ("PodWaits", "waiting")
         (binding_fails, [WAITS, ("Freed", "gpu")]),
         (node_goes, [WAITS, ("Freed", "gpu")]),
         (claim_ends_with_its_pod, [WAITS, ("PodGone", "gone"), ("Freed", "gpu")]),
+        (written_by_hand, [("PodDisagrees", "default/llm")]),
+        (two_on_one_card, [("CardsOverfilled", "default/other")]),
+        (pinned_card_is_claimed, [("CardClaimed", "default/llm"), ("Freed", "gpu")]),
+        (kept_node_opens, [WAITS, ("PodBound", "bound"), ("Freed", "gpu")]),
+        (decider_is_replaced, [WAITS, ("Freed", "gpu")]),
+        (gates_go, [WAITS, WAITS]),
+        (named_then_moved, [WAITS, ("Freed", "gpu")]),
     ],
 )
 def test_each_effect_happens_once_and_after_the_change(
