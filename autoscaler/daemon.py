@@ -52,6 +52,17 @@ class NotListedError(HeadroomError):
     """The API server did not say in time what there is."""
 
 
+def _elector(kube: KubeClient, settings: AutoscalerSettings, identity: str) -> Elector:
+    return Elector(
+        kube,
+        namespace=settings.lease_namespace,
+        name=settings.lease_name,
+        identity=identity,
+        duration_seconds=settings.lease_seconds,
+        renew_seconds=settings.lease_seconds / 5,
+    )
+
+
 class AutoscalerDaemon:
     """All parts over one API connection. `run` follows the cluster until cancelled; `once` makes a single round."""
 
@@ -75,14 +86,7 @@ class AutoscalerDaemon:
         self.health = Health(registry)
         self.world = World(metric_names(settings), usual_objectives=settings.default_objective == "engine")
         identity = settings.identity or f"{socket.gethostname()}-{secrets.token_hex(3)}"
-        self.elector = Elector(
-            kube,
-            namespace=settings.lease_namespace,
-            name=settings.lease_name,
-            identity=identity,
-            duration_seconds=settings.lease_seconds,
-            renew_seconds=settings.lease_seconds / 5,
-        )
+        self.elector = _elector(kube, settings, identity)
         self._source: PrometheusSource | None = None
         if source is None:
             source = self._source = PrometheusSource.of(settings)

@@ -90,7 +90,7 @@ class SchedulerDaemon:
     ) -> None:
         check(settings)
         uses_tls(settings)
-        self.settings, self._kube, self._monotonic = settings, kube, monotonic
+        self.settings, self._kube, self._monotonic, self._unix_clock = settings, kube, monotonic, unix_clock
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -106,25 +106,12 @@ class SchedulerDaemon:
         registry.register(FleetCollector(view, lambda: fragmentation(view.fleet, view.profile)))
         self.health = Health(registry, metrics_in_thread=True, before_metrics=view.take)
         self.effects = Effects(self._guard)
-        self.nodes = Reflector(kube, calls.NODES, wire.NODE, self._on_node, guard=self._guard, monotonic=monotonic)
-        self.namespaces = Reflector(
-            kube, calls.NAMESPACES, wire.NAMESPACE, self._on_namespace,
-            on_synced=self._on_namespaces_listed, guard=self._guard, monotonic=monotonic,
-        )  # fmt: skip
-        self.pods = Reflector(
-            kube, calls.PODS, wire.POD, self._on_pod,
-            remember=identity_of, on_synced=self._on_pods_listed, guard=self._guard, monotonic=monotonic,
-        )  # fmt: skip
-        self.devices = DeviceWatch(kube, self.state, self.effects, self._guard, monotonic=monotonic)
+        self._make_watches()
         self.leadership = Leadership(
             kube, settings,
             instance=f"{socket.gethostname()}_{settings.port}", process=secrets.token_hex(4),
             catch_up=self._catch_up, on_gained=self._gained, on_lost=self._lost, monotonic=monotonic,
         )  # fmt: skip
-        self.metrics.watch_age.labels("nodes").set_function(lambda: self.nodes.seconds_since_contact)
-        self.metrics.watch_age.labels("pods").set_function(lambda: self.pods.seconds_since_contact)
-        if settings.resource_claims:
-            self.metrics.watch_age.labels("resourceclaims").set_function(lambda: self.devices.seconds_since_contact)
         self._fenced = FencedClient(kube, self._deciding)
         self.metrics.deciding.set_function(lambda: float(self.leadership.deciding))
         self.decisions = Decisions()
@@ -136,24 +123,37 @@ class SchedulerDaemon:
             CardsPage(self.state, self._prometheus, settings, unix_clock=unix_clock),
             self.health, self.leadership, monotonic=monotonic,
         ).pages()  # fmt: skip
-        self.measured = (
-            MeasuredPoll(
-                self.state,
-                self._prometheus,
-                settings,
-                self.metrics,
-                self.effects,
-                on_ready=lambda detail: self.health.set_ready("measured", ready=True, detail=detail),
-                unix_clock=unix_clock,
-            )
-            if self._prometheus is not None
-            else None
-        )
-        self.health.set_ready("nodes", ready=False, detail="not listed yet")
-        self.health.set_ready("pods", ready=False, detail="not listed yet")
-        self.health.set_ready("namespaces", ready=False, detail="not listed yet")
+        self.measured = self._measured_poll(self._prometheus) if self._prometheus is not None else None
+        for name in ("nodes", "pods", "namespaces"):
+            self.health.set_ready(name, ready=False, detail="not listed yet")
         if self.measured is not None:
             self.health.set_ready("measured", ready=False, detail="not read yet")
+
+    def _make_watches(self) -> None:
+        """What is followed of the cluster."""
+        kube, guard, monotonic = self._kube, self._guard, self._monotonic
+        self.nodes = Reflector(kube, calls.NODES, wire.NODE, self._on_node, guard=guard, monotonic=monotonic)
+        self.namespaces = Reflector(
+            kube, calls.NAMESPACES, wire.NAMESPACE, self._on_namespace,
+            on_synced=self._on_namespaces_listed, guard=guard, monotonic=monotonic,
+        )  # fmt: skip
+        self.pods = Reflector(
+            kube, calls.PODS, wire.POD, self._on_pod,
+            remember=identity_of, on_synced=self._on_pods_listed, guard=guard, monotonic=monotonic,
+        )  # fmt: skip
+        self.devices = DeviceWatch(kube, self.state, self.effects, guard, monotonic=monotonic)
+        ages = self.metrics.watch_age
+        ages.labels("nodes").set_function(lambda: self.nodes.seconds_since_contact)
+        ages.labels("pods").set_function(lambda: self.pods.seconds_since_contact)
+        if self.settings.resource_claims:
+            ages.labels("resourceclaims").set_function(lambda: self.devices.seconds_since_contact)
+
+    def _measured_poll(self, source: PrometheusSource) -> MeasuredPoll:
+        return MeasuredPoll(
+            self.state, source, self.settings, self.metrics, self.effects,
+            on_ready=lambda detail: self.health.set_ready("measured", ready=True, detail=detail),
+            unix_clock=self._unix_clock,
+        )  # fmt: skip
 
     def _make_background_parts(self) -> None:
         """What acts without being asked, and which changes it hears of."""

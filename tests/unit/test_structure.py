@@ -87,6 +87,50 @@ def test_no_function_has_more_than_seven_parameters() -> None:
     assert found == set()
 
 
+MOST_LINES_OF_A_FUNCTION = 60
+"""About a screen, docstring left out."""
+
+
+def test_a_function_fits_on_a_screen() -> None:
+    """All but the lists of metrics, which are tables."""
+    found = {}
+    for path in [*MODULES, *sorted((ROOT / "tools").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or path.name == "metrics.py":
+                continue
+            docstring = node.body[0] if ast.get_docstring(node) is not None else None
+            hidden = (docstring.end_lineno or 0) - docstring.lineno + 1 if docstring else 0
+            lines = (node.end_lineno or 0) - node.lineno + 1 - hidden
+            if lines > MOST_LINES_OF_A_FUNCTION:
+                found[f"{path.relative_to(ROOT)}:{node.name}"] = lines
+    assert found == {}
+
+
+def places_named(page: str) -> set[str]:
+    """Files and modules of this repository that a page names in code spans."""
+    named = re.findall(r"`([\w./-]+)`", (ROOT / page).read_text())
+    tops = "|".join((*PACKAGES, "docs", "deploy", "tests", "tools"))
+    return {each for each in named if re.match(rf"({tops})[./]", each) and not each.startswith("headroom.dev/")}
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
+def test_what_a_map_names_is_there(page: str) -> None:
+    """A path exists; of a dotted name the module does, and defines what it names."""
+    places = places_named(page)
+    assert len(places) > 8
+    for place in places:
+        if "/" in place:
+            assert (ROOT / place).exists(), place
+            continue
+        at, parts = ROOT, place.split(".")
+        while parts and (at / parts[0]).is_dir():
+            at /= parts.pop(0)
+        if parts:
+            at = at / f"{parts.pop(0)}.py"
+        assert at.exists(), place
+        assert all(re.search(rf"^\s*(class|def) {name}\b", at.read_text(), re.M) for name in parts), place
+
+
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),

@@ -39,6 +39,9 @@ _CPU_USED: Final = 0.95  # most of the fleet's CPU that the pods to come are tho
 _SIZES_PLANNED: Final = 128  # the published traces have 68 to 78
 _HORIZON_MARGIN: Final = 1.05  # look a little past the moment at which the mean says the fleet is full
 
+_Size = tuple[int, int, bool, int]
+"""What one share takes, as `size_of` tells it."""
+
 
 @dataclasses.dataclass(slots=True)
 class _Shares:
@@ -58,7 +61,7 @@ class Headroom(Policy):
         super().__init__()
         self._pools = CardKinds(by_cpu=True)
         self._table = face_value(np.ones(1))
-        self._keys_of_pieces: dict[tuple[int, int, bool, int], int] = {}
+        self._keys_of_pieces: dict[_Size, int] = {}
 
     def inputs(self, fleet: Fleet, profile: Profile) -> PlanInputs:
         profile = profile.coarsened(_SIZES_PLANNED)
@@ -87,11 +90,8 @@ class Headroom(Policy):
         sizes = [self._pools.share_units(request) for request in profile.kinds]
         runs = [tuple(np.flatnonzero(size <= UNITS).tolist()) for size in sizes]
         free = float((stock * np.arange(UNITS + 1)).sum(axis=1) @ weight)
-        gpu_demand = np.zeros(len(sizes))
+        gpu_demand = _gpu_demand(profile, sizes, runs, weight)
         cpu_demand = np.array([request.cpu_milli for request in profile.kinds], np.float64)
-        for at, (request, size, where) in enumerate(zip(profile.kinds, sizes, runs, strict=True)):
-            if request.count and where:
-                gpu_demand[at] = request.count * float(np.mean(size[list(where)] * weight[list(where)]))
         share = np.array(profile.shares)
         mean = float(share @ gpu_demand)
         mean_cpu = float(share @ cpu_demand)
@@ -100,25 +100,7 @@ class Headroom(Policy):
         horizon = _HORIZON_MARGIN * free / mean
         # Were all CPU short, no card would be worth anything and no packing worth doing: only pools may be short of CPU.
         cpu = cpu * max(_CPU_IN_REACH, horizon * mean_cpu / max(_CPU_USED * float(cpu.sum()), 1.0))
-        pieces: dict[tuple[int, int, bool, int], _Shares] = defaultdict(_Shares)
-        bound: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
-        several: dict[tuple[int, tuple[int, ...]], float] = defaultdict(float)
-        for at, request in enumerate(profile.kinds):
-            if gpu_demand[at] <= 0:
-                continue
-            amount = share[at] * horizon
-            open_to_all = dataclasses.replace(request, models=frozenset()) if request.models else request
-            name = size_of(request)
-            shares = pieces[name]
-            shares.units = tuple(self._pools.share_units(open_to_all).tolist())
-            shares.expected += amount * request.count
-            shares.memory_mib += amount * profile.memory_mib[at]
-            own = tuple(sizes[at].tolist())
-            if len(runs[at]) < len(weight) - 1:
-                bound[own][0] += amount * request.count
-                bound[own][1] += amount * request.cpu_milli
-            if request.count > 1:
-                several[request.count, own] += amount
+        pieces, bound, several = self._grouped(profile, sizes, runs, gpu_demand > 0, share * horizon)
         gpu_pods = gpu_demand > 0
         return PlanInputs(
             stock,
@@ -139,7 +121,39 @@ class Headroom(Policy):
             self._table.patterns,
         )
 
-    def _piece_key(self, name: tuple[int, int, bool, int]) -> int:
+    def _grouped(
+        self,
+        profile: Profile,
+        sizes: list[IntArray],
+        runs: list[tuple[int, ...]],
+        served: BoolArray,
+        amounts: FloatArray,
+    ) -> tuple[dict[_Size, _Shares], dict[tuple[int, ...], list[float]], dict[tuple[int, tuple[int, ...]], float]]:
+        """The kinds that the cards can serve, `served` [kinds], by what they mean for the plan; `amounts` [kinds] pods are expected.
+
+        By size of a share; by the pools that alone can serve them, with their shares and CPU; and by how many cards they take at once.
+        """
+        pieces: dict[_Size, _Shares] = defaultdict(_Shares)
+        bound: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        several: dict[tuple[int, tuple[int, ...]], float] = defaultdict(float)
+        for at, request in enumerate(profile.kinds):
+            if not served[at]:
+                continue
+            amount = amounts[at]
+            open_to_all = dataclasses.replace(request, models=frozenset()) if request.models else request
+            shares = pieces[size_of(request)]
+            shares.units = tuple(self._pools.share_units(open_to_all).tolist())
+            shares.expected += amount * request.count
+            shares.memory_mib += amount * profile.memory_mib[at]
+            own = tuple(sizes[at].tolist())
+            if len(runs[at]) < len(self._pools) - 1:
+                bound[own][0] += amount * request.count
+                bound[own][1] += amount * request.cpu_milli
+            if request.count > 1:
+                several[request.count, own] += amount
+        return pieces, bound, several
+
+    def _piece_key(self, name: _Size) -> int:
         return self._keys_of_pieces.setdefault(name, len(self._keys_of_pieces))
 
     def _weights(self, fleet: Fleet) -> FloatArray:
@@ -262,6 +276,15 @@ class Headroom(Policy):
     def _keys(cost: FloatArray, tie: IntArray) -> IntArray:
         score = np.minimum(np.maximum(_TOP_COST - np.rint(cost / _STEP), 0), 2 * _TOP_COST).astype(np.int64)
         return compose(score, tie)
+
+
+def _gpu_demand(profile: Profile, sizes: list[IntArray], runs: list[tuple[int, ...]], weight: FloatArray) -> FloatArray:
+    """What a pod of each kind takes of the cards on average over the pools that it runs in [kinds]."""
+    demand = np.zeros(len(sizes))
+    for at, (request, size, where) in enumerate(zip(profile.kinds, sizes, runs, strict=True)):
+        if request.count and where:
+            demand[at] = request.count * float(np.mean(size[list(where)] * weight[list(where)]))
+    return demand
 
 
 def fitting(size: IntArray, pools: IntArray, units: IntArray) -> IntArray:
