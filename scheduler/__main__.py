@@ -16,7 +16,7 @@ from scheduler.settings import SchedulerSettings
 def main(config: str | None, **flags: str | None) -> None:
     """Serve the kube-scheduler extender: filter, prioritize and bind by free VRAM and time slices.
 
-    It answers on the same port: /healthz, /readyz, /metrics, /v1/fit, /v1/explain?pod=namespace/name, /debug/snapshot.
+    It answers on the same port: /healthz, /readyz, /metrics, /v1/fit, /v1/explain?pod=namespace/name, /v1/cards, /debug/snapshot.
     """
     settings = load(SchedulerSettings, flags, os.environ, config or os.environ.get("HEADROOM_SCHEDULER_CONFIG"))
     logs.setup(level=settings.log_level)

@@ -35,54 +35,58 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         8904,
         minimum=0,
         maximum=65535,
-        reason="Port on which filter, prioritize, bind and preempt are answered once the three TLS files are named; the other port then"
-        " answers none of them. For extenders in the host's network, where every program of the host calls from 127.0.0.1.",
+        reason="Port on which filter, prioritize, bind and preempt are answered if the three TLS files are set; the other port then"
+        " answers none of them. For extenders in the host's network, where every program on the host calls from 127.0.0.1.",
     )
     tls_cert_file: str = setting("", reason="Certificate of the extender, PEM.")
     tls_key_file: str = setting("", reason="Its key, PEM.")
     tls_client_ca_file: str = setting(
-        "", reason="Authority, PEM, whose certificates kube-scheduler may show. One that signs for nobody else is best."
+        "",
+        reason="Certificate of the authority that signs kube-scheduler's client certificate, PEM. Best is an authority that signs for"
+        " nobody else.",
     )
     tls_client_names: tuple[str, ...] = setting(
         (),
-        reason="Common names that the certificate may carry; any where none is given. Needed where the authority signs for others, too.",
+        reason="Common names that the client certificate may carry; empty allows any. Needed if the authority signs for others, too.",
     )
     lease_namespace: str = setting(
         "",
-        reason="Namespace of the Lease that elects the one extender that decides, where several run beside a kube-scheduler"
-        " each; empty where there is only one.",
+        reason="Namespace of the Lease by which several extenders elect the one that decides; empty if there is only one extender.",
     )
     lease_name: str = setting("headroom-extender", reason="Name of that Lease.")
     lease_seconds: float = setting(
         15.0,
         unit="s",
         minimum=1.0,
-        reason="After this long a silent extender has lost the lease; the same as kube-scheduler's own, which the successor"
-        " waits for anyway. At least three times --bind-timeout-seconds.",
+        reason="An extender that has not renewed the lease for so long has lost it. As long as kube-scheduler's own lease, for which"
+        " the successor waits anyway. At least three times --bind-timeout-seconds.",
     )
     scheduler_names: tuple[str, ...] = setting(
         (names.SCHEDULER_NAME,),
-        reason="Pods with one of these scheduler names are named ahead and preempt; others are only accounted for.",
+        reason="Nodes are named ahead, and other pods evicted, only for pods with one of these scheduler names; all other pods are"
+        " only counted.",
     )
     gpushare_unit: str = setting(
         AUTO,
         choices=(AUTO, *UNITS),
-        reason="What `aliyun.com/gpu-mem` counts; auto learns it from nodes of gpushare's device plugin; else GiB, MiB from 1024 on.",
+        reason="Unit of `aliyun.com/gpu-mem`. auto learns it from nodes with gpushare's device plugin; without such nodes, numbers"
+        " below 1024 are GiB and others MiB.",
     )
     foreign_records: tuple[str, ...] = setting(
         (),
-        reason="During a move: other schedulers whose record of a pod's cards is read from its annotations (hami, gpushare, kai;"
-        " hami=NAME for another scheduler name). Whoever may write annotations on such a pod says which cards it holds.",
+        reason="For a migration: other schedulers whose record of a pod's cards is read from the pod's annotations (hami, gpushare, kai;"
+        " hami=NAME for another scheduler name). Whoever may write annotations on such a pod can then say which cards it holds.",
     )
     resource_claims: bool = setting(
         True,
         reason="Watch what kube-scheduler allocates itself (DRA): DeviceClasses, ResourceSlices and ResourceClaims of resource.k8s.io/v1."
-        " Where the cluster does not serve them, nothing is watched. Off, claims on cards count for nothing.",
+        " If the cluster does not serve them, nothing is watched. With false, claims on cards are not counted.",
     )
     pin_claimable_cards: bool = setting(
         False,
-        reason="Let Headroom pick cards that kube-scheduler may give to resource claims as well. It does not know of those picks:"
-        " right only where nobody's claims ask for these cards. An Event on the pod tells where it happens all the same.",
+        reason="Let Headroom pick cards that kube-scheduler may also give to resource claims. kube-scheduler does not know of"
+        " Headroom's picks, so use this only if no claim asks for these cards. If a card is given away twice all the same, an"
+        " Event on the pod tells.",
     )
     policy: str = setting(
         "headroom",
@@ -92,41 +96,42 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
     answer: str = setting(
         DECISIVE,
         choices=(DECISIVE, SCORED),
-        reason="decisive returns the one best node; scored returns all nodes that fit and leaves the choice to"
-        " kube-scheduler, which breaks the many ties of an integer 0..10 at random.",
+        reason="decisive returns the one best node. scored returns all nodes that fit, with scores from 0 to 10, and leaves the choice to"
+        " kube-scheduler, which picks at random among equal scores.",
     )
     place_pods_without_gpu: bool = setting(
         False,
-        reason="Choose nodes for pods that ask for no GPU, too: on nodes with cards they take CPU that pods with a GPU will"
-        " need. kube-scheduler must then ask about every pod: its extender entry has no managedResources.",
+        reason="Choose nodes also for pods that ask for no GPU, because on nodes with cards they take CPU that pods with a GPU will need."
+        " kube-scheduler must then ask about every pod: leave managedResources out of its extender entry.",
     )
     max_body_mib: int = setting(
         32,
         unit="MiB",
         minimum=1,
         maximum=1024,
-        reason="Longest request body; 5,000 whole Node objects take about 20 MiB.",
+        reason="Largest request body. 5,000 whole Node objects take about 20 MiB.",
     )
     reservation_seconds: float = setting(
         30.0,
         unit="s",
         minimum=1.0,
-        reason="How long a filter's choice holds its cards before bind. Longer than any sane bind; short enough that a"
-        " scheduler that died costs little.",
+        reason="How long cards stay reserved between filter and bind. Longer than a usual binding takes, but short enough that little is"
+        " lost when kube-scheduler dies in between.",
     )
     watch_silence_seconds: float = setting(
         240.0,
         unit="s",
         minimum=1.0,
-        reason="A watch of nodes or pods from which nothing has come for so long, bookmarks included, is not believed: the extender is not"
-        " ready until it is heard again. A dead watch is noticed after 150 s, and a new one may be silent for another minute.",
+        reason="If nothing, not even a bookmark, has come on the watch of nodes or pods for so long, the extender is not ready until"
+        " something comes again. A dead watch is noticed after 150 s, and a new one may be silent for another minute.",
     )
     unsure_seconds: float = setting(
         180.0,
         unit="s",
         minimum=1.0,
-        reason="How long a binding without an answer may still be written: the cards stay with the pod, then a read decides. Longer than"
-        " the API server's own --request-timeout (60 s) and than it takes to notice a dead watch (150 s).",
+        reason="How long the API server may still write a binding to which it gave no answer. Until then the pod keeps its cards;"
+        " after that the extender finds out. Longer than the API server's own --request-timeout (60 s) and than it takes to"
+        " notice a dead watch (150 s).",
     )
     nomination_seconds: float = setting(
         120.0, unit="s", minimum=1.0, reason="How long a node named ahead or freed by preemption is held for its pod."
@@ -136,91 +141,100 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         0.25,
         unit="s",
         minimum=0.0,
-        reason="How long freed memory is collected before refused pods are woken, so that a burst of endings wakes them once.",
+        reason="How long to wait after memory came free before refused pods are woken, so that many pods that end together wake them once.",
     )
     prometheus_url: str = setting(
-        "", reason="Prometheus to read measured VRAM from; empty leaves it to what pods declare."
+        "", reason="URL of the Prometheus from which measured VRAM is read; if empty, only what pods declare counts."
     )
     prometheus_timeout_seconds: float = setting(
-        5.0, unit="s", minimum=0.1, maximum=60.0, reason="A slower answer counts as none; the next reading comes soon."
+        5.0,
+        unit="s",
+        minimum=0.1,
+        maximum=60.0,
+        reason="An answer of Prometheus that takes longer is not waited for; the next reading follows soon.",
     )
     plan_every_seconds: float = setting(
         30.0,
         unit="s",
         minimum=1.0,
-        reason="How often a policy that plans for the pods to come renews its plan; it does so sooner when the pods seen have doubled.",
+        reason="How often a policy that plans for future pods renews its plan; it does so earlier if the number of pods seen has doubled.",
     )
     plan_every_pods: int = setting(
         0,
         unit="pods",
         minimum=0,
-        reason="Above 0, the plan is renewed by so many new pods, before the next decision, and not by the clock: equal pods in equal"
-        " order then get equal places. For simulations in virtual time; decisions wait for the plan.",
+        reason="Above 0, the plan is renewed after so many new pods, before the next decision, and not by the clock. Then the same"
+        " pods in the same order get the same places. For simulations in virtual time; decisions wait for the plan.",
     )
     device_jobs: tuple[str, ...] = setting(
         DEVICE_JOBS,
-        reason="Scrape jobs, as JOB or NAMESPACE:JOB, whose exported_ labels are believed: device exporters speak of other"
-        " pods and nodes than their own. Nobody else may, so labels of other jobs that claim to are dropped.",
+        reason="Scrape jobs, as JOB or NAMESPACE:JOB, whose exported_ labels are believed. Exporters for devices report on pods and nodes"
+        " other than their own, and carry such labels. From all other jobs these labels are dropped.",
     )
     measured_every_seconds: float = setting(15.0, unit="s", minimum=1.0, reason="How often measured VRAM is read.")
     measured_max_age_seconds: float = setting(
-        60.0, unit="s", minimum=1.0, reason="A measurement older than this does not count; four scrapes of 15 s."
+        60.0,
+        unit="s",
+        minimum=1.0,
+        reason="A measurement older than this does not count. The default is the time of four scrapes every 15 s.",
     )
     measured_idle_mib: int = setting(
         IDLE_MIB,
         unit="MiB",
         minimum=0,
         maximum=2**20,
-        reason="Memory in use on a card that is no pod's, up to which it does not count: idle cards show a few MiB, tools of the"
+        reason="Memory that is in use on a card and belongs to no pod is ignored up to this amount: idle cards show a few MiB, tools of the"
         " driver a few hundred.",
     )
     measured_start_seconds: float = setting(
         30.0,
         unit="s",
         minimum=0.0,
-        reason="How long a start waits for the first reading of measured VRAM; after that what pods declare counts, and /readyz says so.",
+        reason="How long a start waits for the first reading of measured VRAM. After that only what pods declare counts, and /readyz"
+        " says so.",
     )
     preemption: bool = setting(True, reason="Evict pods of lower priority for a pod that fits nowhere.")
     preemption_seconds: float = setting(
         120.0,
         unit="s",
         minimum=1.0,
-        reason="How long a preemption may take before another node is tried; covers usual grace periods.",
+        reason="How long a preemption may take before another node is tried. Longer than usual grace periods.",
     )
     fair_wait_seconds: float = setting(
         300.0,
         unit="s",
         minimum=0.0,
-        reason="A pod that no node has had room for during so long gets a node kept: the one on which the least must end before it fits"
-        " takes no pods that come after it (of lower priority, or equals and younger) until it is bound. Nobody is evicted. 0 is never.",
+        reason="If no node has had room for a pod for so long, a node is kept for it: the one on which the least must come free before"
+        " the pod fits. Until the pod is bound, this node takes no pods of lower priority, and none of equal priority that are"
+        " younger. Nobody is evicted. 0 switches this off.",
     )
     naming_ahead: bool = setting(
-        True, reason="In a backlog, name nodes for waiting pods before kube-scheduler gets to them."
+        True, reason="If many pods wait, name nodes for them before kube-scheduler asks about them."
     )
     naming_ahead_backlog: int = setting(
         16,
         unit="pods",
         minimum=1,
-        reason="Waiting pods from which a backlog counts as one; below it, kube-scheduler is as fast alone.",
+        reason="How many pods must wait before nodes are named ahead; with fewer, kube-scheduler is as fast by itself.",
     )
     naming_ahead_parallel: int = setting(
         24,
         unit="calls",
         minimum=1,
         maximum=256,
-        reason="Status patches under way at once; more only queue up in the API server.",
+        reason="How many names are written at once; more would only wait in the API server.",
     )
     event_every_seconds: float = setting(
         300.0,
         unit="s",
         minimum=1.0,
-        reason="Least time between two Events on one pod, so that a pod that waits does not flood etcd.",
+        reason="Shortest time between two Events on one pod, so that a waiting pod does not flood etcd.",
     )
     bind_timeout_seconds: float = setting(
         4.0,
         unit="s",
         minimum=0.1,
-        reason="Longest wait for the API server's answer to a binding; below kube-scheduler's httpTimeout of 5 s.",
+        reason="Longest wait for the API server's answer to a binding. Must be below kube-scheduler's httpTimeout, which is 5 s.",
     )
 
 

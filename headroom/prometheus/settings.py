@@ -17,24 +17,26 @@ class PrometheusSettings:
         5.0, unit="s", minimum=0.1, maximum=600.0, reason="A slower answer counts as none."
     )
     prometheus_bearer_token_file: str = setting(
-        "", reason="File with a bearer token for it (OpenShift: the service account's own)."
+        "", reason="File with a bearer token for Prometheus (on OpenShift: the service account's token)."
     )
     prometheus_ca_file: str = setting(
-        "", reason="File with the certificates (PEM) that its own is checked against; empty for the system's."
+        "",
+        reason="File with the certificates (PEM) by which Prometheus' certificate is checked. If empty, the system's are used.",
     )
     prometheus_client_cert_file: str = setting(
-        "", reason="File with a client certificate (PEM), for servers that ask for one."
+        "", reason="File with a client certificate (PEM), if Prometheus asks for one."
     )
     prometheus_client_key_file: str = setting(
-        "", reason="File with that certificate's key; empty if it is in the same."
+        "", reason="File with the key of the client certificate; empty if the key is in the same file."
     )
     prometheus_headers: tuple[str, ...] = setting(
-        (), reason="Headers to send, as NAME=VALUE, several by comma, such as X-Scope-OrgID=team-a."
+        (), reason="Headers to send to Prometheus, as NAME=VALUE, separated by commas, such as X-Scope-OrgID=team-a."
     )
     prometheus_headers_file: str = setting(
-        "", reason="File with further headers, one `NAME: VALUE` a line, for those that are secret."
+        "", reason="File with further headers, for secret ones: one `NAME: VALUE` on each line."
     )
     prometheus_matchers: tuple[str, ...] = setting(
         (),
-        reason="Matchers added to every query, several by comma, such as cluster=prod: for a server that holds several clusters.",
+        reason="Label matchers that are added to every query, separated by commas, such as cluster=prod. For a Prometheus with"
+        " metrics of several clusters.",
     )
