@@ -1,8 +1,8 @@
 """Takes mends back, one by one, each in a copy of the working tree, and says whether its test notices.
 
-`python -m tools.faults [NAME ...]` goes through tools/faults.toml, or the named ones of it; with `--real` through those that a test on
-a real node holds, by that test (root, a minute each). To take a mend back, the text `is` of a file becomes `was`: the code as it was, or
-as it would be without the mend. The test must pass with the mend, and fail, not break down, without it. Exits with 1 when one does not.
+`python -m tools.faults [NAME ...]` goes through tools/faults.toml, or the named ones of it; with `--real` it uses the tests that go
+through the same on a real node (root, a minute each). To take a mend back, the text `is` of a file becomes `was`: the code as it was, or as
+it would be without the mend. The test must pass with the mend, and fail, not break down, without it. Exits with 1 when one does not.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Fault:
     test: str
     """pytest's id."""
     also: str = ""
-    """A test on a real node that fails, too: `--real` shows it."""
+    """A test that goes through the same on a real node; whether it fails without the mend, `--real` shows."""
 
     def without(self, root: Path) -> str:
         """The file's text without the mend. Raises ValueError when the mend is not there, or not once."""

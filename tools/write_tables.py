@@ -70,7 +70,7 @@ def _fate(word: Annotation) -> str:
 
 def faults_table() -> str:
     """Which test holds which fault."""
-    rows = ["| what goes wrong without the mend | test that fails then | on a real node |", "|---|---|---|"]
+    rows = ["| what goes wrong without the mend | test that fails then | the same on a real node |", "|---|---|---|"]
     for fault in faults.known():
         real = f"`{fault.also.removeprefix('tests/')}`" if fault.also else ""
         rows.append(f"| {fault.what} | `{fault.test.removeprefix('tests/')}` | {real} |")
