@@ -240,7 +240,7 @@ class SchedulerDaemon:
         self.effects(self.state.on_pod(kind, key, pod))
 
     def _on_pods_listed(self, began: float) -> None:
-        self.effects(self.state.news.listed(began))
+        self.effects(self.state.news.listed(began, self.pods.untaken))
         gc.freeze()  # as at the start: what a list brought stays
 
     def _is_heard(self, reflector: Reflector[Any]) -> tuple[bool, str]:

@@ -91,13 +91,13 @@ async def bind(kube: KubeClient, binding: Binding, *, timeout_seconds: float = 1
     await kube.request("POST", path, body=body, timeout_seconds=timeout_seconds)
 
 
-async def nominate(kube: KubeClient, namespace: str, name: str, uid: str, node: str | None) -> None:
-    """Write `status.nominatedNodeName`, which kube-scheduler tries before any other node (None clears it).
+async def nominate(kube: KubeClient, namespace: str, name: str, uid: str, node: str | None) -> bytes:
+    """Write `status.nominatedNodeName`, which kube-scheduler tries before any other node (None clears it); gives the pod as it is then.
 
     Raises Conflict for another pod of the same name.
     """
     patch = {"metadata": {"uid": uid}, "status": {"nominatedNodeName": node}}
-    await merge_patch(kube, f"{pod_path(namespace, name)}/status", patch)
+    return await merge_patch(kube, f"{pod_path(namespace, name)}/status", patch)
 
 
 async def evict(kube: KubeClient, namespace: str, name: str, uid: str, *, dry_run: bool = False) -> None:

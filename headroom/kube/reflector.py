@@ -90,6 +90,8 @@ class Reflector(Generic[T]):
         self._relisting: asyncio.TimerHandle | None = None
         self._failed: dict[str, int] = {}
         """How often in a row an event of an object was not taken in, by key."""
+        self.untaken = set[str]()
+        """Keys of objects that the last list held and that could not be taken in: they are there all the same. Read only."""
         self._backoff = backoff or Backoff()
         self._monotonic = monotonic
         self._log = get_logger(__name__).bind(path=path)
@@ -197,6 +199,7 @@ class Reflector(Generic[T]):
     async def _list(self) -> str:
         asked, began = len(self._asked), self._monotonic()
         seen: set[str] = set()
+        self.untaken = set()
         token, version = "", ""
         while True:
             query = [("limit", str(_PAGE)), *self._query, *([("continue", token)] if token else [])]
@@ -237,6 +240,8 @@ class Reflector(Generic[T]):
         known = self._versions.get(key)
         if known != meta.resource_version or not known:
             self._upsert(ADDED if known is None else MODIFIED, key, meta.resource_version, item)
+            if not self._versions.get(key):
+                self.untaken.add(key)
 
     async def _watch(self, version: str) -> str:
         self._version = version

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import Final
 
+from headroom import wire
 from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
 from headroom.kube import calls
@@ -186,12 +187,14 @@ class Preemptor:
                 self._give_up(entry, "refused")
                 self._consider(entry)
                 return
-            await calls.nominate(self._kube, meta.namespace, meta.name, entry.uid, chosen.node)
+            named = await calls.nominate(self._kube, meta.namespace, meta.name, entry.uid, chosen.node)
+            # The API server may know of a binding that is news here.
+            self._effects(self._state.news.told(entry, wire.POD.decode(named)))
             for victim in chosen.victims:
-                await self._evict(victim)
+                await self._evict(victim, entry)
         except (NotFound, Conflict):
             self._give_up(entry, "cancelled")  # it is gone, or another pod has its name by now
-        except KubeError as error:
+        except (KubeError, wire.WireError) as error:
             self._log.warning("preemption_failed", pod=entry.key, node=chosen.node, error=str(error))
             self._metrics.evictions.labels("failed").inc()
             self._give_up(entry, "failed")
@@ -209,10 +212,13 @@ class Preemptor:
                 continue
         return True
 
-    async def _evict(self, victim: Occupant) -> None:
-        """Evict one victim. A budget that the victims before it have just used up is waited for, until the claim ends."""
+    async def _evict(self, victim: Occupant, entry: PodEntry) -> None:
+        """Evict one victim for a pod that still lacks room; it may have found some while the API server was asked.
+
+        A budget that the victims before it have just used up is waited for, until the claim ends.
+        """
         backoff = Backoff(initial_seconds=0.5, maximum_seconds=10.0)
-        while True:
+        while entry.claim is not None and entry.stage in (Stage.WAITING, Stage.REFUSED):
             try:
                 await calls.evict(self._kube, victim.namespace, victim.name, victim.uid)
             except TooManyRequests:

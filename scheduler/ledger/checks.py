@@ -84,6 +84,7 @@ def _lists(books: Books) -> list[str]:
 def _node(books: Books, name: str) -> list[str]:
     """Count a node's holdings anew on a fleet of that node alone."""
     fleet, fresh = books.fleet, Fleet(rows=1, width=books.fleet.width)
+    fresh.resource_code.update(fleet.resource_code)  # devices under way name their resource by it
     theirs, ours = fresh.upsert_node(fleet.nodes[name]), fleet.row_of[name]
     for holding in books.on_node(name):
         fresh.take(theirs, *holding.per_card, **holding.per_node)

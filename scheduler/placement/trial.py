@@ -39,16 +39,18 @@ class Trial:
         one_per_node: bool = False,
         admits: Callable[[Placement], str | None] = lambda _: None,
         pods_left: Mapping[str, int] | None = None,
+        devices_wanted: bool = False,
     ) -> None:
         """`admits` counts a placement that is about to be made, or says why it may not be: then the trial ends.
 
-        `pods_left` is how many more pods of any kind a node takes (its `pods`), where that is known.
+        `pods_left` is how many more pods of any kind a node takes (its `pods`), where that is known. `devices_wanted` as in `Placer`.
         """
         self.fleet = fleet
         self._admits = admits
         self._barred = ""
         self._request, self._one_per_node = request, one_per_node
         self._placer = Placer(fleet, policy, check_host=True)
+        self._placer.devices_wanted = devices_wanted
         self._nodes: Counter[str] = Counter()
         self._closed: Counter[str] = Counter()
         self._pods_left = dict(pods_left or {})

@@ -113,6 +113,7 @@ def fitting_without(trial: Fleet, removed: Mapping[int, Sequence[Occupant]], req
 def _one_row(fleet: Fleet, row: int) -> Fleet:
     name = fleet.names[row]
     single = Fleet(rows=1, width=max(len(fleet.nodes[name].cards), 1), idle_mib=fleet.idle_mib)
+    single.resource_code.update(fleet.resource_code)  # devices under way name their resource by it
     single.upsert_node(fleet.nodes[name])
     for array in (
         "held_mib",

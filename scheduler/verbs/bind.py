@@ -154,6 +154,9 @@ class Binder:
                 raise BindError(f"whether pod {entry.key} was bound to node {holding.placement.node} is not known yet")
             self._effects(self._state.pods.void(entry, "moved"))
             holding = None
+        if holding is not None and holding.placement.shares != entry.request.count:
+            # An attempt is under way, and the node cannot be read or has lost a card since: nothing may be bound without its cards.
+            raise BindError(f"the cards of pod {entry.key} on node {args.node} are not known now")
         if holding is not None:
             placement = holding.placement
         else:

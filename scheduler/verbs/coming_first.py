@@ -85,7 +85,9 @@ async def seat(
         if seated.pods >= _MOST_SEATED:
             seated.left_out += 1
             continue
-        placement = trial.seat(entry.request, rows)
+        rows = state.pods.kept.rows_open_to(entry, rows)
+        within = None if budget is None else budget.rows(trial.fleet, entry.request)
+        placement = trial.seat(entry.request, rows if within is None else rows[within[rows]])
         if placement is None:
             rows_of[kind] = None
         else:

@@ -68,7 +68,7 @@ class FitPage:
 
         trial = Trial(
             state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod), admits=admits,
-            pods_left=self._pods_left(),
+            pods_left=self._pods_left(), devices_wanted=state.placer.devices_wanted,
         )  # fmt: skip
         first = those_before(state, pod, request, own_too=not question.own_waiting)
         seated = await seat(state, self._open_rows, trial, first, {namespace: budget})

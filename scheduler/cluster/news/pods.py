@@ -1,6 +1,6 @@
 """What the API server tells of pods, by watch and by list, in its order. The API server wins over everything decided here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from headroom import wire
 from headroom.domain.model import GpuRequest, Mode
@@ -54,12 +54,17 @@ class PodNews:
             changes += self._show_unbound(pod, seen=True)
         return changes
 
-    def listed(self, began: float) -> Changes:
+    def listed(self, began: float, untaken: Container[str] = ()) -> Changes:
         """End pods that a complete list does not hold although they were there before it `began`.
 
-        Those that the watch has shown end by its own news; this is about the others, of which kube-scheduler alone spoke.
+        Those that the watch has shown end by its own news; this is about the others, of which kube-scheduler alone spoke. Pods under
+        names that are `untaken` stay: the list holds them, and they could not be taken in.
         """
-        ghosts = [entry.uid for entry in self._pods.entries.values() if not entry.seen and entry.noted_at < began]
+        ghosts = [
+            entry.uid
+            for entry in self._pods.entries.values()
+            if not entry.seen and entry.noted_at < began and entry.key not in untaken
+        ]
         return [change for uid in ghosts for change in self._pods.end(uid)]
 
     def told(self, entry: PodEntry, pod: wire.Pod) -> Changes:

@@ -296,6 +296,33 @@ async def test_nobody_is_evicted_for_a_pod_whose_name_another_one_has_by_now(api
         assert running.daemon.state.pods.claims == {}
 
 
+@pytest.mark.parametrize("news", ["the answer alone says that it is bound", "its room came free by itself"])
+async def test_nobody_is_evicted_for_a_pod_that_found_room_while_it_was_named(
+    api: ApiServer, tmp_path: Path, news: str
+) -> None:
+    """Found by the fuzzer (seed 2661902801): it was bound between the plan and the answer to the naming of its node."""
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        high = await running.create(pod("high", vram="70Gi", priority=1000))
+        bound = news.startswith("the answer")
+        held = api.delay("PATCH", "/pods/high/status") if bound else api.stall("PATCH", "/pods/high/status")
+        await running.filter(high)
+        await running.until(lambda: bool(api.asked("PATCH", "/pods/high/status")))
+        if bound:
+            flowing = api.hold_watches()
+            api.put(PODS, api.get(PODS, "high") | {"spec": high["spec"] | {"nodeName": "elsewhere"}})
+        else:
+            api.remove(PODS, "low")
+            await running.create(pod("low", vram="10Gi"))  # the next of its name, still to be placed
+        held.set()
+        await asyncio.sleep(0.2)
+        assert evictions(api, dry_run=True) == ["low"]
+        assert evictions(api) == []
+        assert bool(running.daemon.state.pods.claims) != bound
+        if bound:
+            flowing.set()
+
+
 @pytest.mark.parametrize(
     ("spec", "settings"),
     [

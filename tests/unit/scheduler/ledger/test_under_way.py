@@ -10,8 +10,10 @@ from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, P
 from scheduler.ledger.books import PATIENCE_SECONDS
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger, OverCommitError
+from scheduler.placement.occupant import Occupant
 from scheduler.placement.placer import Placer
 from scheduler.placement.policies.registry import policy_by_name
+from scheduler.placement.victims import fits_without
 
 GIB = 1024
 RESOURCE = "nvidia.com/gpu"
@@ -235,3 +237,34 @@ def test_a_node_gives_no_more_devices_than_it_has() -> None:
     node.pod("c", 1, 1)  # kubelet's word: the other card, of which d was foretold too
     assert node.ledger.fleet.slices_free[0, :2].tolist() == [1, 0]
     assert node.place("e", 1) is None
+
+
+@pytest.fixture(params=[(), ("amd.com/gpu",), ("habana.ai/gaudi", "amd.com/gpu")], ids="others: {}".format)
+def beside_others(request: pytest.FixtureRequest) -> Node:
+    """The node, which came after nodes whose devices have other names."""
+    node = Node()
+    node.ledger.forget_node("n")
+    node.ledger.fleet.resource_code = {"": 0}
+    for at, resource in enumerate(request.param):
+        node.ledger.apply_node(replace(node.node, name=f"other{at}", resource=resource))
+    node.ledger.apply_node(node.node)
+    return node
+
+
+def test_the_books_are_found_in_order_whatever_other_resources_there_are(beside_others: Node) -> None:
+    """`/debug/snapshot?check` named a breach on every node with a pod under way."""
+    assert beside_others.place("A", 50) is not None
+    assert beside_others.ledger.check() == []
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+def test_pods_under_way_count_when_victims_are_chosen(beside_others: Node, under_way: bool) -> None:
+    """Once the small pod is gone, A may come second and to be on the card of X: nothing is gained by its eviction."""
+    beside_others.pod("X", 60, 0)
+    beside_others.pod("low", 20, 0)
+    if under_way:
+        assert beside_others.place("A", 60) == 1
+    fleet, low = beside_others.ledger.fleet, beside_others.ledger.holdings["low"]
+    victim = Occupant("low", "ns", "low", 0, low.placement)
+    request = GpuRequest(1, mode=Mode.SLICE, vram_mib=5 * GIB, resource=RESOURCE)
+    assert fits_without(fleet, fleet.row_of["n"], [victim], request) != under_way

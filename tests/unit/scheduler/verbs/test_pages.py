@@ -150,6 +150,23 @@ async def test_fit_minds_a_quota_that_waiting_pods_use_up_and_one_that_keeps_the
     assert (answer["fits"], answer["waiting_first"]) == (2, 1)
 
 
+async def test_fit_seats_waiting_pods_within_the_quota_of_whole_cards(tmp_path: Path) -> None:
+    """s11: the second whole card is more than the namespace may have, so it keeps nobody else waiting."""
+    async with ApiServer() as api:
+        api.put(NODES, node("n", 80, 80))
+        limits = {"metadata": {"name": "limited", "annotations": {"headroom.dev/max-vram": "110Gi"}}}
+        api.put(NAMESPACES, limits)
+        async with extender(api, tmp_path) as ready:
+            train = pod("train", gpus=1)
+            train["metadata"]["namespace"] = "limited"
+            await ready.create(train | {"metadata": train["metadata"] | {"name": "first"}})
+            await ready.create(train | {"metadata": train["metadata"] | {"name": "second"}})
+            template = pod("p", vram="20Gi")
+            template["metadata"]["namespace"] = "limited"
+            _, answer = await ready.post("/v1/fit", {"pod": template})
+            assert (answer["fits"], answer["waiting_first"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("labels", "fits", "not_judged"),
     [

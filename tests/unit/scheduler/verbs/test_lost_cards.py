@@ -1,0 +1,70 @@
+"""Pods that are bound, or about to be, keep the cards that were given to them, whatever cannot be read meanwhile."""
+
+from pathlib import Path
+
+import pytest
+
+from scheduler.cluster.pod_entry import Stage
+from tests.fakes.apiserver import ApiServer
+from tests.fakes.extender import NODES, PODS, extender, node, pod
+
+BINDING = "pods/p1/binding$"
+
+
+@pytest.mark.parametrize("change", ["unreadable", "a card less", "gone"])
+async def test_a_binding_is_not_asked_for_again_without_its_cards(tmp_path: Path, change: str) -> None:
+    """Found by the fuzzer (seed 1605404227): after an unsure answer, the second attempt bound the pod with no card written on it."""
+    async with ApiServer() as api, extender(api, tmp_path, bind_timeout_seconds=0.1) as running:
+        api.put(NODES, node("n0", 80, 80))
+        limits = {"headroom.dev/gpu": "2", "headroom.dev/vram": "70Gi"}
+        first = await running.create(pod("p1", limits=limits))
+        await running.filter(first)
+        api.fail("POST", BINDING, times=1)
+        api.fail("GET", "pods/p1$", times=1)
+        assert (await running.bind(first, "n0"))["Error"]
+        assert running.daemon.state.pods.entries[first["metadata"]["uid"]].stage is Stage.BINDING
+        if change == "gone":
+            api.remove(NODES, "n0")
+        else:
+            changed = node("n0", 80)
+            if change == "unreadable":
+                changed["metadata"]["annotations"] = {"headroom.dev/cards": "[oops"}
+            api.put(NODES, changed)
+        await running.caught_up()
+        assert (await running.bind(first, "n0"))["Error"]
+        assert not api.get(PODS, "p1")["spec"].get("nodeName")
+        api.put(NODES, node("n0", 80, 80))
+        await running.caught_up()
+        assert await running.bind(first, "n0") == {}
+        assert api.get(PODS, "p1")["metadata"]["annotations"]["headroom.dev/assigned-cards"] == "n0-gpu0,n0-gpu1"
+        second = await running.create(pod("p2", vram="20Gi"))
+        assert (await running.filter(second, "n0"))["NodeNames"] == []
+        await running.caught_up()
+        assert running.daemon.state.breaches() == []
+
+
+async def test_a_bound_pod_that_a_list_holds_and_that_cannot_be_taken_in_keeps_its_cards(tmp_path: Path) -> None:
+    """s19b beside s21; found by the fuzzer (seed 2275442602): it was taken for one that had gone, and its card was given again."""
+    async with ApiServer() as api, extender(api, tmp_path, preemption=False) as running:
+        api.put(NODES, node("n0", 80))
+        await running.caught_up()
+        api.hold_watches()
+        job = api.put(PODS, pod("p1", vram="70Gi"))
+        await running.filter(job, "n0")
+        assert await running.bind(job, "n0") == {}
+        good = api.get(PODS, "p1")["spec"]["containers"]
+        api.get(PODS, "p1")["spec"]["containers"] = "oops"
+        api.expire_history()
+        api.release_watches()
+        api.cut_watches()
+        await running.until(lambda: running.daemon.pods.relists >= 2)
+        other = api.put(PODS, pod("next", vram="70Gi"))
+        assert (await running.filter(other, "n0"))["NodeNames"] == []
+        api.get(PODS, "p1")["spec"]["containers"] = good
+        api.put(PODS, api.get(PODS, "p1"))
+        await running.until(lambda: job["metadata"]["uid"] not in running.daemon.state.pods.entries)
+        await running.caught_up()
+        assert running.daemon.state.breaches() == []
+        api.remove(PODS, "p1")
+        await running.caught_up()
+        assert (await running.filter(other, "n0"))["NodeNames"] == ["n0"]
