@@ -11,10 +11,11 @@ from typing import Final
 import msgspec
 
 from autoscaler.api.engines import default_signals, exports, fallback
+from autoscaler.api.gateway import GatewayAsk, GatewayWire, read_gateway
 from autoscaler.api.likely import mistakes
 from autoscaler.api.objective import ObjectiveWire, read_objective, usual_objective, with_work
 from autoscaler.api.query_guard import is_closed
-from autoscaler.law.inputs import SignalKind
+from autoscaler.law.inputs import GATEWAY, SignalKind
 from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
 from headroom.domain.engines import ENGINES, Engine, NameMapError, renamed
@@ -88,6 +89,7 @@ class SpecWire(Wire):
     burst_factor: Quantity | None = None
     capacity_check: str = "Enforce"
     scale_to_zero: ToZeroWire | None = None
+    gateway: GatewayWire | None = None
     objective: ObjectiveWire | None = None
     signals: list[SignalWire] | None = None
     work: WorkWire | None = None
@@ -131,6 +133,8 @@ class Target:
     costs: tuple[float, float] | None = None
     """GPU seconds per prompt and per output token, where the object states them."""
     most_sequences: int = 256
+    gateway: GatewayAsk | None = None
+    """What stands in front of it."""
     mistakes: tuple[str, ...] = ()
     """What is allowed and likely a mistake, in words."""
     scaled: str = field(default="", compare=False)
@@ -190,6 +194,9 @@ def read(resource: InferenceAutoscaler, names: Names = (), *, usual_objectives: 
     signals = _signals(spec, engine, fail)
     signals = signals if objective is None else with_work(signals)
     api_version = _api_version(reference, fail)
+    gateway = read_gateway(spec.gateway, meta.namespace, fail)
+    if gateway is not None and any(signal.name == GATEWAY for signal in signals):
+        raise fail("signals", GATEWAY, "is the name of what waits in the gateway")
     target = Target(
         key=resource.key,
         namespace=meta.namespace,
@@ -209,7 +216,7 @@ def read(resource: InferenceAutoscaler, names: Names = (), *, usual_objectives: 
             down=_scaling(
                 spec.behavior.scale_down if spec.behavior else None, DOWN_DEFAULT, "behavior.scaleDown", fail
             ),
-            scale_to_zero=_to_zero(spec, fail),
+            scale_to_zero=_to_zero(spec, gateway, fail),
             objective=objective,
             max_gpus=None if spec.max_gpus is None else _number(spec.max_gpus, "maxGPUs", fail),
             burst_factor=0.0
@@ -218,6 +225,7 @@ def read(resource: InferenceAutoscaler, names: Names = (), *, usual_objectives: 
             enforce_capacity=spec.capacity_check != "Off",
         ),
         costs=_costs(spec.work, fail),
+        gateway=gateway,
         most_sequences=spec.work.max_sequences if spec.work else 256,
         scaled=scaled_key(api_version, reference.kind, meta.namespace, reference.name),
     )
@@ -292,15 +300,20 @@ def _signals(spec: SpecWire, engine: Engine, fail: _Fail) -> tuple[SignalSpec, .
     return tuple(result)
 
 
-def _to_zero(spec: SpecWire, fail: _Fail) -> ScaleToZero | None:
+def _to_zero(spec: SpecWire, gateway: GatewayAsk | None, fail: _Fail) -> ScaleToZero | None:
     wire = spec.scale_to_zero
     if wire is None:
         if spec.min_replicas == 0:
-            raise fail("minReplicas", 0, "needs scaleToZero with an activationQuery")
+            raise fail("minReplicas", 0, "needs scaleToZero with an activationQuery or a gateway")
         return None
-    if not wire.activation_query:
-        raise fail("scaleToZero.activationQuery", "", "is empty: nothing could bring the target back")
-    if not is_closed(wire.activation_query):
+    if not wire.activation_query and (gateway is None or not gateway.holds_at_zero):
+        why = (
+            "without a gateway"
+            if gateway is None
+            else f"and {gateway.kind} keeps no requests for a target without pods"
+        )
+        raise fail("scaleToZero.activationQuery", "", f"is empty, {why}: nothing could bring the target back")
+    if wire.activation_query and not is_closed(wire.activation_query):
         raise fail("scaleToZero.activationQuery", wire.activation_query, "has quotes or brackets that do not match")
     try:
         idle = parse_duration_seconds(wire.idle_after)

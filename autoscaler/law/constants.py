@@ -25,6 +25,8 @@ class LawConstants:
     """A trend may at most add this share of the load: no doubling on a guess."""
     crowd_share: float = 1.0
     """Requests inside may fill replicas up to this share: above it more arrives than the prices foretold."""
+    gateway_drain_seconds: float = 30.0
+    """Requests that wait in the gateway are to be begun within this time once the replicas they asked for serve."""
     drain_seconds: float = 60.0
     """Waiting prompt work is to be done within this time."""
     tolerance: float = 0.1

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Final
 
 from autoscaler.law.constants import LawConstants
-from autoscaler.law.decision import Decision, Reason, Rule, TargetState, capped
+from autoscaler.law.decision import Decision, Reason, Rule, TargetState, Wish, capped
 from autoscaler.law.inputs import Freshness, Observation
 from autoscaler.law.memory import hold, window
-from autoscaler.law.rules import experience, lowering, outlook, raising, zero
+from autoscaler.law.rules import experience, gateway, lowering, outlook, raising, zero
 from autoscaler.law.rules.limits import finish
 from autoscaler.law.rules.reserve import BURSTS, wish_for_bursts
 from autoscaler.law.rules.wishes import wishes
@@ -32,7 +32,7 @@ def decide(
     if observation.replicas == 0:
         return zero.asleep(turn)
     experience.note(turn)
-    turn.asked = wishes(turn, _rise(turn))
+    turn.asked = _asked(turn)
     fresh = turn.fresh
     all_fresh = turn.all_fresh and zero.activation_is_known(turn)
     _note_freshness(turn, all_fresh)
@@ -50,6 +50,16 @@ def decide(
     raising.watch_for_hanging(turn)
     turn.objective = outlook.report(turn)
     return finish(turn, zero.kept_awake(turn, _wanted(turn, low, up), idle=idle))
+
+
+def _asked(turn: Turn) -> list[Wish]:
+    """What the signals ask for, with the requests that wait in the gateway among those that wait."""
+    seen, rise = turn.observation, _rise(turn)
+    turn.observation = gateway.counted_in(turn)
+    asked = wishes(turn, rise)
+    turn.observation = seen
+    held = gateway.wish(turn)
+    return asked if held is None else [*asked, held]
 
 
 def _rise(turn: Turn) -> float:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Freshness(StrEnum):
@@ -153,6 +154,29 @@ class Capacity:
     detail: str = ""
 
 
+GATEWAY: Final = "gateway"
+"""The name of what waits in the gateway, among the signals."""
+NO_WORKERS: Final = "NoWorkers"
+"""Reason of a gateway that says nothing of a target without pods, and keeps no requests for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What the gateway in front of a target says: requests that are in no pod yet."""
+
+    state: Freshness
+    waiting: float = 0.0
+    """Requests that wait in it."""
+    seconds_per_request: float = 0.0
+    """GPU seconds of a mean request, as learned; 0: not known."""
+    full_batch: float = 0.0
+    """Requests in a replica that is full; 0: not known."""
+    age_seconds: float = 0.0
+    reason: str = ""
+    """One word for why nothing is known; empty while it is."""
+    detail: str = ""
+
+
 class Rollout(StrEnum):
     """What the target itself is doing."""
 
@@ -176,6 +200,8 @@ class Observation:
     """GPU utilisation as a veto for engines that queue; read even where no signal asks for it."""
     activation: Reading | None = None
     """The signal that outlives the pods."""
+    gateway: Gateway | None = None
+    """None: the object names none."""
     capacity: Capacity | None = None
     """None: not known, which does not limit."""
     stalled: bool = False

@@ -5,8 +5,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
+from autoscaler.api import gateway
 from autoscaler.api.resource import Target
-from autoscaler.law.inputs import LATENCIES, Freshness, Reading, SignalKind, Work
+from autoscaler.law.inputs import LATENCIES, Freshness, Gateway, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
 from autoscaler.law.sizing.prices import CostSettings
 from autoscaler.law.spec import SignalSpec
@@ -84,9 +85,21 @@ class Observer:
 
     def activation(self) -> Reading | None:
         """The signal that outlives the pods; None where the object has none."""
-        if self._target.spec.scale_to_zero is None:
+        zero = self._target.spec.scale_to_zero
+        return self._of_query(ACTIVATION) if zero is not None and zero.query else None
+
+    def gateway(self, lessons: Lessons, cost: prices.Cost | None) -> Gateway | None:
+        """What waits in front of the pods, and the learned work of a request; None where the object names no gateway."""
+        ask = self._target.gateway
+        if ask is None:
             return None
-        return self._of_query(ACTIVATION)
+        in_pods = _reading("running", self._in_flight()) if self.ready else None
+        held = gateway.answered(ask, self._of_query, in_pods)
+        if cost is None:
+            return held
+        lengths = lessons.lengths
+        seconds = lengths.prompt * cost.per_prompt_token + lengths.output * cost.per_output_token
+        return replace(held, seconds_per_request=seconds, full_batch=cost.full_batch)
 
     def utilisation(self) -> Reading:
         """Mean over the cards that the target's pods hold, each card once."""

@@ -138,6 +138,8 @@ def _custom(targets: Iterable[Target]) -> dict[str, list[tuple[str, Custom]]]:
         found += [Custom(target.key, s.name, s.query) for s in target.spec.signals if s.kind is SignalKind.QUERY]
         if target.spec.scale_to_zero and target.spec.scale_to_zero.query:
             found.append(Custom(target.key, ACTIVATION, target.spec.scale_to_zero.query))
+        if target.gateway is not None:
+            found += [Custom(target.key, name, query) for name, query in target.gateway.queries.items()]
     if not found:
         return {}
     size = -(-len(found) // CUSTOM_QUERIES)

@@ -9,7 +9,7 @@ import msgspec
 from autoscaler.adapters.actuator import Actuator, NotLeaderError
 from autoscaler.api.resource import InferenceAutoscaler
 from autoscaler.law.decide import Rule
-from autoscaler.law.inputs import Freshness
+from autoscaler.law.inputs import NO_WORKERS, Freshness
 from autoscaler.law.rules.reserve import BURSTS
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.tick import status
@@ -24,7 +24,7 @@ _GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False", stat
 """Conditions whose good state is not True."""
 READINGS_PER_SECOND: Final = 1.5
 """Statuses written for readings alone, all objects together; more objects wait longer. Decisions and conditions do not wait."""
-_EXPECTED: Final = (Rule.NO_READY_POD, Rule.OFF, status.ANOTHER_SCALER)
+_EXPECTED: Final = (Rule.NO_READY_POD, Rule.OFF, status.ANOTHER_SCALER, NO_WORKERS)
 """Reasons of conditions that are as somebody wanted them, or pass by themselves."""
 
 
@@ -55,6 +55,7 @@ class Reporter:
         )  # fmt: skip
         wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity, claims)
         wanted += status.objective_met(decision.objective)
+        wanted += status.gateway_known(outcome.observation.gateway)
         wanted.append(status.spec_warning(outcome.target.mistakes, outcome.unreadable))
         built = status.build(
             decision,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from autoscaler.law.decide import Decision, Reason, Rule
 from autoscaler.law.decision import ObjectiveReport
-from autoscaler.law.inputs import Observation
+from autoscaler.law.inputs import NO_WORKERS, Gateway, Observation
 from autoscaler.observation.cluster.objects import stamp
 
 HISTORY: Final = 10
@@ -24,6 +24,7 @@ CAPACITY_LIMITED: Final = "CapacityLimited"
 CONFLICT: Final = "Conflict"
 SPEC_WARNING: Final = "SpecWarning"
 OBJECTIVE_MET: Final = "ObjectiveMet"
+GATEWAY_KNOWN: Final = "GatewayKnown"
 
 AMBIGUOUS_OWNER: Final = "AmbiguousOwner"
 ANOTHER_SCALER: Final = "AnotherScaler"
@@ -101,6 +102,17 @@ def spec_warning(mistakes: Sequence[str], unreadable: Mapping[str, str]) -> Cond
     if not texts:
         return Condition(SPEC_WARNING, False, "NothingFound")
     return Condition(SPEC_WARNING, True, "InvalidQuery" if unreadable else "LikelyMistake", "; ".join(texts))
+
+
+def gateway_known(gateway: Gateway | None) -> list[Condition]:
+    """`GatewayKnown`, where the object names a gateway."""
+    if gateway is None:
+        return []
+    if gateway.state.may_raise:
+        return [Condition(GATEWAY_KNOWN, True, "Reporting", gateway.detail)]
+    if gateway.reason == NO_WORKERS:
+        return [Condition(GATEWAY_KNOWN, None, gateway.reason, gateway.detail)]
+    return [Condition(GATEWAY_KNOWN, False, gateway.reason, f"{gateway.detail}; nothing is lowered meanwhile")]
 
 
 def objective_met(report: ObjectiveReport | None) -> list[Condition]:

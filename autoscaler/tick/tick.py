@@ -198,6 +198,7 @@ class Loop:
         observer = Observer(target, own, snapshot, wall, self._observing, world.workers_of(target.scaled), memory.still)
         memory.still = observer.still
         memory.lessons = observer.learn(memory.lessons, self._costs, self._settings.tick_seconds)
+        cost = engine_costs(target, memory.lessons, self._costs)
         observation = Observation(
             replicas=workload.replicas,
             pods=replace(
@@ -205,9 +206,10 @@ class Loop:
                 unready_in_flight=observer.unready_in_flight(),
             ),
             readings=observer.readings(),
-            work=observer.work(memory.lessons, engine_costs(target, memory.lessons, self._costs)),
+            work=observer.work(memory.lessons, cost),
             utilisation=observer.utilisation() if target.spec.queueing else None,
             activation=observer.activation(),
+            gateway=observer.gateway(memory.lessons, cost),
             stalled=observer.stalled,
             gpus_per_replica=self._gpus(target, memory, workload, own),
             rollout=workload.rollout,

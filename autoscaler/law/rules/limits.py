@@ -17,7 +17,7 @@ def finish(turn: Turn, wanted: int) -> Decision:
     elif bounded < wanted:
         turn.say(Rule.MAXIMUM, f"signals ask for {wanted}, maxReplicas is {spec.max_replicas}")
     replicas = _stabilised_up(turn, bounded)
-    replicas, refused = _within_max_gpus(turn, replicas, bounded)
+    replicas, refused = within_max_gpus(turn, replicas, bounded)
     replicas, short = refused_by_capacity(turn, replicas)
     refused += short
     replicas, short = _not_created(turn, replicas)
@@ -73,7 +73,7 @@ def _stabilised_up(turn: Turn, wanted: int) -> int:
     return max(before, min(wanted, lowest))
 
 
-def _within_max_gpus(turn: Turn, replicas: int, wanted: int) -> tuple[int, int]:
+def within_max_gpus(turn: Turn, replicas: int, wanted: int) -> tuple[int, int]:
     """(replicas, refused)."""
     room = _room_of_max_gpus(turn)
     if room is None or replicas <= room:

@@ -2,6 +2,7 @@
 
 from autoscaler.law.decision import Rule
 from autoscaler.law.inputs import Freshness, SignalKind
+from autoscaler.law.rules import gateway
 from autoscaler.law.turn import Turn
 
 
@@ -35,7 +36,8 @@ def watch_for_hanging(turn: Turn) -> None:
     observation = turn.observation
     work = observation.work
     waiting = work.waiting if work else 0.0
-    waiting = max((wish.value for wish in turn.fresh if wish.kind is SignalKind.QUEUE), default=waiting)
+    queued = [wish.value - gateway.waiting(turn) for wish in turn.fresh if wish.kind is SignalKind.QUEUE]
+    waiting = max(queued, default=waiting)
     flows = work is not None and work.flows
     hung = observation.pods.ready > 0 and not flows and (observation.stalled or (waiting > 0 and _is_idle(turn)))
     since = turn.state.hung_since

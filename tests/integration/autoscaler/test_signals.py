@@ -96,6 +96,33 @@ def unlabelled(name: str, pod: int, end: float) -> list[Target]:
     return [target(name, pod, exposition({"headroom_fastchat_queue_length": 9.0}), namespace="", instance="llm")]
 
 
+def behind_gateways(name: str, pod: int, end: float) -> list[Target]:
+    """An endpoint picker of llm-d that exports both generations of its names, and a frontend of Dynamo, beside the pods."""
+    engines = [target(name, pod, vllm(9.0, kv_cache=0.3, per_second=5.0, since=end - 9000))]
+    if pod:
+        return engines
+    queued = [
+        exposition(
+            {f"{prefix}_flow_control_queue_size": count}, inference_pool="chat", priority=priority, fairness_id=tenant
+        )
+        for prefix in ("llm_d_epp", "inference_extension")
+        for count, priority, tenant in ((7.0, "0", "a"), (5.0, "2", "b"), (90.0, "-1", "batch"))
+    ]
+    quiet = exposition({"llm_d_epp_flow_control_pool_saturation": 1.0}, inference_pool="quiet", stage="effective")
+    frontend = exposition(
+        {"dynamo_frontend_queued_requests": 20.0, "dynamo_frontend_inflight_requests": 4 * 9.0 + 6}, model="org/chat-8b"
+    )
+    epp = {"namespace": "default", "pod": "chat-epp-0", "instance": "10.9.0.1:9090", "job": "epp"}
+    picker = together(*queued, quiet)
+    return [
+        *engines,
+        Target(epp, picker),
+        Target({**epp, "replica": "b"}, picker, phase=5.0),
+        Target({**epp, "pod": "frontend-0", "instance": "10.9.0.2:8000"}, frontend),
+        Target({**epp, "namespace": "evil", "pod": "evil-0"}, picker),
+    ]
+
+
 SITUATIONS: dict[str, Callable[[str, int, float], list[Target]]] = {
     **{f"every-{every:.0f}": interval(every) for every in (15.0, 30.0, 60.0, 120.0)},  # T01, T13
     "annotations": twice(job="kubernetes-pods", app="llm", node="n", pod_template_hash="5d9f"),  # L02
@@ -107,6 +134,7 @@ SITUATIONS: dict[str, Callable[[str, int, float], list[Target]]] = {
     "ranks": ranks,  # L15
     "prefixed": prefixed,  # L10
     "unlabelled": unlabelled,
+    "gateways": behind_gateways,
 }
 
 
@@ -204,6 +232,32 @@ class TestReading:
         situated(fleet, "unlabelled", engine="fastchat", work=None)
         await looked(fleet)
         assert "namespace missing" in fleet.signal("running", "unlabelled")["message"]
+
+
+@pytest.mark.parametrize(
+    ("gateway", "state", "waiting", "reason"),
+    [
+        pytest.param({"type": "llm-d", "pool": "chat"}, "fresh", 12, "Reporting", id="each request once"),
+        pytest.param(
+            {"type": "llm-d", "pool": "chat", "offline": "Count"}, "fresh", 102, "Reporting", id="offline too"
+        ),
+        pytest.param({"type": "llm-d", "pool": "quiet"}, "fresh", 0, "Reporting", id="before its first request"),
+        pytest.param({"type": "llm-d", "pool": "gone"}, "empty", 0, "PoolUnknown", id="a pool that is gone"),
+        pytest.param({"type": "llm-d", "pool": "chat", "namespace": "x"}, "empty", 0, "GatewayAway", id="away"),
+        pytest.param({"type": "dynamo", "model": "Org/Chat-8B"}, "fresh", 6, "Reporting", id="what no worker has"),
+    ],
+)
+async def test_what_waits_in_a_gateway(
+    fleet: Fleet, gateway: dict[str, str], state: str, waiting: float, reason: str
+) -> None:
+    """The queries of docs/gateways.md on a real Prometheus: two servers see the picker, another tenant has the same pool."""
+    situated(fleet, "gateways", signals=[{"name": "running", "type": "running", "target": 10}], gateway=gateway)
+    await looked(fleet)
+    wish = fleet.wish("gateway", "gateways")
+    assert (wish.state, wish.value) == (state, waiting), wish.detail
+    condition = next(c for c in fleet.status("gateways")["conditions"] if c["type"] == "GatewayKnown")
+    assert condition["reason"] == reason
+    assert fleet.wish("running", "gateways").value == PODS * 9 + waiting
 
 
 class Live:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from autoscaler.api.gateway import GatewayWire, read_gateway
 from autoscaler.law.inputs import Freshness
 from autoscaler.tick.outcome import Outcome
 from headroom.errors import HeadroomError
@@ -88,6 +89,9 @@ WORDS = [
 FAULTS: list[HeadroomError] = [
     PrometheusUnreachableError("gone"), PrometheusTimeoutError("slow"), PrometheusAnswerError("status 502"), refused("too many samples"),
 ]  # fmt: skip
+GATEWAY = {"type": "dynamo", "model": "m"}
+GATEWAY_ASK = read_gateway(GatewayWire(type="dynamo", model="m"), "default", lambda *_: AssertionError("a gateway"))
+GATEWAY_QUERIES = tuple(GATEWAY_ASK.queries.values()) if GATEWAY_ASK else ()
 ENGINES = ["vllm", "sglang", "tgi", "triton", "torchserve", "tensorflow-serving", "fastchat", "custom"]
 
 
@@ -208,6 +212,7 @@ def some_object(fleet: Fleet, dice: random.Random, name: str) -> None:
         work=dice.choice([None, {"secondsPerPromptToken": "0.0002", "secondsPerOutputToken": "0.0003"}]),
         objective=dice.choice([None, None, None, {}, {"timeToFirstToken": "500ms"}]),
         behavior={"scaleDown": {"stabilizationWindowSeconds": dice.choice([0, 60, 300])}},
+        gateway=dice.choice([None, GATEWAY]),
         **zero,
     )
 
@@ -251,6 +256,7 @@ def disturb(fleet: Fleet, prometheus: SpoiledPrometheus, dice: random.Random, re
     prometheus.custom = {
         "load": dice.choice([None, [1.0, 2.0], refused("no"), *VALUES]),
         "wake": dice.choice([None, 0.0, 1.0, *VALUES]),
+        **{query: dice.choice([None, 0.0, 3.0, 40.0, [1.0, 2.0], *VALUES]) for query in GATEWAY_QUERIES},
     }
 
 
