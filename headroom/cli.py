@@ -78,7 +78,18 @@ def main() -> None:
             raise
         for line in lines:
             click.echo(f"error: {line}", err=True)
+        if _is_unreachable(error):
+            click.echo("try `kubectl cluster-info`; --kubeconfig and --context choose another cluster", err=True)
         sys.exit(1)
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether the API server did not answer, which may be why something else went wrong."""
+    from headroom.kube.client import Unreachable
+
+    while error is not None and not isinstance(error, Unreachable):
+        error = error.__cause__
+    return error is not None
 
 
 def _lines_of(error: BaseException) -> list[str] | None:

@@ -114,7 +114,7 @@ class AioKubeClient:
         except TimeoutError as error:
             raise Unreachable(f"{what}: no answer within {timeout_seconds} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"{what}: {error}") from error
+            raise Unreachable(f"{what}: {self._cause(error)}") from error
 
     async def watch(self, path: str, resource_version: str, *, query: Query = ()) -> AsyncIterator[WatchEvent]:
         """See KubeClient."""
@@ -133,7 +133,13 @@ class AioKubeClient:
         except TimeoutError as error:
             raise Unreachable(f"{what}: silent for too long") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"{what}: {error}") from error
+            raise Unreachable(f"{what}: {self._cause(error)}") from error
+
+    def _cause(self, error: Exception) -> str:
+        """What went wrong on the way, in words."""
+        if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno) and number > 0:
+            return f"the API server {self._host} cannot be reached: {os.strerror(number)}"
+        return str(error) or type(error).__name__
 
     async def close(self) -> None:
         """See KubeClient."""

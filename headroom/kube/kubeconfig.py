@@ -56,6 +56,26 @@ def check(kubeconfig: str | None, context: str | None) -> None:
         raise KubeConfigError(
             f"kubeconfig {os.pathsep.join(there)} has no context {wanted}; it has {', '.join(known) or 'none'}"
         )
+    _check_parts(configs, wanted, os.pathsep.join(there))
+
+
+def _check_parts(configs: list[dict[str, Any]], wanted: str, where: str) -> None:
+    """Raise KubeConfigError for a context whose cluster or user is in none of the files."""
+    contexts = _named(configs, "contexts")
+    parts = contexts[wanted].get("context") or {}
+    for kind in ("cluster", "user"):
+        name, there = parts.get(kind), _named(configs, f"{kind}s")
+        if name and name not in there:
+            raise KubeConfigError(
+                f"kubeconfig {where}: context {wanted} names the {kind} {name}, which is not there;"
+                f" it has {', '.join(there) or 'none'}"
+            )
+
+
+def _named(configs: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    """Entries of one list of all files by name; the first file goes before the others."""
+    entries = [entry for config in configs for entry in config.get(kind) or () if isinstance(entry, dict)]
+    return {str(entry.get("name")): entry for entry in reversed(entries)}
 
 
 def _files(kubeconfig: str | None) -> list[str]:

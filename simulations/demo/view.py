@@ -91,9 +91,9 @@ def _bar(state: FleetState, node: GpuNode, index: int, colour: bool) -> str:
 class View:
     """Progress of the demo. On a terminal the picture is drawn again in place; elsewhere one line now and then."""
 
-    def __init__(self, out: TextIO = sys.stdout, *, live: bool | None = None) -> None:
-        self._out = out
-        self.live = out.isatty() if live is None else live
+    def __init__(self, out: TextIO | None = None, *, live: bool | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+        self.live = self._out.isatty() if live is None else live
         self._drawn = 0
         self._shown = -1.0
 

@@ -32,14 +32,16 @@ def explain(
     Asks the extender that decides, through the API server; needs the right to `get` on `pods/proxy` in Headroom's namespace.
     """
     kind, _, name = what.partition("/")
+    if "/" not in what:
+        kind, name = "pod", what
     if not name:
-        kind, name = "pod", kind
+        raise AskError(f"{what}: has no name; write pod/NAME or ia/NAME")
     where = namespace or namespace_of(kubeconfig, context)
     if kind.lower() in _SCALERS:
         _explain_scaler(context_of_click, name, where, kubeconfig)
         return
     if kind.lower() not in _PODS:
-        raise AskError(f"{what}: {kind} is neither pod nor ia")
+        raise AskError(f"{what}: {kind} is neither pod nor ia; write pod/NAME or ia/NAME")
 
     async def ask() -> dict[str, Any]:
         async with connected(kubeconfig, context) as kube:

@@ -9,6 +9,10 @@ from headroom import cli
 KUBECONFIGS = {
     "empty": "{}",
     "no-current": "contexts: [{name: a, context: {}}, {name: b, context: {}}]",
+    "away": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n"
+    'clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]\nusers: [{name: u, user: {}}]',
+    "no-cluster": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: d, cluster: {}}]",
+    "no-user": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {}}]",
     "other": "current-context: gone\ncontexts: [{name: a, context: {}}]",
 }
 FILES = {
@@ -18,6 +22,8 @@ FILES = {
     "unknown.yaml": "prot: 1\nmaks: 2\n",
     "service.yaml": "kind: Service\nmetadata: {name: s}\n",
     "two.yaml": "kind: Pod\n---\nkind: Pod\n",
+    "size.yaml": "kind: Pod\nmetadata: {name: p}\n"
+    "spec: {containers: [{name: c, resources: {limits: {nvidia.com/gpu: 1, nvidia.com/gpumem: lots}}}]}\n",
     "hpa.yaml": "kind: HorizontalPodAutoscaler\nmetadata: {name: h}\nspec: {scaleTargetRef: {kind: Deployment, name: d}}\n",
     "config.json": "{}",
     "torn.json": '{"a": ',
@@ -42,6 +48,20 @@ MISTAKES: list[tuple[str, str]] = [
         "explain pod/x --context elsewhere --kubeconfig DIR/no-current.kubeconfig",
         "has no context elsewhere; it has a, b",
     ),
+    *(
+        (f"{command} --kubeconfig DIR/away.kubeconfig", said)
+        for command in ("explain pod/x", "top", "doctor", "advise", "clean-nodes")
+        for said in (
+            "the API server http://127.0.0.1:1 cannot be reached: Connection refused",
+            "try `kubectl cluster-info`",
+        )
+    ),
+    ("top --kubeconfig DIR/no-cluster.kubeconfig", "context a names the cluster c, which is not there; it has d"),
+    ("top --kubeconfig DIR/no-user.kubeconfig", "context a names the user u, which is not there; it has none"),
+    ("top --watch --every 0", "0.0 is not in the range 0.5<=x<=3600"),
+    ("top -o yaml", "'yaml' is not one of 'text', 'json'"),
+    ("explain pod/", "pod/: has no name; write pod/NAME or ia/NAME"),
+    ("fit -f DIR/size.yaml --limit 0", "0 is not in the range 1<=x<=2000"),
     # settings
     ("scheduler --scheduler-names=", "scheduler_names: is empty; name at least one scheduler, such as headroom"),
     ("scheduler --policy foo", "--policy: 'foo' is not one of headroom, fgd"),
@@ -69,6 +89,12 @@ MISTAKES: list[tuple[str, str]] = [
     ("estimate llama-2-7b --context 99999", "is made for at most 4096 tokens"),
     ("estimate llama-3.1-8b --card H100", "several cards are called so"),
     ("estimate", "Missing argument 'MODEL'"),
+    ("estimate qwen2.5-7b --card RTX9999", "--card RTX9999: not in the table of cards (Tesla-T4, "),
+    ("estimate llama-2-7b --quant q9", "'q9' is not one of 'awq', 'bf16'"),
+    ("estimate llama-2-7b --engine ollama", "'ollama' is not one of 'vllm', 'sglang'"),
+    ("estimate llama-2-7b --concurrency 0", "0 is not in the range"),
+    ("convert -f DIR/size.yaml", "Pod/p, container c: nvidia.com/gpumem: 'lots' is not a quantity such as 20Gi"),
+    ("convert -f DIR/hpa.yaml --mode auto", "'auto' is not one of 'Advisory', 'Auto'"),
     ("convert -f DIR/broken.yaml", "DIR/broken.yaml: is not YAML"),
     ("convert -f DIR/none.txt", "DIR/none.txt: holds no object"),
     ("convert -f DIR/hpa.yaml", "no engine known and no metric to carry over: name the engine with --engine"),
@@ -80,13 +106,18 @@ MISTAKES: list[tuple[str, str]] = [
     ("advise --from DIR/none.txt", "export some with: kubectl get nodes,pods,hpa -A -o json"),
     ("advise --from DIR/nowhere", "DIR/nowhere: cannot be read: No such file or directory"),
     ("advise --example --from DIR", "--example and --from: one of them"),
+    ("advise --example --page DIR/none.txt/page.html", "DIR/none.txt"),
+    ("advise --example --patches DIR/none.txt", "Directory 'DIR/none.txt' is a file"),
+    ("advise --example --spare 500", "500.0 is not in the range 0<=x<=1"),
     ("advise --example --price L40S", "--price L40S: not MODEL=PRICE, such as NVIDIA-L40S=1.86"),
     ("advise --example --tariff DIR/prices.yaml", "card_hour_prices"),
     ("doctor --prometheus-url foo", "'foo' is not the address of a Prometheus"),
     ("usage --tariff DIR/nowhere", "DIR/nowhere: cannot be read: No such file or directory"),
     ("usage --from tomorrow", "--from: 'tomorrow'"),
+    ("usage", "http://localhost:9090 cannot be reached: Connection refused"),
     ("usage --prometheus http://127.0.0.1:1", "http://127.0.0.1:1 cannot be reached: Connection refused"),
     ("demo --out DIR/none.txt/x", "DIR/none.txt/x: Not a directory"),
+    ("demo --out /proc/x", "/proc/x: No such file or directory"),
     ("demo --hours 0", "0.0 is not in the range"),
     ("demo --on mars", "'mars' is not one of 'embedded', 'kwok'"),
     ("bench extender --policy foo", "'foo' is not one of 'headroom'"),

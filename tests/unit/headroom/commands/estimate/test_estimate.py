@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from headroom.commands.estimate.cli import known_models, main, plain_name, shape_of
 from headroom.commands.estimate.memory import ENGINES, QUANTISATIONS, Ask, EstimateError, estimate
 from headroom.commands.estimate.shapes import ShapeError, read_shape
-from tests.paths import DOCS
 
 KNOWN = known_models()
 LLAMA = shape_of("llama-3.1-8b")
@@ -168,10 +167,3 @@ def test_a_broken_configuration_names_the_field(tmp_path: Path, config: Any, sai
         shape_of(str(path))
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
-
-
-def test_the_example_of_the_page_is_what_the_command_prints() -> None:
-    page = (DOCS / "estimate.md").read_text()
-    example = page.split("```\n$ headroom estimate ")[1].split("\n```")[0]
-    arguments, _, printed = example.partition("\n")
-    assert run(*arguments.split())[1].strip() == printed.strip()
