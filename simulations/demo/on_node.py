@@ -50,7 +50,7 @@ def show(node: NodeCluster, say: Callable[[str], None]) -> None:
         node.wait_for(lambda: node.refusal("default", "summaries"), "the fourth to be refused", _REFUSED_SECONDS)
         say(f"  summaries is Pending: {node.refusal('default', 'summaries')}")
         say("4. The first is deleted; the fourth starts in its place")
-        node.kubectl("delete", "pod", "chat", "--now")
+        node.kubectl("delete", "pod", "chat", "--now", "--wait=false")
         _wait_running(node, "summaries", say)
         _say_cards(node, say)
     finally:

@@ -73,18 +73,26 @@ def test_cards_are_foretold_told_and_true(headroom: Headroom, policy: str) -> No
 
 
 def test_a_burst_never_gets_memory_twice(headroom: Headroom) -> None:
-    """20, 5 and 15 GiB at once on cards that hold 59 and 10 GiB: without caution 94 GiB came to lie on one card of 79."""
+    """20, 5 and 15 GiB at once on cards that hold 59 and 10 GiB: without caution 94 GiB came to lie on one card of 79.
+
+    The agent is away meanwhile: else its word may come in time for the third pod.
+    """
     headroom.share(4, ties="last")
     headroom.create(slice_pod("full", 59))
     settled(headroom, "full")
     headroom.create(slice_pod("light", 10))
     settled(headroom, "light")
+    agent = headroom.node.component("agent")
+    agent.stop()
     headroom.create(slice_pod("a", 20), slice_pod("b", 5), slice_pod("c", 15))
-    end = time.monotonic() + 12
-    while time.monotonic() < end:
-        now = loads(headroom)
-        assert max(now.values()) <= USABLE_GIB, now
-        time.sleep(0.2)
+    for seconds in (6, 10):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            now = loads(headroom)
+            assert max(now.values()) <= USABLE_GIB, now
+            time.sleep(0.2)
+        if seconds == 6:
+            agent.start()
     assert sum(loads(headroom).values()) >= 59 + 10 + 25, "the caution lets go once kubelet's word is in"
 
 
