@@ -73,6 +73,7 @@ class Extender:
             preemption_seconds=world.preemption_seconds, reservation_seconds=10.0, nomination_seconds=20.0,
             unsure_seconds=40.0, event_every_seconds=10_000.0, sweep_seconds=0.5,
             lease_namespace="kube-system" if world.several else "", plan_every_pods=10**9, resource_claims=False,
+            fair_wait_seconds=1e6,  # a node kept for one pod has room that others must not have, which `_rest` would take for a fault
         )  # fmt: skip
         clock = asyncio.get_running_loop().time
         self.daemon = SchedulerDaemon(self.client, settings, monotonic=clock, unix_clock=clock)
