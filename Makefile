@@ -177,6 +177,27 @@ results-placement: $(VENV)/.dev ## The published placement experiment: 15 lists,
 results-serving: $(VENV)/.dev ## Scaling laws on the traces and patterns, each tuned (goes on where it stopped)
 	$(BIN)/python -m simulations.serving.suite.run --traces $(TRACES) --out $(OUT)/serving
 
+.PHONY: wheel
+wheel: $(VENV)/.made ## Build the wheel that is attached to a release, into out/release
+	$(PIP) wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(OUT)/release .
+
+.PHONY: chart-package
+chart-package: helm ## Pack the Helm chart into out/release
+	"$$($(BIN)/python -m simulations.kwok.helm | tail -1)/helm" package deploy/chart --destination $(OUT)/release
+
+.PHONY: sbom
+sbom: ## Write what the wheel needs, with exact versions and licences, as CycloneDX, into out/release
+	rm -rf $(OUT)/sbom && mkdir -p $(OUT)/release
+	$(PYTHON) -m venv $(OUT)/sbom/installed && $(PYTHON) -m venv $(OUT)/sbom/tool
+	$(OUT)/sbom/installed/bin/python -m pip install $(PIPFLAGS) .
+	$(OUT)/sbom/tool/bin/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
+	$(OUT)/sbom/tool/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+		--output-file $(OUT)/release/headroom.cdx.json $(OUT)/sbom/installed/bin/python
+
+.PHONY: release
+release: wheel chart-package sbom ## What is attached to a release; the image is published by .github/workflows/release.yaml
+	ls -l $(OUT)/release
+
 .PHONY: clean
 clean: ## Remove the virtual environment and outputs
 	rm -rf $(VENV) $(OUT) build *.egg-info
