@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,12 @@ class Deployed:
 
     def __init__(self, node: NodeCluster, folder: Path) -> None:
         self.node, self.folder = node, folder
+        self.ready_seconds = 0.0
+        """From the start of `kubectl apply` until everything that was waited for was ready."""
+        self._start = 0.0
 
     def __enter__(self) -> Self:
+        self._start = time.monotonic()
         self.node.kubectl("apply", "--server-side", "-k", str(self.folder))
         return self
 
@@ -46,6 +51,7 @@ class Deployed:
                 self.node.kubectl("-n", SYSTEM, "rollout", "status", workload, "--timeout=90s", timeout_seconds=100)
             except Exception as error:
                 raise AssertionError(f"{workload} is not ready: {error}\n{self.trouble()}") from error
+        self.ready_seconds = self.ready_seconds or time.monotonic() - self._start
 
     def trouble(self) -> str:
         """The pods of the system, and the ends of the logs of those that are not ready."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,14 @@ def test_processes_of_a_container_are_named_by_pod(deployed: Deployed) -> None:
 
 
 def test_two_models_share_one_card(deployed: Deployed) -> None:
-    """Both on one card, the share in their arguments."""
+    """Both on one card, the share in their arguments. How long `kubectl apply -k` takes to get there is printed."""
     node = deployed.node
+    start = time.monotonic()
     with two_models(node) as pods:
+        print(
+            f"kubectl apply -k: ready in {deployed.ready_seconds:.0f} s,"
+            f" two engines on one card {deployed.ready_seconds + time.monotonic() - start:.0f} s after the start"
+        )
         assert len({one["metadata"]["annotations"][names.ANNOTATION_ASSIGNED_CARDS] for one in pods}) == 1
         for one in pods:
             share = one["metadata"]["annotations"][names.ANNOTATION_ASSIGNED_VRAM_SHARE]
