@@ -81,6 +81,18 @@ def test_what_convert_prints_is_taken_by_the_api_server(cluster: Cluster, namesp
     )
 
 
+def test_what_estimate_prints_is_a_pod_that_the_api_server_takes(cluster: Cluster, namespace: str) -> None:
+    result = CliRunner().invoke(cli, ["estimate", "qwen2.5-7b", "--card", "L40S"])
+    assert result.exit_code == 0, result.output
+    block = result.output[result.output.index("resources:") :].split("\n\n")[0]
+    container = {"name": "vllm", "image": "vllm", **yaml.safe_load(block)}
+    assert container["args"]
+    one = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "estimated"}, "spec": {"containers": [container]}}
+    cluster.kubectl(
+        "apply", "--dry-run=server", "--validate=strict", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(one)
+    )
+
+
 def test_clean_nodes_takes_off_what_a_daemon_wrote_and_leaves_what_kubectl_wrote(
     cluster: Cluster, gpu_nodes: Callable[..., None]
 ) -> None:
