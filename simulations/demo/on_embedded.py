@@ -1,8 +1,13 @@
 """The demo on the simulated cluster: both chapters in virtual time, the extender in its own process."""
 
+import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,16 +21,17 @@ from simulations.demo.report import gib, placement_lines
 from simulations.demo.services.report import StoryChapter, service_lines, story_method, story_state, story_text
 from simulations.demo.services.scenario import STORY_FLEET
 from simulations.demo.services.side import Side
-from simulations.demo.services.supply import SharedCards, WholeCards
+from simulations.demo.services.supply import SharedCards
+from simulations.demo.services.tuning import TUNED, rival
 from simulations.demo.view import View
 from simulations.embedded.cluster import Cluster
 from simulations.embedded.daemons import daemon, free_port
 from simulations.embedded.kube_scheduler import Extender
+from simulations.serving.laws.base import Parameters
 from simulations.serving.laws.catalogue import LAWS
 
 FACTS: Final = "Simulated fleet, simulated load; the scheduler extender and the scaling law are Headroom's own, as they run in a cluster."
 _PLAN_EVERY_PODS: Final = 20
-_SIDES: Final = ("Headroom", "Whole cards + HPA", "Whole cards + KEDA")
 
 
 @contextlib.asynccontextmanager
@@ -68,26 +74,63 @@ async def placement_chapter(seed: int, deployments: int, out: Path, view: View) 
     return chapter
 
 
-async def story_chapter(seed: int, hours: float, out: Path, view: View) -> StoryChapter:
-    """Services under load: Headroom, then the two baselines."""
+@dataclass(frozen=True, slots=True)
+class HeadroomRun:
+    """A finished run of Headroom's side."""
+
+    side: Side
+    placements: int
+    supply: SharedCards
+
+
+async def run_headroom(
+    parameters: Mapping[str, Parameters],
+    *,
+    out: Path,
+    seed: int,
+    hours: float,
+    progress: Callable[[Side, float], None] = lambda *_: None,
+) -> HeadroomRun:
+    """All services on shared cards, placed by the extender; `parameters` of the law by service."""
     rng = random.Random(seed)
     nodes = build_fleet(STORY_FLEET, rng)
+    async with _cluster(nodes, rng, out, "serving") as (cluster, extender):
+        cluster.use_scheduler(extender)
+        supply = SharedCards(cluster, extender)
+        side = Side(nodes, supply, LAWS["headroom"], parameters, seed=seed, hours=hours)
+        await side.run(progress)
+        return HeadroomRun(side, extender.calls.count("filter"), supply)
+
+
+async def story_chapter(seed: int, hours: float, out: Path, view: View) -> StoryChapter:
+    """Services under load: Headroom and its rivals, each with its defaults and at its best."""
+    nodes = build_fleet(STORY_FLEET, random.Random(seed))
     view.say(f"2. {hours * 60:.0f} minutes of load on {sum(len(node.cards) for node in nodes)} cards, in virtual time")
 
     def show(title: str, side: Side, share: float) -> None:
         view.serving(title, share, f"minute {side.engine.now / 60:.0f}", story_state(side), service_lines(side))
 
-    async with _cluster(nodes, rng, out, "serving") as (cluster, extender):
-        cluster.use_scheduler(extender)
-        supply = SharedCards(cluster, extender)
-        ours = Side(nodes, supply, LAWS["headroom"], {}, seed=seed, hours=hours)
-        await ours.run(lambda side, share: show(_SIDES[0], side, share))
-    sides = [ours.record(_SIDES[0])]
-    for name, law in zip(_SIDES[1:], ("hpa-gpu", "keda-running"), strict=True):
-        side = Side(nodes, WholeCards(nodes), LAWS[law], {}, seed=seed, hours=hours)
-        await side.run(lambda side, share, name=name: show(name, side, share))  # type: ignore[misc]
-        sides.append(side.record(name))
+    # The rivals need no extender: they run in a process of their own meanwhile.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        rivals = [
+            pool.submit(rival, law, parameters, title, seed=seed, hours=hours) for title, law, parameters in _rivals()
+        ]
+        first, tuned = [
+            await run_headroom(parameters, out=out, seed=seed, hours=hours, progress=partial(show, title))
+            for title, parameters in (("Headroom", {}), ("Headroom, tuned", TUNED["headroom"]))
+        ]
+        records = [await asyncio.wrap_future(run) for run in rivals]
+    sides = [first.side.record("Headroom"), *records[:2], tuned.side.record("Headroom, tuned"), *records[2:]]
     method = story_method(
-        nodes, placements=extender.calls.count("filter"), audits=supply.audits, out_of_memory=supply.out_of_memory
+        nodes, placements=first.placements, audits=first.supply.audits, out_of_memory=first.supply.out_of_memory
     )
     return StoryChapter(tuple(sides), story_text(sides[0]), method)
+
+
+def _rivals() -> list[tuple[str, str, Mapping[str, Parameters]]]:
+    """Title, law and parameters by service."""
+    usual: list[tuple[str, str, Mapping[str, Parameters]]] = [
+        ("Whole cards + HPA", "hpa-gpu", {}),
+        ("Whole cards + KEDA", "keda-running", {}),
+    ]
+    return [*usual, ("HPA, tuned", "hpa-gpu", TUNED["hpa-gpu"]), ("KEDA, tuned", "keda-running", TUNED["keda-running"])]

@@ -5,7 +5,7 @@ replicas (`supply`) and in the law that wants replicas. Replicas that share a ca
 share of time its neighbours kept the card busy in the last tick (time-slicing gives equal turns to whoever has work).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -99,8 +99,16 @@ class Side:
     """One run of the scenario."""
 
     def __init__(
-        self, nodes: Sequence[GpuNode], supply: Supply, entry: Entry, parameters: Parameters, *, seed: int, hours: float
+        self,
+        nodes: Sequence[GpuNode],
+        supply: Supply,
+        entry: Entry,
+        parameters: Mapping[str, Parameters],
+        *,
+        seed: int,
+        hours: float,
     ) -> None:
+        """`parameters` of the law by service; where there are none its defaults hold."""
         self.nodes = list(nodes)
         self.supply = supply
         self.seed = seed
@@ -113,7 +121,7 @@ class Side:
         self._open: dict[int, list[Share]] = {}
         self.end = hours * 3600 + _SETTLE_SECONDS
         self.lanes = [
-            self._lane(index, service, entry, {**entry.defaults, **parameters}, hours)
+            self._lane(index, service, entry, {**entry.defaults, **parameters.get(service.name, {})}, hours)
             for index, service in enumerate(SERVICES)
         ]
 
