@@ -31,10 +31,16 @@ def stub(library: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def reader(stub: Any) -> Iterator[Any]:
+def slept() -> list[float]:
+    """How long the reader has slept, each time."""
+    return []
+
+
+@pytest.fixture
+def reader(stub: Any, slept: list[float]) -> Iterator[Any]:
     from agent.cards.nvml import NvmlReader
 
-    one = NvmlReader(sleep=lambda _: None)
+    one = NvmlReader(sleep=slept.append)
     yield one
     one.close()
 
@@ -196,10 +202,8 @@ def test_a_card_that_knows_only_some_events_is_still_listened_to(stub: Any, read
     assert [fault.xid for fault in reader.read(1.0).faults] == [48]
 
 
-def test_waiting_goes_on_where_events_are_not_supported(stub: Any, reader: Any) -> None:
+def test_waiting_goes_on_where_events_are_not_supported(stub: Any, reader: Any, slept: list[float]) -> None:
     stub("card 0 fail events 3", "card 1 fail events 3")
-    slept: list[float] = []
-    reader._sleep = slept.append
     reader.read(0.0)
     assert reader.wait(0.5) is False
     assert slept == [0.5]
