@@ -1,6 +1,7 @@
 """`headroom top`, `fit` and `explain` through a real API server's proxy, with the rights of ClusterRole headroom-ask and without."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from headroom.domain.model import Card, GpuNode
 from simulations.kwok.api import ApiError
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import node_manifest
-from tests.paths import DEPLOY
+from tests.paths import DEPLOY, DOCS
 
 SYSTEM = "headroom-system"
 PODS = f"/api/v1/namespaces/{SYSTEM}/pods"
@@ -49,7 +50,7 @@ class Asking:
 def asking(cluster: Cluster, namespace: str, gpu_nodes: Callable[..., None], extender_port: int) -> Iterator[Asking]:
     """An extender that holds the lease, and the Pod object that the API server's proxy finds it by."""
     card = Card("GPU-a", 0, "NVIDIA-A100-SXM4-80GB", vram_mib=81920)
-    gpu_nodes([node_manifest(GpuNode("asked-0000", cards=(card,), cpu_milli=64000, memory_mib=262144))])
+    gpu_nodes([node_manifest(GpuNode("a100-1", cards=(card,), cpu_milli=64000, memory_mib=262144))])
     cluster.apply(DEPLOY / "base" / "namespace.yaml")
     cluster.apply(DEPLOY / "base" / "ask-rbac.yaml")
     for name in ("asker", "stranger"):
@@ -88,26 +89,39 @@ def pod(name: str, vram: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def shown(command: str) -> str:
+    """What docs/ask.md shows of a command."""
+    found = re.search(
+        rf"```console\n\$ headroom {re.escape(command)}\n(.*?)```", (DOCS / "ask.md").read_text(), re.DOTALL
+    )
+    assert found is not None, command
+    return found.group(1).strip()
+
+
 def test_whoever_has_the_role_asks_and_nobody_else(asking: Asking) -> None:
-    for one in (pod("small", "30Gi"), pod("huge", "200Gi")):
+    for one in (pod("llama", "30Gi"), pod("huge", "200Gi")):
         asking.cluster.api.request("POST", f"/api/v1/namespaces/{asking.namespace}/pods", one)
-    where = f"{asking.namespace}/small"
+    where = f"{asking.namespace}/llama"
     asking.cluster.wait_for(
         lambda: json.loads(asking.run("top", "-o", "json")[1])["nodes"][0]["cards"][0]["pods"],
         "the pod to hold its card",
     )
     status, text = asking.run("top")
     assert status == 0
-    assert "asked-0000" in text
+    assert "a100-1" in text
     assert f"{where} 30.0" in text
     asking.cluster.wait_for(lambda: "huge fits nowhere" in asking.run("top")[1], "the other pod to be refused")
     status, text = asking.run("fit", "-f", "-", text=yaml.safe_dump(pod("more", "20Gi")))
     assert (status, text.splitlines()[0]) == (0, "2 more pods like this fit")
-    status, text = asking.run("explain", "pod/small", "-n", asking.namespace)
-    assert status == 0
-    assert "bound on node asked-0000" in text
+    assert text.strip() == shown("fit -f more.yaml")
+    for name, outcome in (("llama", "bound on node a100-1"), ("huge", "refused")):
+        status, text = asking.run("explain", f"pod/{name}", "-n", asking.namespace)
+        assert status == 0
+        assert outcome in text
+        text = text.replace(f"{asking.namespace}/", "models/")
+        assert re.sub(r"\d+ s ago", "2 s ago", text).strip() == shown(f"explain pod/{name}")
 
-    for command in (("top",), ("explain", "pod/small")):
+    for command in (("top",), ("explain", "pod/llama")):
         status, text = asking.run(*command, kubeconfig=asking.stranger)
         assert status == 1
         assert "headroom-extender" in text, "the right that is missing is named"
