@@ -38,7 +38,7 @@ class Workload:
     min_replicas: int = 1
     max_replicas: int = 64
     initial_replicas: int = 0
-    """0: what the first five minutes of the trace need at 70 % busy; the same for every law."""
+    """0: what the first five minutes of the trace need at 80 % busy; the same for every law."""
 
     @property
     def name(self) -> str:

@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tools.faults import Fault, known, reason
 
 
 def test_the_table_names_each_fault_once() -> None:
     faults = known()
     assert len({fault.name for fault in faults}) == len(faults) > 30
+
+
+def test_every_mend_is_where_the_table_says() -> None:
+    for fault in known():
+        assert fault.without(ROOT)
 
 
 def test_a_mend_is_taken_back_where_it_stands_once(tmp_path: Path) -> None:
