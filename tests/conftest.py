@@ -3,7 +3,10 @@
 Hypothesis: the same examples in every run, so that a red run is red again; `make fuzz` draws fresh ones, many or few of them.
 """
 
+import logging
 import os
+from collections.abc import Iterator
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +28,14 @@ REAL: Final = {
     "engine": (pytest.mark.node, 900),
 }
 """Folders whose tests need real components: the marker that says so, and the seconds that a test may take."""
+
+
+@pytest.fixture(autouse=True)
+def no_log_left_open() -> Iterator[None]:
+    """A command that a test runs in this process sets up logs that go to the test's own standard error, which ends with the test."""
+    yield
+    root = logging.getLogger()
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, QueueHandler)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

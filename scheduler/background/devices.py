@@ -4,6 +4,7 @@ Most clusters do not use DRA: then the API server is asked at the start, and aga
 """
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 from headroom.daemon.guard import Guard
@@ -89,4 +90,6 @@ class DeviceWatch:
             slices = Slices()
             while self._state.devices.due:
                 self._effects(self._state.devices.work_off())
+                if slices.over:
+                    gc.freeze()  # as after a list: descriptions stay, and the collector would look at ever more of them
                 await slices.pause()

@@ -218,7 +218,7 @@ class ClusterState:
     def checks(self) -> Iterator[list[str]]:
         """`breaches` in small steps, between which the state may change."""
         yield [f"over-committed: {entry}" for entry in self.ledger.overcommitted()]
-        yield self.pods.check()
+        yield from self.pods.checks()
         yield from self.ledger.checks()
 
     def figures(self) -> dict[str, float]:

@@ -33,6 +33,8 @@ class Books:
         """How many bound pods of each priority hold cards."""
         self.by_node: dict[str, dict[str, Holding]] = {}
         self.by_namespace: dict[str, Held] = {}
+        self.counts = 0
+        """How often something was counted by priority or namespace."""
         self.reserved: dict[str, Holding] = {}
         """Those that are not bound yet."""
         self.unsettled: dict[str, Holding] = {}
@@ -113,6 +115,7 @@ class Books:
         """Count a bound pod that holds cards, or no longer."""
         if holding.request.count == 0:
             return
+        self.counts += 1
         self.priorities[holding.priority] += change
         if not self.priorities[holding.priority]:
             del self.priorities[holding.priority]
@@ -138,6 +141,7 @@ class Books:
     def _weigh(self, holding: Holding, held: Held) -> None:
         """Count for a namespace what one of its pods holds; a node that goes for a while makes no room in its quota."""
         left = self.held_in(holding.namespace).without(holding.weighed).plus(held)
+        self.counts += 1
         holding.weighed = held
         if left == NOTHING:
             self.by_namespace.pop(holding.namespace, None)

@@ -4,7 +4,7 @@ Steps are small, one for each node, and each is true of its moment, so that the 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from scheduler.ledger.books import Books
 from scheduler.ledger.claims import count_claim
 from scheduler.ledger.fleet import Fleet
-from scheduler.ledger.holding import NOTHING, Held, Holding, HoldingState
+from scheduler.ledger.holding import Held, Holding, HoldingState
 
 _COUNTED: Final = (
     "held_mib", "caution_mib", "excess_mib", "pinned", "plugin", "claimed", "promised", "slices_free", "cpu_free_milli", "memory_free_mib",
@@ -20,13 +20,13 @@ _COUNTED: Final = (
 """Arrays of the fleet that follow from the holdings."""
 
 _PODS_AT_ONCE: Final = 200
+_SUMMED_AT_ONCE: Final = 1000
 
 
 def of(books: Books) -> Iterator[list[str]]:
     """The breaches, step by step."""
-    yield _priorities(books)
-    yield _namespaces(books)
     holdings = list(books.holdings.values())
+    yield from _sums(books, holdings)
     for start in range(0, len(holdings), _PODS_AT_ONCE):
         yield _holdings(books, holdings[start : start + _PODS_AT_ONCE])
     yield _lists(books)
@@ -35,24 +35,23 @@ def of(books: Books) -> Iterator[list[str]]:
             yield _node(books, name)
 
 
-def _priorities(books: Books) -> list[str]:
-    counted: Counter[int] = Counter()
-    for holding in books.holdings.values():
-        if holding.state is HoldingState.BOUND and holding.request.count:
-            counted[holding.priority] += 1
-    return [] if books.priorities == counted else [f"priorities are counted as {dict(books.priorities)}"]
-
-
-def _namespaces(books: Books) -> list[str]:
-    vram: Counter[str] = Counter()
-    shares: Counter[str] = Counter()
-    for holding in books.holdings.values():
-        if (held_by_it := holding.in_all) != NOTHING:
-            vram[holding.namespace] += held_by_it.vram_mib
-            shares[holding.namespace] += held_by_it.shares
-    held = {namespace: Held(vram[namespace], shares[namespace]) for namespace in shares}
-    counted = books.by_namespace
-    return [] if held == counted else [f"namespaces are counted as {counted}, the holdings say {held}"]
+def _sums(books: Books, holdings: Sequence[Holding]) -> Iterator[list[str]]:
+    """What is counted by priority and by namespace. Where pods came or went meanwhile nothing is said: the next check may."""
+    began = books.counts
+    priorities, vram, shares = Counter[int](), Counter[str](), Counter[str]()
+    for start in range(0, len(holdings), _SUMMED_AT_ONCE):
+        for holding in holdings[start : start + _SUMMED_AT_ONCE]:
+            priorities[holding.priority] += holding.state is HoldingState.BOUND and holding.request.count > 0
+            vram[holding.namespace] += holding.weighed.vram_mib
+            shares[holding.namespace] += holding.weighed.shares
+        yield []
+    if books.counts != began:
+        return
+    if books.priorities != +priorities:
+        yield [f"priorities are counted as {dict(books.priorities)}"]
+    held = {name: Held(vram[name], shares[name]) for name in shares if vram[name] or shares[name]}
+    if books.by_namespace != held:
+        yield [f"namespaces are counted as {books.by_namespace}, the holdings say {held}"]
 
 
 def _holdings(books: Books, some: Iterable[Holding]) -> list[str]:
@@ -65,6 +64,8 @@ def _holdings(books: Books, some: Iterable[Holding]) -> list[str]:
             found.append(f"{holding.pod}: counted is {holding.counted} on node {node}")
         if holding.counted and holding.promised != books.promised(holding):
             found.append(f"{holding.pod}: {holding.promised} devices are promised")
+        if holding.weighed != holding.in_all:
+            found.append(f"{holding.pod}: {holding.weighed} counts for its namespace, it holds {holding.in_all}")
         if books.by_node.get(node, {}).get(holding.uid) is not holding:
             found.append(f"{holding.pod} is not in the list of node {node}")
     return found

@@ -66,13 +66,18 @@ class FitPage:
                 budget.take(*shares)
             return words
 
+        slices = Slices(PAGE_SLICE_SECONDS)
+        pods_left = self._pods_left()
+        await slices.pause()
         trial = Trial(
             state.fleet.copy(), request, state.placer.policy, one_per_node=keeps_itself_apart(pod), admits=admits,
-            pods_left=self._pods_left(), devices_wanted=state.placer.devices_wanted,
+            pods_left=pods_left, devices_wanted=state.placer.devices_wanted,
         )  # fmt: skip
+        await slices.pause()
         first = those_before(state, pod, request, own_too=not question.own_waiting)
+        await slices.pause()
         seated = await seat(state, self._open_rows, trial, first, {namespace: budget})
-        self._close(trial, pod, avoided | kept_off)
+        await self._close(trial, pod, avoided | kept_off)
         enough = await _count(trial, budget, request, max(0, min(question.limit, _MOST_PODS_ASKED)))
         found = trial.result()
         answer: dict[str, Any] = {"fits": found.fits, "nodes": found.nodes, "reasons": found.reasons}
@@ -83,9 +88,9 @@ class FitPage:
         not_judged = beyond_judgement(pod) + ([_OTHERS_RULES] if unsure else []) + seated.not_judged
         return answer | {"not_judged": not_judged} if not_judged else answer
 
-    def _close(self, trial: Trial, pod: wire.Pod, apart: set[str]) -> None:
+    async def _close(self, trial: Trial, pod: wire.Pod, apart: set[str]) -> None:
         """Take the nodes out of the question that are not open to the pod."""
-        kept = self.state.pods.kept.keepers
+        kept, slices = self.state.pods.kept.keepers, Slices(PAGE_SLICE_SECONDS)
         for name, row in trial.fleet.row_of.items():
             node, keeper = self.state.nodes.get(name), kept.get(name)
             if node is None or not host_feasible(pod, node):
@@ -94,6 +99,7 @@ class FitPage:
                 trial.close(row, KEPT_APART)
             elif keeper is not None and keeper.facts.priority >= pod.spec.priority:
                 trial.close(row, KEPT)
+            await slices.pause()
 
     async def _kept_off(self, pod: wire.Pod) -> tuple[set[str], bool]:
         """Nodes with bound pods that this one must not join by what those say; and whether some say what cannot be judged here."""

@@ -5,7 +5,7 @@ change. What bound pods hold is in the ledger alone.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 from headroom import wire
@@ -384,9 +384,13 @@ class Pods:
             self._metrics.reservations_ended.labels("deleted").inc()
         return [*changes, self.freed(holding.placement.node, seen_by_scheduler=was_bound)]
 
+    def checks(self) -> Iterator[list[str]]:
+        """Where the records and the ledger disagree, in small steps; no breach at all unless there is a bug."""
+        return checks.of(self, self._ledger)
+
     def check(self) -> list[str]:
-        """Where the records and the ledger disagree; empty unless there is a bug. For tests and `/debug/snapshot?check`."""
-        return checks.disagreements(self, self._ledger)
+        """`checks` at once. For tests."""
+        return [breach for found in self.checks() for breach in found]
 
     # Small steps
 

@@ -9,6 +9,7 @@ from headroom import wire
 from headroom.domain.assignment import annotations_of
 from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.ledger.fleet import Fleet
+from scheduler.ledger.holding import Held
 from scheduler.ledger.ledger import ChangeKind, HoldingState, Ledger, LedgerError, OverCommitError
 
 L4_MIB = 22000
@@ -262,6 +263,17 @@ def test_no_other_reservation_takes_its_place(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="being bound to node n1"):
         ledger.reserve("u1", "ns/p", pinned(9000), on("n1", 1, 9000), expires_at=10)
     assert free(ledger) == [13000, 22000]
+
+
+def test_a_sum_that_is_not_that_of_the_pods_is_found(ledger: Ledger) -> None:
+    being_bound(ledger, card=1)
+    ledger.confirm("u1", "n1")
+    assert ledger.check() == []
+    ledger.books.priorities[7] += 1
+    assert "priorities are counted as" in ledger.check()[0]
+    del ledger.books.priorities[7]
+    ledger.books.by_namespace["ns"] = ledger.books.by_namespace["ns"].plus(Held(1, 0))
+    assert "namespaces are counted as" in ledger.check()[0]
 
 
 def test_neither_the_end_of_the_node_nor_of_the_card_ends_it(ledger: Ledger) -> None:
