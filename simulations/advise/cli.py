@@ -100,6 +100,9 @@ def main(
     """
     if made_up and folder is not None:
         raise AdviseError("--example and --from: one of them")
+    if made_up and (given := [name for name, value in flags.items() if value is not None]):
+        flag = given[0].replace("_", "-")
+        raise AdviseError(f"--{flag}: the example has a use of its own; leave out --{flag}, or leave out --example")
     rules = Rules(spare, busy_limit)
     factors = _tariff(tariff, prices)
     if made_up:

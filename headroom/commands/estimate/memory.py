@@ -21,6 +21,7 @@ from headroom.units import MIB
 
 GIB: Final = 1024
 """MiB in a GiB."""
+_MOST_CARDS: Final = 64
 _COMMUNICATION_MIB: Final = 512
 _SLACK: Final = 0.05
 """Fragmentation of the allocator: this much beside the sum."""
@@ -148,10 +149,16 @@ class Estimate:
 
 
 def estimate(shape: Shape, ask: Ask) -> Estimate:
-    """Memory of one replica on each of its cards. Raises EstimateError for a context that the model does not have."""
+    """Memory of one replica on each of its cards. Raises EstimateError for a context or a number of cards that the model cannot have."""
     if ask.context_tokens > shape.longest_context:
         raise EstimateError(
             f"--context {ask.context_tokens}: {shape.name} is made for at most {shape.longest_context} tokens"
+        )
+    if shape.heads % ask.cards:
+        divisors = [str(count) for count in range(1, min(shape.heads, _MOST_CARDS) + 1) if not shape.heads % count]
+        raise EstimateError(
+            f"--cards {ask.cards}: engines divide the {shape.heads} attention heads of {shape.name} evenly over the cards;"
+            f" possible are {', '.join(divisors)}"
         )
     return Estimate(
         weights_mib=_mib(_weights_bytes(shape, ask.quantisation) / ask.cards),

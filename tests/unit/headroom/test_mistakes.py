@@ -35,6 +35,7 @@ FILES = {
 MISTAKES: list[tuple[str, str]] = [
     # a cluster that is not there
     ("advise --kubeconfig DIR/nowhere", "kubeconfig DIR/nowhere: no such file"),
+    ("advise --example --prometheus-url http://p:9090", "leave out --prometheus-url, or leave out --example"),
     (
         "advise --kubeconfig DIR/empty.kubeconfig",
         "has no current context: choose one with `kubectl config use-context NAME` (it has none)",
@@ -87,6 +88,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("estimate DIR/config.json", "num_hidden_layers is missing: not the configuration of a language model"),
     ("estimate DIR/torn.json", "DIR/torn.json: is not JSON"),
     ("estimate llama-2-7b --context 99999", "is made for at most 4096 tokens"),
+    ("estimate llama-3.1-8b --cards 3", "--cards 3: engines divide the 32 attention heads of llama-3.1-8b evenly"),
     ("estimate llama-3.1-8b --card H100", "several cards are called so"),
     ("estimate", "Missing argument 'MODEL'"),
     ("estimate qwen2.5-7b --card RTX9999", "--card RTX9999: not in the table of cards (Tesla-T4, "),

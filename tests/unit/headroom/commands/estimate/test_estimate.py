@@ -73,6 +73,7 @@ def test_more_cards_never_take_more_weights_or_cache_on_each(name: str, quant: s
             shape, ask(quantisation=QUANTISATIONS[quant], engine=ENGINES[engine], context_tokens=1024, cards=cards)
         )
         for cards in (1, 2, 4, 8, 16)
+        if shape.heads % cards == 0
     ]
     for fewer, more in itertools.pairwise(parts):
         assert more.weights_mib <= fewer.weights_mib
