@@ -1,5 +1,6 @@
 """The `headroom` command. Subcommands are loaded when they are called: each daemon pays only for its own imports."""
 
+import difflib
 import importlib
 import sys
 
@@ -26,6 +27,18 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if args[0].startswith("-"):
+                raise
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "`headroom --help` lists them"
+            raise click.UsageError(f"No such command {args[0]!r}: {hint}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = []
@@ -73,21 +86,23 @@ def main() -> None:
     try:
         cli(prog_name="headroom")
     except (HeadroomError, OSError, BaseExceptionGroup) as error:
+        from headroom.kube.client import Unauthorized, Unreachable
+
         lines = _lines_of(error)
         if lines is None:
             raise
         for line in lines:
             click.echo(f"error: {line}", err=True)
-        if _is_unreachable(error):
+        if _caused_by(error, Unauthorized):
+            click.echo("your login has expired or is unknown: try `kubectl auth whoami`", err=True)
+        if _caused_by(error, Unreachable):
             click.echo("try `kubectl cluster-info`; --kubeconfig and --context choose another cluster", err=True)
         sys.exit(1)
 
 
-def _is_unreachable(error: BaseException | None) -> bool:
-    """Whether the API server did not answer, which may be why something else went wrong."""
-    from headroom.kube.client import Unreachable
-
-    while error is not None and not isinstance(error, Unreachable):
+def _caused_by(error: BaseException | None, kind: type[HeadroomError]) -> bool:
+    """Whether such an error is why something else went wrong."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error is not None
 

@@ -28,6 +28,18 @@ def answer_options(function: F) -> F:
     return system(output(function))
 
 
+def _refuse_namespace(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            f"-n is not taken here; where Headroom runs is named by --system-namespace {value}", context
+        )
+
+
+def no_namespace(function: F) -> F:
+    """Answers `-n NAMESPACE` where only Headroom's own namespace can be meant."""
+    return click.option("-n", "--namespace", hidden=True, expose_value=False, callback=_refuse_namespace)(function)
+
+
 @asynccontextmanager
 async def connected(kubeconfig: str | None, context: str | None) -> AsyncIterator[AioKubeClient]:
     """A connection to the API server while the block runs. Raises KubeConfigError."""

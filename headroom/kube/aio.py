@@ -110,6 +110,10 @@ class AioKubeClient:
                 answer = await response.read()
                 if response.status >= 400:
                     raise error_for(response.status, answer, what=what, retry_after_seconds=_retry_after(response))
+                if answer[:1] == b"<":
+                    raise Unreachable(
+                        f"{what}: {self._host} answered something that is no Kubernetes API (a proxy's login page?)"
+                    )
                 return answer
         except TimeoutError as error:
             raise Unreachable(f"{what}: no answer within {timeout_seconds} s") from error
@@ -139,6 +143,8 @@ class AioKubeClient:
         """What went wrong on the way, in words."""
         if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno) and number > 0:
             return f"the API server {self._host} cannot be reached: {os.strerror(number)}"
+        if isinstance(error, aiohttp.ClientConnectorDNSError) and error.os_error.strerror:
+            return f"the API server {self._host} cannot be reached: {error.os_error.strerror}"
         return str(error) or type(error).__name__
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """Kubeconfig files, as far as people get them wrong: which file, which context, which namespace."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def _check_parts(configs: list[dict[str, Any]], wanted: str, where: str) -> None
                 f"kubeconfig {where}: context {wanted} names the {kind} {name}, which is not there;"
                 f" it has {', '.join(there) or 'none'}"
             )
+    cluster, user = (
+        (_named(configs, f"{kind}s").get(str(parts.get(kind))) or {}).get(kind) or {} for kind in ("cluster", "user")
+    )
+    if parts.get("cluster") and not cluster.get("server"):
+        raise KubeConfigError(f"kubeconfig {where}: context {wanted}: cluster {parts['cluster']} has no server")
+    program = str((user.get("exec") or {}).get("command") or "")
+    if program and os.sep not in program and shutil.which(program) is None:
+        raise KubeConfigError(
+            f"kubeconfig {where}: user {parts['user']} logs in by the program {program}, which is not on the PATH:"
+            " install it, or choose another --context"
+        )
 
 
 def _named(configs: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:

@@ -103,7 +103,11 @@ def main(
     if made_up and (given := [name for name, value in flags.items() if value is not None]):
         flag = given[0].replace("_", "-")
         raise AdviseError(f"--{flag}: the example has a use of its own; leave out --{flag}, or leave out --example")
-    rules = Rules(spare, busy_limit)
+    try:
+        seconds = parse_duration_seconds(window)
+    except UnitError as error:
+        raise AdviseError(f"--window: {error}") from error
+    rules, asked = Rules(spare, busy_limit), False
     factors = _tariff(tariff, prices)
     if made_up:
         export, use = example(seed)
@@ -116,15 +120,32 @@ def main(
             export = asyncio.run(_cluster(kubeconfig, context))
             source = f"the cluster of context {context}" if context else "the cluster"
         settings = load(AdviseSettings, flags)
-        use = asyncio.run(_use(settings, window)) if settings.prometheus_url else {}
+        asked = bool(settings.prometheus_url)
+        use = asyncio.run(_use(settings, seconds)) if asked else {}
     advice = advise(export, use, factors, rules)
+    _check(advice, prices)
     if patches is not None:
         _write_patches(patches, advice)
     if page is not None:
         write(page, *page_of(advice, rules, source), template="advise.html")
-    click.echo(json.dumps(as_values(advice), indent=2) if output == "json" else as_text(advice))
+    click.echo(json.dumps(as_values(advice), indent=2) if output == "json" else as_text(advice, asked=asked))
     if page is not None:
         click.echo(f"Page: {page}", err=True)
+
+
+def _check(advice: Advice, prices: tuple[str, ...]) -> None:
+    """Raise AdviseError for a fleet without cards, and for a price of a model that is not in it."""
+    models = [line.model for line in advice.lines]
+    if not models:
+        left_out = f"; not understood: {'; '.join(advice.problems[:3])}" if advice.problems else ""
+        raise AdviseError(
+            "no cards found: no node has GPU feature discovery's labels or headroom.dev/cards (docs/inventory.md)"
+            + left_out
+        )
+    for text in prices:
+        named = Tariff(card_hour_prices={text.partition("=")[0]: 1.0})
+        if all(named.price_of(model) is None for model in models):
+            raise AdviseError(f"--price {text}: no card of this model; the fleet has {', '.join(models)}")
 
 
 async def _cluster(kubeconfig: str | None, context: str | None) -> Export:
@@ -132,11 +153,7 @@ async def _cluster(kubeconfig: str | None, context: str | None) -> Export:
         return await read_cluster(kube)
 
 
-async def _use(settings: AdviseSettings, window: str) -> dict[str, Use]:
-    try:
-        seconds = parse_duration_seconds(window)
-    except UnitError as error:
-        raise AdviseError(f"--window: {error}") from error
+async def _use(settings: AdviseSettings, seconds: float) -> dict[str, Use]:
     source = PrometheusSource.of(settings)
     try:
         return await read_use(source, f"{seconds:.0f}s", DeviceJobs(DEVICE_JOBS))

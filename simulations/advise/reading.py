@@ -106,9 +106,8 @@ def read_folder(folder: Path) -> Export:
             if item.get("kind") in _DECODERS:
                 export.add(item["kind"], msgspec.json.encode(item))
     if not export.nodes:
-        raise ReadingError(
-            f"{folder}: no node in it; export some with: kubectl get nodes,pods,hpa -A -o json > {folder}/cluster.json"
-        )
+        file = folder / "cluster.json" if folder.is_dir() else "cluster.json"
+        raise ReadingError(f"{folder}: no node in it; export some with: kubectl get nodes,pods,hpa -A -o json > {file}")
     return export
 
 

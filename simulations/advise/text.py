@@ -8,13 +8,16 @@ from simulations.advise.advice import Advice
 _SHOWN = 10
 
 
-def as_text(advice: Advice) -> str:
-    """What a person reads from top to bottom: the answer first, then where it comes from."""
+def as_text(advice: Advice, *, asked: bool = False) -> str:
+    """What a person reads from top to bottom: the answer first, then where it comes from.
+
+    `asked`: Prometheus was asked for use.
+    """
     lines = [
         f"{len(advice.tenants)} running pods hold {advice.held} of {advice.fleet} cards. Placed by memory they would need {advice.would}:"
         f" {advice.saved} cards free."
         + (f" That is {money(advice, advice.month_saved)} a month." if advice.month_saved else ""),
-        _basis(advice),
+        _basis(advice, asked),
         "",
         *_models(advice),
         *_over_asking(advice),
@@ -30,11 +33,16 @@ def money(advice: Advice, amount: float | None) -> str:
     return "" if amount is None else f"{advice.currency} {amount:,.0f}".strip()
 
 
-def _basis(advice: Advice) -> str:
+def _basis(advice: Advice, asked: bool) -> str:
     total = len(advice.tenants)
     if not advice.measured:
+        why = (
+            "Prometheus has no DCGM_FI_DEV_FB_USED of these pods: is dcgm-exporter scraped? Therefore"
+            if asked
+            else "No use was measured (--prometheus-url):"
+        )
         return (
-            "No use was measured (--prometheus): sizes are those that pods state; a pod that states none keeps whole cards,"
+            f"{why} sizes are those that pods state; a pod that states none keeps whole cards,"
             " so the saving is the least there is."
         )
     rest = f"; the other {total - advice.measured} keep what they have" if advice.measured < total else ""

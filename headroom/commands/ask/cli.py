@@ -85,7 +85,11 @@ def fit(
     The pod is not created. Asks the extender that decides, through the API server; needs the right to `create` on `pods/proxy`
     in Headroom's namespace.
     """
-    pod = pod_of(filename.read(), filename.name, namespace or "")
+    try:
+        text = filename.read()
+    except UnicodeDecodeError as error:
+        raise AskError(f"{filename.name}: is not text; give YAML or JSON") from error
+    pod = pod_of(text, filename.name, namespace or "")
     pod["metadata"].setdefault("namespace", namespace_of(kubeconfig, context))
 
     async def ask() -> dict[str, Any]:

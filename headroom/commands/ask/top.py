@@ -10,7 +10,7 @@ import click
 
 from headroom.commands.ask.extender import AskError, deciding_extender
 from headroom.commands.ask.top_view import picture
-from headroom.commands.cluster import answer_options, cluster_options, connected
+from headroom.commands.cluster import answer_options, cluster_options, connected, no_namespace
 from headroom.kube.client import KubeClient
 
 _CLEAR = "\033[H\033[2J\033[3J"
@@ -30,6 +30,7 @@ pause = asyncio.sleep
 @click.option("--node", default="", help="Only the cards of this node.")
 @cluster_options
 @answer_options
+@no_namespace
 def top(
     watch: bool,
     every_seconds: float,

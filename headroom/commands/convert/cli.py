@@ -43,7 +43,7 @@ def main(files: tuple[IO[str], ...], engine: str | None, mode: str, output: str)
     The result goes to standard output; what was carried over, left out, or needs a look goes to standard error.
     Objects of other kinds, and pods that ask in Headroom's way already, come out as they went in.
     """
-    manifests = [manifest for file in files for manifest in read(file.read(), file.name)]
+    manifests = [manifest for file in files for manifest in read(_text_of(file), file.name)]
     results, notes = convert(manifests, engine, mode)
     if output == "json":
         click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": results}, indent=2))
@@ -51,6 +51,13 @@ def main(files: tuple[IO[str], ...], engine: str | None, mode: str, output: str)
         click.echo(yaml.safe_dump_all(results, sort_keys=False), nl=False)
     for note in notes:
         click.echo("\n".join(note.lines()), err=True)
+
+
+def _text_of(file: IO[str]) -> str:
+    try:
+        return file.read()
+    except UnicodeDecodeError as error:
+        raise ConvertError(f"{file.name}: is not text; give YAML or JSON") from error
 
 
 def read(text: str, where: str) -> list[Manifest]:
@@ -65,7 +72,14 @@ def read(text: str, where: str) -> list[Manifest]:
             continue
         if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
             raise ConvertError(f"{where}: document {at}: not a Kubernetes object (no kind)")
-        found += document["items"] if document["kind"].endswith("List") and "items" in document else [document]
+        objects = document["items"] if document["kind"].endswith("List") and "items" in document else [document]
+        if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
+            raise ConvertError(f"{where}: document {at}: items is not a list of objects")
+        for one in objects:
+            for field in ("metadata", "spec"):
+                if not isinstance(one.get(field) or {}, dict) or one.get(field) == []:
+                    raise ConvertError(f"{where}: document {at}: {field} is not an object")
+        found += objects
     if not found:
         raise ConvertError(f"{where}: holds no object")
     return found

@@ -23,6 +23,11 @@ _READ: Final = (
     _GPUSHARE_COUNT, _GPUSHARE_CORES,
 )  # fmt: skip
 _SCHEDULERS: Final = {"hami-scheduler", "gpushare-scheduler", "gpushare-schd-extender"}
+_STAYS: Final = {
+    "volcano": "Volcano goes on placing the pod; with schedulerName: headroom its volcano.sh/vgpu-* are read (docs/requests.md)",
+    "kai-scheduler": "KAI goes on placing the pod; with schedulerName: headroom the admission policy reads its gpu-fraction and gpu-memory"
+    " (docs/requests.md)",
+}
 _MEMORY_FLAG: Final = re.compile(r"^(--gpu-memory-utilization|--cuda-memory-fraction)=?(.*)$")
 
 
@@ -53,6 +58,8 @@ def convert_workload(manifest: Manifest, notes: Notes) -> Manifest:
         changed = [_convert_container(container, notes) for container in containers if isinstance(container, dict)]
         if any(changed):
             _convert_scheduler(spec, notes)
+        if spec.get("schedulerName") in _STAYS:
+            notes.look_at.append(f"schedulerName {spec['schedulerName']}: {_STAYS[spec['schedulerName']]}")
     return result
 
 

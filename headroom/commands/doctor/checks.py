@@ -54,7 +54,22 @@ def examine(facts: Facts) -> list[Finding]:
 
 
 def _installed(facts: Facts) -> bool:
-    return any(facts.named("deployments", name) for name in ("headroom-scheduler", "headroom-autoscaler"))
+    deployed = any(facts.named("deployments", name) for name in ("headroom-scheduler", "headroom-autoscaler"))
+    return deployed or facts.named("daemonsets", "headroom-scheduler") is not None  # a DaemonSet in mode `existing`
+
+
+def _install_again(facts: Facts) -> str:
+    """The command that puts back what is missing, for the way in which Headroom was installed."""
+    for kind in ("deployments", "daemonsets", "mutating_policies", "validating_policies"):
+        for one in facts.lists.get(kind, ()):
+            meta = one.get("metadata") or {}
+            managed = (meta.get("labels") or {}).get("app.kubernetes.io/managed-by")
+            if str(meta.get("name", "")).startswith("headroom-") and managed == "Helm":
+                notes = meta.get("annotations") or {}
+                release = notes.get("meta.helm.sh/release-name", "headroom")
+                namespace = notes.get("meta.helm.sh/release-namespace", facts.system)
+                return f"helm upgrade {release} deploy/chart -n {namespace} --reuse-values"
+    return "kubectl apply --server-side -k deploy/base"
 
 
 def installation(facts: Facts) -> Iterator[Finding]:
@@ -64,11 +79,13 @@ def installation(facts: Facts) -> Iterator[Finding]:
     if not _installed(facts):
         yield Finding(
             Level.BROKEN, f"Headroom is not installed in namespace {facts.system}", "nothing below can work",
-            "kubectl apply --server-side -k deploy/base   (docs/install.md; --system-namespace names another namespace)",
+            "kubectl apply --server-side -k deploy/base, or helm install headroom deploy/chart -n NAMESPACE --create-namespace"
+            "   (docs/install.md, docs/helm.md; --system-namespace names another namespace)",
         )  # fmt: skip
         return
     for name in ("headroom-scheduler", "headroom-autoscaler"):
         yield from _rolled_out(facts, "deployments", name, "replicas", "readyReplicas")
+    yield from _rolled_out(facts, "daemonsets", "headroom-scheduler", "desiredNumberScheduled", "numberReady")
     yield from _rolled_out(facts, "daemonsets", "headroom-agent", "desiredNumberScheduled", "numberReady")
 
 
@@ -100,8 +117,8 @@ def _why_not_ready(facts: Facts, name: str) -> str:
 def versions(facts: Facts) -> Iterator[Finding]:
     """API server and kube-scheduler."""
     server = _minor(facts.version)
-    if server and server < 26:
-        yield Finding(Level.BROKEN, f"the API server is {facts.version}", "the extender speaks the protocol of 1.26 and newer",
+    if server and server < 30:
+        yield Finding(Level.BROKEN, f"the API server is {facts.version}", "Headroom needs 1.30 or newer",
                       "upgrade the cluster")  # fmt: skip
     deployment = facts.named("deployments", "headroom-scheduler")
     for container in _containers(deployment):
@@ -112,13 +129,19 @@ def versions(facts: Facts) -> Iterator[Finding]:
                 Level.RISK, f"kube-scheduler is {image.rpartition(':')[2]}, the API server {facts.version}",
                 "kube-scheduler may be as new as the API server or one minor version older",
                 f"kubectl -n {facts.system} set image deployment/headroom-scheduler"
-                f" kube-scheduler={image.rpartition(':')[0]}:{facts.version.partition('+')[0]}",
+                f" kube-scheduler={image.rpartition(':')[0]}:{_released(facts.version)}",
             )  # fmt: skip
 
 
 def _containers(workload: Object | None) -> list[Object]:
     spec = (((workload or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
     return list(spec.get("containers") or ())
+
+
+def _released(version: str) -> str:
+    """The version as registry.k8s.io has it, without what a provider added (`v1.33.5-eks-...`)."""
+    match = re.match(r"v?1\.\d+\.\d+", version)
+    return match[0] if match else version
 
 
 def _minor(version: str) -> int:
@@ -140,7 +163,7 @@ def admission(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             Level.BROKEN, f"MutatingAdmissionPolicy {_MUTATING} is missing",
             "$(HEADROOM_VRAM_SHARE) stays as it is written, and pods are not sent to Headroom",
-            "kubectl apply --server-side -k deploy/base",
+            _install_again(facts),
         )  # fmt: skip
     for policies, bindings in (
         ("mutating_policies", "mutating_bindings"),
@@ -151,7 +174,7 @@ def admission(facts: Facts) -> Iterator[Finding]:
             name = str((policy.get("metadata") or {}).get("name"))
             if name.startswith("headroom-") and name not in bound:
                 yield Finding(Level.BROKEN, f"policy {name} has no binding", "it is not applied to anything",
-                              "kubectl apply --server-side -k deploy/base")  # fmt: skip
+                              _install_again(facts))  # fmt: skip
 
 
 def leases(facts: Facts) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from headroom.commands.cluster import answer_options, cluster_options, connected
+from headroom.commands.cluster import answer_options, cluster_options, connected, no_namespace
 from headroom.commands.doctor.checks import Finding, Level, examine
 from headroom.commands.doctor.facts import Facts
 from headroom.commands.doctor.looking import look
@@ -26,6 +26,7 @@ class DoctorSettings(PrometheusSettings):
 @click.command()
 @cluster_options
 @answer_options
+@no_namespace
 @click.option("--strict", is_flag=True, help="End with status 1 for what is at risk, too.")
 @options(DoctorSettings)
 def main(

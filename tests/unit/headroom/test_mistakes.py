@@ -13,6 +13,12 @@ KUBECONFIGS = {
     'clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]\nusers: [{name: u, user: {}}]',
     "no-cluster": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: d, cluster: {}}]",
     "no-user": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {}}]",
+    "no-server": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n"
+    "clusters: [{name: c, cluster: {}}]\nusers: [{name: u, user: {}}]",
+    "exec": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n"
+    'clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]\nusers: [{name: u, user: {exec: {command: aws-no}}}]',
+    "no-host": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n"
+    'clusters: [{name: c, cluster: {server: "http://nowhere.invalid:1"}}]\nusers: [{name: u, user: {}}]',
     "other": "current-context: gone\ncontexts: [{name: a, context: {}}]",
 }
 FILES = {
@@ -30,6 +36,11 @@ FILES = {
     "prices.yaml": "card_hour_prices: {L40S: cheap}\n",
     "trace.csv": "a,b\n1,2\n",
     "none.txt": "",
+    "items.yaml": "kind: List\nitems: 5\n",
+    "metadata.yaml": "kind: Pod\nmetadata: 5\nspec: []\n",
+    "spec.yaml": "kind: Pod\nspec: []\n",
+    "bare.yaml": "kind: Node\nmetadata: {name: n}\n",
+    "pod.yaml": "kind: Pod\nmetadata: {name: p}\n",
 }
 
 MISTAKES: list[tuple[str, str]] = [
@@ -131,6 +142,25 @@ MISTAKES: list[tuple[str, str]] = [
     ("simulate serving --trace DIR/trace.csv", "DIR/trace.csv"),
     ("simulate", "Usage: headroom simulate"),
     ("install", "No such command 'install'"),
+    ("advice", "No such command 'advice': did you mean advise"),
+    ("help", "No such command 'help': `headroom --help` lists them"),
+    ("convert -f DIR/binary", "DIR/binary: is not text; give YAML or JSON"),
+    ("fit -f DIR/binary", "DIR/binary: is not text; give YAML or JSON"),
+    ("convert -f DIR/items.yaml", "DIR/items.yaml: document 1: items is not a list of objects"),
+    ("convert -f DIR/metadata.yaml", "DIR/metadata.yaml: document 1: metadata is not an object"),
+    ("convert -f DIR/spec.yaml", "DIR/spec.yaml: document 1: spec is not an object"),
+    ("top --kubeconfig DIR/no-server.kubeconfig", "context a: cluster c has no server"),
+    (
+        "top --kubeconfig DIR/exec.kubeconfig",
+        "user u logs in by the program aws-no, which is not on the PATH: install it",
+    ),
+    ("top --kubeconfig DIR/no-host.kubeconfig", "the API server http://nowhere.invalid:1 cannot be reached: "),
+    ("top -n x", "--system-namespace x"),
+    ("doctor -n x", "--system-namespace x"),
+    ("advise --from DIR/bare.yaml", "no cards found: no node has GPU feature discovery's labels or headroom.dev/cards"),
+    ("advise --from DIR/pod.yaml", "-o json > cluster.json"),
+    ("advise --example --price L40X=2", "--price L40X=2: no card of this model; the fleet has NVIDIA-"),
+    ("advise --example --window soon", "--window: "),
 ]
 
 
@@ -141,6 +171,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x9c")
     return tmp_path
 
 

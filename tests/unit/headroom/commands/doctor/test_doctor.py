@@ -138,6 +138,11 @@ FAULTS: dict[str, tuple[Callable[[Facts], None], Level, str, str]] = {
                workload("headroom-autoscaler", 1, 1)),
         Level.RISK, "kube-scheduler is v1.33.0, the API server v1.36.3", "set image",
     ),
+    "what EKS adds to its version": (
+        lambda facts: setattr(facts, "version", "v1.40.5-eks-3025e55"),
+        Level.RISK, "kube-scheduler is v1.36.3", "kube-scheduler:v1.40.5",
+    ),
+    "an API server of 1.29": (lambda facts: setattr(facts, "version", "v1.29.1"), Level.BROKEN, "the API server is v1.29.1", "upgrade"),
     "policies not served": (
         lambda facts: facts.absent.add("mutating_policies"),
         Level.RISK, "has no MutatingAdmissionPolicy v1", "fieldRef",
@@ -269,3 +274,21 @@ async def test_an_api_server_that_does_not_answer_is_told_from_one_that_refuses(
 def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--kubeconfig", str(tmp_path / "none")])
     assert "no such file" in str(result.exception)
+
+
+def test_what_helm_installed_is_mended_with_helm() -> None:
+    facts = healthy()
+    for one in facts.lists["deployments"]:
+        one["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm"}
+        one["metadata"]["annotations"] = {"meta.helm.sh/release-namespace": "gpu"}
+    facts.lists["mutating_policies"] = []
+    assert [one.mend for one in examine(facts)] == ["helm upgrade headroom deploy/chart -n gpu --reuse-values"]
+
+
+def test_a_daemonset_of_the_extender_counts_as_installed() -> None:
+    facts = healthy()
+    facts.lists["deployments"] = []
+    facts.lists["daemonsets"].append(
+        named("headroom-scheduler", status={"desiredNumberScheduled": 3, "numberReady": 3})
+    )
+    assert examine(facts) == []
