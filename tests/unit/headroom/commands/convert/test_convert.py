@@ -264,3 +264,12 @@ def test_mistakes_name_the_object_and_the_field(tmp_path: Path, text: str, said:
     result = CliRunner().invoke(main, ["-f", str(path)])
     assert isinstance(result.exception, ConvertError)
     assert said in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["volcano", "kai-scheduler"])
+def test_pods_that_another_scheduler_goes_on_placing_are_noted(tmp_path: Path, name: str) -> None:
+    one = pod({"volcano.sh/vgpu-number": 1})
+    one["spec"]["schedulerName"] = name
+    result = run(tmp_path, one)
+    assert f"look at:      schedulerName {name}: " in result.stderr
+    assert yaml.safe_load(result.stdout) == one
