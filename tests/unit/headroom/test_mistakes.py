@@ -17,8 +17,6 @@ KUBECONFIGS = {
     "clusters: [{name: c, cluster: {}}]\nusers: [{name: u, user: {}}]",
     "exec": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n"
     'clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]\nusers: [{name: u, user: {exec: {command: aws-no}}}]',
-    "no-host": "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n"
-    'clusters: [{name: c, cluster: {server: "http://nowhere.invalid:1"}}]\nusers: [{name: u, user: {}}]',
     "other": "current-context: gone\ncontexts: [{name: a, context: {}}]",
 }
 FILES = {
@@ -154,7 +152,6 @@ MISTAKES: list[tuple[str, str]] = [
         "top --kubeconfig DIR/exec.kubeconfig",
         "user u logs in by the program aws-no, which is not on the PATH: install it",
     ),
-    ("top --kubeconfig DIR/no-host.kubeconfig", "the API server http://nowhere.invalid:1 cannot be reached: "),
     ("top -n x", "--system-namespace x"),
     ("doctor -n x", "--system-namespace x"),
     ("advise --from DIR/bare.yaml", "no cards found: no node has GPU feature discovery's labels or headroom.dev/cards"),
