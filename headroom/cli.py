@@ -1,6 +1,5 @@
 """The `headroom` command. Subcommands are loaded when they are called: each daemon pays only for its own imports."""
 
-import difflib
 import importlib
 import sys
 
@@ -36,6 +35,8 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             if args[0].startswith("-"):
                 raise
+            import difflib  # only here: every command would pay for it
+
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "`headroom --help` lists them"
             raise click.UsageError(f"No such command {args[0]!r}: {hint}", ctx) from error

@@ -91,14 +91,9 @@ def _open(call: Callable[..., T], *args: Any) -> T:
     try:
         return call(*args)
     except (pynvml.NVMLError, OSError) as error:
-        hint = (
-            "; no NVIDIA driver on this machine?"
-            if getattr(error, "value", None) == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
-            else ""
-        )
-        raise ReaderError(
-            f"NVML: {error}{hint}", out_of_reach=getattr(error, "value", None) in _OUT_OF_REACH
-        ) from error
+        number = getattr(error, "value", None)
+        hint = "; no NVIDIA driver on this machine?" if number == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND else ""
+        raise ReaderError(f"NVML: {error}{hint}", out_of_reach=number in _OUT_OF_REACH) from error
 
 
 class NvmlReader:

@@ -67,8 +67,7 @@ class Reporter:
             now=wall,
         )
         # What was learned is never news, and takes a while to write down.
-        if self._is_due(resource, memory, built, old, now):
-            await self._write(resource, memory, built | {"learned": _learned(outcome)}, old, now)
+        await self._write_if_due(resource, memory, built, old, now, more=lambda: {"learned": _learned(outcome)})
 
     async def refused(
         self, resource: InferenceAutoscaler, memory: Memory, wanted: list[status.Condition], now: float
@@ -77,29 +76,22 @@ class Reporter:
         old = memory.status(resource)
         conditions = _merged(wanted, old, resource, self._wall_clock())
         built = {"observedGeneration": resource.metadata.generation, "conditions": conditions}
-        if self._is_due(resource, memory, built, old, now):
-            await self._write(resource, memory, built, old, now)
+        await self._write_if_due(resource, memory, built, old, now)
 
-    def _is_due(
+    async def _write_if_due(
         self,
         resource: InferenceAutoscaler,
         memory: Memory,
         built: dict[str, Any],
         old: Mapping[str, Any],
         now: float,
-    ) -> bool:
+        more: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
         since = now - memory.written_at
         refresh, late = self._refresh_seconds, self._crowd_seconds * _spread(resource.key)
-        return now >= memory.wait_until and status.says_something_new(built, old, since, refresh, late)
-
-    async def _write(
-        self,
-        resource: InferenceAutoscaler,
-        memory: Memory,
-        built: dict[str, Any],
-        old: Mapping[str, Any],
-        now: float,
-    ) -> None:
+        if now < memory.wait_until or not status.says_something_new(built, old, since, refresh, late):
+            return
+        built = built | more()
         try:
             await self._actuator.status(resource, built)
         except (KubeError, NotLeaderError) as error:

@@ -253,51 +253,44 @@ LLAMA_CPP: Final = Engine(
     token_count=Metric(("llamacpp:tokens_predicted_total",)),
 )
 
-NIM: Final = Engine(
-    "nim",
-    queueing=True,
-    # Names without a prefix, as NIM for LLMs 1.x exports them at /v1/metrics. Later ones export those of the engine inside (vLLM's).
-    signals=(("work", 0.9), ("kvCache", 0.9)),
-    fallback=("running", 16.0),
+
+def _named_as_vllm(name: str, prefix: str) -> Engine:
+    """What engines have in common whose counters and histograms are called as vLLM's were, behind `prefix`."""
+    return Engine(
+        name,
+        queueing=True,
+        signals=(("work", 0.9), ("kvCache", 0.9)),
+        fallback=("running", 16.0),
+        kv_cache=Metric((f"{prefix}gpu_cache_usage_perc",)),
+        prompt_tokens=Metric((f"{prefix}prompt_tokens_total",)),
+        output_tokens=Metric((f"{prefix}generation_tokens_total",)),
+        token_seconds=Metric((f"{prefix}time_per_output_token_seconds_sum",)),
+        token_count=Metric((f"{prefix}time_per_output_token_seconds_count",)),
+        finished=Metric((f"{prefix}e2e_request_latency_seconds_count",)),
+        ended_prompt_tokens=Metric((f"{prefix}request_prompt_tokens_sum",)),
+        ended_output_tokens=Metric((f"{prefix}request_generation_tokens_sum",)),
+        time_to_first_token=Metric((f"{prefix}time_to_first_token_seconds",)),
+        inter_token=Metric((f"{prefix}time_per_output_token_seconds",)),
+        request=Metric((f"{prefix}e2e_request_latency_seconds",)),
+        prompt_length=Metric((f"{prefix}request_prompt_tokens",)),
+    )
+
+
+# Names without a prefix, as NIM for LLMs 1.x exports them at /v1/metrics. Later ones export those of the engine inside (vLLM's).
+NIM: Final = replace(
+    _named_as_vllm("nim", ""),
     before=Before.GAUGES,
     waiting=Metric(("num_requests_waiting",)),
     running=Metric(("num_requests_running",)),
-    kv_cache=Metric(("gpu_cache_usage_perc",)),
-    prompt_tokens=Metric(("prompt_tokens_total",)),
-    output_tokens=Metric(("generation_tokens_total",)),
-    token_seconds=Metric(("time_per_output_token_seconds_sum",)),
-    token_count=Metric(("time_per_output_token_seconds_count",)),
-    finished=Metric(("e2e_request_latency_seconds_count",)),
-    ended_prompt_tokens=Metric(("request_prompt_tokens_sum",)),
-    ended_output_tokens=Metric(("request_generation_tokens_sum",)),
-    time_to_first_token=Metric(("time_to_first_token_seconds",)),
-    inter_token=Metric(("time_per_output_token_seconds",)),
-    request=Metric(("e2e_request_latency_seconds",)),
-    prompt_length=Metric(("request_prompt_tokens",)),
 )
 
-LMDEPLOY: Final = Engine(
-    "lmdeploy",
-    queueing=True,
-    signals=(("work", 0.9), ("kvCache", 0.9)),
-    fallback=("running", 16.0),
+LMDEPLOY: Final = replace(
+    _named_as_vllm("lmdeploy", "lmdeploy:"),
     # Its API server holds `max_batch_size` handles: what comes beyond them waits for one there, and the engine's own queue stays
     # short. What has a handle is inside the engine, running or waiting for memory, which the KV cache tells.
     waiting=Metric(("lmdeploy:num_api_requests_waiting", "lmdeploy:num_requests_waiting")),
     running=Metric(("lmdeploy:num_api_requests_routed", "lmdeploy:num_requests_running")),
-    kv_cache=Metric(("lmdeploy:gpu_cache_usage_perc",)),
-    prompt_tokens=Metric(("lmdeploy:prompt_tokens_total",)),
-    output_tokens=Metric(("lmdeploy:generation_tokens_total",)),
-    token_seconds=Metric(("lmdeploy:time_per_output_token_seconds_sum",)),
-    token_count=Metric(("lmdeploy:time_per_output_token_seconds_count",)),
-    finished=Metric(("lmdeploy:e2e_request_latency_seconds_count",)),
-    ended_prompt_tokens=Metric(("lmdeploy:request_prompt_tokens_sum",)),
-    ended_output_tokens=Metric(("lmdeploy:request_generation_tokens_sum",)),
     cached_tokens=Metric(("lmdeploy:cached_tokens_total",)),
-    time_to_first_token=Metric(("lmdeploy:time_to_first_token_seconds",)),
-    inter_token=Metric(("lmdeploy:time_per_output_token_seconds",)),
-    request=Metric(("lmdeploy:e2e_request_latency_seconds",)),
-    prompt_length=Metric(("lmdeploy:request_prompt_tokens",)),
 )
 
 TRTLLM: Final = Engine(

@@ -1,5 +1,6 @@
 """A workload on the real control plane and its InferenceAutoscaler: asked to scale, and watched."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,14 @@ class Autoscaled:
     def status(self) -> dict[str, Any]:
         path = f"/apis/headroom.dev/v1alpha1/namespaces/{self.namespace}/inferenceautoscalers/{self.name}"
         return self.cluster.api.get(path).get("status", {})
+
+    def seen(self, seconds: float) -> set[int]:
+        """Every replica count over a time."""
+        found, end = set(), time.monotonic() + seconds
+        while time.monotonic() < end:
+            found.add(self.replicas)
+            time.sleep(0.2)
+        return found
 
     def wait_ready(self, count: int) -> None:
         self.wait(lambda: self.status.get("readyReplicas") == count, f"{count} ready replicas")

@@ -11,6 +11,7 @@ import yaml
 from headroom.commands.ask.extender import AskError, deciding_extender
 from headroom.commands.ask.words import explained, fitted
 from headroom.commands.cluster import answer_options, cluster_options, connected
+from headroom.commands.manifests import text_of
 from headroom.kube.kubeconfig import namespace_of
 
 _PODS: Final = ("pod", "pods", "po")
@@ -85,11 +86,7 @@ def fit(
     The pod is not created. Asks the extender that decides, through the API server; needs the right to `create` on `pods/proxy`
     in Headroom's namespace.
     """
-    try:
-        text = filename.read()
-    except UnicodeDecodeError as error:
-        raise AskError(f"{filename.name}: is not text; give YAML or JSON") from error
-    pod = pod_of(text, filename.name, namespace or "")
+    pod = pod_of(text_of(filename), filename.name, namespace or "")
     pod["metadata"].setdefault("namespace", namespace_of(kubeconfig, context))
 
     async def ask() -> dict[str, Any]:

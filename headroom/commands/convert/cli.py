@@ -10,6 +10,7 @@ import yaml
 from headroom.commands.convert.notes import ConvertError, Manifest, Notes, name_of
 from headroom.commands.convert.pods import convert_workload
 from headroom.commands.convert.scalers import convert_hpa, convert_scaled_object, engine_of
+from headroom.commands.manifests import text_of
 from headroom.domain.engines import ENGINES
 
 
@@ -43,7 +44,7 @@ def main(files: tuple[IO[str], ...], engine: str | None, mode: str, output: str)
     The result goes to standard output; what was carried over, left out, or needs a look goes to standard error.
     Objects of other kinds, and pods that ask in Headroom's way already, come out as they went in.
     """
-    manifests = [manifest for file in files for manifest in read(_text_of(file), file.name)]
+    manifests = [manifest for file in files for manifest in read(text_of(file), file.name)]
     results, notes = convert(manifests, engine, mode)
     if output == "json":
         click.echo(json.dumps({"apiVersion": "v1", "kind": "List", "items": results}, indent=2))
@@ -51,13 +52,6 @@ def main(files: tuple[IO[str], ...], engine: str | None, mode: str, output: str)
         click.echo(yaml.safe_dump_all(results, sort_keys=False), nl=False)
     for note in notes:
         click.echo("\n".join(note.lines()), err=True)
-
-
-def _text_of(file: IO[str]) -> str:
-    try:
-        return file.read()
-    except UnicodeDecodeError as error:
-        raise ConvertError(f"{file.name}: is not text; give YAML or JSON") from error
 
 
 def read(text: str, where: str) -> list[Manifest]:

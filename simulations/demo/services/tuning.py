@@ -23,16 +23,13 @@ from simulations.serving.laws.catalogue import LAWS
 KEPT: Final = 0.99
 TRIED: Final[Mapping[str, Sequence[Parameters]]] = {
     "headroom": tuple({"share": share} for share in (0.9, 0.95, 0.98, 0.99)),
-    "hpa-gpu": tuple(
-        {"target": target, "down_window": window}
-        for target in (60.0, 80.0, 90.0, 97.0)
-        for window in (60.0, 300.0, 900.0)
-    ),
-    "keda-running": tuple(
-        {"target": target, "down_window": window}
-        for target in (4.0, 8.0, 12.0, 16.0, 24.0, 36.0)
-        for window in (60.0, 300.0, 900.0)
-    ),
+    **{
+        law: tuple({"target": target, "down_window": window} for target in targets for window in (60.0, 300.0, 900.0))
+        for law, targets in (
+            ("hpa-gpu", (60.0, 80.0, 90.0, 97.0)),
+            ("keda-running", (4.0, 8.0, 12.0, 16.0, 24.0, 36.0)),
+        )
+    },
 }
 TUNED: Final[Mapping[str, Mapping[str, Parameters]]] = {
     "headroom": {

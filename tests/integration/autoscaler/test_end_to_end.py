@@ -72,14 +72,6 @@ class Workload(Autoscaled):
         self.wait(lambda: len(self.seen(SETTLE_SECONDS)) == 1, "the count to settle")
         return self.replicas
 
-    def seen(self, seconds: float) -> set[int]:
-        """Every replica count over a time."""
-        found, end = set(), time.monotonic() + seconds
-        while time.monotonic() < end:
-            found.add(self.replicas)
-            time.sleep(0.2)
-        return found
-
 
 @pytest.fixture
 def workload(

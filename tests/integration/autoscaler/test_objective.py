@@ -53,14 +53,6 @@ class Server(Autoscaled):
         print(f"{while_}: {in_time / answered:.1%} of {answered:.0f} requests in time, {self.replicas} replicas")
         assert in_time / answered >= SHARE, f"{while_}: {in_time:.0f} of {answered:.0f} in time; status {self.status}"
 
-    def counts(self, seconds: float) -> set[int]:
-        """Every replica count over a time."""
-        found, end = set(), time.monotonic() + seconds
-        while time.monotonic() < end:
-            found.add(self.replicas)
-            time.sleep(0.2)
-        return found
-
 
 @pytest.fixture
 def server(
@@ -100,9 +92,9 @@ def test_an_objective_is_kept_through_a_ramp_a_shift_of_the_mix_and_a_rollout(se
         server.cluster.kubectl(
             "rollout", "status", "deployment", server.name, "-n", server.namespace, "--timeout", "120s"
         )
-    server.wait(lambda: len(server.counts(6)) == 1, "the count to settle")
+    server.wait(lambda: len(server.seen(6)) == 1, "the count to settle")
     with server.keeps_its_objective("the time after it"):
-        settled = server.counts(10)
+        settled = server.seen(10)
     assert len(settled) == 1, "it moves without a change of load"
     assert max(settled) <= 6
     met = next(c for c in server.status["conditions"] if c["type"] == "ObjectiveMet")
