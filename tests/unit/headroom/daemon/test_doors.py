@@ -142,3 +142,12 @@ async def test_an_answer_is_kept_for_a_while() -> None:
     assert [(await page(question)).body for _ in range(3)] == [b"1"] * 3
     await asyncio.sleep(0.15)
     assert (await page(question)).body == b"2"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_this_machine_has_two_addresses(host: str) -> None:
+    """s15."""
+    async with two_doors(here(), elsewhere, host, 0) as port, aiohttp.ClientSession() as session:
+        where = f"[{host}]" if ":" in host else host
+        async with session.post(f"http://{where}:{port}/verb") as answer:
+            assert (answer.status, await answer.text()) == (200, LOOP)

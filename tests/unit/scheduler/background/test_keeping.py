@@ -1,6 +1,7 @@
 """A pod that has been refused for too long gets a node kept, and nobody is evicted for it: case s40."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,36 @@ def test_the_node_on_which_least_must_end(asked: GpuRequest, nearest: str | None
     found = fleet()
     row = nearest_row(found, asked, np.arange(4))
     assert (None if row is None else found.names[row]) == nearest
+
+
+@contextlib.asynccontextmanager
+async def kept_for_a_large_one(tmp_path: Path, **settings: Any) -> AsyncIterator[Running]:
+    """Node n0 with 60 of 80 GiB free, kept for a pod of 70 GiB."""
+    async with ApiServer() as api:
+        api.put(NODES, node("n0", 80))
+        async with extender(api, tmp_path, fair_wait_seconds=0.2, sweep_seconds=0.05, **settings) as ready:
+            await small(ready, "a", "n0")
+            await large(ready)
+            assert kept(ready) == ["n0"]
+            yield ready
+
+
+async def test_no_younger_equal_is_named_ahead_onto_a_kept_node(tmp_path: Path) -> None:
+    """s40."""
+    async with kept_for_a_large_one(tmp_path, naming_ahead_backlog=1) as running:
+        await small(running, "younger", second=40)
+        await asyncio.sleep(0.2)
+        assert running.daemon.state.ledger.reservations() == []
+        older = await small(running, "older", second=1)
+        await running.until(lambda: running.daemon.state.holding(older["metadata"]["uid"]) is not None)
+
+
+async def test_fit_counts_no_room_on_a_kept_node_and_seats_nobody_there(tmp_path: Path) -> None:
+    """s11, s40: neither the pods in question nor those that wait before them."""
+    async with kept_for_a_large_one(tmp_path, naming_ahead=False) as running:
+        for priority, fits in ((0, 0), (10, 3)):
+            _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="20Gi", priority=priority)})
+            assert (answer["fits"], KEPT in answer["reasons"]) == (fits, not fits)
+        await small(running, "younger", second=40)
+        _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="20Gi")})
+        assert answer.get("waiting_first") is None

@@ -384,3 +384,66 @@ async def test_kube_schedulers_own_preemption_is_kept_off_nodes_where_it_would_n
                 uids = {each["UID"] for each in answer["NodeNameToMetaVictims"][name]["Pods"]}
                 assert uids <= {each["metadata"]["uid"] for each in (small, large, third)}
                 assert answer["NodeNameToMetaVictims"][name]["NumPDBViolations"] == 1
+
+
+async def test_room_is_made_for_the_most_important_first_however_many_wait(api: ApiServer, tmp_path: Path) -> None:
+    """s33: the critical pod was refused last, behind 20 others that could take the same victim's place."""
+    async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
+        state = running.daemon.state
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        kube = await connect(str(tmp_path / "kubeconfig"))
+        effects = Effects(Guard(lambda where: None))
+        preemptor = Preemptor(
+            state, kube, SchedulerSettings(), running.daemon.metrics, effects, monotonic=time.monotonic
+        )
+        preemptor.listen()
+        for at in range(21):
+            waits = await running.create(pod(f"waits-{at}", vram="70Gi", priority=1000 if at == 20 else 10))
+            await running.filter(waits)
+            effects([PodRefused(state.pods.entries[waits["metadata"]["uid"]])])
+        task = asyncio.create_task(preemptor.run())
+        await running.until(lambda: bool(state.pods.claims))
+        task.cancel()
+        assert list(state.pods.claims) == [waits["metadata"]["uid"]]
+        preemptor.abandon()
+        await kube.close()
+
+
+async def test_no_plan_is_made_where_nobody_with_cards_must_give_way(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """s33: a pod without a GPU, of whatever priority, is nobody whose place a pod with a GPU could take."""
+    planned: list[int] = []
+
+    def noted(
+        fleet: Fleet, occupants: Any, request: GpuRequest, priority: int, rows: Any
+    ) -> Generator[None, None, None]:
+        planned.append(priority)
+        yield
+
+    monkeypatch.setattr("scheduler.background.preemption.plan", noted)
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("held", vram="70Gi", priority=1000)))
+        await running.create(pod("coredns", limits={"cpu": "1"}, nodeName="gpu", priority=0))
+        for priority, plans in ((1000, []), (1001, [1001])):
+            waits = await running.create(pod(f"waits-{priority}", vram="70Gi", priority=priority))
+            assert (await running.filter(waits))["NodeNames"] == []
+            await asyncio.sleep(0.1)
+            assert planned == plans
+
+
+async def test_room_that_was_freed_for_one_gives_way_to_a_more_important_one(api: ApiServer, tmp_path: Path) -> None:
+    """s03: kube-scheduler was not given the node yet."""
+    async with extender(api, tmp_path) as running:
+        await running.place(await running.create(pod("low", vram="60Gi")))
+        high = await running.create(pod("high", vram="70Gi", priority=10))
+        await running.filter(high)
+        await running.until(lambda: bool(running.daemon.state.ledger.reservations()))
+        equal = await running.create(pod("equal", vram="70Gi", priority=10))
+        assert (await running.filter(equal))["NodeNames"] == []
+        critical = await running.create(pod("critical", vram="70Gi", priority=1000))
+        assert (await running.filter(critical))["NodeNames"] == ["gpu"]
+        assert await running.bind(critical, "gpu") == {}
+        assert (await running.filter(high))["NodeNames"] == []
+        await running.caught_up()
+        assert running.daemon.state.breaches() == []

@@ -293,3 +293,12 @@ async def test_odd_json_is_no_error_of_ours(running: Running, path: str, body: b
     assert status == 200 or answer["Error"]
     assert ledger(running) == before
     await assert_still_serving(running)
+
+
+async def test_a_filter_for_a_pod_whose_uid_is_half_a_surrogate_pair_is_a_400(running: Running) -> None:
+    """s50."""
+    broken = {**GOOD_POD, "metadata": GOOD_POD["metadata"] | {"uid": "u\ud800"}}
+    before = ledger(running)
+    status, answer = await running.post("/filter", json.dumps({"Pod": broken, "NodeNames": ["gpu"]}).encode())
+    assert (status, "surrogate" in answer["Error"], ledger(running)) == (400, True, before)
+    await assert_still_serving(running)

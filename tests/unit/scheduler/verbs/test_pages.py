@@ -360,3 +360,20 @@ async def test_the_snapshot_holds_the_whole_state(running: Running) -> None:
     assert snapshot["refused"] == ["default/waits"]
     assert snapshot["breaches"] == []
     assert {entry["name"] for entry in snapshot["fleet"]["nodes"]} == {"a", "b", "t"}
+
+
+async def test_fit_judges_a_cordon_as_kube_scheduler_does(running: Running) -> None:
+    """N19 kubernetes#67845: a DaemonSet's pod tolerates it."""
+    running.api.put(NODES, node("c", 80, unschedulable=True))
+    await running.caught_up()
+    tolerant = {"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"}
+    for tolerations, nodes in (([], {"a"}), ([tolerant], {"a", "c"})):
+        _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="60Gi", tolerations=tolerations)})
+        assert answer["nodes"].keys() == nodes
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(-1, 0), (2**70, 5)])
+async def test_fit_with_a_limit_beyond_reason(running: Running, limit: int, fits: int) -> None:
+    """s50: never a limit as if it were an answer."""
+    status, answer = await running.post("/v1/fit", {"pod": pod("p", vram="30Gi"), "limit": limit})
+    assert (status, answer["fits"], answer.get("at_least", False)) == (200, fits, limit < 0)

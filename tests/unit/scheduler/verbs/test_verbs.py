@@ -218,3 +218,49 @@ async def test_several_cards_are_distinct(running: Running) -> None:
     assert await running.place(wanted) == "big"
     annotations = running.api.get(PODS, "mixtral")["metadata"]["annotations"]
     assert sorted(annotations["headroom.dev/assigned-cards"].split(",")) == ["big-gpu0", "big-gpu1"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "mode", "mib"),
+    [({"headroom.dev/vram": "10Gi"}, "pinned", 10 * GIB), ({"nvidia.com/gpu": "1"}, "slice", 80 * GIB)],
+)
+async def test_a_copied_assignment_is_overwritten_by_the_binding(
+    tmp_path: Path, limits: dict[str, str], mode: str, mib: int
+) -> None:
+    """L08 HAMi#987, where no admission policy takes it off."""
+    written = {
+        "assigned-cards": "gone",
+        "assigned-vram-mib": "1",
+        "assigned-mode": "pinned",
+        "kubelet-cards": "gpu-gpu0",
+    }
+    async with ApiServer() as api:
+        api.put(NODES, node("gpu", 80))
+        async with extender(api, tmp_path) as running:
+            copied = pod("copied", limits=limits)
+            copied["metadata"]["annotations"] = {f"headroom.dev/{key}": text for key, text in written.items()}
+            await running.place(await running.create(copied))
+            await running.caught_up()
+            found = api.get(PODS, "copied")["metadata"]["annotations"]
+            assert [found[f"headroom.dev/{key}"] for key in written][:3] == ["gpu-gpu0", str(mib), mode]
+            assert mode == "pinned" or not found["headroom.dev/kubelet-cards"]
+            assert running.daemon.state.ledger.problems == {}
+            assert running.daemon.state.breaches() == []
+
+
+async def test_an_assignment_that_its_owner_moves_ends_nobodys_reservation(tmp_path: Path) -> None:
+    """s04: it was counted on the card that somebody else had just been promised."""
+    async with ApiServer() as api:
+        api.put(NODES, node("gpu", 80, 80))
+        async with extender(api, tmp_path, naming_ahead=False) as running:
+            await running.place(await running.create(pod("hog", vram="70Gi")))
+            other = await running.create(pod("other", vram="60Gi"))
+            assert (await running.filter(other))["NodeNames"] == ["gpu"]
+            (promised,) = running.daemon.state.ledger.reservations()
+            moved = api.get(PODS, "hog")
+            moved["metadata"]["annotations"]["headroom.dev/assigned-cards"] = f"gpu-gpu{promised.placement.cards[0]}"
+            api.put(PODS, moved)
+            await running.caught_up()
+            assert running.daemon.state.ledger.reservations() == [promised]
+            assert await running.bind(other, "gpu") == {}
+            assert running.daemon.state.breaches() == []
