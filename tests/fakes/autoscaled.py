@@ -7,6 +7,9 @@ from typing import Any
 
 from simulations.kwok.cluster import Cluster, ClusterError
 
+SETTLE_SECONDS = 12.0
+"""Longer than the autoscaler of the tests remembers: its stabilisation window, and its mean of 8 s after that."""
+
 
 @dataclass
 class Autoscaled:
@@ -57,6 +60,11 @@ class Autoscaled:
             found.add(self.replicas)
             time.sleep(0.2)
         return found
+
+    def settle(self) -> int:
+        """Waits until the count has stayed the same for so long that only news can change it."""
+        self.wait(lambda: len(self.seen(SETTLE_SECONDS)) == 1, "the count to settle")
+        return self.replicas
 
     def wait_ready(self, count: int) -> None:
         self.wait(lambda: self.status.get("readyReplicas") == count, f"{count} ready replicas")

@@ -11,10 +11,8 @@ from simulations.kwok.cluster import Cluster, ClusterError
 from simulations.kwok.emulator import Load, ServingEmulator
 from simulations.kwok.nodes import uniform_nodes
 from simulations.kwok.process import Component
-from tests.fakes.autoscaled import Autoscaled
+from tests.fakes.autoscaled import SETTLE_SECONDS, Autoscaled
 
-SETTLE_SECONDS = 12.0
-"""Longer than the autoscaler of these tests remembers: its stabilisation window, and its mean of 8 s after that."""
 FAILOVER_SECONDS = 15.0
 """The budget, from the death of a leader to the first act of the next; a quiet machine keeps it."""
 IMPATIENT = ("--prometheus-timeout-seconds", "2")
@@ -66,11 +64,6 @@ class Workload(Autoscaled):
 
     def wait_replicas(self, count: int) -> None:
         self.wait(lambda: self.replicas == count, f"{count} replicas")
-
-    def settle(self) -> int:
-        """Waits until the count has stayed the same for so long that only news can change it."""
-        self.wait(lambda: len(self.seen(SETTLE_SECONDS)) == 1, "the count to settle")
-        return self.replicas
 
 
 @pytest.fixture

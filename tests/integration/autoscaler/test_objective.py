@@ -92,7 +92,7 @@ def test_an_objective_is_kept_through_a_ramp_a_shift_of_the_mix_and_a_rollout(se
         server.cluster.kubectl(
             "rollout", "status", "deployment", server.name, "-n", server.namespace, "--timeout", "120s"
         )
-    server.wait(lambda: len(server.seen(6)) == 1, "the count to settle")
+    server.settle()
     with server.keeps_its_objective("the time after it"):
         settled = server.seen(10)
     assert len(settled) == 1, "it moves without a change of load"
