@@ -132,14 +132,18 @@ class SchedulerDaemon:
     def _make_watches(self) -> None:
         """What is followed of the cluster."""
         kube, guard, monotonic = self._kube, self._guard, self._monotonic
-        self.nodes = Reflector(kube, calls.NODES, wire.NODE, self._on_node, guard=guard, monotonic=monotonic)
+        # What a page brings stays, as at the start: the collector would look at ever more of it while a list goes on.
+        keep = gc.freeze
+        self.nodes = Reflector(
+            kube, calls.NODES, wire.NODE, self._on_node, on_page=keep, guard=guard, monotonic=monotonic
+        )
         self.namespaces = Reflector(
             kube, calls.NAMESPACES, wire.NAMESPACE, self._on_namespace,
             on_synced=self._on_namespaces_listed, guard=guard, monotonic=monotonic,
         )  # fmt: skip
         self.pods = Reflector(
             kube, calls.PODS, wire.POD, self._on_pod,
-            remember=identity_of, on_synced=self._on_pods_listed, guard=guard, monotonic=monotonic,
+            remember=identity_of, on_page=keep, on_synced=self._on_pods_listed, guard=guard, monotonic=monotonic,
         )  # fmt: skip
         self.devices = DeviceWatch(kube, self.state, self.effects, guard, monotonic=monotonic)
         ages = self.metrics.watch_age
@@ -241,7 +245,6 @@ class SchedulerDaemon:
 
     def _on_pods_listed(self, began: float) -> None:
         self.effects(self.state.news.listed(began, self.pods.untaken))
-        gc.freeze()  # as at the start: what a list brought stays
 
     def _is_heard(self, reflector: Reflector[Any]) -> tuple[bool, str]:
         age = reflector.seconds_since_contact

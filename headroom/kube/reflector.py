@@ -62,8 +62,8 @@ class Reflector(Generic[T]):
     An object that cannot be decoded is reported through `on_broken(key, error)` and skipped, so that one bad object hurts only
     itself. With a `guard`, so does one on which `on_event` fails: the failure is counted under the plural of the path, the
     watch goes on, and a list soon brings the event again. `remember` makes of each object what is kept of it, for the day a list
-    no longer holds it (None: the whole object). `on_synced(began)` follows each complete list, after the events that bring the
-    cache up to date with it; `began` is when it was asked for, in seconds of `monotonic`: what was written before is in it.
+    no longer holds it (None: the whole object). `on_page()` follows the events of each page of a list, `on_synced(began)` those of a
+    whole one; `began` is when it was asked for, in seconds of `monotonic`: what was written before is in it.
     Where the kind is `optional`, an API server that does not serve it, or not to us, counts as one that has no such objects.
     """
 
@@ -77,6 +77,7 @@ class Reflector(Generic[T]):
         query: Query = (),
         remember: Callable[[T], T] | None = None,
         on_broken: Callable[[str, Exception], None] | None = None,
+        on_page: Callable[[], None] | None = None,
         on_synced: Callable[[float], None] | None = None,
         optional: bool = False,
         guard: Guard | None = None,
@@ -84,7 +85,8 @@ class Reflector(Generic[T]):
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube, self._path, self._decoder, self._query = kube, path, decoder, query
-        self._on_event, self._on_broken, self._on_synced = on_event, on_broken, on_synced
+        self._on_event, self._on_broken = on_event, on_broken
+        self._on_page, self._on_synced = on_page, on_synced
         self._remember, self._guard, self._optional = remember, guard, optional
         self._again = Backoff(initial_seconds=1.0, maximum_seconds=60.0)
         self._relisting: asyncio.TimerHandle | None = None
@@ -213,6 +215,8 @@ class Reflector(Generic[T]):
             for item in page.items or []:
                 self._apply_listed(item, seen)
                 await slices.pause()
+            if self._on_page:
+                self._on_page()
             version, token = page.metadata.resource_version, page.metadata.continue_
             if not token:
                 break

@@ -46,11 +46,11 @@ class DeviceWatch:
         )  # fmt: skip
         self.slices = Reflector(
             kube, calls.RESOURCE_SLICES, RESOURCE_SLICE, self._on_slice,
-            remember=lambda _: _NO_SLICE, optional=True, guard=guard, monotonic=monotonic,
+            remember=lambda _: _NO_SLICE, on_page=gc.freeze, optional=True, guard=guard, monotonic=monotonic,
         )  # fmt: skip
         self.claims = Reflector(
             kube, calls.RESOURCE_CLAIMS, RESOURCE_CLAIM, self._on_claim,
-            remember=lambda _: _NO_CLAIM, optional=True, guard=guard, monotonic=monotonic,
+            remember=lambda _: _NO_CLAIM, on_page=gc.freeze, optional=True, guard=guard, monotonic=monotonic,
         )  # fmt: skip
 
     @property

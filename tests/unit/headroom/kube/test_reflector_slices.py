@@ -100,3 +100,22 @@ async def test_list_burst_and_the_end_of_everything(turns: Turns) -> None:
     assert await turns_during("DELETED") > 10
     assert reflector.items() == {}
     task.cancel()
+
+
+async def test_what_is_done_after_each_page_comes_after_its_events() -> None:
+    class InPages(Kube):
+        async def request(self, *_: object, **asked: Any) -> bytes:
+            last = any(key == "continue" for key, _ in asked["query"])
+            meta = {"resourceVersion": "1", "continue": "" if last else "more"}
+            return msgspec.json.encode({"metadata": meta, "items": [self._meta("b" if last else "a")]})
+
+    told: list[str] = []
+    reflector = Reflector(
+        InPages(), "/things", msgspec.json.Decoder(Thing), lambda kind, key, _: told.append(key),
+        on_page=lambda: told.append("page"), on_synced=lambda _: told.append("all"),
+    )  # fmt: skip
+    task = asyncio.create_task(reflector.run())
+    await reflector.wait_synced()
+    assert told == ["a", "page", "b", "page", "all"]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
