@@ -1,55 +1,25 @@
 """The policies on what pods may say of themselves: assignments, visible cards, sizes. On a real API server, by account."""
 
-import json
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from headroom import names
 from simulations.kwok.cluster import Cluster
+from tests.integration.deploy.caller import ADMIN, Caller
 from tests.paths import DEPLOY
 
 BASE = DEPLOY / "base"
 POLICIES = ("admission-policy.yaml", "pods-admission.yaml")
 SCHEDULER = "system:serviceaccount:headroom-system:headroom-scheduler"
 AGENT = "system:serviceaccount:headroom-system:headroom-agent"
-ADMIN = ""
 ASSIGNED = {
     "headroom.dev/assigned-cards": "GPU-n-0", "headroom.dev/assigned-vram-mib": "1", "headroom.dev/assigned-mode": "pinned",
     "headroom.dev/kubelet-cards": "GPU-n-0",
 }  # fmt: skip
 ONLY_HEADROOM = "only Headroom's scheduler and agent may set, change or remove headroom.dev/assigned-*"
 MERGE = "application/merge-patch+json"
-
-
-class Caller:
-    """Asks the API server as an account with all rights, so that nothing but admission stands in its way."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        config = yaml.safe_load(cluster.kubeconfig.read_text())
-        self._server = config["clusters"][0]["cluster"]["server"]
-        self._token = config["users"][0]["user"]["token"]
-        self._context = ssl._create_unverified_context()
-
-    def __call__(
-        self, method: str, path: str, body: Any = None, *, user: str = ADMIN, kind: str = "application/json"
-    ) -> tuple[int, Any, str]:
-        """Status, answer and the warnings that came with it."""
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
-        if user:
-            headers |= {"Impersonate-User": user, "Impersonate-Group": "system:masters"}
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._server + path, data, headers, method=method)
-        try:
-            with urllib.request.urlopen(request, context=self._context, timeout=20) as answer:
-                return answer.status, json.load(answer), " ".join(answer.headers.get_all("Warning") or ())
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error), ""
 
 
 @pytest.fixture(scope="module")
