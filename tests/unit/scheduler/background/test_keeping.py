@@ -221,3 +221,21 @@ async def test_fit_counts_no_room_on_a_kept_node_and_seats_nobody_there(tmp_path
         await small(running, "younger", second=40)
         _, answer = await running.post("/v1/fit", {"pod": pod("p", vram="20Gi")})
         assert answer.get("waiting_first") is None
+
+
+async def test_nobody_is_evicted_from_a_kept_node_for_a_younger_equal(tmp_path: Path) -> None:
+    """s40: the older one never preempts, so it waits for its node; who comes after it in the queue must not empty that for himself."""
+    async with ApiServer() as api:
+        api.put(NODES, node("n0", 80))
+        async with extender(api, tmp_path, fair_wait_seconds=0.2, sweep_seconds=0.05, naming_ahead=False) as running:
+            await small(running, "low", "n0")
+            await large(running, priority=10, preemptionPolicy="Never")
+            assert kept(running) == ["n0"]
+            for name, second, priority, evicted in (("younger", 40, 10, 0), ("more-important", 50, 20, 1)):
+                body = pod(name, vram="70Gi", priority=priority)
+                body["metadata"]["creationTimestamp"] = f"2026-01-01T00:00:{second}Z"
+                created = await running.create(body)
+                assert (await running.filter(created))["NodeNames"] == []
+                await running.until(lambda: not any(e.wants_room for e in running.daemon.state.pods.entries.values()))
+                await asyncio.sleep(0.1)
+                assert len({ask.path for ask in api.asked("POST", "/eviction$")}) == evicted, name

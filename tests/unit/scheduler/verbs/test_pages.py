@@ -167,6 +167,21 @@ async def test_fit_seats_waiting_pods_within_the_quota_of_whole_cards(tmp_path: 
             assert (answer["fits"], answer["waiting_first"]) == (1, 1)
 
 
+async def test_fit_seats_waiting_pinned_pods_where_they_withhold_the_fewest_cards(tmp_path: Path) -> None:
+    """s11, s41: as the filter will place it, the waiting pod goes to the node of one card, not onto one of three whole ones."""
+    async with ApiServer() as api:
+        for name, cards in (("many", 3), ("one", 1)):
+            api.put(NODES, node(name, *[80] * cards))
+        async with extender(api, tmp_path, policy="spread-vram", preemption=False, naming_ahead=False) as ready:
+            await ready.place(await ready.create(pod("train", gpus=1)), "many")  # pods of the device plugin do come
+            api.remove(PODS, "train")
+            await ready.caught_up()
+            waits = await ready.create(pod("waits", vram="10Gi"))
+            _, answer = await ready.post("/v1/fit", {"pod": pod("p", gpus=1)})
+            assert (answer["nodes"], answer["waiting_first"]) == ({"many": 3}, 1)
+            assert await ready.place(waits) == "one"
+
+
 @pytest.mark.parametrize(
     ("labels", "fits", "not_judged"),
     [
