@@ -48,7 +48,7 @@ def _judge_forecasts(turn: Turn, work: Work, seconds: float) -> None:
         came,
         made,
         work.seconds_per_request,
-        forecast.mean(turn.state.loads, turn.now, 600.0),
+        forecast.mean(turn.state.loads, turn.now, turn.law.load_memory_seconds),
         seconds,
         turn.law,
     )
