@@ -64,7 +64,24 @@ class Front:
 
     def __init__(self, server: "ApiServer", url: str) -> None:
         self._server, self.url = server, url
-        self.down = False
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def down(self) -> bool:
+        """Whether it is cut off."""
+        return not self._open.is_set()
+
+    @down.setter
+    def down(self, down: bool) -> None:
+        if down:
+            self._open.clear()
+        else:
+            self._open.set()
+
+    async def opened(self) -> None:
+        """Wait until it is not cut off."""
+        await self._open.wait()
 
     def write_kubeconfig(self, path: Path) -> Path:
         """A kubeconfig for this address, without credentials."""
@@ -311,9 +328,9 @@ class ApiServer:
     async def _get_through(self, http: web.Request, front: Front | None) -> None:
         """Nothing comes through an address that is cut off, in either direction; the client sees no more than silence."""
         while front is not None and front.down:
-            if http.transport is None:
+            await front.opened()
+            if http.transport is None:  # the client has given up meanwhile
                 raise ConnectionResetError
-            await asyncio.sleep(0.01)
 
     def _raise_fault(self, request: Request) -> None:
         for fault in self._faults:

@@ -14,6 +14,7 @@ from autoscaler.tick.tick import Loop
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.prometheus import FakePrometheus
+from tests.waiting import turns, until
 
 IA = "/apis/headroom.dev/v1alpha1/inferenceautoscalers"
 DEPLOYMENTS = "/apis/apps/v1/deployments"
@@ -133,24 +134,22 @@ class Bench:
 
     async def settle(self) -> None:
         """Let the watches catch up."""
-        for _ in range(100):
-            await asyncio.sleep(0.005)
-            seen = {key: o.metadata.resource_version for key, o in self.daemon.world.resources.items()}
-            if all(
-                seen.get(f"default/{o['metadata']['name']}") == o["metadata"]["resourceVersion"]
-                for o in self.api.all(IA)
-            ):
-                break
-        await asyncio.sleep(0.02)
+        await turns()
+        with contextlib.suppress(TimeoutError):  # an object that is refused is never shown
+            await until(self._shows_all, seconds=0.5)
+        await turns()
+
+    def _shows_all(self) -> bool:
+        seen = {key: o.metadata.resource_version for key, o in self.daemon.world.resources.items()}
+        there = [o["metadata"] for o in self.api.all(IA)]
+        return all(seen.get(f"default/{meta['name']}") == meta["resourceVersion"] for meta in there)
 
     async def lose_the_lease_during(self, method: str, path: str) -> None:
         """A tick, in which the lease is lost while a call that matches is under way."""
         before = len(self.api.asked(method, path))
         answered = self.api.stall(method, path)
         ticking = asyncio.create_task(self.tick())
-        async with asyncio.timeout(10):
-            while len(self.api.asked(method, path)) == before:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(self.api.asked(method, path)) > before)
         self.daemon.alone = False
         answered.set()
         await ticking

@@ -17,6 +17,7 @@ from scheduler.daemon import SchedulerDaemon, listening
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer, Front
 from tests.fakes.devices import CLAIMS, CLASSES, SLICES
+from tests.waiting import loop_clock, pass_time, until
 
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
@@ -167,9 +168,12 @@ class Running:
 
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for something that must come about."""
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.005)
+        await until(condition, seconds)
+
+    async def calm(self, seconds: float = 0.3) -> None:
+        """Let time pass on the extender's clock, long enough for what should not come about."""
+        await self.caught_up()
+        await pass_time(seconds)
 
     async def metric(self, name: str, **labels: str) -> float:
         """The value of a sample on the metrics page; 0 where there is none."""
@@ -200,6 +204,7 @@ async def extender(
     daemon = SchedulerDaemon(
         kube,
         SchedulerSettings(**{"host": "127.0.0.1", "port": 0, "wake_delay_seconds": 0.05, **settings}),
+        monotonic=loop_clock(),
         unix_clock=unix_clock,
     )
     async with contextlib.AsyncExitStack() as stack:

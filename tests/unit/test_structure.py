@@ -4,6 +4,7 @@ import ast
 import itertools
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,34 @@ WIDE_PAGES = {"docs/autoscaling.md", "docs/results.md"}
 def test_lines_of_documentation_fit_a_screen(page: Path) -> None:
     wide = [line for line in page.read_text().splitlines() if len(line) > 140 and not line.startswith("|")]
     assert bool(wide) == (str(page.relative_to(ROOT)) in WIDE_PAGES), wide
+
+
+SLEEPS = {
+    "tests/fakes/autoscaled.py:seen": "looks at a real control plane again and again",
+    "tests/fakes/extender_cluster.py:calm": "looks at a real control plane again and again",
+    "tests/fakes/kubelet.py:_list": "a scripted kubelet that is slow: the client's time-out is what is tested",
+    "tests/fakes/prometheus.py:_batch": "a scripted Prometheus that is slow: the client's time-out is what is tested",
+    "tests/unit/agent/cards/burner.py:main": "keeps a real card busy for a part of the time",
+    "tests/unit/agent/cards/test_gpu.py:test_readings_faster_than_the_sampling_never_look_idle": "a real card",
+    "tests/unit/agent/cards/test_gpu.py:test_two_processes_are_attributed_by_size_and_duty": "a real card",
+}
+"""Functions that let real time pass, and why. Others wait by `tests/waiting.py`."""
+
+
+def sleepers(node: ast.AST, function: str = "") -> Iterator[str]:
+    """The functions that call a sleep of more than 0, which takes no time and lets others go first."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call) and re.match(r"(\w+\.)?sleep\((?!0\))", ast.unparse(child)):
+            yield function
+        yield from sleepers(
+            child, child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
+        )
+
+
+def test_nothing_is_proved_by_sleeping() -> None:
+    files = [*(ROOT / "tests" / "unit").rglob("*.py"), *(ROOT / "tests" / "fakes").rglob("*.py")]
+    found = {f"{path.relative_to(ROOT)}:{name}" for path in files for name in sleepers(ast.parse(path.read_text()))}
+    assert found == SLEEPS.keys()
 
 
 def test_packages_are_those_of_this_checkout() -> None:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from agent.cards.scripted import parse_script
 from agent.pods.reconcile import Device
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.kubelet import Kubelet
+from tests.waiting import until
 
 SCRIPT = "cards: [{id: GPU-a, index: 0, model: L4, memory_total_bytes: 24Gi, power_watts: 50}]\n"
 
@@ -43,10 +43,10 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 async def eventually(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 30
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.1)
+    try:
+        await until(lambda: asyncio.to_thread(condition), seconds=30)
+    except TimeoutError:
+        raise AssertionError(what) from None
 
 
 @pytest.fixture

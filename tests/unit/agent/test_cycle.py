@@ -27,6 +27,7 @@ from headroom.daemon.pages import Health
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.kubelet import Kubelet
+from tests.waiting import turns, until
 
 GIB = 2**30
 NODES, PODS = "/api/v1/nodes", "/api/v1/pods"
@@ -111,15 +112,13 @@ class World:
 
     async def caught_up(self) -> None:
         """Until the caches show what the API server holds."""
-        for _ in range(200):
-            seen: list[wire.Node | NodePod] = [*self.cluster.node.items().values(), *self.cluster.pods.items().values()]
-            there = [item for item in (*self.api.all(NODES), *self.api.all(PODS)) if self._mine(item)]
-            if sorted(one.metadata.resource_version for one in seen) == sorted(
-                one["metadata"]["resourceVersion"] for one in there
-            ):
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("the watch does not catch up")
+        await until(self._shows_all)
+
+    def _shows_all(self) -> bool:
+        seen: list[wire.Node | NodePod] = [*self.cluster.node.items().values(), *self.cluster.pods.items().values()]
+        there = [item for item in (*self.api.all(NODES), *self.api.all(PODS)) if self._mine(item)]
+        known = sorted(one.metadata.resource_version for one in seen)
+        return known == sorted(one["metadata"]["resourceVersion"] for one in there)
 
     @staticmethod
     def _mine(item: dict[str, Any]) -> bool:
@@ -273,10 +272,9 @@ async def test_kubelets_word_is_told_as_soon_as_a_pod_has_started(world: World) 
     world.kubelet.devices = [Device("chat", "server", "engine", "nvidia.com/gpu", "GPU-1::2")]
     teller = asyncio.create_task(world.agent.tell_at_once())
     world.api.put(PODS, pod("server", cards="GPU-1"))
-    for _ in range(200):
-        await asyncio.sleep(0.02)
-        if "headroom.dev/kubelet-cards" in world.api.get(PODS, "server", "chat")["metadata"]["annotations"]:
-            break
+    await until(
+        lambda: "headroom.dev/kubelet-cards" in world.api.get(PODS, "server", "chat")["metadata"]["annotations"]
+    )
     teller.cancel()
     assert world.api.get(PODS, "server", "chat")["metadata"]["annotations"]["headroom.dev/kubelet-cards"] == "GPU-1"
 
@@ -462,20 +460,23 @@ async def test_a_driver_that_hangs_is_reported_and_its_answer_waited_for_only_on
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.cycle._LONGEST_READING_SECONDS", 0.05)
-    calls = []
+    calls: list[float] = []
+    answered: list[float] = []
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def hang(now: float) -> None:
         calls.append(now)
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+        answered.append(now)
 
     world.reader.hang = hang
     assert await world.agent.cycle() is False
     assert await world.agent.cycle() is False
     assert len(calls) == 1
     release.set()
-    await asyncio.sleep(0.1)
+    await until(lambda: answered)
+    await turns()
     assert await world.agent.cycle() is True
 
 
@@ -491,7 +492,7 @@ async def test_the_daemon_survives_a_cycle_that_fails_for_a_reason_nobody_foresa
     monkeypatch.setattr(world.agent, "cycle", explode)
     task = asyncio.create_task(world.agent.run())
     await asyncio.wait_for(failed.wait(), 5)
-    await asyncio.sleep(0.05)
+    await turns()
     assert not task.done()
     assert world.value("headroom_agent_cycle_errors_total") == 1
     task.cancel()

@@ -13,6 +13,7 @@ from autoscaler.settings import AutoscalerSettings
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.prometheus import FakePrometheus
+from tests.waiting import until
 
 GROUPS = "/apis/leaderworkerset.x-k8s.io/v1/leaderworkersets"
 
@@ -44,9 +45,7 @@ async def test_leader_worker_sets_may_be_installed_later(
     api.fail("GET", "/leaderworkersets$", status=404, times=refused)
     api.put(GROUPS, {"metadata": {"name": "g"}, "spec": {"replicas": 2, "leaderWorkerTemplate": {"size": 3}}})
     running = asyncio.create_task(daemon.run())
-    async with asyncio.timeout(20):
-        while "LeaderWorkerSet/default/g" not in daemon.world.workloads:
-            await asyncio.sleep(0.01)
+    await until(lambda: "LeaderWorkerSet/default/g" in daemon.world.workloads, seconds=20)
     assert daemon.world.workloads["LeaderWorkerSet/default/g"].pods_per_replica == 3
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):

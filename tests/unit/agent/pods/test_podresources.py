@@ -1,6 +1,5 @@
 """Kubelet's socket: there, missing, slow, refusing, answering nonsense, and back."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from agent.pods.podresources import MESSAGES, PodResources, PodResourcesError, devices_in, encode_devices
 from agent.pods.reconcile import Device
 from tests.fakes.kubelet import Kubelet, list_answer
+from tests.waiting import until
 
 DEVICES = [
     Device("chat", "one", "engine", "nvidia.com/gpu", "GPU-a::0"),
@@ -72,10 +72,13 @@ async def test_a_missing_socket_is_said_and_a_kubelet_that_comes_is_found(tmp_pa
 
 
 async def eventually(client: PodResources) -> tuple[Device, ...]:
-    for _ in range(50):
+    async def answers() -> bool:
         with contextlib.suppress(PodResourcesError):
-            return await client.devices()
-        await asyncio.sleep(0.1)
+            await client.devices()
+            return True
+        return False
+
+    await until(answers)
     return await client.devices()
 
 

@@ -14,6 +14,7 @@ from autoscaler.adapters.fit_client import FitClient
 from autoscaler.law.inputs import Capacity
 from tests.fakes.autoscaler_bench import DEPLOYMENTS, HPAS, IA, PODS, START, Bench, stamp
 from tests.fakes.prometheus import FakePrometheus
+from tests.waiting import turns
 
 
 def idle(bench: Bench) -> None:
@@ -628,7 +629,7 @@ class TestCapacity:
             nonlocal under_way, most
             under_way += 1
             most = max(most, under_way)
-            await asyncio.sleep(0.01)
+            await turns()
             under_way -= 1
             return web.json_response({"fits": 1})
 
@@ -645,7 +646,7 @@ class TestCapacity:
         async def fit(_: web.Request) -> web.Response:
             nonlocal asked
             asked += 1
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
             return web.json_response({"fits": 1})
 
         async with serving_fit(fit) as url:

@@ -11,6 +11,7 @@ import pytest
 
 from headroom.daemon.doors import Bridge, kept_for, two_doors
 from headroom.daemon.http import Limits, Question, Reply, Site
+from tests.waiting import pass_time
 
 HERE, STRANGER = "127.0.0.1", "127.0.0.6"  # from there, a service mesh hands over the calls of other pods
 
@@ -140,7 +141,7 @@ async def test_an_answer_is_kept_for_a_while() -> None:
 
     page, question = kept_for(0.1, counting), Question({}, b"", "", "")
     assert [(await page(question)).body for _ in range(3)] == [b"1"] * 3
-    await asyncio.sleep(0.15)
+    await pass_time(0.15)
     assert (await page(question)).body == b"2"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from headroom.daemon.http import Limits, Question, Reply, Site
 from headroom.daemon.pages import serving
+from tests.waiting import pass_time, turns
 
 LIMITS = Limits(
     body_bytes=2048, body_seconds=0.3, idle_seconds=0.6, send_seconds=0.3, connections=40, connections_per_address=10
@@ -162,7 +163,7 @@ async def test_an_answer_that_nobody_reads_is_dropped() -> None:
     async with served() as port:
         connection = await Connection.to(port)
         connection.send(GET)
-        await asyncio.sleep(1.0)
+        await pass_time(1.0)
         read = 0
         with contextlib.suppress(ConnectionError):
             while piece := await connection.reader.read(2**20):
@@ -189,7 +190,7 @@ async def test_one_address_has_so_many_connections_and_no_more() -> None:
         assert all([await connection.is_open() for connection in kept[:3]])
         assert (await ask(port, post(b"hello"), "127.0.0.3"))[0] == 200
         kept[0].writer.close()
-        await asyncio.sleep(0.05)
+        await turns()
         assert (await ask(port, post(b"again"), "127.0.0.2"))[0] == 200
 
 
@@ -223,7 +224,7 @@ async def test_thousands_of_connections_are_closed_but_for_so_many(count: int) -
 async def test_callers_are_answered_at_a_pace_and_by_turns() -> None:
     async with served(Limits(answers_per_second=20, connections_per_address=50)) as port:
         greedy = [asyncio.create_task(ask(port, post(b"more"), "127.0.0.2")) for _ in range(20)]
-        await asyncio.sleep(0.1)
+        await turns()
         assert (await ask(port, post(b"once"), "127.0.0.3"))[0] == 200
         assert not all(task.done() for task in greedy)
         assert [status for status, _ in await asyncio.gather(*greedy)] == [200] * 20
@@ -236,5 +237,5 @@ async def test_a_caller_who_leaves_during_a_long_answer_is_not_logged(caplog: py
             connection.send(GET)
             connection.writer.transport.abort()
         assert (await ask(port, post(b"again")))[0] == 200
-        await asyncio.sleep(0.1)
+        await turns()
     assert caplog.records == []

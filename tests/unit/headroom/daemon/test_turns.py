@@ -39,12 +39,12 @@ async def test_nobody_has_a_turn_beside_another() -> None:
 
 
 async def test_who_goes_before_his_turn_keeps_nobody_waiting() -> None:
-    turns, entered = Turns(longest_rest_seconds=0.001), asyncio.Event()
+    turns, entered, leave = Turns(longest_rest_seconds=0.001), asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
         async with turns.turn("a"):
             entered.set()
-            await asyncio.sleep(0.05)
+            await leave.wait()
 
     async def wait() -> None:
         async with turns.turn("b"):
@@ -55,6 +55,7 @@ async def test_who_goes_before_his_turn_keeps_nobody_waiting() -> None:
     gone, stays = asyncio.create_task(wait()), asyncio.create_task(wait())
     await asyncio.sleep(0)
     gone.cancel()
+    leave.set()
     await asyncio.wait_for(asyncio.gather(holding, stays), 5)
 
 

@@ -5,7 +5,7 @@ import contextlib
 import datetime
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from headroom.daemon.tasks import Backoff
 from headroom.kube import aio, calls, client, lease
 from headroom.kube.reflector import Reflector
 from headroom.wire import ADDED, DELETED, MODIFIED
+from tests.waiting import until
 
 
 class Thing(msgspec.Struct):
@@ -44,7 +45,7 @@ class Script:
             step = self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
             return step if isinstance(step, web.Response) else web.json_response(step)
         if not self.watches:
-            await asyncio.sleep(30)
+            await asyncio.Event().wait()
             return web.Response()
         step = self.watches.pop(0)
         if isinstance(step, web.Response):
@@ -100,14 +101,6 @@ def kubeconfig(tmp_path: Path, port: int) -> str:
         )
     )
     return str(path)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("the expected state was not reached")
 
 
 async def test_a_list_in_pages_then_a_watch(tmp_path: Path) -> None:
@@ -266,7 +259,7 @@ async def test_nobody_listening_is_unreachable(tmp_path: Path) -> None:
 
 async def test_a_silent_server_is_unreachable_after_the_timeout(tmp_path: Path) -> None:
     async def sleep(_: web.Request) -> web.Response:
-        await asyncio.sleep(5)
+        await asyncio.Event().wait()
         return web.Response()
 
     app = web.Application()

@@ -10,6 +10,7 @@ import pytest
 
 from headroom.kube.client import Query, WatchEvent
 from headroom.kube.reflector import Reflector
+from tests.waiting import until
 
 OBJECTS = 200
 WORK_SECONDS = 0.0005
@@ -86,9 +87,7 @@ async def test_list_burst_and_the_end_of_everything(turns: Turns) -> None:
     task = asyncio.create_task(reflector.run())
 
     async def turns_during(kind: str) -> int:
-        async with asyncio.timeout(10):
-            while sum(one == kind for one, _ in applied) < OBJECTS:
-                await asyncio.sleep(0.001)
+        await until(lambda: sum(one == kind for one, _ in applied) == OBJECTS)
         counts = [count for one, count in applied if one == kind]
         return counts[-1] - counts[0]
 

@@ -1,6 +1,5 @@
 """A pod that has been refused for too long gets a node kept, and nobody is evicted for it: case s40."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -133,7 +132,7 @@ async def test_no_more_than_a_tenth_of_the_nodes_is_kept(running: Running) -> No
     await large(running)
     for at in range(3):
         await running.filter(await running.create(pod(f"other{at}", vram="75Gi")))
-    await asyncio.sleep(0.5)
+    await running.calm(0.5)
     assert len(kept(running)) == 1
 
 
@@ -151,7 +150,7 @@ async def test_a_pod_that_waits_for_its_quota_gets_no_node(api: ApiServer, tmp_p
     api.put("/api/v1/namespaces", {"metadata": {"name": "default", "annotations": annotations}})
     async with extender(api, tmp_path, fair_wait_seconds=0.1, sweep_seconds=0.05) as running:
         assert (await running.filter(await running.create(pod("big", vram="70Gi"))))["NodeNames"] == []
-        await asyncio.sleep(0.4)
+        await running.calm(0.4)
         assert kept(running) == []
 
 
@@ -160,7 +159,7 @@ async def test_a_wait_of_0_keeps_nothing(api: ApiServer, tmp_path: Path) -> None
         await small(running, "a", "n0")
         await small(running, "b", "n1")
         await running.filter(await running.create(pod("large", vram="70Gi")))
-        await asyncio.sleep(0.3)
+        await running.calm()
         assert kept(running) == []
 
 
@@ -206,7 +205,7 @@ async def test_no_younger_equal_is_named_ahead_onto_a_kept_node(tmp_path: Path) 
     """s40."""
     async with kept_for_a_large_one(tmp_path, naming_ahead_backlog=1) as running:
         await small(running, "younger", second=40)
-        await asyncio.sleep(0.2)
+        await running.calm()
         assert running.daemon.state.ledger.reservations() == []
         older = await small(running, "older", second=1)
         await running.until(lambda: running.daemon.state.holding(older["metadata"]["uid"]) is not None)
@@ -237,5 +236,5 @@ async def test_nobody_is_evicted_from_a_kept_node_for_a_younger_equal(tmp_path: 
                 created = await running.create(body)
                 assert (await running.filter(created))["NodeNames"] == []
                 await running.until(lambda: not any(e.wants_room for e in running.daemon.state.pods.entries.values()))
-                await asyncio.sleep(0.1)
+                await running.calm()
                 assert len({ask.path for ask in api.asked("POST", "/eviction$")}) == evicted, name

@@ -1,6 +1,5 @@
 """Measured memory in the running extender: at the start, while Prometheus is well, and while it is not."""
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -171,7 +170,7 @@ async def test_no_pod_is_evicted_for_memory_that_a_stranger_holds(
         await running.daemon.measured.read_once()
         critical = await running.create(pod("critical", vram="60Gi", priority=100))
         assert (await running.filter(critical))["NodeNames"] == []
-        await asyncio.sleep(0.3)
+        await running.calm()
         assert api.asked("POST", "/eviction$") == []
         exporter.show(0, low=0)
         await running.daemon.measured.read_once()

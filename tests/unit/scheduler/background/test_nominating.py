@@ -1,6 +1,5 @@
 """Nodes named ahead of kube-scheduler: when, which, and what happens when the name loses the race."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,9 @@ async def wait(running: Running, count: int, vram: str = "20Gi", first: int = 0,
     return pods
 
 
-async def calm(running: Running) -> None:
-    """Long enough for names that should not come."""
-    await running.caught_up()
-    await asyncio.sleep(0.15)
-
-
 async def test_it_stands_back_while_little_waits(running: Running) -> None:
     await wait(running, BACKLOG - 1)
-    await calm(running)
+    await running.calm()
     assert named(running.api) == {}
     assert held(running) == 0
 
@@ -72,7 +65,7 @@ async def test_a_backlog_is_named_reserved_and_then_bound_as_named(running: Runn
 async def test_switched_off_nothing_is_named(api: ApiServer, tmp_path: Path) -> None:
     async with extender(api, tmp_path, naming_ahead=False, naming_ahead_backlog=1) as running:
         await wait(running, 8)
-        await calm(running)
+        await running.calm()
         assert named(api) == {}
 
 
@@ -88,7 +81,7 @@ async def test_a_pod_taken_up_before_the_name_lands_gets_the_same_node(api: ApiS
             assert (await running.filter(body))["NodeNames"] == [reserved]
             assert await running.bind(body, reserved) == {}
         release.set()
-        await calm(running)
+        await running.calm()
         assert held(running) == BACKLOG * 20 * GIB
         assert running.daemon.state.ledger.reservations() == []
 
@@ -158,7 +151,7 @@ async def test_a_name_that_turned_down_is_refused_alone_so_that_the_others_are_o
 )
 async def test_pods_that_only_kube_scheduler_can_judge_are_not_named(running: Running, spec: dict[str, Any]) -> None:
     await wait(running, 8, **spec)
-    await calm(running)
+    await running.calm()
     assert named(running.api) == {}
     assert held(running) == 0
 
@@ -169,7 +162,7 @@ async def test_tainted_and_cordoned_nodes_are_not_named(running: Running) -> Non
     await running.caught_up()
     await wait(running, 20, vram="40Gi")
     await running.until(lambda: len(named(running.api)) == 8)
-    await calm(running)
+    await running.calm()
     assert set(named(running.api).values()) == {"a", "b"}
 
 
@@ -180,7 +173,7 @@ async def test_full_host_memory_is_respected(running: Running) -> None:
     await running.caught_up()
     await wait(running, 12, vram="40Gi", limits={"memory": "2Gi"})
     await running.until(lambda: len(named(running.api)) == 8)
-    await calm(running)
+    await running.calm()
     assert "thin" not in named(running.api).values()
 
 
@@ -192,7 +185,7 @@ async def test_the_most_important_pods_are_named_first(running: Running) -> None
         running.api.put(PODS, pod(f"high{at}", vram="80Gi", priority=10))
     await running.api.start()
     await running.until(lambda: len(named(running.api)) == 4)
-    await calm(running)
+    await running.calm()
     assert set(named(running.api)) == {f"high{at}" for at in range(4)}
 
 
@@ -200,7 +193,7 @@ async def test_a_patch_that_fails_leaves_the_reservation_to_the_ordinary_path(ru
     running.api.fail("PATCH", "/status$", status=500, times=BACKLOG)
     pods = await wait(running, BACKLOG)
     await running.until(lambda: len(running.api.asked("PATCH", "/status$")) == BACKLOG)
-    await calm(running)
+    await running.calm()
     for body in pods:
         assert await running.bind(body, (await running.filter(body))["NodeNames"][0]) == {}
     assert held(running) == BACKLOG * 20 * GIB

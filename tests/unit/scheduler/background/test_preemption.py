@@ -25,6 +25,7 @@ from scheduler.placement.victims import fits_without, plan
 from scheduler.settings import SchedulerSettings
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, extender, node, pod
+from tests.waiting import pass_time, turns
 
 GIB = 1024
 T = TypeVar("T")
@@ -249,7 +250,7 @@ async def test_no_room_is_made_on_a_node_that_was_not_offered_but_came_in_the_pl
         state.on_pod(ADDED, "default/there", wire.POD.decode(json.dumps(there).encode()))
         assert state.fleet.row_of.keys() == {"other"}
         task = asyncio.create_task(preemptor.run())
-        await asyncio.sleep(0.05)
+        await turns()
         assert state.pods.claims == {}
         task.cancel()
         await kube.close()
@@ -291,7 +292,7 @@ async def test_nobody_is_evicted_for_a_pod_whose_name_another_one_has_by_now(api
         earlier["metadata"] |= {"uid": "earlier", "resourceVersion": "1"}
         await running.filter(earlier)
         await running.until(lambda: bool(api.asked("PATCH", "pods/p1/status")))
-        await asyncio.sleep(0.1)
+        await running.calm()
         assert [ask for ask in api.asked("POST", "eviction") if not ask.body["deleteOptions"].get("dryRun")] == []
         assert running.daemon.state.pods.claims == {}
 
@@ -315,7 +316,7 @@ async def test_nobody_is_evicted_for_a_pod_that_found_room_while_it_was_named(
             api.remove(PODS, "low")
             await running.create(pod("low", vram="10Gi"))  # the next of its name, still to be placed
         held.set()
-        await asyncio.sleep(0.2)
+        await pass_time(0.2)
         assert evictions(api, dry_run=True) == ["low"]
         assert evictions(api) == []
         assert bool(running.daemon.state.pods.claims) != bound
@@ -338,8 +339,7 @@ async def test_nobody_is_evicted(
     async with extender(api, tmp_path, **settings) as running:
         await running.place(await running.create(pod("low", vram="60Gi")))
         await running.filter(await running.create(pod("high", vram="70Gi", **spec)))
-        await running.caught_up()
-        await asyncio.sleep(0.1)
+        await running.calm()
         assert api.asked("POST", "/eviction$") == []
 
 
@@ -428,7 +428,7 @@ async def test_no_plan_is_made_where_nobody_with_cards_must_give_way(
         for priority, plans in ((1000, []), (1001, [1001])):
             waits = await running.create(pod(f"waits-{priority}", vram="70Gi", priority=priority))
             assert (await running.filter(waits))["NodeNames"] == []
-            await asyncio.sleep(0.1)
+            await running.calm()
             assert planned == plans
 
 

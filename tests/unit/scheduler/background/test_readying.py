@@ -1,6 +1,5 @@
 """Before kube-scheduler asks, the keys of the next pod's kind are up to date."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from scheduler.placement import filtering
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, extender, node, pod
+from tests.waiting import turns
 
 
 class Looked:
@@ -35,12 +35,12 @@ async def test_a_filter_call_finds_its_kind_of_pod_looked_at(tmp_path: Path, mon
         async with extender(api, tmp_path, preemption=False, naming_ahead=False) as running:
             looked = Looked(monkeypatch)
             pods = [await running.create(pod(f"p{at}", vram=f"{10 + at}Gi")) for at in range(3)]
-            await asyncio.sleep(0.01)
+            await turns()
             assert looked.count > 0
             names = [f"n{at}" for at in range(3)] + [f"padding-{at:05d}" for at in range(300)]
             for body in pods:  # each answer changes a row, and the next pod's kind is looked at again after it
                 looked.reset()
-                await asyncio.sleep(0.01)
+                await turns()
                 before = looked.count
                 args = {"Pod": body, "Nodes": None, "NodeNames": names}
                 status, answer = await running.post("/filter", args)
@@ -57,6 +57,6 @@ async def test_a_pod_that_waits_no_more_is_not_looked_at(tmp_path: Path, monkeyp
             await running.place(created)
             looked = Looked(monkeypatch)
             running.daemon.readier.answered()
-            await asyncio.sleep(0.01)
+            await turns()
             assert looked.count == 0
             assert await running.metric("headroom_cycle_failures_total", task="ready") == 0

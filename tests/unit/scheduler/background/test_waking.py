@@ -1,6 +1,5 @@
 """Refused pods are tried again when memory comes free in ways that kube-scheduler cannot see, and only then."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +27,6 @@ def wakes(api: ApiServer) -> int:
     return len([ask for ask in api.asked("PATCH", "^/api/v1/nodes/") if WAKE in ask.body["metadata"]["annotations"]])
 
 
-async def settle(running: Running) -> None:
-    """Long enough for a wake-up that should not come."""
-    await running.caught_up()
-    await asyncio.sleep(running.daemon.settings.wake_delay_seconds * 6)
-
-
 async def refuse(running: Running, count: int, vram: str = "60Gi") -> list[dict[str, Any]]:
     pods = [await running.create(pod(f"waits-{at}", vram=vram)) for at in range(count)]
     for body in pods:
@@ -49,7 +42,7 @@ async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api:
         await running.filter(holder)
         pods = await refuse(running, 20)
         await running.until(lambda: wakes(api) > 0)
-        await settle(running)
+        await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 1
         assert (await running.filter(pods[0]))["NodeNames"] == ["gpu"]
 
@@ -77,7 +70,7 @@ async def test_a_wake_that_fails_is_tried_again(api: ApiServer, tmp_path: Path) 
         await refuse(running, 1)
         api.fail("PATCH", "/nodes/gpu$", status=500, times=2)
         await running.until(lambda: wakes(api) == 3)
-        await settle(running)
+        await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 3
 
 
@@ -89,7 +82,7 @@ async def test_nobody_is_woken_for_room_that_is_of_no_use(api: ApiServer, tmp_pa
         await refuse(running, 3, vram="79Gi")
         await running.place(await running.create(pod("stays", vram="60Gi")))
         await running.until(lambda: not running.daemon.state.ledger.reservations())
-        await settle(running)
+        await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 0
 
 
@@ -102,7 +95,7 @@ async def test_the_end_of_a_pod_is_left_to_kube_scheduler_which_sees_it_itself(a
             assert entry.refusal is not None
             entry.refusal = replace(entry.refusal, at=entry.refusal.at - 60)
         api.remove(PODS, "holder")
-        await settle(running)
+        await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 0
 
 
@@ -112,7 +105,7 @@ async def test_the_end_of_a_pod_just_before_it_shows_in_our_watch_wakes(api: Api
         await refuse(running, 5)
         api.remove(PODS, "holder")
         await running.until(lambda: wakes(api) == 1)
-        await settle(running)
+        await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 1
 
 
@@ -131,7 +124,7 @@ async def test_a_node_that_went_named_for_a_quota_s_sake_is_no_error(api: ApiSer
         await running.caught_up()
         api.put(NODES, node("full", 10))
         await refuse(running, 1)
-        await settle(running)
+        await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         api.fail("PATCH", "/nodes/gpu$", status=404)
         namespace["metadata"]["annotations"] = {"headroom.dev/max-vram": "70Gi"}
         running.daemon.waker.freed(Freed("full", 10**6, 1e9, seen_by_scheduler=False))

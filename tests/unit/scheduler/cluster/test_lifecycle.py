@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
+from tests.waiting import pass_time
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ async def test_a_reservation_does_not_run_out_while_its_binding_is_under_way(api
         release = api.stall("POST", "/binding$")
         binding = asyncio.create_task(running.bind(wanted, "gpu"))
         await running.until(lambda: bool(api.asked("POST", "/binding$")))
-        await asyncio.sleep(0.2)
+        await pass_time(0.2)
         assert (await running.filter(other, "gpu"))["NodeNames"] == []
         release.set()
         assert await binding == {}

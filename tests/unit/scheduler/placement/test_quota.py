@@ -1,6 +1,5 @@
 """What the pods of a namespace may hold together, through the running extender and in plain figures."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -209,7 +208,7 @@ async def test_nobody_is_evicted_for_a_pod_that_its_quota_refuses(api: ApiServer
         await running.place(await running.create(pod("mine", vram="1Gi", priority=0)))
         critical = await running.create(pod("critical", vram="10Gi", priority=1000))
         assert await refusal(running, critical) == "quota of namespace default: headroom.dev/max-cards 1"
-        await asyncio.sleep(0.3)
+        await running.calm()
         assert api.asked("POST", "/eviction$") == []
 
 
@@ -230,7 +229,7 @@ async def test_a_backlog_is_named_ahead_only_as_far_as_the_quota_goes(api: ApiSe
             api.put(PODS, pod(f"many-{number}", vram="10Gi"))
         named = "/status$"
         await running.until(lambda: len(api.asked("PATCH", named)) == 4)
-        await asyncio.sleep(0.3)
+        await running.calm()
         assert len(api.asked("PATCH", named)) == 4
         assert sum(held.placement.share_mib[0] for held in running.daemon.state.ledger.reservations()) == 40960
 

@@ -18,6 +18,7 @@ from scheduler.cluster.pod_entry import Stage
 from scheduler.verbs.filter import BEING_BOUND, BOUND_ALREADY, ENDED
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
+from tests.waiting import pass_time, turns, until
 
 BINDING = "pods/p1/binding$"
 
@@ -64,7 +65,7 @@ async def test_a_preemptions_deadline_leaves_a_binding_under_way_alone(api: ApiS
         flow, answer = api.hold_watches(), api.stall("POST", BINDING)
         binding = asyncio.create_task(running.bind(high, "n0"))
         await running.until(lambda: bool(api.asked("POST", BINDING)))
-        await asyncio.sleep(1.2)  # past the deadline
+        await pass_time(1.2)  # past the deadline
         other = api.put(PODS, pod("other", vram="70Gi", priority=0))
         assert (await running.filter(other))["NodeNames"] == []
         answer.set()
@@ -142,7 +143,7 @@ async def test_a_restarted_extender_cannot_be_surprised_by_what_the_process_befo
         assert (await after.filter(api.get(PODS, "p2")))["NodeNames"] == ["n0"]
         assert await after.bind(second, "n0") == {}
         land.set()
-        await asyncio.sleep(0.1)
+        await pass_time(0.1)
         await sound(after)
         assert not api.get(PODS, "p1")["spec"].get("nodeName")
 
@@ -205,7 +206,7 @@ async def test_a_second_bind_call_waits_for_the_outcome_of_the_first(api: ApiSer
         answer = api.stall("POST", BINDING)
         calls = [asyncio.create_task(running.bind(first, "n0")) for _ in range(2)]
         await running.until(lambda: bool(api.asked("POST", BINDING)))
-        await asyncio.sleep(0.05)
+        await turns()  # the second call is there, too
         answer.set()
         assert await asyncio.gather(*calls) == [{}, {}]
         assert len(api.asked("POST", BINDING)) == 1
@@ -245,11 +246,11 @@ async def test_a_write_of_a_decider_that_was_stopped_is_refused_once_another_dec
         land = api.delay("POST", BINDING)
         binding = asyncio.create_task(a.bind(first, "n0"))
         await a.until(lambda: not (land.is_set() or b.daemon.leadership.deciding))
-        await asyncio.sleep(0.1)
+        await turns()
         front.down = True  # it is stopped: it neither renews nor learns anything
         assert await placed(b, second) == "n0"
         land.set()
-        await asyncio.sleep(0.1)
+        await turns()
         front.down = False
         assert "Error" in await binding
         await sound(b)
@@ -260,13 +261,16 @@ async def test_a_write_of_a_decider_that_was_stopped_is_refused_once_another_dec
 
 async def placed(running: Running, body: dict[str, Any]) -> str:
     """The node a pod gets as soon as the extender decides."""
-    async with asyncio.timeout(120):
-        while True:
-            status, answer = await running.post("/filter", {"Pod": body, "NodeNames": ["n0"]})
-            if status == 200 and answer["NodeNames"]:
-                assert await running.bind(body, answer["NodeNames"][0]) == {}
-                return str(answer["NodeNames"][0])
-            await asyncio.sleep(0.05)
+    chosen: list[str] = []
+
+    async def is_given_a_node() -> bool:
+        status, answer = await running.post("/filter", {"Pod": body, "NodeNames": ["n0"]})
+        chosen[:] = answer["NodeNames"] or () if status == 200 else ()
+        return bool(chosen)
+
+    await until(is_given_a_node, seconds=120)
+    assert await running.bind(body, chosen[0]) == {}
+    return chosen[0]
 
 
 @pytest.mark.parametrize("change", ["unreadable", "gone"])
@@ -315,7 +319,7 @@ async def test_nobody_is_evicted_for_a_pod_that_is_bound(api: ApiServer, tmp_pat
         await running.place(high, "n0")
         assert (await running.filter(high, "n0", "n1"))["NodeNames"] == ["n0"]
         assert why(await running.filter(high, "n1")) == {BOUND_ALREADY}
-        await asyncio.sleep(0.1)
+        await running.calm()
         assert api.asked("POST", "/eviction$") == []
         assert running.daemon.state.pods.claims == {}
         assert running.daemon.state.pods.entries == {}
@@ -340,8 +344,7 @@ async def test_evictions_stop_when_their_pod_is_bound_elsewhere(api: ApiServer, 
         asked.set()
         low = api.get(PODS, "low")
         api.put(PODS, low | {"status": {"phase": "Succeeded"}})
-        await running.caught_up()
-        await asyncio.sleep(0.1)
+        await running.calm()
         assert [ask for ask in api.asked("POST", "/eviction$") if not ask.body["deleteOptions"].get("dryRun")] == []
         assert running.daemon.state.breaches() == []
         assert await running.metric("headroom_cycle_failures_total", task="pods") == 0

@@ -1,6 +1,5 @@
 """The example of docs/top.md is what `headroom top` shows of this cluster."""
 
-import asyncio
 import json
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, extender, node, pod
 from tests.fakes.prometheus import FakePrometheus, series
 from tests.paths import DOCS
+from tests.waiting import until
 
 METRICS = (
     "headroom_card_memory_used_bytes",
@@ -66,14 +66,12 @@ async def test_the_example_of_the_page(tmp_path: Path) -> None:
                 for name, card, gib in USED
             ]
             prometheus.answer(POD_METRIC, *used)
-            async with asyncio.timeout(20):
-                while (
-                    "busy" not in (page := json.loads((await running.get("/v1/cards"))[1]))
-                    or "4 cards" not in page["busy"]
-                ):
-                    await asyncio.sleep(0.2)
-                while running.daemon.state.reading.cards < 4:
-                    await asyncio.sleep(0.1)
+
+            async def four_are_busy() -> bool:
+                return "4 cards" in json.loads((await running.get("/v1/cards"))[1]).get("busy", "")
+
+            await until(four_are_busy, seconds=20)
+            await running.until(lambda: running.daemon.state.reading.cards == 4, seconds=20)
             page = json.loads((await running.get("/v1/cards"))[1])
     text = (DOCS / "top.md").read_text()
     for columns in (70, 120):

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from simulations.kwok.process import Component, ComponentError, Reaper, free_port
+from tests.waiting import until_blocking
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 
@@ -33,11 +33,6 @@ def alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def wait_until_gone(pid: int) -> None:
-    while alive(pid):  # the test's time-out ends this
-        time.sleep(0.02)
 
 
 def test_one_that_ends_at_once_is_reported_with_the_end_of_its_log(reaper: Reaper, tmp_path: Path) -> None:
@@ -106,9 +101,8 @@ def test_components_end_with_an_owner_that_was_killed(tmp_path: Path) -> None:
         pid = int(owner.stdout.readline())
         assert alive(pid)
         os.kill(owner.pid, signal.SIGKILL)
-    wait_until_gone(pid)
-    while folder.exists():
-        time.sleep(0.02)
+    until_blocking(lambda: not alive(pid))
+    until_blocking(lambda: not folder.exists())
 
 
 def test_free_ports_are_below_those_of_outgoing_connections() -> None:
