@@ -15,6 +15,7 @@ from autoscaler.api.gateway import GatewayAsk, GatewayWire, read_gateway
 from autoscaler.api.likely import mistakes
 from autoscaler.api.objective import ObjectiveWire, read_objective, usual_objective, with_work
 from autoscaler.api.query_guard import is_closed
+from autoscaler.api.schedule import Window, WindowWire, likely_mistakes, read_schedule
 from autoscaler.law.inputs import GATEWAY, SignalKind
 from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
@@ -90,6 +91,7 @@ class SpecWire(Wire):
     capacity_check: str = "Enforce"
     scale_to_zero: ToZeroWire | None = None
     gateway: GatewayWire | None = None
+    schedule: list[WindowWire] | None = None
     objective: ObjectiveWire | None = None
     signals: list[SignalWire] | None = None
     work: WorkWire | None = None
@@ -135,6 +137,7 @@ class Target:
     most_sequences: int = 256
     gateway: GatewayAsk | None = None
     """What stands in front of it."""
+    schedule: tuple[Window, ...] = ()
     mistakes: tuple[str, ...] = ()
     """What is allowed and likely a mistake, in words."""
     scaled: str = field(default="", compare=False)
@@ -226,10 +229,11 @@ def read(resource: InferenceAutoscaler, names: Names = (), *, usual_objectives: 
         ),
         costs=_costs(spec.work, fail),
         gateway=gateway,
+        schedule=read_schedule(spec.schedule, spec.max_replicas, fail),
         most_sequences=spec.work.max_sequences if spec.work else 256,
         scaled=scaled_key(api_version, reference.kind, meta.namespace, reference.name),
     )
-    return replace(target, mistakes=mistakes(target.spec))
+    return replace(target, mistakes=(*mistakes(target.spec), *likely_mistakes(target.schedule, spec.min_replicas)))
 
 
 def _api_version(reference: TargetRef, fail: "_Fail") -> str:
@@ -304,9 +308,9 @@ def _to_zero(spec: SpecWire, gateway: GatewayAsk | None, fail: _Fail) -> ScaleTo
     wire = spec.scale_to_zero
     if wire is None:
         if spec.min_replicas == 0:
-            raise fail("minReplicas", 0, "needs scaleToZero with an activationQuery or a gateway")
+            raise fail("minReplicas", 0, "needs scaleToZero with an activationQuery, a gateway or a schedule")
         return None
-    if not wire.activation_query and (gateway is None or not gateway.holds_at_zero):
+    if not wire.activation_query and not spec.schedule and (gateway is None or not gateway.holds_at_zero):
         why = (
             "without a gateway"
             if gateway is None

@@ -46,6 +46,7 @@ class Rule(StrEnum):
     CAPACITY = "CapacityLimited"
     MAX_GPUS = "MaxGPUs"
     MINIMUM = "MinReplicas"
+    SCHEDULE = "Schedule"
     MAXIMUM = "MaxReplicas"
     BUDGET = "ProjectBudget"
 

@@ -177,6 +177,24 @@ class Gateway:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """What the schedule of an object asks for now, or next."""
+
+    window: str
+    """Name of the open window that asks for most; of the one that opens next while none is open."""
+    replicas: int
+    """Fewest replicas within it."""
+    is_open: bool
+    until: str | None = None
+    """When it closes (opens), in words; None: never."""
+
+    @property
+    def floor(self) -> int:
+        """Fewest replicas now."""
+        return self.replicas if self.is_open else 0
+
+
 class Rollout(StrEnum):
     """What the target itself is doing."""
 
@@ -202,6 +220,8 @@ class Observation:
     """The signal that outlives the pods."""
     gateway: Gateway | None = None
     """None: the object names none."""
+    scheduled: Scheduled | None = None
+    """None: the object has no schedule."""
     capacity: Capacity | None = None
     """None: not known, which does not limit."""
     stalled: bool = False

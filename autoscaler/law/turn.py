@@ -68,6 +68,19 @@ class Turn:
         return self.observation.replicas
 
     @property
+    def least(self) -> int:
+        """The fewest replicas that the owner allows now."""
+        return least(self.spec, self.observation)
+
+    @property
+    def why_least(self) -> Reason:
+        """Which field says so."""
+        scheduled = self.observation.scheduled
+        if scheduled is None or self.least == self.spec.min_replicas:
+            return Reason(Rule.MINIMUM, f"minReplicas is {self.spec.min_replicas}")
+        return Reason(Rule.SCHEDULE, f"schedule {scheduled.window} keeps at least {self.least}")
+
+    @property
     def fresh(self) -> list[Wish]:
         """The wishes that count. One that rests on a partial answer never accepts fewer than there are."""
         return [wish for wish in self.asked if wish.state.may_raise]
@@ -103,6 +116,12 @@ class Turn:
             self.start_seconds,
             self.objective,
         )
+
+
+def least(spec: TargetSpec, observation: Observation) -> int:
+    """The fewest replicas that the owner allows now: minReplicas, or what the schedule keeps; never above maxReplicas."""
+    scheduled = observation.scheduled
+    return max(spec.min_replicas, min(scheduled.floor, spec.max_replicas)) if scheduled else spec.min_replicas
 
 
 def begin(spec: TargetSpec, state: TargetState, observation: Observation, now: float, law: LawConstants) -> Turn:

@@ -7,6 +7,7 @@ import msgspec
 
 from autoscaler.api.objective import ObjectiveWire
 from autoscaler.api.resource import InferenceAutoscaler
+from autoscaler.api.schedule import WindowWire
 from autoscaler.tick.status import percent
 
 
@@ -30,6 +31,7 @@ def explain(resource: InferenceAutoscaler) -> str:
             f"the signals ask for {status.get('desiredReplicas')}" + (f", {unmet} unmet." if unmet else ".")
         )
     lines += _section("Objective", _objective(spec.objective, status.get("objective") or {}))
+    lines += _section("Schedule", [_window(window) for window in spec.schedule or ()])
     lines += _section("Why", [f"{limit['rule']}: {limit.get('message', '')}" for limit in status.get("limits", ())])
     lines += _section("Signals", _table(_signals(status.get("signals", ()))))
     lines += _section("Learned", _learned(status.get("learned") or {}))
@@ -61,6 +63,10 @@ def _objective(wire: ObjectiveWire | None, seen: Mapping[str, Any]) -> list[str]
             f"expected of the load now: {_percent(seen['now'])}; with one replica more {more}, with one fewer {fewer}"
         )
     return rows
+
+
+def _window(wire: WindowWire) -> str:
+    return f"{wire.name}: at least {wire.min_replicas} from '{wire.start}' to '{wire.end}', {wire.time_zone}"
 
 
 def _percent(share: str) -> str:

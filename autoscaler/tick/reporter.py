@@ -11,6 +11,7 @@ from autoscaler.api.resource import InferenceAutoscaler
 from autoscaler.law.decide import Rule
 from autoscaler.law.inputs import NO_WORKERS, Freshness
 from autoscaler.law.rules.reserve import BURSTS
+from autoscaler.law.turn import least
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.tick import status
 from autoscaler.tick.memory import Memory, samples_of
@@ -24,7 +25,7 @@ _GOOD: Final = {status.CAPACITY_LIMITED: "False", status.CONFLICT: "False", stat
 """Conditions whose good state is not True."""
 READINGS_PER_SECOND: Final = 1.5
 """Statuses written for readings alone, all objects together; more objects wait longer. Decisions and conditions do not wait."""
-_EXPECTED: Final = (Rule.NO_READY_POD, Rule.OFF, status.ANOTHER_SCALER, NO_WORKERS)
+_EXPECTED: Final = (Rule.NO_READY_POD, Rule.OFF, status.ANOTHER_SCALER, NO_WORKERS, status.NO_WINDOW_OPEN)
 """Reasons of conditions that are as somebody wanted them, or pass by themselves."""
 
 
@@ -56,6 +57,7 @@ class Reporter:
         wanted = status.conditions_of(decision, memory.failure, outcome.unknown_capacity, claims)
         wanted += status.objective_met(decision.objective)
         wanted += status.gateway_known(outcome.observation.gateway)
+        wanted += status.scheduled(outcome.observation.scheduled)
         wanted.append(status.spec_warning(outcome.target.mistakes, outcome.unreadable))
         built = status.build(
             decision,
@@ -150,7 +152,7 @@ def _needed(outcome: Outcome) -> int | None:
     if not asked:
         return None
     spec = outcome.target.spec
-    return min(max(*asked, spec.min_replicas), spec.max_replicas)
+    return min(max(*asked, least(spec, outcome.observation)), spec.max_replicas)
 
 
 def _merged(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from autoscaler.law.decide import Decision, Reason, Rule
 from autoscaler.law.decision import ObjectiveReport
-from autoscaler.law.inputs import NO_WORKERS, Gateway, Observation
+from autoscaler.law.inputs import NO_WORKERS, Gateway, Observation, Scheduled
 from autoscaler.observation.cluster.objects import stamp
 
 HISTORY: Final = 10
@@ -25,6 +25,8 @@ CONFLICT: Final = "Conflict"
 SPEC_WARNING: Final = "SpecWarning"
 OBJECTIVE_MET: Final = "ObjectiveMet"
 GATEWAY_KNOWN: Final = "GatewayKnown"
+SCHEDULED: Final = "Scheduled"
+NO_WINDOW_OPEN: Final = "NoWindowOpen"
 
 AMBIGUOUS_OWNER: Final = "AmbiguousOwner"
 ANOTHER_SCALER: Final = "AnotherScaler"
@@ -113,6 +115,17 @@ def gateway_known(gateway: Gateway | None) -> list[Condition]:
     if gateway.reason == NO_WORKERS:
         return [Condition(GATEWAY_KNOWN, None, gateway.reason, gateway.detail)]
     return [Condition(GATEWAY_KNOWN, False, gateway.reason, f"{gateway.detail}; nothing is lowered meanwhile")]
+
+
+def scheduled(schedule: Scheduled | None) -> list[Condition]:
+    """`Scheduled`, where the object has a schedule: whether a window is open, and what comes next."""
+    if schedule is None:
+        return []
+    keeps = f"{schedule.window} keeps at least {schedule.replicas} replicas"
+    if schedule.is_open:
+        until = f"until {schedule.until}" if schedule.until else "and never ends"
+        return [Condition(SCHEDULED, True, "WindowOpen", f"{keeps} {until}")]
+    return [Condition(SCHEDULED, False, NO_WINDOW_OPEN, f"next: {keeps} from {schedule.until} on")]
 
 
 def objective_met(report: ObjectiveReport | None) -> list[Condition]:
@@ -298,7 +311,12 @@ def _differ(one: str, other: str) -> bool:
 
 
 def _stable(condition: Mapping[str, Any]) -> object:
-    """A reason that comes and goes with every tick (`Ready` names the leading rule) is no news of its own."""
+    """A reason that comes and goes with every tick (`Ready` names the leading rule) is no news of its own.
+
+    What a schedule says changes with its windows alone.
+    """
+    if condition.get("type") == SCHEDULED:
+        return condition.get("message")
     return None if condition.get("type") == READY and condition.get("status") == "True" else condition.get("reason")
 
 

@@ -9,6 +9,7 @@ from typing import Final, Protocol, TypeVar
 from autoscaler.adapters.actuator import Actuator
 from autoscaler.adapters.collector import Collector
 from autoscaler.api.resource import InferenceAutoscaler, Target, kind_key
+from autoscaler.api.schedule import scheduled
 from autoscaler.law import budget
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Rule, capped, decide
@@ -210,6 +211,7 @@ class Loop:
             utilisation=observer.utilisation() if target.spec.queueing else None,
             activation=observer.activation(),
             gateway=observer.gateway(memory.lessons, cost),
+            scheduled=scheduled(target.schedule, wall),
             stalled=observer.stalled,
             gpus_per_replica=self._gpus(target, memory, workload, own),
             rollout=workload.rollout,

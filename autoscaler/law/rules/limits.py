@@ -11,9 +11,10 @@ from autoscaler.law.turn import Turn
 def finish(turn: Turn, wanted: int) -> Decision:
     """Bounds, windows, rates and what the cluster can hold, in this order."""
     spec, before = turn.spec, turn.replicas
-    bounded = max(spec.min_replicas, min(wanted, spec.max_replicas))
+    bounded = max(turn.least, min(wanted, spec.max_replicas))
     if bounded > wanted:
-        turn.say(Rule.MINIMUM, f"signals ask for {wanted}, minReplicas is {spec.min_replicas}")
+        rule, text = turn.why_least
+        turn.say(rule, f"signals ask for {wanted}, {text}")
     elif bounded < wanted:
         turn.say(Rule.MAXIMUM, f"signals ask for {wanted}, maxReplicas is {spec.max_replicas}")
     replicas = _stabilised_up(turn, bounded)
@@ -52,7 +53,7 @@ def _leading(turn: Turn, wanted: int, replicas: int) -> str:
     """What moved it: the bounds, where the signals ask for nothing of the kind, else the leading signal."""
     raising = replicas > turn.replicas
     if raising and wanted <= turn.replicas:
-        return f"minReplicas is {turn.spec.min_replicas}"
+        return turn.why_least.text
     if not raising and wanted >= turn.replicas:
         return f"{_most(turn)} replicas are the most allowed" if _most(turn) < turn.replicas else "no node was found"
     if not turn.fresh:
@@ -67,7 +68,7 @@ def _stabilised_up(turn: Turn, wanted: int) -> int:
     if wanted <= before or not seconds:
         return wanted
     lowest = window.lowest_wish(window.record_wish(turn.state.ups, turn.now, wanted, seconds))
-    lowest = max(lowest, turn.spec.min_replicas)
+    lowest = max(lowest, turn.least)
     if lowest < wanted:
         turn.say(Rule.UP_WINDOW, f"lowest wish of the last {seconds:.0f} s was {lowest}")
     return max(before, min(wanted, lowest))
@@ -117,7 +118,7 @@ def refused_by_capacity(turn: Turn, wanted: int) -> tuple[int, int]:
 def _not_created(turn: Turn, replicas: int) -> tuple[int, int]:
     """No growth while replicas have no pods: more would go the same way. They count as refused. The minimum is the owner's word."""
     pods, before = turn.observation.pods, turn.replicas
-    kept = min(replicas, max(before, turn.spec.min_replicas))
+    kept = min(replicas, max(before, turn.least))
     if pods.awaited and kept < replicas:
         turn.say(Rule.AWAITED, f"{pods.awaited} of {before} replicas have no pod yet; {replicas} wanted")
         return kept, 0
@@ -134,7 +135,7 @@ def _give_back(turn: Turn, replicas: int) -> tuple[int, int]:
     """Take back replicas that have found no node for long; the scheduler's queue is no place to wait for days."""
     after = turn.law.give_back_seconds
     tired = sum(age > after for age in turn.observation.pods.unschedulable)
-    kept = max(replicas - tired, turn.spec.min_replicas, 1, turn.supply.ready)
+    kept = max(replicas - tired, turn.least, 1, turn.supply.ready)
     if not tired or kept >= replicas or turn.observation.rollout is not Rollout.SETTLED:
         return replicas, 0
     turn.say(Rule.GIVEN_BACK, f"{tired} pods found no node for {after:.0f} s and are taken back")
@@ -146,7 +147,7 @@ def _rates(turn: Turn, wanted: int, most: int) -> int:
     spec, before, moves = turn.spec, turn.replicas, turn.state.moves
     if wanted > before:
         allowed = rates.limit_up(before, wanted, moves, spec.up.policies, spec.up.largest, turn.now)
-        allowed = max(allowed, min(wanted, spec.min_replicas))
+        allowed = max(allowed, min(wanted, turn.least))
         if allowed < wanted:
             turn.say(Rule.UP_RATE, f"behavior.scaleUp allows {allowed} of {wanted} now")
         return allowed

@@ -9,7 +9,7 @@ from autoscaler.law.turn import Turn
 
 
 def asleep(turn: Turn) -> Decision:
-    """At zero there are no pods to measure: only the activation signal, the gateway or a raised minimum wakes the target.
+    """At zero there are no pods to measure: only the activation signal, the gateway, the schedule or a raised minimum wakes the target.
 
     A zero that somebody else wrote switches scaling off where minReplicas is 1 or more, as it does for the HPA.
     """
@@ -23,6 +23,9 @@ def asleep(turn: Turn) -> Decision:
         turn.say(Rule.MINIMUM, f"minReplicas is {wanted}")
     else:
         wanted, active = _demand(turn)
+        if turn.least > wanted:
+            wanted, active = turn.least, True
+            turn.reasons.insert(0, turn.why_least)
     held = gateway.wish(turn)
     turn.asked = [] if held is None else [held]
     replicas, refused = within_max_gpus(turn, wanted, wanted) if wanted > 1 else (wanted, 0)
@@ -41,7 +44,8 @@ def _demand(turn: Turn) -> tuple[int, bool]:
     held = None if held is not None and held.reason == NO_WORKERS else held
     sources = [source for source in (held, activation) if source is not None]
     if zero is None or not sources:
-        turn.say(Rule.STEADY, "at zero with minReplicas 0 and no activation signal")
+        other = "" if turn.observation.scheduled is None else ": the schedule brings it back"
+        turn.say(Rule.STEADY, f"at zero with minReplicas 0 and no activation signal{other}")
     elif gateway.waiting(turn) > 0:
         count = gateway.woken(turn)
         turn.say(Rule.WOKEN, f"{gateway.waiting(turn):g} requests wait in the gateway: {count} at once")

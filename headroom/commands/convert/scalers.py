@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from headroom import names
+from headroom.commands.convert import triggers
 from headroom.commands.convert.notes import ConvertError, Manifest, Notes
 from headroom.domain.engines import ENGINES
+from headroom.domain.gateways import GATEWAYS
 
 _IMAGES: Final = {
     "vllm": r"vllm",
@@ -94,29 +96,32 @@ def convert_scaled_object(scaled: Manifest, engine: str | None, mode: str, notes
     if not isinstance(spec, dict) or not isinstance(spec.get("scaleTargetRef"), dict):
         raise ConvertError(f"{notes.of}: spec.scaleTargetRef is missing")
     target = {"kind": "Deployment", "apiVersion": "apps/v1", **spec["scaleTargetRef"]}
-    found = []
+    found: list[dict[str, Any]] = []
+    more: dict[str, Any] = {}
     activation: dict[str, Any] | None = None
+    most = spec.get("maxReplicaCount", 100)
     for trigger in spec.get("triggers") or []:
+        if trigger.get("type") == "cron":
+            _scheduled(trigger, most, more, notes)
+            continue
         if trigger.get("type") != "prometheus":
             _left_trigger(trigger, notes)
             continue
         metadata = trigger.get("metadata") or {}
-        signal = {"type": "query", "query": metadata.get("query"), "target": metadata.get("threshold")}
-        if trigger.get("name"):
-            signal["name"] = _signal_name(str(trigger["name"]))
-        if trigger.get("metricType") == "Value":
-            signal["metricType"] = "Value"
-        found.append(signal)
-        activation = activation or {
-            "activationQuery": metadata.get("query"), "activationThreshold": metadata.get("activationThreshold", "0"),
-        }  # fmt: skip
-        notes.carried.append(f"prometheus trigger -> type: query, target: {metadata.get('threshold')}")
-        if str(metadata.get("ignoreNullValues", "true")).lower() == "true":
-            notes.look_at.append("an empty answer counted as 0; here it never lowers")
+        query = str(metadata.get("query") or "")
+        gateway = None if "gateway" in more else triggers.gateway(query, _namespace(scaled), notes)
+        if gateway is not None:
+            more["gateway"] = gateway
+            if not GATEWAYS[gateway["type"]].holds_at_zero:
+                activation = activation or _activation(metadata)
+            continue
+        activation = activation or _activation(metadata)
+        found.append(_of_query(trigger, metadata, notes))
     built = _autoscaler(scaled, target, engine, mode, found, notes)
+    built["spec"] |= more
     least = spec.get("minReplicaCount", 0)
     built["spec"]["minReplicas"] = least
-    built["spec"]["maxReplicas"] = spec.get("maxReplicaCount", 100)
+    built["spec"]["maxReplicas"] = most
     _to_zero(spec, least, activation, built, notes)
     advanced = spec.get("advanced") or {}
     _behaviour((advanced.get("horizontalPodAutoscalerConfig") or {}).get("behavior"), built, notes)
@@ -128,12 +133,38 @@ def convert_scaled_object(scaled: Manifest, engine: str | None, mode: str, notes
     return built
 
 
+def _scheduled(trigger: Mapping[str, Any], most: Any, more: dict[str, Any], notes: Notes) -> None:
+    windows: list[dict[str, Any]] = more.get("schedule", [])
+    window = triggers.window(trigger, len(windows) + 1, most, notes)
+    if window is None:
+        return
+    if window["name"] in [other["name"] for other in windows]:
+        window["name"] = f"{window['name']}-{len(windows) + 1}"
+    more["schedule"] = [*windows, window]
+
+
+def _of_query(trigger: Mapping[str, Any], metadata: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    signal = {"type": "query", "query": metadata.get("query"), "target": metadata.get("threshold")}
+    if trigger.get("name"):
+        signal["name"] = _signal_name(str(trigger["name"]))
+    if trigger.get("metricType") == "Value":
+        signal["metricType"] = "Value"
+    notes.carried.append(f"prometheus trigger -> type: query, target: {metadata.get('threshold')}")
+    if str(metadata.get("ignoreNullValues", "true")).lower() == "true":
+        notes.look_at.append("an empty answer counted as 0; here it never lowers")
+    return signal
+
+
+def _activation(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "activationQuery": metadata.get("query"), "activationThreshold": metadata.get("activationThreshold", "0"),
+    }  # fmt: skip
+
+
 def _left_trigger(trigger: Mapping[str, Any], notes: Notes) -> None:
     kind = str(trigger.get("type"))
     if kind in ("cpu", "memory"):
         notes.left_out.append(f"trigger {kind}: {kind} {_USELESS}")
-    elif kind == "cron":
-        notes.look_at.append("trigger cron: raise minReplicas at those hours by a CronJob, or leave it to the load")
     else:
         notes.left_out.append(
             f"trigger {kind}: only what Prometheus has can be followed; export it there and use type: query"
@@ -145,17 +176,24 @@ def _to_zero(
 ) -> None:
     if least != 0:
         return
-    if activation is None:
+    gateway = built["spec"].get("gateway")
+    waking = "schedule" in built["spec"] or (gateway is not None and GATEWAYS[gateway["type"]].holds_at_zero)
+    if activation is None and not waking:
         built["spec"]["minReplicas"] = 1
         notes.look_at.append(
             "minReplicaCount 0 without a Prometheus trigger: minReplicas is 1, for nothing could wake it"
         )
         return
-    built["spec"]["scaleToZero"] = {"idleAfter": f"{spec.get('cooldownPeriod', 300)}s", **activation}
+    built["spec"]["scaleToZero"] = {"idleAfter": f"{spec.get('cooldownPeriod', 300)}s", **(activation or {})}
     notes.carried.append("minReplicaCount 0, cooldownPeriod -> scaleToZero")
-    notes.look_at.append(
-        "scaleToZero.activationQuery must see requests while no pod runs: an engine's own metric cannot"
-    )
+    if activation is not None:
+        notes.look_at.append(
+            "scaleToZero.activationQuery must see requests while no pod runs: an engine's own metric cannot"
+        )
+    elif "schedule" in built["spec"] and gateway is None:
+        notes.look_at.append(
+            "at zero only the schedule brings it back; requests would, with an activationQuery or a gateway"
+        )
 
 
 def _autoscaler(

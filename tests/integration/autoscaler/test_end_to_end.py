@@ -243,6 +243,8 @@ class TestChoice:
         assert [e for e in events if e["verb"] == "patch"] == []
 
 
+WINDOW = {"name": "day", "start": "0 8 * * 1-5", "end": "@daily", "timeZone": "Europe/Berlin", "minReplicas": 2}
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "bounds": ({"minReplicas": 9}, "minReplicas must not be above maxReplicas"),
     "zero": ({"minReplicas": 0}, "minReplicas 0 needs scaleToZero"),
@@ -259,6 +261,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "the engine does not export",
     ),
     "threshold": ({"scaleToZero": {"activationQuery": "x", "activationThreshold": "1x"}}, "must be a number"),
+    "a window above the bounds": ({"schedule": [{**WINDOW, "minReplicas": 9}]}, "must not be above maxReplicas"),
+    "a window that ends as it starts": ({"schedule": [{**WINDOW, "end": WINDOW["start"]}]}, "must not be the same"),
+    "four fields of cron": ({"schedule": [{**WINDOW, "start": "0 8 * *"}]}, "should match"),
     "duration": ({"scaleToZero": {"idleAfter": "soon", "activationQuery": "x"}}, "idleAfter"),
 }
 
@@ -268,6 +273,13 @@ def test_a_bad_object_is_refused_by_the_api_server(workload: Workload, case: str
     spec, words = BAD[case]
     with pytest.raises(ClusterError, match=words.replace("(", r"\(")):
         workload.autoscale(**spec)
+
+
+def test_a_schedule_is_taken_and_holds_without_any_signal(workload: Workload) -> None:
+    """The window is open at all times; nothing else can bring the target up."""
+    workload.deploy(1)
+    workload.autoscale(schedule=[{**WINDOW, "start": "* * * * *", "end": "@yearly"}])
+    workload.wait_replicas(2)
 
 
 def test_an_engine_a_target_and_bounds_are_enough(workload: Workload, cluster: Cluster) -> None:

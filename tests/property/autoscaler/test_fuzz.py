@@ -90,6 +90,7 @@ FAULTS: list[HeadroomError] = [
     PrometheusUnreachableError("gone"), PrometheusTimeoutError("slow"), PrometheusAnswerError("status 502"), refused("too many samples"),
 ]  # fmt: skip
 GATEWAY = {"type": "dynamo", "model": "m"}
+WINDOW = {"name": "w", "start": "*/7 * * * *", "end": "3/7 * * * *", "timeZone": "Asia/Kathmandu", "minReplicas": 1}
 GATEWAY_ASK = read_gateway(GatewayWire(type="dynamo", model="m"), "default", lambda *_: AssertionError("a gateway"))
 GATEWAY_QUERIES = tuple(GATEWAY_ASK.queries.values()) if GATEWAY_ASK else ()
 ENGINES = ["vllm", "sglang", "tgi", "triton", "torchserve", "tensorflow-serving", "fastchat", "custom"]
@@ -213,6 +214,7 @@ def some_object(fleet: Fleet, dice: random.Random, name: str) -> None:
         objective=dice.choice([None, None, None, {}, {"timeToFirstToken": "500ms"}]),
         behavior={"scaleDown": {"stabilizationWindowSeconds": dice.choice([0, 60, 300])}},
         gateway=dice.choice([None, GATEWAY]),
+        schedule=[WINDOW] if name == "b" else None,
         **zero,
     )
 

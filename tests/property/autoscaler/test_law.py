@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from autoscaler.law.budget import Ask, share
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Decision, TargetState, decide
-from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, SignalKind, Work
+from autoscaler.law.inputs import Capacity, Freshness, Observation, PodFacts, Reading, Scheduled, SignalKind, Work
 from autoscaler.law.memory.bursts import reserve
 from autoscaler.law.memory.learned import Bursts
 from autoscaler.law.memory.window import Need, needed_within, record_need
 from autoscaler.law.spec import Scaling, SignalSpec, TargetSpec
+from autoscaler.law.turn import least
 from autoscaler.observation.series import rate
 
 UNTIMED = settings(deadline=None)
@@ -242,3 +243,19 @@ def test_a_counter_that_restarts_has_no_negative_rate(increments: list[float], r
     assert found is not None
     assert found.short >= 0
     assert found.long >= 0
+
+
+@UNTIMED
+@given(situations(), st.integers(1, 80), st.booleans())
+def test_a_schedule_never_lowers_and_never_goes_beyond_the_bounds(
+    situation: tuple[TargetSpec, Observation], floor: int, is_open: bool
+) -> None:
+    spec, observation = situation
+    scheduled = replace(observation, scheduled=Scheduled("day", floor, is_open))
+    state, now = warm(spec, observation)
+    without, kept = decide(spec, state, observation, now), decide(spec, state, scheduled, now)
+    assert without.replicas <= kept.replicas <= max(spec.max_replicas, observation.replicas)
+    assert is_open or kept.replicas == without.replicas
+    assert least(spec, scheduled) <= spec.max_replicas
+    if is_open and observation.capacity is None and spec.max_gpus is None and not observation.pods.unschedulable:
+        assert kept.replicas >= min(floor, spec.max_replicas)

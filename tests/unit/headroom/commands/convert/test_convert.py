@@ -273,3 +273,96 @@ def test_pods_that_another_scheduler_goes_on_placing_are_noted(tmp_path: Path, n
     result = run(tmp_path, one)
     assert f"look at:      schedulerName {name}: " in result.stderr
     assert yaml.safe_load(result.stdout) == one
+
+
+def cron(start: str = "0 8 * * 1-5", end: str = "0 18 * * 1-5", replicas: str = "4", **more: Any) -> dict[str, Any]:
+    metadata = {"timezone": "Europe/Berlin", "start": start, "end": end, "desiredReplicas": replicas}
+    return {"type": "cron", "metadata": {**metadata, **more}}
+
+
+def waits(query: str, **more: Any) -> dict[str, Any]:
+    return {"type": "prometheus", "metadata": {"query": query, "threshold": "4", **more}}
+
+
+def test_cron_triggers_become_a_schedule(tmp_path: Path) -> None:
+    twice = {**cron("0 9 * * 6", "0 12 * * 6", "2"), "name": "2nd shop hours"}
+    result = run(tmp_path, scaled_object(PROMETHEUS, cron(), twice, minReplicaCount=1, maxReplicaCount=6))
+    assert autoscaler(result)["schedule"] == [
+        {"name": "window-1", "start": "0 8 * * 1-5", "end": "0 18 * * 1-5", "timeZone": "Europe/Berlin", "minReplicas": 4},
+        {"name": "nd-shop-hours", "start": "0 9 * * 6", "end": "0 12 * * 6", "timeZone": "Europe/Berlin", "minReplicas": 2},
+    ]  # fmt: skip
+    assert "trigger cron -> schedule window-1: at least 4 replicas" in result.stderr
+
+
+def test_a_schedule_alone_wakes_a_target_from_zero(tmp_path: Path) -> None:
+    result = run(tmp_path, scaled_object(cron(replicas="40"), maxReplicaCount=6), flags=("--engine", "vllm"))
+    spec = autoscaler(result)
+    assert (spec["minReplicas"], spec["scaleToZero"]) == (0, {"idleAfter": "300s"})
+    assert spec["schedule"][0]["minReplicas"] == 6
+    assert "desiredReplicas 40 is above maxReplicaCount 6" in result.stderr
+    assert "at zero only the schedule brings it back" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "trigger cron window-1: start, end, timezone, desiredReplicas missing"),
+        (cron(replicas="many")["metadata"], "desiredReplicas 'many' is no count"),
+        (cron(replicas="0")["metadata"], "desiredReplicas 0 asks for nothing"),
+    ],
+)
+def test_a_cron_trigger_that_says_too_little_is_left_out(tmp_path: Path, metadata: dict[str, Any], said: str) -> None:
+    result = run(tmp_path, scaled_object(PROMETHEUS, {"type": "cron", "metadata": metadata}))
+    assert "schedule" not in autoscaler(result)
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("query", "gateway"),
+    [
+        ('sum(llm_d_epp_flow_control_queue_size{inference_pool="chat"})', {"type": "llm-d", "pool": "chat"}),
+        (
+            'sum(inference_extension_flow_control_queue_size{namespace="gw",inference_pool="chat"}) or vector(0)',
+            {"type": "llm-d", "pool": "chat", "namespace": "gw"},
+        ),
+        (
+            # As in llm-d's guide to KEDA: the picker's service and the model are named, not the pool.
+            'sum(llm_d_epp_flow_control_queue_size{namespace="ai",service="chat-epp",model_name="Qwen/Qwen3-32B"})\nor vector(0)',
+            {"type": "llm-d", "pool": "chat"},
+        ),
+        ('llm_d_router_epp_flow_control_queue_size{ inference_pool = "chat" }', {"type": "llm-d", "pool": "chat"}),
+    ],
+)  # fmt: skip
+def test_a_trigger_on_the_pickers_queue_becomes_a_gateway(tmp_path: Path, query: str, gateway: dict[str, str]) -> None:
+    result = run(tmp_path, scaled_object(waits(query), maxReplicaCount=6), flags=("--engine", "vllm"))
+    spec = autoscaler(result)
+    assert spec["gateway"] == gateway
+    assert "signals" not in spec
+    assert (spec["minReplicas"], spec["scaleToZero"]) == (0, {"idleAfter": "300s"})
+    assert "the trigger's threshold is not used" in result.stderr
+
+
+def test_dynamos_queue_cannot_wake_from_zero_and_stays_the_activation(tmp_path: Path) -> None:
+    query = 'sum(dynamo_frontend_queued_requests{model="org/chat"})'
+    spec = autoscaler(run(tmp_path, scaled_object(waits(query)), flags=("--engine", "vllm")))
+    assert spec["gateway"] == {"type": "dynamo", "model": "org/chat"}
+    assert spec["scaleToZero"]["activationQuery"] == query
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("sum(llm_d_epp_flow_control_queue_size)", "stays a query, for it names no inference_pool"),
+        ('sum(llm_d_epp_flow_control_queue_size{inference_pool=~"a|b"})', "stays a query, for it is more than that queue"),
+        (
+            'sum(llm_d_epp_flow_control_queue_size{inference_pool="a"}) + sum(llm_d_epp_request_running{name="a"})',
+            "stays a query, for it is more than that queue",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_more_than_a_queue_stays_a_query(tmp_path: Path, query: str, said: str) -> None:
+    result = run(tmp_path, scaled_object(waits(query)))
+    spec = autoscaler(result)
+    assert "gateway" not in spec
+    assert spec["signals"][0]["query"] == query
+    assert said in result.stderr
