@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 PIPFLAGS := --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
+ON_ALL_CORES := -n logical --dist worksteal
 OUT ?= out
 TRACES ?= $(or $(HEADROOM_TRACES),../shared/traces)
 JOBS ?= 2
@@ -72,12 +73,12 @@ test: check coverage test-integration test-node test-image test-engine ## Everyt
 
 .PHONY: test-unit
 test-unit: $(VENV)/.dev ## Unit and property tests (a minute or two)
-	$(PYTEST) tests/unit tests/property -m 'not gpu'
+	$(PYTEST) tests/unit tests/property -m 'not gpu' $(ON_ALL_CORES)
 
 .PHONY: coverage
 coverage: $(VENV)/.dev ## The same, with the share of the code that unit tests run; fails below the floor in pyproject.toml
-	$(PYTEST) tests/unit -m 'not gpu' --cov --cov-report=term
-	$(PYTEST) tests/property -m 'not gpu'
+	$(PYTEST) tests/unit -m 'not gpu' --cov --cov-report=term $(ON_ALL_CORES)
+	$(PYTEST) tests/property -m 'not gpu' $(ON_ALL_CORES)
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## Property tests with fresh random examples, many more; the whole extender for HEADROOM_FUZZ_SECONDS (an hour)
