@@ -313,11 +313,12 @@ class ApiServer:
             if request.query.get("watch") in ("1", "true"):
                 return await self._watch(http, target, request)
             answer, status = self._answer(request, target)
+            text = json.dumps(answer)  # now: what changes while it is withheld is not in it
             for stall in self._stalls:
                 if stall.method == request.method and stall.path.search(request.path):
                     await stall.released.wait()
             await self._get_through(http, front)
-            return web.json_response(answer, status=status)
+            return web.json_response(text=text, status=status)
         except Refusal as refusal:
             return web.json_response(_status(refusal), status=refusal.code)
 

@@ -57,13 +57,13 @@ class PodNews:
     def listed(self, began: float, untaken: Container[str] = ()) -> Changes:
         """End pods that a complete list does not hold although they were there before it `began`.
 
-        Those that the watch has shown end by its own news; this is about the others, of which kube-scheduler alone spoke. Pods under
-        names that are `untaken` stay: the list holds them, and they could not be taken in.
+        Those that the watch or the list has shown, however old a version, end by its own news; this is about the others, of which
+        kube-scheduler alone spoke. Pods under names that are `untaken` stay: the list holds them, and they could not be taken in.
         """
         ghosts = [
             entry.uid
             for entry in self._pods.entries.values()
-            if not entry.seen and entry.noted_at < began and entry.key not in untaken
+            if self._shown.get(entry.key) != entry.uid and entry.noted_at < began and entry.key not in untaken
         ]
         return [change for uid in ghosts for change in self._pods.end(uid)]
 

@@ -1,5 +1,6 @@
 """Pods that are bound, or about to be, keep the cards that were given to them, whatever cannot be read meanwhile."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,25 @@ async def test_a_bound_pod_that_a_list_holds_and_that_cannot_be_taken_in_keeps_i
         api.remove(PODS, "p1")
         await running.caught_up()
         assert (await running.filter(other, "n0"))["NodeNames"] == ["n0"]
+
+
+async def test_a_pod_that_is_bound_while_a_list_is_on_its_way_keeps_its_cards(tmp_path: Path) -> None:
+    """s21; found by the fuzzer (seed 2872507993): a list from before the binding held the pod, and it was taken for one that had gone."""
+    async with ApiServer() as api, extender(api, tmp_path, preemption=False) as running:
+        api.put(NODES, node("n0", 80))
+        await running.caught_up()
+        api.hold_watches()
+        job = api.put(PODS, pod("p1", vram="70Gi"))
+        assert (await running.filter(job, "n0"))["NodeNames"] == ["n0"]
+        before, answer = len(api.asked("GET", "/api/v1/pods$")), api.stall("GET", "/api/v1/pods$")
+        listing = asyncio.create_task(running.daemon.pods.relist())
+        await running.until(lambda: len(api.asked("GET", "/api/v1/pods$")) > before)
+        assert await running.bind(job, "n0") == {}
+        answer.set()
+        await listing
+        other = api.put(PODS, pod("next", vram="70Gi"))
+        assert (await running.filter(other, "n0"))["NodeNames"] == []
+        api.release_watches()
+        await running.caught_up()
+        assert running.daemon.state.holding(job["metadata"]["uid"]) is not None
+        assert running.daemon.state.breaches() == []
