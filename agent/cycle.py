@@ -182,7 +182,7 @@ class Agent:
         # Before the pods are listed every process seems to be outside them.
         unattributed = usage.unattributed_bytes if self._cluster is not None and self._cluster.synced else {}
         self._metrics.snapshot = Snapshot(reading, cards, usage.memory, unattributed, self._metrics.snapshot.trespasses)
-        await self._publish(cards, now)
+        await self._publish(cards, reading, now)
         await self._compare(cards, now)
         if reading is not None:
             await self._look_for_trespasses(usage, cards, now)
@@ -243,12 +243,14 @@ class Agent:
         # An empty list is a plugin that starts anew; what it withheld before, it will withhold again.
         self._offered = devices_by_card(devices, cards) or self._offered
 
-    async def _publish(self, cards: tuple[Card, ...], now: float) -> None:
+    async def _publish(self, cards: tuple[Card, ...], reading: Reading | None, now: float) -> None:
         node = self._node()
         if self._cluster is None or not self._cluster.synced or node is None:
             return
         if cards or self._shown():
             await self._cluster.publisher.publish_cards(node, cards, now)
+        if reading is not None:
+            await self._cluster.publisher.publish_links(node, reading.links, reading.links_problem, now)
 
     def _refresh_pods(self) -> None:
         if self._cluster is not None and self._pods_changed:

@@ -49,6 +49,11 @@ def describe(reading: Reading) -> str:
         for process in () if isinstance(card.processes, Missing) else card.processes:
             owner = f"pod {process.pod_uid}" if process.pod_uid else "no pod"
             lines.append(f"     process {process.pid}  {_mib(process.memory_used_bytes)}  {owner}")
+    if reading.links is not None:
+        paths = zip(reading.links.cards, reading.links.paths, strict=False)
+        lines += [f"     links of {card} to the cards after it: {' '.join(row)}" for card, row in paths]
+    if reading.links_problem:
+        lines.append(f"     links: {reading.links_problem}")
     lines += [f"{card.index}  {card.id or 'unknown card'}  {card.reason}" for card in reading.broken]
     return "\n".join(lines)
 

@@ -13,11 +13,12 @@ from agent.pods.reconcile import Correction, Finding
 from headroom import wire
 from headroom.daemon.logs import get_logger
 from headroom.daemon.tasks import Backoff
+from headroom.domain.links import Links, encode_links
 from headroom.domain.model import Card
 from headroom.domain.node_cards import encode_cards
 from headroom.kube.calls import NODES, Event, annotate, merge_patch, pod_path, record_event
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
-from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, RESOURCE_VRAM
+from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, ANNOTATION_NODE_LINKS, RESOURCE_VRAM
 from headroom.units import MIB, format_mib
 
 CONTROLLER: Final = "headroom.dev/agent"
@@ -59,6 +60,8 @@ class Publisher:
         self._promise = {ANNOTATION_AGENT_TELLS: "kubelet-cards" if tells_cards else None}
         self._cards = _Target()
         self._capacity = _Target()
+        self._links = _Target()
+        self._links_problem = ""
         self._pods: dict[str, _Target] = {}
         self._told: dict[tuple[str, str, trespass.Trespass], _Target] = {}
         self._log = get_logger(__name__).bind(node=node)
@@ -74,6 +77,23 @@ class Publisher:
                 self._cards.written = text
                 self._log.info("cards_published", cards=len(cards), healthy=sum(card.healthy for card in cards))
         await self._take_capacity_away(node, at)
+
+    async def publish_links(self, node: wire.Node, links: Links | None, problem: str, at: float) -> None:
+        """Write how the cards are linked, or take away what is written where it is not known. `at` is monotonic seconds.
+
+        `problem` is why it is not known, or what was corrected; it is logged when it changes.
+        """
+        if problem != self._links_problem:
+            self._links_problem = problem
+            if problem:
+                self._log.warning("links_not_as_they_should_be", told=links is not None, reason=problem)
+        text = encode_links(links) if links is not None else ""
+        if not self._due(self._links, text, node.metadata.annotations.get(ANNOTATION_NODE_LINKS, ""), at):
+            return
+        call = annotate(self._kube, f"{NODES}/{self._node}", {ANNOTATION_NODE_LINKS: text or None})
+        if await self._write(self._links, "node", at, call):
+            self._links.written = text
+            self._log.info("links_published", cards=len(links.cards) if links is not None else 0)
 
     async def _take_capacity_away(self, node: wire.Node, at: float) -> None:
         """Earlier versions could publish the cards' memory as a capacity of the node.

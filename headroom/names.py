@@ -37,6 +37,7 @@ LABEL_CARD_MODEL: Final = "headroom.dev/card-model"
 LABEL_CARD_VRAM: Final = "headroom.dev/card-vram"  # a quantity, memory of each card
 LABEL_CARD_RESERVE: Final = "headroom.dev/card-reserve"  # a quantity, what the driver keeps of each card
 ANNOTATION_NODE_CARDS: Final = "headroom.dev/cards"
+ANNOTATION_NODE_LINKS: Final = "headroom.dev/links"  # how the cards are linked with one another
 ANNOTATION_AGENT_TELLS: Final = "headroom.dev/agent-tells"  # what the agent on this node tells of pods: kubelet-cards
 ANNOTATION_FORGET_CARDS: Final = "headroom.dev/forget-cards"  # ids of cards that are gone for good, with commas
 LABEL_ALLOCATION: Final = (

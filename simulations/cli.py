@@ -13,6 +13,10 @@ from headroom.cli import LazyGroup
             "simulations.placement.caution:main",
             "Measure what waiting for kubelet's word costs in slice mode.",
         ),
+        "links": (
+            "simulations.placement.links:main",
+            "Measure what knowing the links between cards is worth in a day.",
+        ),
         "serving": ("simulations.serving.cli:main", "Replay request traces against scaling laws."),
         "usage": (
             "simulations.usage.hour:main",

@@ -1,4 +1,4 @@
-"""Readings through NVML: the only module that imports `pynvml` (of the distribution nvidia-ml-py).
+"""Readings through NVML. Only this module and `nvml_links` import `pynvml` (of the distribution nvidia-ml-py).
 
 Each call is judged by itself. "Not supported" makes one field missing; "card is lost" makes one card broken; "driver not loaded"
 ends the reading with a ReaderError, after which the next reading starts the library anew.
@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import pynvml
 
+from agent.cards.nvml_links import LinkWatch
 from agent.cards.reader import (
     BrokenCard,
     CardReading,
@@ -28,6 +29,7 @@ from agent.cards.reader import (
     model_name,
     ratio_of_percent,
 )
+from headroom.domain.links import Links
 
 T = TypeVar("T")
 
@@ -110,6 +112,9 @@ class NvmlReader:
         self._sleep, self._wall, self._energy_seconds = sleep, wall, energy_seconds
         self._energy: dict[str, tuple[float, Whole]] = {}
         self._now = 0.0
+        self._whole: dict[str, Any] = {}
+        """Handles by UUID of the cards that are not partitioned, as of this reading."""
+        self._links = LinkWatch(_ask)
         self._last_sm: dict[str, dict[int, tuple[int, float]]] = {}
         """By card and process: when its last sample was taken (microseconds), and its share of the multiprocessors."""
         self._driver = ""
@@ -129,6 +134,7 @@ class NvmlReader:
     def _read(self, now: float) -> Reading:
         self._start()
         self._now = now
+        self._whole.clear()
         cards: list[CardReading] = []
         broken: list[BrokenCard] = []
         try:
@@ -137,12 +143,19 @@ class NvmlReader:
                     cards += self._cards(index)
                 except _CardGoneError as gone:
                     broken.append(BrokenCard(index, str(gone), self._ids.get(index, "")))
+            links, problem = self._links_now()
         except ReaderError:
             self._end()
             raise
         faults = tuple(self._faults.popleft() for _ in range(len(self._faults)))
         missing = tuple(entry for card in cards for entry in missing_fields(card))
-        return Reading(now, tuple(cards), tuple(broken), faults, self._driver, missing)
+        return Reading(now, tuple(cards), tuple(broken), faults, self._driver, links, problem, missing)
+
+    def _links_now(self) -> tuple[Links | None, str]:
+        try:
+            return self._links.of(self._whole, self._now)
+        except _CardGoneError as gone:
+            return None, f"a card went while links were asked for: {gone}"
 
     def wait(self, seconds: float) -> bool:
         """See Reader. Sleeps in the driver, which wakes it for critical Xid and double-bit ECC events."""
@@ -192,6 +205,8 @@ class NvmlReader:
                 pynvml.nvmlShutdown()
         self._started, self._events = False, None
         self._energy.clear()
+        self._whole.clear()
+        self._links.forget()
         self._listening.clear()
         self._ids.clear()
 
@@ -214,6 +229,8 @@ class NvmlReader:
         self._listen(uuid, handle)
         mig = _ask(pynvml.nvmlDeviceGetMigMode, handle)
         partitioned = mig if isinstance(mig, Missing) else mig[0] == 1
+        if partitioned is not True:
+            self._whole[uuid] = handle
         card = self._physical(handle, uuid, index, partitioned)
         instances = self._instances(handle, card) if partitioned is True else []
         yield card

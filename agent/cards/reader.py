@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 
 from headroom.domain.card_models import label_value
+from headroom.domain.links import Links
 from headroom.errors import HeadroomError
 
 
@@ -134,6 +135,10 @@ class Reading:
     broken: tuple[BrokenCard, ...] = ()
     faults: tuple[Fault, ...] = ()
     driver: str = ""
+    links: Links | None = None
+    """How the cards are linked; None where there are fewer than two, or it cannot be told."""
+    links_problem: str = ""
+    """Why it cannot be told, or what was corrected, in words."""
     missing: tuple[tuple[str, str, Missing], ...] = field(default=(), compare=False)
     """(card, field, why) of every field without a value, for the counters and for `--once`."""
 

@@ -27,6 +27,7 @@ from agent.cards.reader import (
     ScriptError,
     missing_fields,
 )
+from headroom.domain.links import Links, LinksError
 from headroom.errors import why
 from headroom.units import UnitError, parse_quantity
 
@@ -49,6 +50,8 @@ class Frame:
     broken: tuple[BrokenCard, ...] = ()
     faults: tuple[Fault, ...] = ()
     """Told once, when the frame begins."""
+    links: Links | None = None
+    links_problem: str = ""
 
 
 @dataclass(slots=True)
@@ -100,7 +103,7 @@ class ScriptedReader:
             raise ReaderError(frame.driver_lost, out_of_reach=UNKNOWN_ERROR in frame.driver_lost)
         cards = tuple(self._metered(card) for card in frame.cards)
         missing = tuple(entry for card in cards for entry in missing_fields(card))
-        return Reading(now, cards, frame.broken, faults, frame.driver, missing)
+        return Reading(now, cards, frame.broken, faults, frame.driver, frame.links, frame.links_problem, missing)
 
     def wait(self, seconds: float) -> bool:
         """See Reader. A changed file counts as a fault, so that what it says is seen at once."""
@@ -204,9 +207,12 @@ def _sized(plain: Any, where: str) -> dict[str, Any]:
 
 def _convert(plain: dict[str, Any], kind: type[Frame], where: str) -> Frame:
     try:
-        return msgspec.convert(plain, kind)
-    except msgspec.ValidationError as error:
+        frame = msgspec.convert(plain, kind)
+        if frame.links is not None:
+            frame.links.check()
+    except (msgspec.ValidationError, LinksError) as error:
         raise ScriptError(f"{where}: {error}") from error
+    return frame
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import msgspec
 from headroom.commands.cluster import cluster_options, connected
 from headroom.kube.calls import NODES, annotate, listed
 from headroom.kube.client import KubeClient
-from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, ANNOTATION_WAKE
+from headroom.names import ANNOTATION_AGENT_TELLS, ANNOTATION_NODE_CARDS, ANNOTATION_NODE_LINKS, ANNOTATION_WAKE
 
 _PASSES: Final = 5
 
@@ -42,13 +42,13 @@ _NODE: Final = msgspec.json.Decoder(Node)
 def written_by_headroom(node: Metadata) -> tuple[str, ...]:
     """The annotations that Headroom's daemons wrote. A description of cards that a person wrote with kubectl is not among them."""
     found: list[str] = [name for name in (ANNOTATION_AGENT_TELLS, ANNOTATION_WAKE) if name in node.annotations]
-    if ANNOTATION_NODE_CARDS in node.annotations and not _by_hand(node):
-        found.append(ANNOTATION_NODE_CARDS)
+    described = (ANNOTATION_NODE_CARDS, ANNOTATION_NODE_LINKS)
+    found += [name for name in described if name in node.annotations and not _by_hand(node, name)]
     return tuple(found)
 
 
-def _by_hand(node: Metadata) -> bool:
-    field = f"f:{ANNOTATION_NODE_CARDS}"
+def _by_hand(node: Metadata, annotation: str) -> bool:
+    field = f"f:{annotation}"
     return any(
         field in entry.fields_v1.get("f:metadata", {}).get("f:annotations", {})
         for entry in node.managed_fields

@@ -129,6 +129,8 @@ class GpuNode:
     """What is wrong with a part of its description, in words; the rest is used."""
     tells_cards: bool = False
     """Whether an agent writes on every pod in slice mode which cards kubelet gave it."""
+    link_gbytes_per_second: tuple[tuple[int, ...], ...] = ()
+    """Between each two of the cards, one direction (`headroom.domain.links.Matrix`); empty where it is unknown or the same for all."""
 
     def resource_of(self, card: Card) -> str:
         """The extended resource under which a card of this node is handed out, empty where there is no plugin."""

@@ -21,6 +21,7 @@ from headroom.domain.card_models import is_display, is_mig, plain_model
 from headroom.domain.dra.cards import KindDevices, by_kind, joined
 from headroom.domain.dra.pools import NO_DEVICES, NodeDevices
 from headroom.domain.labelled_cards import LabelledCards, usual_reserve
+from headroom.domain.links import LinksError, Matrix, decode_links
 from headroom.domain.model import LARGEST_MIB, MOST_SHARES, MOST_SLICES, Allocation, Card, GpuNode, PinBar, Sharing
 from headroom.domain.node_facts import InventoryError, NodeFacts
 
@@ -154,7 +155,7 @@ class _NodeReader:
 
     def describe(self, cards: tuple[Card, ...], resource: str = "") -> GpuNode:
         """The node with these cards, the first of which are handed out under `resource`."""
-        sharing = self._sharing(cards)
+        sharing, links = self._sharing(cards), self._links(cards)
         return GpuNode(
             name=self._facts.name,
             cards=cards,
@@ -168,7 +169,24 @@ class _NodeReader:
             labels=self._labels,
             problems=tuple(self._facts.problems),
             tells_cards=names.ANNOTATION_AGENT_TELLS in self._facts.node.metadata.annotations,
+            link_gbytes_per_second=links,
         )
+
+    def _links(self, cards: tuple[Card, ...]) -> Matrix:
+        """How the cards are linked, where the agent tells. What it does not tell of a card counts as the worst path."""
+        text = self._facts.node.metadata.annotations.get(names.ANNOTATION_NODE_LINKS)
+        if text is None or len(cards) < 2:
+            return ()
+        try:
+            links = decode_links(text)
+        except LinksError as error:
+            self._facts.problems.append(f"{names.ANNOTATION_NODE_LINKS}: {error}")
+            return ()
+        missing = [card.id for card in cards if card.id not in links.cards]
+        told = [card for card in cards if card.healthy and not card.resource and not is_mig(card.model)]
+        if any(card.id in missing for card in told):
+            self._facts.problems.append(f"{names.ANNOTATION_NODE_LINKS}: does not name {', '.join(missing)}")
+        return links.matrix([card.id for card in cards]) if len(missing) < len(cards) else ()
 
     def _sharing(self, cards: tuple[Card, ...]) -> Sharing:
         if any(card.slices > 1 for card in cards):

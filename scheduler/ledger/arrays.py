@@ -43,6 +43,8 @@ class FleetArrays:
         self.model_code: dict[str, int] = {}
         self.claims_matter = False
         """Whether any node ever had to do with resource claims: as long as not, nothing need be asked about them."""
+        self.links_matter = False
+        """Whether any node ever had cards of which some are better linked than others."""
         self.resource_code: dict[str, int] = {"": 0}
         """By the extended resource under which cards are handed out; 0 for cards that no device plugin hands out."""
         self.changes: list[int] = []

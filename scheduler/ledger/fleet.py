@@ -62,6 +62,7 @@ class Fleet(FleetArrays):
             self.grow(self.capacity, len(node.cards))
         self.nodes[node.name] = node
         self._describe(row, node)
+        self.links_matter |= bool(node.link_gbytes_per_second)
         cpu_class = cpu_class_of(node)
         for at, card in enumerate(node.cards):
             if card.usable_mib:

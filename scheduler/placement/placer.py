@@ -16,6 +16,7 @@ from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.fleet import Fleet, HostUse
 from scheduler.placement import filtering, mixing, refusals
 from scheduler.placement.filtering import Fit
+from scheduler.placement.policies import linked
 from scheduler.placement.policies.simple import BY_ORDER
 from scheduler.placement.profile import LearnedProfile, Profile
 from scheduler.placement.row_cache import ChangedRows, RowCaches
@@ -91,6 +92,9 @@ class Placer:
         rows = np.array([row], np.int64)
         if request.mode is Mode.PINNED and request.count == 1:
             at = int(self._standing(request)[1][row])
+            if self.fleet.links_matter and linked.matrix_of(self.fleet, row):
+                fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
+                at = linked.card_of_equals(self.fleet, request, fit, at)
             share = int(filtering.need_mib(self.fleet, request, rows)[0, at])
             return Placement(self.fleet.names[row], (at,), (share,), request.mode)
         if filtering.allocates(self.fleet, request, rows)[0]:
@@ -98,7 +102,7 @@ class Placer:
             most_mib = count * allocated_mib(self.fleet.nodes[name], request)
             return Placement(name, (), (), request.mode, devices=count, devices_mib=most_mib)
         fit = filtering.fit(self.fleet, request, rows, check_host=self.check_host)
-        take = fit.take if fit.take is not None else self._policy_for(request).choose_cards(self.fleet, request, fit)
+        take = fit.take if fit.take is not None else chosen_cards(self.fleet, self._policy_for(request), request, fit)
         cards: list[int] = []
         shares: list[int] = []
         for at in np.flatnonzero(take[0]).tolist():
@@ -239,9 +243,8 @@ def evaluate(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> tup
     if fit.take is not None:
         return policy.set_keys(fleet, request, rows, fit.take), np.zeros(len(rows), np.int64)
     if request.count > 1:
-        return policy.set_keys(fleet, request, rows, policy.choose_cards(fleet, request, fit)), np.zeros(
-            len(rows), np.int64
-        )
+        take = chosen_cards(fleet, policy, request, fit)
+        return policy.set_keys(fleet, request, rows, take), np.zeros(len(rows), np.int64)
     line, card = first_of_equals(fleet, rows, fit.cards).nonzero()
     keys = policy.share_keys(fleet, request, rows, line, card, fit.need[line, card])
     by_card = np.full(fit.cards.shape, _NEVER)
@@ -249,6 +252,11 @@ def evaluate(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> tup
     top = by_card.max(axis=1)
     best = policy.card_of_equals(fleet, rows, by_card == top[:, None])
     return top, best
+
+
+def chosen_cards(fleet: Fleet, policy: Policy, request: GpuRequest, fit: Fit) -> IntArray:
+    """MiB [rows, width] to take for several shares: of the cards that the policy likes, or the best linked ones where links are known."""
+    return linked.relink(fleet, request, fit, policy.choose_cards(fleet, request, fit))
 
 
 def hold(fleet: Fleet, request: GpuRequest, placement: Placement, sign: int = 1) -> None:

@@ -10,6 +10,9 @@
  *   card I process PID BYTES SM        a compute process and its multiprocessor percentage
  *   card I noprocesses
  *   card I instance UUID TOTAL USED    a MIG instance
+ *   card I nvlink J                    a working NVLink to card J, or to `switch`; each line adds one
+ *   card I level J LEVEL               topology level of the common ancestor with card J (default 50, NVML_TOPOLOGY_SYSTEM)
+ *   card I p2p J STATUS                P2P status towards card J (default 0, OK)
  *   event I TYPE DATA                  an event for nvmlEventSetWait
  * Values are NVML's own units: bytes, milliwatts, millijoules, percent. */
 #define _POSIX_C_SOURCE 200809L
@@ -22,15 +25,17 @@
 
 typedef int ret_t;
 enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMEOUT = 10 };
-enum { MAX_CARDS = 16, MAX_PROCESSES = 128, MAX_INSTANCES = 8, MAX_EVENTS = 64 };
+enum { MAX_CARDS = 16, MAX_NVLINKS = 18, TO_SWITCH = 99, MAX_PROCESSES = 128, MAX_INSTANCES = 8, MAX_EVENTS = 64 };
 
 enum field {
     F_ALL, F_UUID, F_NAME, F_TOTAL, F_RESERVED, F_USED, F_FREE, F_UTIL, F_MEMUTIL, F_POWER, F_LIMIT, F_ENERGY, F_TEMP, F_ECC,
-    F_PENDING, F_FAILED, F_MIG, F_PROCESSES, F_GRAPHICS, F_MPS, F_SM, F_MEMORY_V2, F_HANDLE, F_EVENTS, F_EVENTTYPES, FIELDS
+    F_PENDING, F_FAILED, F_MIG, F_PROCESSES, F_GRAPHICS, F_MPS, F_SM, F_MEMORY_V2, F_HANDLE, F_EVENTS, F_EVENTTYPES,
+    F_PCI, F_NVLINK, F_LEVEL, F_P2P, FIELDS
 };
 static const char *const FIELD_NAMES[FIELDS] = {
     "all", "uuid", "name", "total", "reserved", "used", "free", "util", "memutil", "power", "limit", "energy", "temp", "ecc",
-    "pending", "failed", "mig", "processes", "graphics", "mps", "sm", "memory_v2", "handle", "events", "eventtypes"
+    "pending", "failed", "mig", "processes", "graphics", "mps", "sm", "memory_v2", "handle", "events", "eventtypes",
+    "pci", "nvlink", "level", "p2p"
 };
 
 struct process { unsigned pid; unsigned long long bytes; unsigned sm; };
@@ -43,6 +48,7 @@ struct card {
     unsigned processes;
     struct card *instance[MAX_INSTANCES];
     unsigned instances, registered;
+    unsigned nvlink[MAX_NVLINKS], nvlinks, level[MAX_CARDS], p2p[MAX_CARDS];
 };
 
 static struct card cards[MAX_CARDS];
@@ -64,6 +70,7 @@ static void defaults(struct card *card, unsigned index) {
     card->number[F_ENERGY] = 1000000;
     card->number[F_TEMP] = 35;
     card->number[F_EVENTTYPES] = 8 | 2;
+    for (unsigned other = 0; other < MAX_CARDS; other++) card->level[other] = 50;
 }
 
 static int field_of(const char *name) {
@@ -103,6 +110,16 @@ int stub_apply(const char *line) {
         card->fail[at] = code;
         return 0;
     }
+    if (!strcmp(line + strlen(line) - strlen("nvlink switch"), "nvlink switch") && card->nvlinks < MAX_NVLINKS) {
+        card->nvlink[card->nvlinks++] = TO_SWITCH;
+        return 0;
+    }
+    if (sscanf(line, "card %*u nvlink %u", &number) == 1 && number < MAX_CARDS && card->nvlinks < MAX_NVLINKS) {
+        card->nvlink[card->nvlinks++] = number;
+        return 0;
+    }
+    if (sscanf(line, "card %*u level %u %u", &number, &sm) == 2 && number < MAX_CARDS) { card->level[number] = sm; return 0; }
+    if (sscanf(line, "card %*u p2p %u %u", &number, &sm) == 2 && number < MAX_CARDS) { card->p2p[number] = sm; return 0; }
     if (!strcmp(word, "noprocesses")) { card->processes = 0; return 0; }
     if (sscanf(line, "card %*u process %u %llu %u", &number, &a, &sm) == 3 && card->processes < MAX_PROCESSES) {
         card->process[card->processes++] = (struct process){number, a, sm};
@@ -301,4 +318,41 @@ ret_t nvmlEventSetWait_v2(int *set, struct event_data *data, unsigned timeout_ms
         if (waited >= timeout_ms) return TIMEOUT;
         nanosleep(&(struct timespec){0, 25000000}, NULL);
     }
+}
+
+struct pci { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
+static void pci_of(unsigned index, struct pci *pci) {
+    memset(pci, 0, sizeof *pci);
+    snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%02X:00.0", 16 + index);
+}
+ret_t nvmlDeviceGetPciInfo_v3(struct card *card, struct pci *pci) { ANSWER(card, F_PCI); pci_of((unsigned)(card - cards), pci); return OK; }
+ret_t nvmlDeviceGetNvLinkState(struct card *card, unsigned link, unsigned *active) {
+    ANSWER(card, F_NVLINK);
+    if (!card->nvlinks) return NOT_SUPPORTED;
+    if (link >= MAX_NVLINKS) return INVALID_ARGUMENT;
+    *active = link < card->nvlinks;
+    return OK;
+}
+ret_t nvmlDeviceGetNvLinkRemoteDeviceType(struct card *card, unsigned link, unsigned *type) {
+    ANSWER(card, F_NVLINK);
+    if (link >= card->nvlinks) return INVALID_ARGUMENT;
+    *type = card->nvlink[link] == TO_SWITCH ? 2 : 0;
+    return OK;
+}
+ret_t nvmlDeviceGetNvLinkRemotePciInfo_v2(struct card *card, unsigned link, struct pci *pci) {
+    ANSWER(card, F_NVLINK);
+    if (link >= card->nvlinks) return INVALID_ARGUMENT;
+    pci_of(card->nvlink[link], pci);
+    return OK;
+}
+ret_t nvmlDeviceGetTopologyCommonAncestor(struct card *card, struct card *other, unsigned *level) {
+    ANSWER(card, F_LEVEL);
+    *level = card->level[other - cards];
+    return OK;
+}
+ret_t nvmlDeviceGetP2PStatus(struct card *card, struct card *other, unsigned index, unsigned *status) {
+    (void)index;
+    ANSWER(card, F_P2P);
+    *status = card->p2p[other - cards];
+    return OK;
 }

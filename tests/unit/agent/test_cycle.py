@@ -24,6 +24,7 @@ from agent.pods.reconcile import Device
 from agent.settings import AgentSettings
 from headroom import wire
 from headroom.daemon.pages import Health
+from headroom.domain.links import Links
 from headroom.kube.aio import connect
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.kubelet import Kubelet
@@ -212,6 +213,28 @@ async def test_a_lost_driver_withdraws_everything_and_exports_no_old_values(worl
     await world.tick(7)
     assert world.published() == {"GPU-0": True, "GPU-1": True}
     assert world.health.ready
+
+
+async def test_links_are_published_on_change_and_taken_away_when_they_cannot_be_told(world: World) -> None:
+    """What is known of the cards themselves does not depend on it."""
+
+    def links() -> str | None:
+        found: str | None = world.api.get(NODES, "n1")["metadata"]["annotations"].get("headroom.dev/links")
+        return found
+
+    world.show(*CARDS, links=Links(("GPU-0", "GPU-1"), (("NV4",),)))
+    await world.tick(3)
+    assert json.loads(links() or "") == {"cards": ["GPU-0", "GPU-1"], "paths": ["NV4"]}
+    writes = world.writes()
+    await world.tick(5)
+    assert world.writes() == writes
+    world.show(driver_lost="NVML: gone")
+    await world.tick()
+    assert links() is not None
+    world.show(*CARDS, links_problem="how far GPU-0 is from GPU-1 is not told")
+    await world.tick(2)
+    assert links() is None
+    assert set(world.published()) == {"GPU-0", "GPU-1"}
 
 
 async def test_an_agent_that_starts_without_a_driver_withdraws_what_its_predecessor_published(tmp_path: Path) -> None:

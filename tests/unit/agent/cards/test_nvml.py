@@ -17,11 +17,6 @@ NOT_SUPPORTED, NO_PERMISSION, UNKNOWN = 3, 4, 999
 UNINITIALIZED, NOT_FOUND, DRIVER_NOT_LOADED, GPU_IS_LOST, RESET_REQUIRED = 1, 6, 9, 15, 16
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stub_nvml.build(tmp_path_factory.mktemp("nvml"))
-
-
 @pytest.fixture
 def stub(library: Path) -> Iterator[Any]:
     loaded = stub_nvml.Stub(library)

@@ -38,7 +38,7 @@ def left(api: ApiServer, name: str) -> dict[str, str]:
 
 async def test_what_the_daemons_wrote_goes_and_what_people_wrote_stays(tmp_path: Path) -> None:
     async with ApiServer() as api:
-        api.put("/api/v1/nodes", node("agents", cards=CARDS, agent_tells="kubelet-cards", vram_freed="7"))
+        api.put("/api/v1/nodes", node("agents", cards=CARDS, links="{}", agent_tells="kubelet-cards", vram_freed="7"))
         api.put("/api/v1/nodes", node("by-hand", manager="kubectl-annotate", cards=CARDS))
         api.put("/api/v1/nodes", node("other"))
         result = await run(api, tmp_path, "--yes")
@@ -46,7 +46,7 @@ async def test_what_the_daemons_wrote_goes_and_what_people_wrote_stays(tmp_path:
         assert left(api, "agents") == {"example.com/mine": "kept"}
         assert left(api, "by-hand") == {"example.com/mine": "kept", "headroom.dev/cards": CARDS}
         assert result.output.splitlines() == [
-            "agents: headroom.dev/agent-tells, headroom.dev/vram-freed, headroom.dev/cards",
+            "agents: headroom.dev/agent-tells, headroom.dev/vram-freed, headroom.dev/cards, headroom.dev/links",
             "cleaned 1 node",
         ]
 
