@@ -172,10 +172,6 @@ class ClusterState:
         holding = self.ledger.holdings.get(uid)
         return holding.placement.node if holding is not None and holding.state is HoldingState.BOUND else None
 
-    def is_bound(self, uid: str) -> bool:
-        """Whether the pod is known to be bound."""
-        return self.bound_node(uid) is not None
-
     def disagreements(self) -> list[PodDisagrees]:
         """Bound pods whose annotations cannot be read, or are not what they ask for."""
         return [

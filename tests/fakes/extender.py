@@ -142,7 +142,7 @@ class Running:
         """Filter and bind a pod that must fit on one of the named nodes (any without names); the node it went to."""
         (chosen,) = (await self.filter(pod_object, *names))["NodeNames"]
         assert await self.bind(pod_object, chosen) == {}
-        await self.until(lambda: self.daemon.state.is_bound(pod_object["metadata"]["uid"]))
+        await self.until(lambda: self.daemon.state.bound_node(pod_object["metadata"]["uid"]))
         return str(chosen)
 
     async def create(self, body: Object) -> Object:
@@ -166,7 +166,7 @@ class Running:
             self.api.bookmark(resource)
             await self.until(partial(_is_past, reflector, version))
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
         """Wait for something that must come about."""
         await until(condition, seconds)
 

@@ -154,7 +154,7 @@ async def test_a_binding_whose_answer_is_lost_counts_as_done(api: ApiServer, tmp
         assert await running.bind(wanted, "gpu") == {}
         release.set()
         assert held(running) == 50 * GIB
-        assert running.daemon.state.is_bound(uid(wanted))
+        assert running.daemon.state.bound_node(uid(wanted))
 
 
 async def test_while_it_is_unknown_whether_a_pod_was_bound_its_cards_stay_reserved(

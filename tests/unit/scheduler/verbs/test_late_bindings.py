@@ -86,7 +86,7 @@ async def test_a_write_that_lands_after_its_time_out_finds_its_cards_kept(api: A
         # The pod itself goes on where it was: there a second attempt does no harm.
         assert (await running.filter(first))["NodeNames"] == ["n0"]
         land.set()
-        await running.until(lambda: running.daemon.state.is_bound(uid(first)))
+        await running.until(lambda: running.daemon.state.bound_node(uid(first)))
         assert await running.bind(first, "n0") == {}
         await sound(running)
 
@@ -104,7 +104,7 @@ async def test_a_pod_that_another_extender_marked_before_is_no_surer_than_any_ot
         assert "carries the mark another/1/1" in (await running.bind(first, "n0"))["Error"]
         assert (await running.filter(second))["NodeNames"] == []
         land.set()
-        await running.until(lambda: running.daemon.state.is_bound(uid(first)))
+        await running.until(lambda: running.daemon.state.bound_node(uid(first)))
         await sound(running)
 
 
@@ -123,7 +123,7 @@ async def test_a_binding_without_an_answer_is_settled_by_a_read_in_the_end(
         if lands:
             land.set()
             await running.until(lambda: bool(api.get(PODS, "p1")["spec"].get("nodeName")))
-            await running.until(lambda: running.daemon.state.is_bound(uid(first)))
+            await running.until(lambda: running.daemon.state.bound_node(uid(first)))
         else:
             api.fail("GET", "pods/p1$", status=500, times=2)  # while it cannot be read, the cards stay
             assert (await running.filter(second))["NodeNames"] == []
@@ -397,5 +397,5 @@ async def test_a_bind_call_whose_http_client_went_away_still_ends_in_order(api: 
         with contextlib.suppress(asyncio.CancelledError):
             await binding
         answer.set()
-        await running.until(lambda: running.daemon.state.is_bound(uid(first)))
+        await running.until(lambda: running.daemon.state.bound_node(uid(first)))
         await sound(running)

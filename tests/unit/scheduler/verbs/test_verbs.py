@@ -42,7 +42,7 @@ async def test_a_pod_is_given_one_node_and_bound_with_its_cards(running: Running
         "headroom.dev/assigned-vram-share": "0.250",
         "headroom.dev/assigned-mode": "pinned",
     }
-    await running.until(lambda: running.daemon.state.is_bound(wanted["metadata"]["uid"]))
+    await running.until(lambda: running.daemon.state.bound_node(wanted["metadata"]["uid"]))
     assert sum(held_mib(running, "big")) == 20 * GIB
 
 
@@ -94,7 +94,7 @@ async def test_where_pods_without_a_gpu_are_placed_too_their_cpu_counts_at_once_
     assert (await running.filter(second))["NodeNames"] == [chosen], "best fit keeps together"
     assert await running.bind(first, chosen) == {}
     assert not running.api.get(PODS, "first")["metadata"].get("annotations")
-    await running.until(lambda: running.daemon.state.is_bound(first["metadata"]["uid"]))
+    await running.until(lambda: running.daemon.state.bound_node(first["metadata"]["uid"]))
     assert fleet.cpu_free_milli[fleet.row_of[chosen]] == 44_000
     assert running.daemon.state.ledger.check() == []
 
