@@ -10,7 +10,8 @@ from autoscaler.law.decide import Rule
 from autoscaler.law.inputs import NO_WORKERS, Capacity, Freshness, Gateway, Observation, PodFacts, Reading, SignalKind
 from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import ScaleToZero, Scaling, SignalSpec
-from tests.unit.autoscaler.law.test_decide import QUEUE, RUNNING, WORK, Run, reading, seen, work
+from tests.unit.autoscaler.law.runs import RUNNING, Run, reading, seen
+from tests.unit.autoscaler.law.test_decide import QUEUE, WORK, work
 
 ASLEEP = replace(RUNNING, min_replicas=0, scale_to_zero=ScaleToZero(idle_seconds=120.0))
 AWAY = Gateway(Freshness.EMPTY, reason="GatewayAway", detail="no llm-d gateway is seen")

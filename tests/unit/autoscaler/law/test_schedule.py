@@ -9,7 +9,7 @@ from autoscaler.law.decide import Rule
 from autoscaler.law.inputs import Capacity, Freshness, Gateway, Observation, PodFacts, Reading, Scheduled
 from autoscaler.law.rates import RatePolicy
 from autoscaler.law.spec import ScaleToZero, Scaling
-from tests.unit.autoscaler.law.test_decide import RUNNING, Run, reading, seen
+from tests.unit.autoscaler.law.runs import RUNNING, Run, reading, seen
 
 ASLEEP = replace(RUNNING, min_replicas=0, scale_to_zero=ScaleToZero(idle_seconds=120.0))
 

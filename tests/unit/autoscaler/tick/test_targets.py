@@ -1,27 +1,15 @@
-"""Targets that roll out, that others write, that cannot have their pods, of any kind: the daemon between scripted servers."""
+"""Targets that roll out or cannot have their pods, and zeros by hand: the daemon between scripted servers."""
 
-import json
 from typing import Any
 
 import pytest
 
 from autoscaler.law import decide as law_module
-from tests.fakes.autoscaler_bench import DEPLOYMENTS, HPAS, IA, START, Bench, stamp
+from tests.fakes.autoscaler_bench import DEPLOYMENTS, IA, START, Bench, stamp
+from tests.unit.autoscaler.tick.targets import FOUR_MINUTES, messages, set_replicas, warnings
 
 STATEFUL_SETS = "/apis/apps/v1/statefulsets"
 EVENTS = "/api/v1/events"
-FOUR_MINUTES = 16
-
-
-def set_replicas(bench: Bench, count: int, name: str = "llm", writer: str = "") -> None:
-    """Somebody else changes the count."""
-    body = bench.api.get(DEPLOYMENTS, name)
-    body["spec"]["replicas"] = count
-    body["metadata"]["generation"] += 1
-    if writer:
-        fields: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
-        body["metadata"]["managedFields"] = [{"manager": writer, "time": stamp(bench.now), "fieldsV1": fields}]
-    bench.api.put(DEPLOYMENTS, body)
 
 
 def stateful_set(bench: Bench, replicas: int, status: dict[str, Any], **spec: Any) -> None:
@@ -36,14 +24,6 @@ def stateful_set(bench: Bench, replicas: int, status: dict[str, Any], **spec: An
         owner = [{"kind": "StatefulSet", "name": "llm", "controller": True}]
         bench.pod(f"llm-{number}", load=1.0, metadata={"ownerReferences": owner, "labels": {}})
     bench.object(scaleTargetRef={"kind": "StatefulSet", "name": "llm"})
-
-
-def messages(bench: Bench, name: str = "llm") -> str:
-    return json.dumps(bench.api.get(IA, name).get("status", {}))
-
-
-def warnings(bench: Bench) -> list[str]:
-    return [r.body["reason"] for r in bench.writes("/events") if r.body["type"] == "Warning"]
 
 
 class TestRollouts:
@@ -270,215 +250,6 @@ class TestZeroByHand:
         bench.object(generation=2, minReplicas=2)
         await bench.tick()
         assert bench.replicas() == 2
-
-
-class TestOtherWriters:
-    async def test_gitops_that_resets_the_count_is_named_and_not_followed(self, busy: Bench) -> None:
-        """C06, argoproj/argo-cd#5105, kedacore/keda#5572: reset every three minutes, raised again each time."""
-        trail = []
-        for _ in range(3):
-            await busy.tick(12)
-            set_replicas(busy, 1, writer="argocd-controller")
-            await busy.tick(2)
-            trail.append(busy.replicas())
-        assert trail == [4, 4, 4]
-        conflict = busy.condition("Conflict")
-        assert (conflict["status"], conflict["reason"]) == ("True", "OtherWriter")
-        assert "argocd-controller changed the replicas, 3 times within the last hour" in conflict["message"]
-        assert busy.condition("Ready")["status"] == "True"
-        assert warnings(busy) == ["OtherWriter"]
-        changes = [
-            entry for entry in busy.api.get(IA, "llm")["status"]["history"] if entry["reason"] == "ChangedByAnother"
-        ]
-        assert len(changes) == 3
-
-    async def test_a_single_change_by_hand_is_a_persons_right(self, busy: Bench) -> None:
-        """C24."""
-        set_replicas(busy, 2, writer="kubectl-scale")
-        await busy.tick(8)
-        assert busy.replicas() == 4
-        assert busy.condition("Conflict")["status"] == "False"
-        assert "kubectl-scale changed the replicas from 4 to 2" in messages(busy)
-
-    async def test_an_owner_that_undoes_each_change_is_left_alone(self, bench: Bench) -> None:
-        """C15: raise and revert each tick, ten events in ten ticks before."""
-        bench.workload(replicas=4)
-        body = bench.api.get(DEPLOYMENTS, "llm")
-        body["metadata"]["ownerReferences"] = [{"kind": "LLMInferenceService", "name": "llm", "controller": True}]
-        bench.api.put(DEPLOYMENTS, body)
-        bench.loads = dict.fromkeys(bench.loads, 20.0)
-        bench.object()
-        await bench.start()
-        for _ in range(20):
-            await bench.tick()
-            if bench.replicas() != 4:
-                set_replicas(bench, 4, writer="manager")
-        assert len(bench.writes("/scale$")) == 2
-        conflict = bench.condition("Conflict")
-        assert (conflict["status"], conflict["reason"]) == ("True", "AmbiguousOwner")
-        assert "manager" in conflict["message"]
-        assert "LLMInferenceService llm controls Deployment llm" in conflict["message"]
-        assert bench.condition("Ready")["status"] == "False"
-        assert bench.api.get(IA, "llm")["status"]["desiredReplicas"] == 8
-        await bench.tick(40)  # ten minutes later it is tried again
-        assert len(bench.writes("/scale$")) == 3
-
-    async def test_an_owner_that_lets_it_be_is_named_only(self, busy: Bench) -> None:
-        body = busy.api.get(DEPLOYMENTS, "llm")
-        body["metadata"]["ownerReferences"] = [{"kind": "InferenceService", "name": "llm", "controller": True}]
-        busy.api.put(DEPLOYMENTS, body)
-        busy.loads = dict.fromkeys(busy.loads, 20.0)
-        await busy.tick(3)
-        assert busy.replicas() == 8
-        assert busy.condition("Conflict")["status"] == "False"
-        assert busy.condition("Conflict")["reason"] == "ControlledByOwner"
-
-    async def test_a_watch_that_lags_is_nobodys_change(self, busy: Bench) -> None:
-        busy.loads = dict.fromkeys(busy.loads, 20.0)
-        flowing = busy.api.hold_watches()
-        await busy.tick(3)
-        flowing.set()
-        await busy.tick(3)
-        assert busy.condition("Conflict")["status"] == "False"
-        assert "ChangedByAnother" not in messages(busy)
-
-
-class TestShadowing:
-    async def test_an_advisory_object_beside_an_hpa_computes_and_explains(self, bench: Bench) -> None:
-        """A target that somebody else scales was dropped before anything was computed."""
-        bench.workload(replicas=2)
-        bench.loads = dict.fromkeys(bench.loads, 30.0)
-        bench.object(mode="Advisory")
-        bench.api.put(
-            HPAS, {"metadata": {"name": "hpa"}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "llm"}}}
-        )
-        await bench.start()
-        await bench.tick(3)
-        status = bench.api.get(IA, "llm")["status"]
-        assert (bench.replicas(), status["desiredReplicas"], status["signals"][0]["state"]) == (2, 6, "fresh")
-        conflict = bench.condition("Conflict")
-        assert (conflict["status"], conflict["reason"]) == ("True", "AnotherScaler")
-        assert "HorizontalPodAutoscaler default/hpa scales Deployment llm" in conflict["message"]
-        assert bench.condition("Ready")["status"] == "True"
-        assert warnings(bench) == []
-        assert bench.writes("/(scale|pods)") == []
-
-    async def test_an_older_object_that_only_advises_blocks_nobody(self, busy: Bench) -> None:
-        """C14."""
-        old = busy.api.get(IA, "llm")
-        old["spec"]["mode"], old["metadata"]["creationTimestamp"] = "Advisory", "2020-01-01T00:00:00Z"
-        busy.api.put(IA, old)
-        busy.object("new", target="llm")
-        busy.loads = dict.fromkeys(busy.loads, 20.0)
-        await busy.tick(2)
-        assert busy.replicas() == 8
-        assert busy.condition("Conflict", "new")["status"] == "False"
-        assert "InferenceAutoscaler default/new scales Deployment llm" in busy.condition("Conflict", "llm")["message"]
-
-    async def test_two_that_act_are_told_apart_by_age(self, busy: Bench) -> None:
-        busy.object("new", target="llm")
-        await busy.tick(2)
-        assert busy.condition("Conflict", "new")["reason"] == "AmbiguousOwner"
-        assert busy.condition("Conflict", "llm")["status"] == "False"
-
-
-ARGO = "argoproj.io/v1alpha1"
-REFERENCE = {"apiVersion": ARGO, "kind": "Rollout", "name": "llm"}
-
-
-class TestAnyKind:
-    """C16."""
-
-    def rollout(self, bench: Bench, replicas: int, **status: Any) -> str:
-        path = bench.api.serve_kind(ARGO, "Rollout", "rollouts")
-        body = {
-            "metadata": {"name": "llm", "generation": 1},
-            "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"name": "server"}]}}},
-            "status": {"replicas": replicas, "updatedReplicas": replicas, "selector": "app=llm,!canary", **status},
-        }
-        bench.api.put(path, body)
-        for number in range(replicas):
-            owner = [{"kind": "ReplicaSet", "name": "llm-9c", "controller": True}]
-            meta = {"labels": {"app": "llm", "rollouts-pod-template-hash": "9c"}, "ownerReferences": owner}
-            bench.pod(f"llm-9c-{number}", load=20.0, metadata=meta)
-        bench.pod("other", load=500.0, metadata={"labels": {"app": "llm", "canary": "1"}, "ownerReferences": []})
-        return path
-
-    async def test_a_rollout_of_argo_is_scaled_by_its_scale_and_its_selector(self, bench: Bench) -> None:
-        path = self.rollout(bench, 2)
-        bench.object(scaleTargetRef=REFERENCE)
-        await bench.start()
-        await bench.tick(2)
-        assert bench.api.get(path, "llm")["spec"]["replicas"] == 4
-        assert bench.condition("Ready")["status"] == "True"
-        bench.loads = dict.fromkeys(bench.loads, 1.0)
-        body = bench.api.get(path, "llm")
-        for number in (2, 3):
-            owner = [{"kind": "ReplicaSet", "name": "llm-9c", "controller": True}]
-            bench.pod(f"llm-9c-{number}", load=1.0, metadata={"labels": {"app": "llm"}, "ownerReferences": owner})
-        bench.api.put(path, body)
-        await bench.tick(FOUR_MINUTES)
-        assert bench.api.get(path, "llm")["spec"]["replicas"] == 1
-        marked = [r.path.rsplit("/", 1)[1] for r in bench.api.asked("PATCH", "/pods/")]
-        assert marked, "its ReplicaSets heed the cost of a pod's deletion"
-        scales = len(bench.api.asked("GET", "/rollouts/llm/scale"))
-        await bench.tick(10)
-        assert len(bench.api.asked("GET", "/rollouts/llm/scale")) == scales, "a scale that stays is not read again"
-
-    async def test_it_is_not_cut_while_it_rolls(self, bench: Bench) -> None:
-        path = self.rollout(bench, 3, updatedReplicas=1)
-        bench.object(scaleTargetRef=REFERENCE)
-        bench.loads = dict.fromkeys(bench.loads, 1.0)
-        await bench.start()
-        await bench.tick(FOUR_MINUTES)
-        assert bench.api.get(path, "llm")["spec"]["replicas"] == 3
-        assert bench.condition("AbleToScale")["reason"] == "RolloutInProgress"
-
-    async def test_a_kind_without_a_scale_is_refused_with_the_deployment_behind_it(self, bench: Bench) -> None:
-        bench.api.serve_kind("serving.kserve.io/v1beta1", "InferenceService", "inferenceservices", scale=False)
-        bench.workload("llm-predictor", replicas=2)
-        body = bench.api.get(DEPLOYMENTS, "llm-predictor")
-        body["metadata"]["ownerReferences"] = [{"kind": "InferenceService", "name": "llm", "controller": True}]
-        bench.api.put(DEPLOYMENTS, body)
-        reference = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "name": "llm"}
-        bench.object(scaleTargetRef=reference)
-        await bench.start()
-        await bench.tick()
-        ready = bench.condition("Ready")
-        assert (ready["status"], ready["reason"]) == ("False", "TargetNotScalable")
-        assert "InferenceService has no scale subresource" in ready["message"]
-        assert "Deployment llm-predictor, which it controls, can be scaled in its place" in ready["message"]
-
-    @pytest.mark.parametrize(
-        ("reference", "words"),
-        [
-            ({"apiVersion": "x.io/v1", "kind": "Thing"}, "the API server does not serve x.io/v1"),
-            ({"apiVersion": ARGO, "kind": "Thing"}, f"{ARGO} has no kind Thing"),
-        ],
-    )
-    async def test_a_kind_that_is_not_there_is_said_and_found_later(
-        self, bench: Bench, reference: dict[str, str], words: str
-    ) -> None:
-        bench.api.serve_kind(ARGO, "Rollout", "rollouts")
-        bench.object(scaleTargetRef={**reference, "name": "llm"})
-        await bench.start()
-        await bench.tick()
-        assert words in bench.condition("Ready")["message"]
-
-    async def test_a_missing_right_names_the_role_to_extend(self, bench: Bench) -> None:
-        self.rollout(bench, 2)
-        bench.api.fail("GET", "/rollouts$", status=403, message="rollouts is forbidden", times=9)
-        bench.object(scaleTargetRef=REFERENCE)
-        await bench.start()
-        await bench.tick()
-        assert "headroom.dev/aggregate-to-autoscaler" in bench.condition("Ready")["message"]
-
-    async def test_a_scale_without_a_selector_is_refused(self, bench: Bench) -> None:
-        self.rollout(bench, 2, selector="")
-        bench.object(scaleTargetRef=REFERENCE)
-        await bench.start()
-        await bench.tick(2)
-        assert "no selector in its status" in bench.condition("Ready")["message"]
 
 
 async def test_after_an_unforeseen_error_the_old_ready_does_not_stay(
