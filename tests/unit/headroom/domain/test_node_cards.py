@@ -1,49 +1,13 @@
 """Which cards a node has, from every source, and what is refused."""
 
-import json
 from typing import Any
 
 import pytest
 
 from headroom import wire
-from headroom.domain.model import Allocation, Card, GpuNode, Sharing
+from headroom.domain.model import Allocation, Card, Sharing
 from headroom.domain.node_cards import InventoryError, encode_cards, node_of, without_cards
-
-PRODUCT, MEMORY, COUNT = "nvidia.com/gpu.product", "nvidia.com/gpu.memory", "nvidia.com/gpu.count"
-REPLICAS, STRATEGY = "nvidia.com/gpu.replicas", "nvidia.com/gpu.sharing-strategy"
-CARDS = "headroom.dev/cards"
-
-
-def node(
-    labels: dict[str, str] | None = None,
-    allocatable: dict[str, Any] | None = None,
-    *,
-    capacity: dict[str, Any] | None = None,
-    cards: Any = None,
-    cordoned: bool = False,
-) -> wire.Node:
-    annotations = {} if cards is None else {CARDS: cards if isinstance(cards, str) else json.dumps(cards)}
-    return wire.Node(
-        metadata=wire.Meta(name="n1", labels=labels or {}, annotations=annotations),
-        spec=wire.NodeSpec(unschedulable=cordoned),
-        status=wire.NodeStatus(
-            allocatable={"cpu": "7910m", "memory": "32Gi", **(allocatable or {})}, capacity=capacity or {}
-        ),
-    )
-
-
-def gfd(
-    product: str, memory: int, count: int, replicas: int = 1, strategy: str = "none", **more: str
-) -> dict[str, str]:
-    """The labels that GPU feature discovery writes."""
-    return {
-        PRODUCT: product, MEMORY: str(memory), COUNT: str(count), REPLICAS: str(replicas), STRATEGY: strategy, **more,
-    }  # fmt: skip
-
-
-def shape(found: GpuNode) -> tuple[Any, ...]:
-    """Sharing, resource, and per card: model, memory, slices."""
-    return found.sharing, found.resource, [(card.model, card.vram_mib, card.slices) for card in found.cards]
+from tests.unit.headroom.domain.nodes import CARDS, COUNT, MEMORY, PRODUCT, REPLICAS, T4, card, gfd, node, shape
 
 
 @pytest.mark.parametrize(
@@ -131,10 +95,6 @@ def test_driver_reserve_is_kept_off_labelled_memory(labels: dict[str, str], rese
     assert node_of(node(labels, {"nvidia.com/gpu": "1"})).cards[0].reserve_mib == reserve_mib
 
 
-def card(**fields: Any) -> dict[str, Any]:
-    return {"id": "GPU-a", "model": "NVIDIA-L4", "vram_mib": 23034, **fields}
-
-
 def test_the_annotation_counts_before_labels_and_may_mix_models() -> None:
     found = node_of(
         node(
@@ -195,9 +155,6 @@ def test_malformed_annotations(cards: Any, field: str, reason: str) -> None:
     assert reason in caught.value.reason
 
 
-T4 = gfd("Tesla-T4", 15360, 2)
-
-
 @pytest.mark.parametrize(
     ("broken", "named"),
     [
@@ -252,250 +209,6 @@ def test_contradictions_are_refused_with_a_reason(broken: wire.Node, named: list
 def test_a_refused_node_remains_a_home_for_pods_without_cards() -> None:
     rest = without_cards(node(T4, {"nvidia.com/gpu": "8"}))
     assert (rest.cards, rest.resource, rest.cpu_milli) == ((), "", 7910)
-
-
-# Sharing, in every way it is told
-
-
-def hand(**more: str) -> dict[str, str]:
-    """Labels that people write."""
-    return {"headroom.dev/card-model": "NVIDIA-L4", "headroom.dev/card-vram": "22Gi", **more}
-
-
-GKE = {
-    "cloud.google.com/gke-accelerator": "nvidia-l4",
-    "cloud.google.com/gke-gpu-sharing-strategy": "time-sharing",
-    "cloud.google.com/gke-max-shared-clients-per-gpu": "3",
-}
-L4 = ("NVIDIA-L4", 22491, 3)
-
-
-@pytest.mark.parametrize(
-    ("labels", "allocatable", "expected"),
-    [
-        pytest.param(
-            hand() | GKE, {"nvidia.com/gpu": "3"}, (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 3)]),
-            id="N06 k8s-device-plugin#741: hand labels beside GKE's",
-        ),
-        pytest.param(
-            GKE, {"nvidia.com/gpu": "6"}, (Sharing.TIME_SLICING, "nvidia.com/gpu", [L4, L4]),
-            id="N05 k8s-device-plugin#741, karpenter-gcp#319: GKE's labels alone",
-        ),
-        pytest.param(
-            GKE | {"cloud.google.com/gke-gpu-sharing-strategy": "mps"}, {"nvidia.com/gpu": "3"},
-            (Sharing.MPS, "nvidia.com/gpu", [L4]), id="GKE with MPS",
-        ),
-        pytest.param(
-            {"cloud.google.com/gke-accelerator": "nvidia-l4"}, {"nvidia.com/gpu": "2"},
-            (Sharing.EXCLUSIVE, "nvidia.com/gpu", [("NVIDIA-L4", 22491, 1)] * 2), id="GKE without sharing",
-        ),
-        pytest.param(
-            {"cloud.google.com/gke-accelerator": "nvidia-tesla-a100", "cloud.google.com/gke-gpu-partition-size": "1g.5gb"},
-            {"nvidia.com/gpu": "7"}, (Sharing.MIG, "nvidia.com/gpu", [("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4768, 1)] * 7),
-            id="GKE's partitions",
-        ),
-        pytest.param(
-            hand(**{"nvidia.com/gpu.count": "1", STRATEGY: "time-slicing"}), {"nvidia.com/gpu": "3"},
-            (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 3)]), id="hand labels with gpu.count",
-        ),
-        pytest.param(
-            hand(**{REPLICAS: "3"}), {"nvidia.com/gpu": "3"},
-            (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 3)]), id="hand labels with gpu.replicas",
-        ),
-        pytest.param(
-            hand(), {"nvidia.com/gpu": "4"}, (Sharing.EXCLUSIVE, "nvidia.com/gpu", [("NVIDIA-L4", 22528, 1)] * 4),
-            id="hand labels and no sign of sharing: each device is a card",
-        ),
-        pytest.param(
-            gfd("NVIDIA-L4-SHARED", 23034, 1, 16384, "time-slicing"), {"nvidia.com/gpu": "16384"},
-            (Sharing.TIME_SLICING, "nvidia.com/gpu", [("NVIDIA-L4", 23034, 16384)]),
-            id="S05 k8s-device-plugin#1433: a device for every MiB or so",
-        ),
-        pytest.param(
-            gfd("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 4, 4, "time-slicing"),
-            {"nvidia.com/gpu": "0", "nvidia.com/gpu.shared": "16"},
-            (Sharing.TIME_SLICING, "nvidia.com/gpu.shared", [("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 4)] * 4),
-            id="S07 bottlerocket#4418: MIG with time-slicing",
-        ),
-        pytest.param(
-            gfd("NVIDIA-L4-SHARED", 23034, 1, 4, "nvlink-magic"), {"nvidia.com/gpu": "4"},
-            (Sharing.UNKNOWN, "nvidia.com/gpu", [("NVIDIA-L4", 23034, 4)]), id="a strategy of tomorrow",
-        ),
-    ],
-)  # fmt: skip
-def test_shared_devices_are_not_cards(
-    labels: dict[str, str], allocatable: dict[str, Any], expected: tuple[Any, ...]
-) -> None:
-    assert shape(node_of(node(labels, allocatable))) == expected
-
-
-@pytest.mark.parametrize(
-    ("labels", "allocatable", "sign"),
-    [
-        pytest.param(hand(**{STRATEGY: "time-slicing"}), {"nvidia.com/gpu": "3"}, f"{STRATEGY}: time-slicing", id="strategy"),
-        pytest.param(hand(**{PRODUCT: "NVIDIA-L4-SHARED"}), {"nvidia.com/gpu": "3"}, f"{PRODUCT}: NVIDIA-L4-SHARED", id="product"),
-        pytest.param(hand(), {"nvidia.com/gpu.shared": "3"}, "nvidia.com/gpu.shared", id="resource"),
-        pytest.param(hand(**{"nvidia.com/mps.capable": "true"}), {"nvidia.com/gpu": "3"}, "mps.capable: true", id="MPS"),
-        pytest.param(
-            hand(**{"cloud.google.com/gke-gpu-sharing-strategy": "time-sharing"}), {"nvidia.com/gpu": "3"},
-            "gke-gpu-sharing-strategy: time-sharing", id="GKE",
-        ),
-    ],
-)  # fmt: skip
-def test_a_sign_of_sharing_without_a_number_is_refused_with_the_remedy(
-    labels: dict[str, str], allocatable: dict[str, Any], sign: str
-) -> None:
-    with pytest.raises(InventoryError) as caught:
-        node_of(node(labels, allocatable))
-    for part in (sign, COUNT, REPLICAS, "the agent"):
-        assert part in str(caught.value)
-
-
-def test_devices_of_another_scheduler_s_plugin_are_a_sign_of_sharing() -> None:
-    marked = node(hand(), {"nvidia.com/gpu": "10"})
-    marked.metadata.annotations["hami.io/node-nvidia-register"] = "GPU-a,10,22528,100,NVIDIA-L4,0,true:"
-    with pytest.raises(InventoryError, match=r"node-nvidia-register.*the agent"):
-        node_of(marked)
-
-
-def test_what_kubelet_counts_wins_over_a_replicas_label_beside_an_annotation_without_slices() -> None:
-    """S10 (k8s-device-plugin#732): feature discovery wrote gpu.replicas 1 although the plugin shares by 12."""
-    found = node_of(
-        node(gfd("NVIDIA-A10G-SHARED", 23028, 1, 1, "time-slicing"), {"nvidia.com/gpu": "12"}, cards=[card()])
-    )
-    assert [one.slices for one in found.cards] == [12]
-
-
-@pytest.mark.parametrize(
-    ("label", "text", "allocation", "one_each"),
-    [
-        ("headroom.dev/allocation", "random", Allocation.UNKNOWN, False),
-        ("headroom.dev/allocation", "spread", Allocation.SPREAD, False),
-        ("headroom.dev/fail-requests-greater-than-one", "true", Allocation.DISTRIBUTED, True),
-        ("headroom.dev/fail-requests-greater-than-one", "perhaps", Allocation.DISTRIBUTED, True),
-        (STRATEGY, "mps", Allocation.DISTRIBUTED, True),
-        (STRATEGY, "magic", Allocation.DISTRIBUTED, True),
-        ("cloud.google.com/gke-gpu-sharing-strategy", "time-sharing", Allocation.DISTRIBUTED, True),
-    ],
-)
-def test_one_word_that_nobody_knows_costs_no_node(
-    label: str, text: str, allocation: Allocation, one_each: bool
-) -> None:
-    found = node_of(node(gfd("Tesla-T4-SHARED", 15360, 1, 4, "time-slicing") | {label: text}, {"nvidia.com/gpu": "4"}))
-    assert (len(found.cards), found.allocation, found.one_device_each) == (1, allocation, one_each)
-    unknown = text in ("random", "perhaps", "magic")
-    assert [problem.startswith(f"{label}: {text}: ") for problem in found.problems] == [True] * unknown
-
-
-def test_mps_may_be_told_to_give_several_devices() -> None:
-    labels = gfd("Tesla-T4-SHARED", 15360, 1, 4, "mps") | {"headroom.dev/fail-requests-greater-than-one": "false"}
-    assert not node_of(node(labels, {"nvidia.com/gpu": "4"})).one_device_each
-
-
-# Memory that nobody tells
-
-
-@pytest.mark.parametrize(
-    ("labels", "allocatable", "models"),
-    [
-        pytest.param(
-            {PRODUCT: "NVIDIA-GB10"}, {"nvidia.com/gpu": "1"}, ["NVIDIA-GB10"],
-            id="N01 N03 gpu-operator#1794, KAI#706, HAMi#1511: unified memory",
-        ),
-        pytest.param({PRODUCT: "NVIDIA-GB10", MEMORY: "0"}, {"nvidia.com/gpu": "1"}, ["NVIDIA-GB10"], id="unified memory, 0 by label"),
-        pytest.param({}, {"amd.com/gpu": "8"}, ["AMD"] * 8, id="N07 ROCm/gpu-operator#183: no labeller"),
-        pytest.param(
-            {"amd.com/gpu.product-name": "AMD_Instinct_MI300A"}, {"amd.com/gpu": "4"}, ["AMD_Instinct_MI300A"] * 4, id="MI300A"
-        ),
-        pytest.param({}, {"habana.ai/gaudi": "8"}, ["Intel"] * 8, id="N10 dell/omnia#2312: Gaudi carries no model"),
-        pytest.param(
-            {"cloud.google.com/gke-tpu-accelerator": "tpu-v3-slice"}, {"google.com/tpu": "4"}, ["tpu-v3-slice"] * 4,
-            id="N11: a TPU that the table does not know",
-        ),
-    ],
-)  # fmt: skip
-def test_whole_devices_need_no_memory(labels: dict[str, str], allocatable: dict[str, Any], models: list[str]) -> None:
-    found = node_of(node(labels, allocatable))
-    assert [one.model for one in found.cards] == models
-    assert not any(one.sized for one in found.cards)
-    assert [one.usable_mib for one in found.cards] == [1] * len(models)
-
-
-def test_the_hand_label_gives_unified_memory_a_size() -> None:
-    labels = {PRODUCT: "NVIDIA-GB10", "headroom.dev/card-vram": "110Gi"}
-    for annotation in (
-        None,
-        [{"id": "GPU-a", "model": "NVIDIA-GB10"}],
-        [{"id": "GPU-a", "model": "NVIDIA-GB10", "vram_mib": 0}],
-    ):
-        found = node_of(node(labels, {"nvidia.com/gpu": "1"}, cards=annotation))
-        assert [one.vram_mib for one in found.cards] == [112640]
-
-
-# Several kinds on one node
-
-
-def test_two_kinds_of_device_on_one_node_each_have_their_cards() -> None:
-    """S12 (nixpkgs#288037): an AMD processor with graphics beside an NVIDIA card."""
-    both = {"nvidia.com/gpu": "1", "amd.com/gpu": "1"}
-    found = node_of(node(gfd("NVIDIA-L4", 23034, 1), both, cards=[card(index=4)]))
-    assert [(one.id, one.index, found.resource_of(one), str(one.pin_bar)) for one in found.cards] == [
-        ("GPU-a", 4, "nvidia.com/gpu", ""),
-        ("amd-0", 5, "amd.com/gpu", "only NVIDIA cards can be picked by Headroom"),
-    ]
-    pinned_only = node_of(node({}, {"amd.com/gpu": "1"}, cards=[card()]))
-    assert [(one.id, pinned_only.resource_of(one)) for one in pinned_only.cards] == [
-        ("GPU-a", ""),
-        ("amd-0", "amd.com/gpu"),
-    ]
-
-
-def test_a_kind_that_cannot_be_told_does_not_take_the_other_along() -> None:
-    for annotation in (None, "{not json"):
-        found = node_of(node(T4, {"nvidia.com/gpu": "7", "amd.com/gpu": "1"}, cards=annotation))
-        assert [found.resource_of(one) for one in found.cards] == ["amd.com/gpu"]
-        assert len(found.problems) == 1
-
-
-def test_an_annotation_written_by_hand_for_another_vendor_s_devices() -> None:
-    found = node_of(
-        node({}, {"amd.com/gpu": "1"}, cards=[{"id": "0", "model": "AMD_Instinct_MI300X", "vram_mib": 196608}])
-    )
-    assert shape(found) == (Sharing.EXCLUSIVE, "amd.com/gpu", [("AMD_Instinct_MI300X", 196608, 1)])
-
-
-def test_a_resource_without_working_devices_gives_way_to_one_with() -> None:
-    """S11 (k8s-device-plugin#990): kubelet shows the old name for five minutes after renameByDefault was switched on."""
-    renamed = node(
-        gfd("NVIDIA-L4", 23034, 4, 4, "time-slicing"), {"nvidia.com/gpu": "0", "nvidia.com/gpu.shared": "16"},
-        capacity={"nvidia.com/gpu": "4", "nvidia.com/gpu.shared": "16"},
-    )  # fmt: skip
-    assert shape(node_of(renamed)) == (Sharing.TIME_SLICING, "nvidia.com/gpu.shared", [("NVIDIA-L4", 23034, 4)] * 4)
-    with pytest.raises(InventoryError, match="0 of 4"):
-        node_of(node(gfd("NVIDIA-L4", 23034, 4), {"nvidia.com/gpu": "0"}, capacity={"nvidia.com/gpu": "4"}))
-    assert node_of(node({}, {"amd.com/gpu": "7"}, capacity={"amd.com/gpu": "8"})).cards[-1].index == 6
-
-
-# Cards that are not Headroom's to give, or not to pick
-
-
-def test_labels_describe_cards_where_no_device_plugin_is() -> None:
-    """S16: docs/install.md says that pinned mode needs no device plugin."""
-    found = node_of(node(gfd("NVIDIA-L4", 23034, 2)))
-    assert shape(found) == (Sharing.EXCLUSIVE, "", [("NVIDIA-L4", 23034, 1)] * 2)
-    with pytest.raises(InventoryError, match="cannot be told apart"):
-        node_of(node(gfd("NVIDIA-L4", 23034, 2) | {"nvidia.com/mig.strategy": "mixed"}))
-
-
-def test_a_card_that_only_drives_a_screen_is_left_out() -> None:
-    """S17 (gfd#27): a DGX Station lists its display card among the others, the device plugin skips it."""
-    station = [
-        card(index=0),
-        card(id="GPU-d", index=3, model="NVIDIA DGX Display", vram_mib=4096),
-        card(id="GPU-e", index=4),
-    ]
-    found = node_of(node(gfd("NVIDIA-L4", 23034, 2), {"nvidia.com/gpu": "2"}, cards=station))
-    assert [one.id for one in found.cards] == ["GPU-a", "GPU-e"]
 
 
 MIG = gfd("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4864, 7) | {"nvidia.com/mig.strategy": "single"}
