@@ -1,7 +1,8 @@
 """`headroom autoscaler explain`: an object's last decision in words a person reads top to bottom. Pure."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -91,15 +92,42 @@ def _signals(signals: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [heading, *rows] if rows else []
 
 
+_ERRORS: Final = ("promptTokenError", "outputTokenError")
+_TOLD_APART: Final = 0.5
+"""Of a price: one whose standard error is larger is not known by itself."""
+
+
 def _learned(learned: Mapping[str, Any]) -> list[str]:
     words = {
         "startUpSeconds": "a new replica takes {} s to be ready",
         "holdSeconds": "replicas are kept for {} s after they were last needed",
         "scrapeSeconds": "its pods are scraped every {} s",
-        "secondsPerPromptToken": "a prompt token costs {} GPU seconds",
-        "secondsPerOutputToken": "an output token costs {} GPU seconds",
+        "secondsPerPromptToken": "a prompt token costs {} GPU seconds" + _give_or_take(learned, "promptTokenError"),
+        "secondsPerOutputToken": "an output token costs {} GPU seconds" + _give_or_take(learned, "outputTokenError"),
     }
-    return [text.format(learned[name]) for name, text in words.items() if name in learned]
+    lines = [text.format(learned[name]) for name, text in words.items() if name in learned]
+    errors = [error for name in _ERRORS if (error := _number(learned.get(name))) is not None]
+    if any(error > _TOLD_APART for error in errors):
+        lines.append(
+            "the two prices cannot be told apart yet: prompt and output tokens have come in one mix. For that mix their sum is right"
+        )
+    return lines
+
+
+def _give_or_take(learned: Mapping[str, Any], name: str) -> str:
+    error = _number(learned.get(name))
+    if error is None:
+        return ""
+    return f", give or take {100 * error:.0f} %" if error < 1 else ", which may be wrong by as much"
+
+
+def _number(text: object) -> float | None:
+    """A status is data: what is no number says nothing."""
+    try:
+        number = float(str(text))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _conditions(conditions: Sequence[Mapping[str, Any]]) -> list[list[str]]:

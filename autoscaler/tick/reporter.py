@@ -11,6 +11,7 @@ from autoscaler.api.resource import InferenceAutoscaler
 from autoscaler.law.decide import Rule
 from autoscaler.law.inputs import NO_WORKERS, Freshness
 from autoscaler.law.rules.reserve import BURSTS
+from autoscaler.law.sizing import prices
 from autoscaler.law.turn import least
 from autoscaler.metrics import AutoscalerMetrics
 from autoscaler.tick import status
@@ -174,7 +175,20 @@ def _learned(outcome: Outcome) -> dict[str, Any]:
     if work is not None and work.known:
         learned["secondsPerPromptToken"] = f"{work.seconds_per_prompt_token:.3g}"
         learned["secondsPerOutputToken"] = f"{work.seconds_per_output_token:.3g}"
+        learned |= _doubts(outcome)
     return learned
+
+
+def _doubts(outcome: Outcome) -> dict[str, str]:
+    """How far learned prices can be trusted, each as a share of the price; nothing where the object states them."""
+    if outcome.target.costs is not None:
+        return {}
+    doubt = prices.doubt(outcome.memory.lessons.cost, prices.CostSettings())
+    return {"promptTokenError": _share(doubt.per_prompt_token), "outputTokenError": _share(doubt.per_output_token)}
+
+
+def _share(error: float) -> str:
+    return f"{error:.2g}" if error < 1 else "1"
 
 
 def _turned_bad(new: list[dict[str, Any]], old: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -62,6 +62,13 @@ class Cost(NamedTuple):
     """Requests in a replica that is as full as its prices allow; 0: not known."""
 
 
+class Doubt(NamedTuple):
+    """Standard error of each price, as a share of it. Infinite where there is nothing to tell it by."""
+
+    per_prompt_token: float
+    per_output_token: float
+
+
 @dataclass(frozen=True, slots=True)
 class CostSettings:
     """How costs are learned."""
@@ -80,6 +87,8 @@ class CostSettings:
     error_allowed: float = 0.1
     """Largest standard error, relative, of the iteration that the fit foretells at twice the mean load."""
     ridge: float = 1e-3
+    least_misfit: float = 0.01
+    """An engine is no formula: samples that lie closer to it than this, as a share of the mean iteration, prove no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +180,37 @@ def cost(state: CostState, settings: CostSettings, inter_token_seconds: float | 
     return Cost(max(prompt, LEAST_PRICE), max(output, LEAST_PRICE), full)
 
 
+def doubt(state: CostState, settings: CostSettings) -> Doubt:
+    """How well the samples of late tell the two prices, and each from the other (ordinary least squares: s2 (X'X)^-1).
+
+    While prompt and output tokens come in one mix, the iteration is foretold well along that mix and the split between the two
+    prices is not known: both errors are large then, though the fit is good.
+    """
+    if state.weight <= SIZE or any(state.xx[c * SIZE + c] <= 0 for c in range(SIZE)):
+        return Doubt(math.inf, math.inf)
+    units = ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    solved = _solve(state, [*range(SIZE)], (state.xy, *units), settings.ridge)
+    if solved is None:
+        return Doubt(math.inf, math.inf)
+    found, of_output, of_prompt = solved
+    mean = state.xy[0] / state.weight
+    misfit = max(_residual(state, found, SIZE), (settings.least_misfit * mean) ** 2)
+    output, prompt = (
+        math.sqrt(misfit * max(spread[c], 0.0)) / found[c] if found[c] > 0 else math.inf
+        for c, spread in ((1, of_output), (2, of_prompt))
+    )
+    return Doubt(prompt, output)
+
+
+def _residual(state: CostState, coefficients: Sequence[float], columns: int) -> float:
+    """Mean square of what the fit leaves unexplained, in seconds squared."""
+    explained = sum(c * xy for c, xy in zip(coefficients, state.xy, strict=True))
+    quadratic = sum(
+        coefficients[i] * coefficients[j] * state.xx[i * SIZE + j] for i in range(SIZE) for j in range(SIZE)
+    )
+    return max(state.yy - 2 * explained + quadratic, 0.0) / max(state.weight - columns, 1.0)
+
+
 def _solve(
     state: CostState, columns: list[int], rights: Sequence[Sequence[float]], ridge: float
 ) -> list[list[float]] | None:
@@ -210,9 +250,4 @@ def _error_ahead(
     foretold = sum(c * x for c, x in zip(coefficients, ahead, strict=True))
     if foretold <= 0:
         return math.inf
-    explained = sum(c * xy for c, xy in zip(coefficients, state.xy, strict=True))
-    quadratic = sum(
-        coefficients[i] * coefficients[j] * state.xx[i * SIZE + j] for i in range(SIZE) for j in range(SIZE)
-    )
-    residual = max(state.yy - 2 * explained + quadratic, 0.0) / max(state.weight - columns, 1.0)
-    return math.sqrt(max(residual * variance, 0.0)) / foretold
+    return math.sqrt(max(_residual(state, coefficients, columns) * variance, 0.0)) / foretold
