@@ -18,6 +18,11 @@ from headroom.cli import LazyGroup
             "Measure what knowing the links between cards is worth in a day.",
         ),
         "serving": ("simulations.serving.cli:main", "Replay request traces against scaling laws."),
+        "from-zero": (
+            "simulations.serving.studies.from_zero:main",
+            "Wake a model from zero by the requests in its gateway.",
+        ),
+        "variants": ("simulations.serving.studies.variants:main", "Mix card types with prices for one model."),
         "usage": (
             "simulations.usage.hour:main",
             "Report an hour of scripted cards, and hold it against what they drew.",

@@ -145,9 +145,12 @@ class Deployment:
         self._starts += 1
         factor = self.slowness(self._starts)
         speed = self.speed if factor == 1.0 else self.speed.slower(factor)
-        pod = Pod(self._starts, now, speed, Histograms() if self.observed else None)
+        pod = Pod(self._starts, now, speed, self._histograms())
         self.pods.append(pod)
         return pod
+
+    def _histograms(self) -> Histograms | None:
+        return Histograms() if self.observed else None
 
     def start_ready(self, replicas: int) -> None:
         """Put the first replicas in place, warm: the state in which every law takes over."""

@@ -14,6 +14,7 @@ from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Freshness, Observation, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
 from autoscaler.law.spec import Objective
+from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.cluster import pods
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.gathering import ObserveSettings
@@ -68,8 +69,8 @@ class HeadroomLaw:
         """What the daemon would observe now."""
         assert self._scrapes is not None, "nothing is watched"
         wall = view.now + EPOCH_SECONDS
-        own = [_pod_view(pod) for pod in view.deployment.pods]
-        snapshot = self._scrapes.snapshot(wall, self._windows, lambda pod: (_NAMESPACE, _pod_name(pod)))
+        own = [pod_view(pod) for pod in view.deployment.pods]
+        snapshot = self.snapshot(view, self._scrapes.snapshot(wall, self._windows, pod_key))
         observer = Observer(self.target, own, snapshot, wall, self._observing)
         self.lessons = observer.learn(self.lessons, self.costs)
         facts = pods.facts(own, wall, self._started)
@@ -80,10 +81,15 @@ class HeadroomLaw:
             readings=observer.readings(),
             work=self.work(observer, view),
             utilisation=observer.utilisation(),
+            gateway=observer.gateway(self.lessons, engine_costs(self.target, self.lessons, self.costs)),
             activation=Reading("router", Freshness.FRESH, float(view.deployment.inside)),
             capacity=Capacity(self.setting.room(self.setting.max_replicas)),
             gpus_per_replica=float(self.setting.pair.cards),
         )
+
+    def snapshot(self, view: View, pods: Snapshot) -> Snapshot:
+        """What Prometheus answers: what the pods say, and what else there is."""
+        return pods
 
     def work(self, observer: Observer, view: View) -> Work | None:
         """Token rates and their prices."""
@@ -118,16 +124,17 @@ def _target(setting: Setting, parameters: Parameters) -> Target:
     return replace(target, spec=replace(target.spec, signals=signals, down=down, objective=objective))
 
 
-def _pod_name(pod: Pod) -> str:
-    return f"{_NAME}-{pod.order}"
+def pod_key(pod: Pod) -> tuple[str, str]:
+    """Namespace and name."""
+    return _NAMESPACE, f"{_NAME}-{pod.order}"
 
 
-def _pod_view(pod: Pod) -> PodView:
+def pod_view(pod: Pod) -> PodView:
     """The pod as the API server shows it."""
     placed = pod.placement is not None
     return PodView(
         namespace=_NAMESPACE,
-        name=_pod_name(pod),
+        name=pod_key(pod)[1],
         owner=f"Deployment/{_NAMESPACE}/{_NAME}",
         node=pod.placement.node if pod.placement is not None else "",
         ip="",

@@ -1,0 +1,172 @@
+"""One model on two card types with prices: the mix against each type alone, on the same loads, with the same law."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import click
+
+from headroom.domain.model import Placement
+from headroom.errors import HeadroomError
+from simulations.serving.arena import most_tokens
+from simulations.serving.engine.hardware import Pair, bundled_pairs, find_pair, marginal_work_seconds
+from simulations.serving.engine.request import Request
+from simulations.serving.fleet.observe import Monitor
+from simulations.serving.fleet.placing import SharedFleet, uniform_fleet
+from simulations.serving.fleet.served import Served
+from simulations.serving.laws.base import Objective, Setting
+from simulations.serving.loads.patterns import parse_pattern
+from simulations.serving.loads.traces import Trace
+from simulations.serving.studies.mixed import Kind, MixedFleet, MixingLaw
+from simulations.serving.suite.tables import markdown
+from simulations.virtual_time import Engine
+
+MODEL: Final = "llama-3.1-8b"
+PRICES: Final = {"L40S": 1.86, "H100-80GB": 6.88}
+"""Dollars for a card hour: on-demand list price of a cloud instance divided by its cards, as in the demo."""
+OBJECTIVE: Final = Objective(2.0, 0.1)
+LOADS: Final = ("diurnal,rate=14,hours=2", "steps,rate=14,hours=2", "spikes,rate=10,hours=2")
+SCRAPE_SECONDS: Final = 15.0
+TICK_SECONDS: Final = 15.0
+MOST_REPLICAS: Final = 64
+GOAL: Final = 0.15
+_SETTLE_SECONDS: Final = 300.0
+_USUAL: Final = Request(0.0, 1000, 200)
+"""What a benchmark would have measured: the stated speed of a card rests on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One run."""
+
+    attainment: float
+    dollars: float
+    hours: tuple[float, ...]
+    """Of each card type."""
+    cold_starts: int
+
+
+def run(trace: Trace, cards: Sequence[str], available: dict[str, int], seed: int) -> Result:
+    """The model on these card types, of which so many cards each are to be had."""
+    pairs = [find_pair(bundled_pairs(), MODEL, card) for card in cards]
+    engine = Engine()
+    shared = SharedFleet(
+        [node for pair in pairs for node in uniform_fleet(pair.card, pair.card_vram_mib, available[pair.card], 1)]
+    )
+    kinds = [_kind(pair, pairs[0], shared) for pair in pairs]
+
+    def cold(order: int, placement: Placement) -> float:
+        rng = random.Random(f"{seed}/{trace.name}/{order}")
+        pair = next(pair for pair in pairs if placement.node.startswith(pair.card.lower()))
+        return pair.cold_start_seconds(rng, new_image=False, new_node=False)
+
+    fleet = MixedFleet(engine, kinds, cold, Served(OBJECTIVE.ttft_seconds, OBJECTIVE.itl_seconds))
+    setting = Setting(pairs[0], OBJECTIVE, 1, MOST_REPLICAS, TICK_SECONDS, SCRAPE_SECONDS, 1, trace)
+    law = MixingLaw(setting, kinds)
+    law.watch(fleet, seed, lambda _order: False)
+    monitor = Monitor(fleet, delay_seconds=0.0)
+    fleet.scale(_first(trace, kinds), warm=True)
+    limit = min(most_tokens(pair) for pair in pairs)
+    fleet.feed(trace.requests(limit))
+    end = trace.span_seconds + _SETTLE_SECONDS
+    held = [0.0] * len(kinds)
+
+    def tick(count: int) -> None:
+        fleet.scale(law.counts(monitor.view(), fleet))
+        for at, number in enumerate(fleet.counts()):
+            held[at] += number * TICK_SECONDS / 3600
+        if (count + 1) * TICK_SECONDS <= end:
+            engine.at((count + 1) * TICK_SECONDS, tick, count + 1)
+
+    engine.at(0.0, tick, 0)
+    engine.run(end)
+    attainment = fleet.served.met / max(trace.servable(limit), 1)
+    return Result(attainment, fleet.spent_until_now(), tuple(held), fleet.cold_starts)
+
+
+def _kind(pair: Pair, first: Pair, shared: SharedFleet) -> Kind:
+    speed = marginal_work_seconds(first.speed, _USUAL) / marginal_work_seconds(pair.speed, _USUAL)
+    return Kind(pair, PRICES[pair.card] * pair.cards, speed, shared.cards_for(pair))
+
+
+def _first(trace: Trace, kinds: Sequence[Kind]) -> list[int]:
+    """Replicas that the first five minutes need at 80 % busy, of the first kind as far as there are cards; the same for every run."""
+    speed = kinds[0].pair.speed
+    work = sum(marginal_work_seconds(speed, request) for request in trace.requests() if request.arrival < 300.0)
+    lacking, counts = work / 300 / 0.8 / (1 - speed.base_seconds / OBJECTIVE.itl_seconds), []
+    for kind in kinds:
+        count = min(max(round(lacking / kind.capacity + 0.499), 0), kind.cards.room(MOST_REPLICAS))
+        counts.append(count)
+        lacking -= count * kind.capacity
+    return counts
+
+
+HEAD: Final = ("load", "on", "within objective", "dollars", "against the best single type")
+
+
+def table(loads: Sequence[str], available: dict[str, int], seeds: Sequence[int], wanted: float) -> str:
+    """Means over the seeds; the best single type is the cheapest one that serves as many within the objective as is wanted."""
+    rows, reached = [], []
+    cards = list(PRICES)
+    for load in loads:
+        means = {}
+        for name, on in [*((card, [card]) for card in cards), ("both", cards)]:
+            runs = [run(parse_pattern(f"pattern:{load}", seed), on, available, seed) for seed in seeds]
+            hours = [sum(one.hours[at] for one in runs) / len(runs) for at in range(len(on))]
+            words = " + ".join(f"{hour:.1f} h {card}" for hour, card in zip(hours, on, strict=True))
+            means[name] = (sum(r.attainment for r in runs) / len(runs), sum(r.dollars for r in runs) / len(runs), words)
+        singles = [means[card] for card in cards if means[card][0] >= wanted]
+        best = min((one[1] for one in singles), default=None)
+        for attainment, dollars, words in means.values():
+            against = f"{100 * (dollars / best - 1):+.1f} %" if best is not None else "none serves enough"
+            rows.append([load, words, f"{100 * attainment:.2f} %", f"{dollars:.2f}", against])
+        attainment, dollars, _ = means["both"]
+        if best is None:
+            reached.append(f"{load}: no single type serves {100 * wanted:g} %; the mix serves {100 * attainment:.2f} %")
+            continue
+        word = "reached" if dollars <= (1 - GOAL) * best and attainment >= wanted else "missed"
+        worse = "" if dollars <= best and attainment >= wanted else ", and it is worse than the best single type"
+        reached.append(
+            f"{load}: {100 * (1 - dollars / best):.1f} % cheaper than the best single type; the goal of 15 % is {word}{worse}"
+        )
+    return "\n".join([markdown(HEAD, rows), "", *reached])
+
+
+class VariantsUsageError(HeadroomError):
+    """A flag whose value cannot be used."""
+
+
+def parse_cards(text: str) -> dict[str, int]:
+    """`L40S=6,H100-80GB=8`. Raises VariantsUsageError."""
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        card, _, count = part.partition("=")
+        if card not in PRICES or not count.isdecimal() or not 1 <= int(count) <= 1000:
+            raise VariantsUsageError(f"--cards: {part!r} is not CARD=COUNT with a card of {', '.join(PRICES)}")
+        found[card] = int(count)
+    if missing := [card for card in PRICES if card not in found]:
+        raise VariantsUsageError(f"--cards: {', '.join(missing)} is missing")
+    return found
+
+
+@click.command()
+@click.option(
+    "--load",
+    "loads",
+    multiple=True,
+    help=f"PATTERN,rate=..,hours=.. of `simulate serving`.  [default: {'; '.join(LOADS)}]",
+)
+@click.option(
+    "--cards", default="L40S=64,H100-80GB=16", show_default=True, help="How many cards of each type are to be had."
+)
+@click.option("--seeds", default=2, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--attainment",
+    default=0.98,
+    show_default=True,
+    help="Share within the objective that a single type must reach to count.",
+)
+def main(loads: tuple[str, ...], cards: str, seeds: int, attainment: float) -> None:
+    """One model on two card types with prices: both mixed against each alone, under the same law."""
+    click.echo(table(loads or LOADS, parse_cards(cards), range(1, seeds + 1), attainment))
