@@ -12,15 +12,27 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from aiohttp import web
 
-Object = dict[str, Any]
+from tests.fakes.api_faults import Faults, Front
+from tests.fakes.api_objects import (
+    Object,
+    Refusal,
+    Request,
+    Target,
+    check_preconditions,
+    merge,
+    scale_of,
+    selected,
+    status_of,
+    target_of,
+)
+
 _CLUSTER_SCOPED = {
     "nodes",
     "namespaces",
@@ -33,103 +45,11 @@ _LIST_KIND = {"pods": "PodList", "nodes": "NodeList"}
 _STAMP = "2026-01-01T00:00:00Z"
 
 
-@dataclass
-class Request:
-    """One call as the server saw it."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    body: Any
-
-
-@dataclass
-class _Fault:
-    method: str
-    path: re.Pattern[str]
-    status: int
-    message: str
-    times: int
-
-
-@dataclass
-class _Stall:
-    method: str
-    path: re.Pattern[str]
-    released: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-class Front:
-    """An address of the server for one client; while `down`, no call gets through and none is answered."""
-
-    def __init__(self, server: "ApiServer", url: str) -> None:
-        self._server, self.url = server, url
-        self._open = asyncio.Event()
-        self._open.set()
-
-    @property
-    def down(self) -> bool:
-        """Whether it is cut off."""
-        return not self._open.is_set()
-
-    @down.setter
-    def down(self, down: bool) -> None:
-        if down:
-            self._open.clear()
-        else:
-            self._open.set()
-
-    async def opened(self) -> None:
-        """Wait until it is not cut off."""
-        await self._open.wait()
-
-    def write_kubeconfig(self, path: Path) -> Path:
-        """A kubeconfig for this address, without credentials."""
-        return self._server.write_kubeconfig(path, self.url)
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What a path points at."""
-
-    resource: str
-    """Group, version and plural, e.g. `/api/v1/pods`."""
-    plural: str
-    namespace: str
-    name: str
-    subresource: str
-
-
-def _target(path: str) -> _Target:
-    parts = path.strip("/").split("/")
-    depth = 2 if parts[0] == "api" else 3
-    if len(parts) <= depth:
-        raise Refusal(404, "NotFound", f"the server could not find the requested resource {path}")
-    base, rest = "/" + "/".join(parts[:depth]), parts[depth:]
-    namespace = ""
-    if rest[0] == "namespaces" and len(rest) > 2:
-        namespace, rest = rest[1], rest[2:]
-    return _Target(
-        resource=f"{base}/{rest[0]}",
-        plural=rest[0],
-        namespace=namespace,
-        name=rest[1] if len(rest) > 1 else "",
-        subresource=rest[2] if len(rest) > 2 else "",
-    )
-
-
-class Refusal(Exception):
-    """An answer other than success, as a Status object."""
-
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.reason, self.message = code, reason, message
-
-
-class ApiServer:
+class ApiServer(Faults):
     """Use as `async with ApiServer() as api:`; clients connect to `api.url` or through `api.write_kubeconfig(path)`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[Request] = []
         self.url = ""
         self.on_evict: Callable[[Object], None] | None = None
@@ -141,13 +61,7 @@ class ApiServer:
         self._log: list[tuple[int, str, str, Object]] = []
         self._expired_before = 0
         self._changed = asyncio.Event()
-        self._faults: list[_Fault] = []
-        self._stalls: list[_Stall] = []
         self._kinds: dict[str, list[Object]] = {}
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._delays: list[_Stall] = []
-        self._fronts: dict[int, Front] = {}
         self._watch_tasks: set[asyncio.Task[Any]] = set()
         self._runner: web.AppRunner | None = None
         self._port = 0
@@ -186,7 +100,7 @@ class ApiServer:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         port = self._runner.addresses[-1][1]
-        self._fronts[port] = Front(self, f"http://127.0.0.1:{port}")
+        self._fronts[port] = Front(self.write_kubeconfig, f"http://127.0.0.1:{port}")
         return self._fronts[port]
 
     def write_kubeconfig(self, path: Path, url: str = "") -> Path:
@@ -204,35 +118,10 @@ class ApiServer:
 
     # Scripting
 
-    def fail(self, method: str, path: str, *, status: int = 500, message: str = "scripted", times: int = 1) -> None:
-        """The next `times` calls whose path matches the pattern are answered with `status`."""
-        self._faults.append(_Fault(method, re.compile(path), status, message, times))
-
-    def stall(self, method: str, path: str) -> asyncio.Event:
-        """Calls that match are carried out, but their answer is withheld until the returned event is set."""
-        stall = _Stall(method, re.compile(path))
-        self._stalls.append(stall)
-        return stall.released
-
-    def delay(self, method: str, path: str) -> asyncio.Event:
-        """Calls that match are carried out only when the returned event is set, whether their client still waits or not."""
-        delay = _Stall(method, re.compile(path))
-        self._delays.append(delay)
-        return delay.released
-
     def cut_watches(self) -> None:
         """End every open watch, as a restarting API server does."""
         for task in list(self._watch_tasks):
             task.cancel()
-
-    def hold_watches(self) -> asyncio.Event:
-        """No watch is told of anything, as by a server whose watch cache lags, until the returned event is set."""
-        self._flowing.clear()
-        return self._flowing
-
-    def release_watches(self) -> None:
-        """Let watches that were held go on."""
-        self._flowing.set()
 
     def expire_history(self) -> None:
         """Forget past events: a watch from an old resource version gets 410 Expired."""
@@ -309,7 +198,7 @@ class ApiServer:
             self._raise_fault(request)
             if request.method == "GET" and http.path.rstrip("/") in self._kinds:
                 return web.json_response({"kind": "APIResourceList", "resources": self._kinds[http.path.rstrip("/")]})
-            target = _target(http.path)
+            target = target_of(http.path)
             if request.query.get("watch") in ("1", "true"):
                 return await self._watch(http, target, request)
             answer, status = self._answer(request, target)
@@ -320,26 +209,9 @@ class ApiServer:
             await self._get_through(http, front)
             return web.json_response(text=text, status=status)
         except Refusal as refusal:
-            return web.json_response(_status(refusal), status=refusal.code)
+            return web.json_response(status_of(refusal), status=refusal.code)
 
-    def _front_of(self, http: web.Request) -> Front | None:
-        assert http.transport is not None
-        return self._fronts.get(http.transport.get_extra_info("sockname")[1])
-
-    async def _get_through(self, http: web.Request, front: Front | None) -> None:
-        """Nothing comes through an address that is cut off, in either direction; the client sees no more than silence."""
-        while front is not None and front.down:
-            await front.opened()
-            if http.transport is None:  # the client has given up meanwhile
-                raise ConnectionResetError
-
-    def _raise_fault(self, request: Request) -> None:
-        for fault in self._faults:
-            if fault.times > 0 and fault.method == request.method and fault.path.search(request.path):
-                fault.times -= 1
-                raise Refusal(fault.status, "Scripted", fault.message)
-
-    def _answer(self, request: Request, target: _Target) -> tuple[Object, int]:
+    def _answer(self, request: Request, target: Target) -> tuple[Object, int]:
         if request.method == "POST":
             return self._post(request, target)
         if request.method == "GET":
@@ -354,20 +226,20 @@ class ApiServer:
             return body, 200
         raise Refusal(405, "MethodNotAllowed", request.method)
 
-    def _find(self, target: _Target) -> Object:
+    def _find(self, target: Target) -> Object:
         try:
             return self._objects[target.resource][target.namespace, target.name]
         except KeyError:
             raise Refusal(404, "NotFound", f'{target.plural} "{target.name}" not found') from None
 
-    def _read(self, target: _Target) -> Object:
+    def _read(self, target: Target) -> Object:
         body = self._find(target)
-        return _scale_of(body) if target.subresource == "scale" else body
+        return scale_of(body) if target.subresource == "scale" else body
 
-    def _list(self, request: Request, target: _Target) -> Object:
+    def _list(self, request: Request, target: Target) -> Object:
         rows = sorted(self._objects.get(target.resource, {}).items())
         items = [
-            body for (namespace, _), body in rows if target.namespace in ("", namespace) and _selected(body, request)
+            body for (namespace, _), body in rows if target.namespace in ("", namespace) and selected(body, request)
         ]
         start = int(request.query.get("continue", "0") or "0")
         limit = int(request.query.get("limit", "0") or "0") or len(items)
@@ -377,7 +249,7 @@ class ApiServer:
         kind = _LIST_KIND.get(target.plural, "List")
         return {"kind": kind, "apiVersion": "v1", "metadata": meta, "items": items[start : start + limit]}
 
-    def _post(self, request: Request, target: _Target) -> tuple[Object, int]:
+    def _post(self, request: Request, target: Target) -> tuple[Object, int]:
         if target.subresource == "binding":
             return self._bind(request, target), 201
         if target.subresource == "eviction":
@@ -392,7 +264,7 @@ class ApiServer:
             raise Refusal(409, "AlreadyExists", f'{target.plural} "{meta["name"]}" already exists')
         return self.put(target.resource, body), 201
 
-    def _patch(self, request: Request, target: _Target) -> Object:
+    def _patch(self, request: Request, target: Target) -> Object:
         body = self._find(target)
         if target.subresource == "scale":
             body["spec"]["replicas"] = request.body["spec"]["replicas"]
@@ -400,17 +272,17 @@ class ApiServer:
             changes = copy.deepcopy(request.body)
             if target.subresource == "status":  # and of the metadata, as the real server has it for pods
                 changes = {part: changes[part] for part in ("status", "metadata") if part in changes}
-            _check_preconditions(body, request.body)
+            check_preconditions(body, request.body)
             before = copy.deepcopy(body)
-            _merge(body, changes)
+            merge(body, changes)
             if body == before:  # what changes nothing gets no new version
                 return body
         self._record("MODIFIED", target.resource, body)
-        return _scale_of(body) if target.subresource == "scale" else body
+        return scale_of(body) if target.subresource == "scale" else body
 
-    def _replace(self, request: Request, target: _Target) -> Object:
+    def _replace(self, request: Request, target: Target) -> Object:
         body = self._find(target)
-        _check_preconditions(body, request.body)
+        check_preconditions(body, request.body)
         if target.subresource == "status":
             body["status"] = request.body.get("status", {})
         else:
@@ -421,7 +293,7 @@ class ApiServer:
         self._record("MODIFIED", target.resource, body)
         return body
 
-    def _bind(self, request: Request, target: _Target) -> Object:
+    def _bind(self, request: Request, target: Target) -> Object:
         pod = self._find(target)
         meta, wanted = pod["metadata"], request.body.get("metadata", {})
         uid, node = wanted.get("uid"), request.body["target"]["name"]
@@ -444,7 +316,7 @@ class ApiServer:
         self._record("MODIFIED", target.resource, pod)
         return {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
 
-    def _evict(self, request: Request, target: _Target) -> Object:
+    def _evict(self, request: Request, target: Target) -> Object:
         pod = self._find(target)
         options = request.body.get("deleteOptions") or {}
         uid = (options.get("preconditions") or {}).get("uid")
@@ -466,7 +338,7 @@ class ApiServer:
                 self.remove(target.resource, target.name, target.namespace)
         return {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
 
-    async def _watch(self, http: web.Request, target: _Target, request: Request) -> web.StreamResponse:
+    async def _watch(self, http: web.Request, target: Target, request: Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(http)
         at = int(request.query.get("resourceVersion", "0") or "0")
@@ -493,7 +365,7 @@ class ApiServer:
             self._watch_tasks.discard(task)
         return response
 
-    async def _events(self, at: int, target: _Target, request: Request) -> AsyncIterator[bytes]:
+    async def _events(self, at: int, target: Target, request: Request) -> AsyncIterator[bytes]:
         while True:
             await self._flowing.wait()
             changed = self._changed
@@ -502,7 +374,7 @@ class ApiServer:
                 if version <= at or resource != target.resource or target.namespace not in ("", namespace):
                     continue
                 at = version
-                if _selected(body, request):
+                if selected(body, request):
                     yield json.dumps({"type": kind, "object": body}).encode() + b"\n"
             await changed.wait()
 
@@ -510,61 +382,3 @@ class ApiServer:
         """Send a bookmark to watchers of a resource."""
         body = {"kind": "Bookmark", "metadata": {}}
         self._record("BOOKMARK", resource, body)
-
-
-def _status(refusal: Refusal) -> Object:
-    return {
-        "kind": "Status", "apiVersion": "v1", "status": "Failure",
-        "code": refusal.code, "reason": refusal.reason, "message": refusal.message,
-    }  # fmt: skip
-
-
-def _scale_of(body: Object) -> Object:
-    replicas, status = body.get("spec", {}).get("replicas", 1), body.get("status", {})
-    return {
-        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": body["metadata"], "spec": {"replicas": replicas},
-        "status": {"replicas": status.get("replicas", replicas), "selector": status.get("selector", "")},
-    }  # fmt: skip
-
-
-def _check_preconditions(body: Object, change: Object) -> None:
-    meta = change.get("metadata") or {}
-    for name in ("uid", "resourceVersion"):
-        if meta.get(name) and meta[name] != body["metadata"].get(name):
-            raise Refusal(409, "Conflict", f"the object has been modified: {name} is {body['metadata'].get(name)}")
-
-
-def _merge(body: Object, change: Object) -> None:
-    """RFC 7386."""
-    for key, value in change.items():
-        if value is None:
-            body.pop(key, None)
-        elif isinstance(value, dict) and isinstance(body.get(key), dict):
-            _merge(body[key], value)
-        elif isinstance(value, dict):
-            body[key] = {}
-            _merge(body[key], value)
-        else:
-            body[key] = value
-
-
-def _selected(body: Object, request: Request) -> bool:
-    labels = body["metadata"].get("labels", {})
-    wanted = _pairs(request.query.get("labelSelector", ""))
-    fields = _pairs(request.query.get("fieldSelector", ""))
-    return all(labels.get(key) == value for key, value in wanted) and all(
-        _field(body, key) == value for key, value in fields
-    )
-
-
-def _pairs(selector: str) -> Iterator[tuple[str, str]]:
-    for part in filter(None, selector.split(",")):
-        key, _, value = part.replace("==", "=").partition("=")
-        yield key, value
-
-
-def _field(body: Object, path: str) -> Any:
-    value: Any = body
-    for part in path.split("."):
-        value = value.get(part, "") if isinstance(value, dict) else ""
-    return value

@@ -15,7 +15,8 @@ from headroom.kube.aio import connect
 from headroom.kube.reflector import Reflector
 from scheduler.daemon import SchedulerDaemon, listening
 from scheduler.settings import SchedulerSettings
-from tests.fakes.apiserver import ApiServer, Front
+from tests.fakes.api_faults import Front
+from tests.fakes.apiserver import ApiServer
 from tests.fakes.devices import CLAIMS, CLASSES, SLICES
 from tests.waiting import loop_clock, pass_time, until
 

@@ -1,123 +1,25 @@
-"""Scripted agents on a real control plane: foreign memory, sick cards, wrong predictions, rights."""
+"""Scripted agents on a real control plane: foreign memory, sick cards, wrong predictions."""
 
-import asyncio
 import datetime
 import json
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from agent.pods.reconcile import Device
-from headroom.domain.model import GpuNode
-from headroom.kube.aio import connect
-from headroom.kube.calls import NODES, annotate, merge_patch, pod_path
-from headroom.kube.client import Forbidden, Unprocessable
 from simulations.kwok.cluster import Cluster
-from simulations.kwok.nodes import Description, uniform_nodes
-from simulations.kwok.process import Component, free_port
-from tests.fakes.kubelet import Kubelet
+from simulations.kwok.process import Component
+from tests.integration.agent.nodes import VRAM_MIB, Node, annotation, ask, kubelet_at
 from tests.integration.conftest import Given
-from tests.paths import DEPLOY
 
-BASE = DEPLOY / "base"
-MODEL = "NVIDIA-L4"
-VRAM_MIB = 24576
-GIB = 2**30
 AVOIDED_SECONDS = 5.0
 """The budget, from a card's falling sick to the extender's avoiding it; a quiet machine keeps it."""
-
-
-class Node:
-    """A kwok node with a scripted agent; `show` changes what the agent reads, at once."""
-
-    def __init__(self, cluster: Cluster, folder: Path, name: str, cards: int) -> None:
-        self.cluster, self.name, self.cards = cluster, name, cards
-        self.script, self.socket, self.port = folder / f"{name}.yaml", folder / f"{name}.sock", free_port()
-        self.show()
-
-    def card(self, index: int) -> str:
-        return f"GPU-{self.name}-{index}"
-
-    def show(self, *, used_mib: dict[int, int] | None = None, lost: tuple[int, ...] = ()) -> None:
-        cards = [
-            {
-                "id": self.card(index), "index": index, "model": MODEL, "memory_total_bytes": f"{VRAM_MIB}Mi",
-                "memory_reserved_bytes": 0, "memory_used_bytes": f"{(used_mib or {}).get(index, 0)}Mi",
-                "utilization_ratio": 0.0, "power_watts": 20, "processes": [],
-            }
-            for index in range(self.cards) if index not in lost
-        ]  # fmt: skip
-        broken = [{"index": index, "id": self.card(index), "reason": "lost"} for index in lost]
-        part = self.script.with_suffix(".part")
-        part.write_text(yaml.safe_dump({"cards": cards, "broken": broken}))
-        part.rename(self.script)
-
-    def start_agent(self, *flags: str, kubeconfig: Path | None = None) -> Component:
-        return self.cluster.daemon(
-            "agent", "--node", self.name, "--script", str(self.script), "--interval-seconds", "1", "--settle-seconds", "1",
-            "--host", "127.0.0.1", "--port", str(self.port), *(flags or ("--podresources-socket", str(self.socket))),
-            name=f"agent-{self.name}", ready_url=f"http://127.0.0.1:{self.port}/readyz", kubeconfig=kubeconfig,
-        )  # fmt: skip
-
-    def published(self) -> dict[str, bool]:
-        node = self.cluster.api.get(f"/api/v1/nodes/{self.name}")
-        return {
-            card["id"]: card["healthy"]
-            for card in json.loads(node["metadata"]["annotations"].get("headroom.dev/cards", "[]"))
-        }
-
-    def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            return answer.read().decode()
-
-
-@pytest.fixture
-def node_with_agent(cluster: Cluster, gpu_nodes: Callable[..., None], tmp_path: Path) -> Iterator[Callable[..., Node]]:
-    """Makes nodes whose cards nobody has described but their agents."""
-    agents: list[Component] = []
-
-    def make(name: str, *, cards: int = 2, slices: int = 1, resource: str = "", agent: bool = True) -> Node:
-        (shape,) = uniform_nodes(1, cards=cards, model=MODEL, vram_mib=VRAM_MIB, slices=slices, resource=resource)
-        bare = GpuNode(
-            name=name, cards=shape.cards, sharing=shape.sharing, resource=resource, cpu_milli=64_000, memory_mib=65_536
-        )
-        gpu_nodes([bare], Description.LABELS)
-        node = Node(cluster, tmp_path, name, cards)
-        if agent:
-            agents.append(node.start_agent())
-            cluster.wait_for(lambda: len(node.published()) == cards, f"the cards of {name}")
-        return node
-
-    yield make
-    for one in agents:
-        one.stop()
-
-
-@contextmanager
-def kubelet_at(socket: Path) -> Iterator[Kubelet]:
-    """A kubelet that answers while the test waits: it lives in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    kubelet = Kubelet(socket)
-    asyncio.run_coroutine_threadsafe(kubelet.start(), loop).result(10)
-    try:
-        yield kubelet
-    finally:
-        asyncio.run_coroutine_threadsafe(kubelet.stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
 
 
 @pytest.fixture
@@ -130,18 +32,6 @@ def measuring_extender(cluster: Cluster, extender_port: int) -> Iterator[Compone
     )  # fmt: skip
     yield component
     component.stop()
-
-
-def ask(
-    cluster: Cluster, namespace: str, name: str, mib: int, *, scheduler: str = "headroom", devices: int = 0
-) -> None:
-    limits = {"headroom.dev/vram": f"{mib}Mi"} if mib else {}
-    if devices:
-        limits["nvidia.com/gpu"] = str(devices)
-    container = {"name": "engine", "image": "server", "resources": {"limits": limits}}
-    spec = {"schedulerName": scheduler, "terminationGracePeriodSeconds": 0, "containers": [container]}
-    body = {"metadata": {"name": name, "labels": {"pod": name}}, "spec": spec}
-    cluster.api.request("POST", f"/api/v1/namespaces/{namespace}/pods", body)
 
 
 def snapshot(port: int) -> dict[str, dict[str, Any]]:
@@ -162,11 +52,6 @@ def snapshot(port: int) -> dict[str, dict[str, Any]]:
 
     walk(content)
     return found
-
-
-def annotation(cluster: Cluster, namespace: str, name: str, key: str = "assigned-cards") -> str:
-    meta = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")["metadata"]
-    return meta.get("annotations", {}).get(f"headroom.dev/{key}", "")
 
 
 @pytest.mark.usefixtures("measuring_extender")
@@ -338,107 +223,3 @@ def _writes(cluster: Cluster, name: str) -> int:
         event["verb"] == "patch" and event["objectRef"].get("name") == name and event["userAgent"] == "headroom"
         for event in cluster.audit_events()
     )
-
-
-@pytest.fixture
-def installed(cluster: Cluster) -> Iterator[None]:
-    """The agent's account, rights and policy of deploy/base."""
-    cluster.apply(BASE / "namespace.yaml")
-    for name in ("agent.yaml", "agent-admission.yaml"):
-        cluster.apply(BASE / name)
-    yield
-    for name in ("agent.yaml", "agent-admission.yaml"):
-        cluster.kubectl("delete", "-f", str(BASE / name), "--ignore-not-found", "--wait=false")
-
-
-def _agent_token(cluster: Cluster, node: str, tmp_path: Path) -> Path:
-    """A kubeconfig with the token that kubelet would mount into the agent's pod on a node."""
-    pods = "/api/v1/namespaces/headroom-system/pods"
-    name = f"agent-on-{node}"
-    container = {"name": "agent", "image": "headroom"}
-    spec = {
-        "nodeName": node,
-        "serviceAccountName": "headroom-agent",
-        "containers": [container],
-        "terminationGracePeriodSeconds": 0,
-    }
-    cluster.api.request("POST", pods, {"metadata": {"name": name}, "spec": spec})
-    uid = cluster.api.get(f"{pods}/{name}")["metadata"]["uid"]
-    reference = {"kind": "Pod", "apiVersion": "v1", "name": name, "uid": uid}
-    path = "/api/v1/namespaces/headroom-system/serviceaccounts/headroom-agent/token"
-    answer = cluster.api.request("POST", path, {"spec": {"expirationSeconds": 3600, "boundObjectRef": reference}})
-    config = yaml.safe_load(cluster.kubeconfig.read_text())
-    for user in config["users"]:
-        user["user"] = {"token": answer["status"]["token"]}
-    kubeconfig = tmp_path / f"{name}.kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(config))
-    return kubeconfig
-
-
-@pytest.mark.usefixtures("installed")
-def test_the_rights_of_deploy_are_enough_for_an_agents_own_node_and_for_no_other(
-    cluster: Cluster, namespace: str, node_with_agent: Callable[..., Node], tmp_path: Path
-) -> None:
-    mine = node_with_agent("agent-mine", slices=2, resource="nvidia.com/gpu", agent=False)
-    other = node_with_agent("agent-other", agent=False)
-    kubeconfig = _agent_token(cluster, mine.name, tmp_path)
-    cluster.wait_for(lambda: not _may(kubeconfig, other.name, "headroom.dev/cards"), "the policy to hold")
-    assert _may(kubeconfig, mine.name, "headroom.dev/cards")
-    assert not _may(kubeconfig, mine.name, "example.com/cards")
-    ask(cluster, namespace, "stranger", 0, devices=1, scheduler="default-scheduler")
-    cluster.wait_for(lambda: any(pod["status"].get("startTime") for pod in cluster.pods(namespace)), "the pod to start")
-    left_behind = {"status": {"capacity": {"headroom.dev/vram": "160Gi"}}}  # by an earlier version's --publish-capacity
-    merge = "application/merge-patch+json"
-    cluster.api.request("PATCH", f"/api/v1/nodes/{mine.name}/status", left_behind, content_type=merge)
-    probed = len(cluster.audit_events())
-    with kubelet_at(mine.socket) as kubelet:
-        kubelet.devices = [Device(namespace, "stranger", "engine", "nvidia.com/gpu", f"{mine.card(1)}::1")]
-        agent = mine.start_agent("--podresources-socket", str(mine.socket), kubeconfig=kubeconfig)
-        cluster.wait_for(lambda: len(mine.published()) == 2, "its cards")
-        cluster.wait_for(lambda: annotation(cluster, namespace, "stranger") == mine.card(1), "the report")
-        cluster.wait_for(
-            lambda: "headroom.dev/vram" not in cluster.api.get(f"/api/v1/nodes/{mine.name}")["status"]["capacity"],
-            "the capacity to be taken away",
-        )
-        agent.stop()
-    user = "system:serviceaccount:headroom-system:headroom-agent"
-    calls = [event for event in cluster.audit_events()[probed:] if event["user"]["username"] == user]
-    assert {event["objectRef"]["resource"] for event in calls} == {"nodes", "pods", "events", "resourceslices"}
-    assert [event["requestURI"] for event in calls if event["responseStatus"]["code"] >= 400] == []
-
-
-def test_the_api_server_refuses_a_correction_of_a_successor(cluster: Cluster, namespace: str) -> None:
-    ask(cluster, namespace, "server", 1024)
-
-    async def correct() -> None:
-        kube = await connect(str(cluster.kubeconfig))
-        body = {
-            "metadata": {
-                "uid": "00000000-0000-0000-0000-000000000000",
-                "annotations": {"headroom.dev/assigned-cards": "x"},
-            }
-        }
-        try:
-            await merge_patch(kube, pod_path(namespace, "server"), body)
-        finally:
-            await kube.close()
-
-    with pytest.raises(Unprocessable, match="field is immutable"):
-        asyncio.run(correct())
-    assert annotation(cluster, namespace, "server") == ""
-
-
-def _may(kubeconfig: Path, node: str, key: str) -> bool:
-    """Whether the holder of these credentials can write an annotation on a node."""
-
-    async def write() -> bool:
-        kube = await connect(str(kubeconfig))
-        try:
-            await annotate(kube, f"{NODES}/{node}", {key: "[]"})
-        except (Forbidden, Unprocessable):
-            return False
-        finally:
-            await kube.close()
-        return True
-
-    return asyncio.run(write())

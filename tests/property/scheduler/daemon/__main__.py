@@ -8,7 +8,8 @@ import sys
 import time
 
 from tests.property.scheduler.daemon.faults import FAULTS, finds
-from tests.property.scheduler.daemon.world import Broken, play
+from tests.property.scheduler.daemon.play import play
+from tests.property.scheduler.daemon.world import Broken
 
 
 def main() -> int:

@@ -16,8 +16,9 @@ from scheduler.cluster.pods.records import Pods
 from scheduler.ledger.holding import HoldingState
 from scheduler.ledger.ledger import Ledger
 from scheduler.verbs.filter import Extender
+from tests.property.scheduler.daemon.play import play
 from tests.property.scheduler.daemon.truth import Truth
-from tests.property.scheduler.daemon.world import Broken, play
+from tests.property.scheduler.daemon.world import Broken
 
 Patch = pytest.MonkeyPatch
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.property.scheduler.daemon.faults import FAULTS, finds
-from tests.property.scheduler.daemon.world import World, play
+from tests.property.scheduler.daemon.play import play
+from tests.property.scheduler.daemon.world import World
 
 FRESH = os.environ.get("HYPOTHESIS_PROFILE", "fixed") != "fixed"
 FRESH_SECONDS = float(os.environ.get("HEADROOM_FUZZ_SECONDS", "3600"))

@@ -5,123 +5,20 @@ rest, and what is held must be what is bound, and what fits must be bound.
 """
 
 import asyncio
-import contextlib
-import gc
-import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
-import pytest
-import structlog
-
-from headroom import wire
-from headroom.daemon import tasks
-from headroom.daemon.slices import Slices
-from headroom.wire import WireError
-from scheduler.cluster.changes import Changes
 from scheduler.cluster.pod_entry import HOLDING
-from scheduler.daemon import SchedulerDaemon
 from scheduler.ledger.holding import HoldingState
-from scheduler.settings import SchedulerSettings
-from scheduler.verbs.server import VerbRefusedError
+from tests.property.scheduler.daemon import themes
+from tests.property.scheduler.daemon.extenders import Extender
 from tests.property.scheduler.daemon.kube_scheduler import KubeScheduler
 from tests.property.scheduler.daemon.truth import CARD_MIB, MARK, MODEL_LABEL, MODELS, Object, Truth, node_object
-from tests.property.scheduler.daemon.virtual_time import VirtualLoop
 from tests.property.scheduler.daemon.weather import Client, Weather
-
-SIZES_GIB = (20, 30, 40, 60, 70, 70, 70)
-PAUSES_SECONDS = (0.02, 0.1, 0.1, 0.1, 0.5, 0.5, 0.5, 1.5, 1.5, 3.0, 6.0, 6.0, 20.0)
-QUOTAS_GIB = (110, 140, 170)
-LONG_PAUSE_SECONDS = 150.0
-MOST_WAITING = 6
-CALM = Weather()
-THEMES: dict[str, dict[str, float]] = {
-    "everything": {},
-    "bindings": {"storm": 3, "calm": 0.3, "rush": 2, "lag": 2},
-    "nodes": {"node_unreadable": 8, "node_gone": 4, "storm": 3, "calm": 0.3},
-    "reigns": {"coup": 6, "kill": 4, "restart": 2, "storm": 2, "calm": 0.5},
-    "names": {"replace": 4, "late_call": 5, "blink": 6, "hang": 2, "forget_history": 2},
-    "importance": {"rush": 2, "storm": 4, "calm": 0.3, "late_call": 4},
-    "deadlines": {
-        "rush": 4,
-        "storm": 6,
-        "calm": 0.2,
-        "node_gone": 0,
-        "node_unreadable": 0,
-        "foreign": 0,
-        "other_quota": 0,
-    },
-    "errors": {"handler_fails": 15, "forget_history": 0, "hang": 0, "restart": 0, "kill": 0},
-}
-"""What happens more often, or less, in runs of a theme."""
 
 
 class Broken(AssertionError):
     """Something that must hold does not; says what, and after which step."""
-
-
-class Extender:
-    """One process of the extender, with the kube-scheduler beside it."""
-
-    def __init__(self, world: "World", name: str) -> None:
-        self.name = name
-        self.client = Client(name, world.truth, world.rng, on_evict_asked=world.evict_asked, on_evict=world.evict)
-        self.client.weather = world.weather
-        self._wrongs = world.truth.wrongs
-        settings = SchedulerSettings(
-            port=1 if name == "a" else 2, policy="bestfit", naming_ahead_backlog=3,
-            preemption_seconds=world.preemption_seconds, reservation_seconds=10.0, nomination_seconds=20.0,
-            unsure_seconds=40.0, event_every_seconds=10_000.0, sweep_seconds=0.5,
-            lease_namespace="kube-system" if world.several else "", plan_every_pods=10**9, resource_claims=False,
-            fair_wait_seconds=1e6,  # a node kept for one pod has room that others must not have, which `_rest` would take for a fault
-        )  # fmt: skip
-        clock = asyncio.get_running_loop().time
-        self.daemon = SchedulerDaemon(self.client, settings, monotonic=clock, unix_clock=clock)
-        self.unforeseen = 0
-        """Events still to come on which the extender's own code shall fail."""
-        self._take, self.daemon.state.news.on_event = self.daemon.state.news.on_event, self._fail_sometimes  # type: ignore[method-assign]
-        self.run = asyncio.get_running_loop().create_task(self.daemon.run())
-        self.calls: dict[asyncio.Task[bytes], None] = {}
-
-    def _fail_sometimes(self, kind: str, key: str, pod: wire.Pod) -> Changes:
-        if self.unforeseen:
-            self.unforeseen -= 1
-            raise RuntimeError("nobody foresaw this")
-        return self._take(kind, key, pod)
-
-    async def ask(self, verb: str, body: bytes) -> bytes | None:
-        if self.client.dead:
-            return None
-        task = asyncio.get_running_loop().create_task(self._answer(verb, body))
-        self.calls[task] = None
-        task.add_done_callback(self.calls.pop)
-        try:
-            return await asyncio.shield(task)
-        except (VerbRefusedError, WireError, asyncio.CancelledError):
-            return None
-        except Exception as error:  # what kube-scheduler would see as a 500
-            self._wrongs.append(f"{verb} fails: {type(error).__name__}: {error}")
-            return None
-
-    async def _answer(self, verb: str, body: bytes) -> bytes:
-        return (await self.daemon.server.answer(verb, body)).body
-
-    async def end(self, *, orderly: bool) -> None:
-        if orderly:
-            await self.daemon.leadership.release()
-        self.client.dead = True
-        for task in (self.run, *self.calls):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.run
-
-    def failures(self) -> dict[str, float]:
-        found = {}
-        for family in self.daemon.metrics.cycle_failures.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_total") and sample.value and sample.labels["task"] != "pods":
-                    found[sample.labels["task"]] = sample.value
-        return found
 
 
 class World:
@@ -132,7 +29,7 @@ class World:
         self.several = self.rng.random() < 0.6
         self.limited = self.rng.random() < 0.3
         self.preemption_seconds = self.rng.choice((5.0, 15.0, 60.0))
-        drawn = self.rng.choice(tuple(THEMES))
+        drawn = self.rng.choice(tuple(themes.THEMES))
         self.theme = theme or drawn
         self.truth = Truth(lambda: asyncio.get_running_loop().time())
         self.weather = Weather()
@@ -154,21 +51,21 @@ class World:
         for name, models in MODELS.items():
             self.truth.set_node(node_object(name, models))
         if self.limited:
-            self.truth.set_quota(self.rng.choice(QUOTAS_GIB))
+            self.truth.set_quota(self.rng.choice(themes.QUOTAS_GIB))
         for name in ("a", "b") if self.several else ("a",):
             self.extenders[name] = Extender(self, name)
             self.kube[name] = KubeScheduler(self.truth, self.rng, self._asker(name), self._leads(name))
         self._schedulers = [asyncio.get_running_loop().create_task(kube.run()) for kube in self.kube.values()]
         await asyncio.sleep(5.0)
         acts = [act for _, act in self._actions()]
-        often = THEMES[self.theme]
+        often = themes.THEMES[self.theme]
         weights = [weight * often.get(act.__name__.strip("_"), 1.0) for weight, act in self._actions()]
         for _ in range(steps):
             act = self.rng.choices(acts, weights)[0]
             self.steps.append(f"{self.now:8.2f} {act.__name__.strip('_')}")
             act()
             long = self.rng.random() < 0.01
-            await asyncio.sleep(LONG_PAUSE_SECONDS if long else self.rng.choice(PAUSES_SECONDS))
+            await asyncio.sleep(themes.LONG_PAUSE_SECONDS if long else self.rng.choice(themes.PAUSES_SECONDS))
             self._check()
         await self._rest()
 
@@ -200,13 +97,13 @@ class World:
         return [pod for pod in pods if bound is None or bool(pod["spec"].get("nodeName")) == bound]
 
     def _create(self) -> None:
-        if len(self._pods(bound=False)) >= MOST_WAITING:
+        if len(self._pods(bound=False)) >= themes.MOST_WAITING:
             return
         self._names += 1
         spec: Object = {"priority": self.rng.choice((0, 0, 0, 10, 100))}
         if self.rng.random() < 0.15:
             spec["schedulingGates"] = [{"name": "kueue"}]
-        self.truth.add_pod(f"p{self._names}", self.rng.choice(SIZES_GIB), **spec)
+        self.truth.add_pod(f"p{self._names}", self.rng.choice(themes.SIZES_GIB), **spec)
 
     def _rush(self) -> None:
         for _ in range(self.rng.randint(3, 8)):
@@ -301,7 +198,7 @@ class World:
         )  # fmt: skip
 
     def _calm(self) -> None:
-        self._set_weather(CALM)
+        self._set_weather(themes.CALM)
 
     def _set_weather(self, weather: Weather) -> None:
         self.weather = weather
@@ -385,7 +282,7 @@ class World:
 
     def _other_quota(self) -> None:
         if self.limited:
-            self.truth.set_quota(self.rng.choice(QUOTAS_GIB))
+            self.truth.set_quota(self.rng.choice(themes.QUOTAS_GIB))
 
     def _lag(self) -> None:
         self.kube[self.leader].lag_seconds = self.rng.choice((0.02, 0.1, 1.0, 6.0))
@@ -514,27 +411,3 @@ class World:
             left = [entry.key for entry in state.pods.entries.values() if entry.stage in HOLDING]
             if left or state.pods.claims:
                 self._fail(f"{extender.name}: at rest {left} hold reservations, {list(state.pods.claims)} claims")
-
-
-@contextlib.contextmanager
-def repeatable(seed: int) -> Iterator[None]:
-    """Nothing that a run meets depends on the machine: delays and ends of slices are drawn. No logs: there are thousands of faults."""
-    tasks.JITTER.seed(seed)
-    draws = random.Random(seed)
-    before = structlog.get_config()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Slices, "over", property(lambda _: draws.random() < 0.3))
-        yield
-    structlog.configure(**before)
-
-
-def play(seed: int, steps: int = 200, theme: str = "") -> World:
-    """One run, of the theme that the seed draws unless one is named. Raises Broken."""
-    with repeatable(seed), asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        world = World(seed, theme)
-        runner.run(world.run(steps))
-    gc.unfreeze()
-    return world

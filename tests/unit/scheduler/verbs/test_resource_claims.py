@@ -17,8 +17,7 @@ from tests.fakes.devices import CLAIMS, CLASSES, SLICES, claim, device, device_c
 from tests.fakes.extender import NODES, PODS, Object, Running, extender
 
 GPU, VRAM = "nvidia.com/gpu", "headroom.dev/vram"
-GIB = 1024
-EXAMPLE = "gpu.example.com"
+EXAMPLE, GIB = "gpu.example.com", 1024
 SERVED = device_class(resource=GPU)
 NOT_OFFERED = f"node does not offer {GPU}, neither by a device plugin nor by DRA"
 PERHAPS = "a resource claim may hold any of its cards: nothing tells yet which (DRA)"
