@@ -7,9 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
-    *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "README", "SECURITY")),
 ]
-LEFT_OUT = {ROOT / "docs" / "autoscaling.md", ROOT / "docs" / "results.md"}
 WIDTH = 140
 _ITEM = re.compile(r"(\s*)([-*+]|\d+\.)\s+")
 _APART = re.compile(r"\s*(\||#|```|<)")
@@ -46,5 +45,5 @@ def _broken(block: list[str]) -> list[str]:
 if __name__ == "__main__":
     for page in PAGES:
         text = page.read_text()
-        if page not in LEFT_OUT and (new := wrapped(text)) != text:
+        if (new := wrapped(text)) != text:
             page.write_text(new)
