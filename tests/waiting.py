@@ -5,6 +5,7 @@ No other file of tests/unit and tests/fakes sleeps: tests/unit/test_structure.py
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -41,7 +42,16 @@ async def turns(count: int = 8 * TURNS) -> None:
         await asyncio.sleep(0)
 
 
-async def pass_time(seconds: float) -> None:
+async def pass_time_until(condition: Callable[[], object], seconds: float, step_seconds: float = 1.0) -> None:
+    """Let time pass as `pass_time` does until the condition holds; TimeoutError when it does not after `seconds`."""
+    for _ in range(math.ceil(seconds / step_seconds)):
+        if condition():
+            return
+        await pass_time(step_seconds, step_seconds)
+    await until(condition)
+
+
+async def pass_time(seconds: float, step_seconds: float = STEP_SECONDS) -> None:
     """Let so much time pass on the clock of the event loop, of which nobody waits a second.
 
     What is due meanwhile (sleeps, time-outs, delayed calls) happens in its order. Clocks that are not the loop's stand still.
@@ -52,7 +62,7 @@ async def pass_time(seconds: float) -> None:
         clock = loop.time = _Clock(loop.time)  # type: ignore[method-assign]
     left = seconds
     while left > 0:
-        step = min(left, STEP_SECONDS)
+        step = min(left, step_seconds)
         left -= step
         clock.ahead_seconds += step
         await turns(TURNS)

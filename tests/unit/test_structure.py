@@ -68,6 +68,15 @@ def test_a_file_has_one_subject() -> None:
     assert {path for path, lines in lengths.items() if lines > MOST_LINES} == set()
 
 
+def test_tests_mirror_the_code() -> None:
+    """Each lies in the folder that its code lies in, or one that is named like the file of it."""
+    unit = ROOT / "tests" / "unit"
+    folders = {path.parent.relative_to(unit) for path in unit.rglob("test_*.py")}
+    assert {
+        str(each) for each in folders if not ((ROOT / each).is_dir() or (ROOT / each).with_suffix(".py").exists())
+    } == set()
+
+
 def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(re.search(r"click|\boptions?\(|command", ast.unparse(each)) for each in function.decorator_list)
 

@@ -1,7 +1,7 @@
 """Builds Headroom's image from deploy/Dockerfile with buildah, and says what is in it.
 
 `python -m simulations.node.images.headroom` builds (or finds) it in `$HEADROOM_CACHE/image`, and prints its size by content.
-Without a registry, `python:3.11-slim` is stood in for by a base made of Debian's packages with mmdebstrap; the Dockerfile
+No registry is needed: a base made of Debian's packages with mmdebstrap takes the place of `python:3.11-slim`; the Dockerfile
 takes it as a build argument. Base and dependencies are kept; a change of the code alone takes half a minute.
 """
 

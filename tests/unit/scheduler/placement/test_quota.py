@@ -11,6 +11,7 @@ from headroom import wire
 from scheduler.placement.quota import Quota, quota_of
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NAMESPACES, NODES, PODS, Running, extender, node, pod
+from tests.waiting import pass_time_until
 
 WAKE = "headroom.dev/vram-freed"
 VRAM_WORDS = "quota of namespace default: headroom.dev/max-vram 40Gi"
@@ -255,24 +256,20 @@ async def test_fit_says_how_many_more_the_quota_allows(
         assert any(reason.startswith(words) for reason in answer["reasons"]) or not words, answer
 
 
-async def test_without_the_right_to_see_namespaces_it_goes_on_and_says_so(
-    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("scheduler.daemon._NAMESPACES_SECONDS", 0.2)
+async def test_without_the_right_to_see_namespaces_it_goes_on_and_says_so(api: ApiServer, tmp_path: Path) -> None:
     api.fail("GET", "^/api/v1/namespaces$", status=403, message="forbidden", times=1000)
-    async with extender(api, tmp_path) as running:
+    async with extender(api, tmp_path, wait_ready=False) as running:
+        await pass_time_until(lambda: running.daemon.health.ready, seconds=60)
         assert "the right to list namespaces is missing: quotas are not kept" in (await running.get("/readyz"))[1]
         assert await refusal(running, await running.create(pod("any", vram="1Gi"))) == ""
 
 
-async def test_an_api_server_that_does_not_tell_of_namespaces_yet_is_waited_for(
-    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_api_server_that_does_not_tell_of_namespaces_yet_is_waited_for(api: ApiServer, tmp_path: Path) -> None:
     """Whoever decided without the quotas would give away more than they allow."""
-    monkeypatch.setattr("scheduler.daemon._NAMESPACES_SECONDS", 0.05)
     api.put(NAMESPACES, namespace(max_vram="40Gi"))
-    api.fail("GET", "^/api/v1/namespaces$", status=503, message="later", times=2)
-    async with extender(api, tmp_path) as running:
+    api.fail("GET", "^/api/v1/namespaces$", status=503, message="later", times=4)
+    async with extender(api, tmp_path, wait_ready=False) as running:
+        await pass_time_until(lambda: running.daemon.health.ready, seconds=60)
         assert await refusal(running, await running.create(pod("any", vram="50Gi"))) == VRAM_WORDS
 
 
