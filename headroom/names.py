@@ -69,6 +69,12 @@ ANNOTATION_MAX_CARDS: Final = "headroom.dev/max-cards"  # cards or slices in all
 # Read from pods.
 LABEL_PROJECT: Final = "headroom.dev/project"
 
+# Node autoscaling: pods that are never bound and ask a node autoscaler for nodes, and the pods that mark nodes as not free for them.
+LABEL_PLACEHOLDER: Final = "headroom.dev/placeholder"
+LABEL_PINNED: Final = "headroom.dev/pinned"
+PRIORITY_PLACEHOLDER: Final = "headroom-placeholder"  # a PriorityClass
+LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
+
 # The wake-up call to kube-scheduler: a changed Node annotation re-queues the pods that were refused.
 ANNOTATION_WAKE: Final = "headroom.dev/vram-freed"
 

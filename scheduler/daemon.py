@@ -35,6 +35,7 @@ from scheduler.background.fencing import Fence
 from scheduler.background.keeping import KeepingNodes
 from scheduler.background.measuring import MeasuredPoll
 from scheduler.background.nominating import NamingAhead
+from scheduler.background.placeholders import Placeholders
 from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
 from scheduler.background.readying import Readier
@@ -174,6 +175,10 @@ class SchedulerDaemon:
         self.reporter = Reporter(
             state, kube, settings, self.decisions,
             instance=socket.gethostname(), monotonic=monotonic, wall_clock=wall_clock,
+        )  # fmt: skip
+        self.placeholders = Placeholders(
+            state, kube, settings, metrics,
+            instance=socket.gethostname(), may_act=self._may_act, monotonic=monotonic, wall_clock=wall_clock,
         )  # fmt: skip
         self.preemptor.listen()  # before the waker: what came free for a pod is reserved for it first
         effects.on(Freed, "wake", self.waker.freed)
@@ -326,6 +331,8 @@ class SchedulerDaemon:
             tasks.create_task(self._guard.keep("preempt", self.preemptor.run))
             tasks.create_task(self._guard.keep("name_ahead", self.naming.run))
             tasks.create_task(self._guard.keep("events", self.reporter.run))
+            if self.settings.placeholder_namespace:
+                tasks.create_task(self._guard.keep("placeholders", self.placeholders.run))
             if not self.settings.plan_every_pods:
                 tasks.create_task(self._guard.keep("plan", self.planner.run))
 

@@ -88,6 +88,18 @@ class SchedulerMetrics:
             ["result"],
             registry=registry,
         )
+        self.placeholders = Gauge(
+            "headroom_placeholders",
+            "Placeholder pods that ask a node autoscaler for room now, and unmet pods beyond their greatest number.",
+            ["state"],
+            registry=registry,
+        )
+        self.placeholder_writes = Counter(
+            "headroom_placeholder_writes_total",
+            "Placeholders created and deleted, and pinned pods labelled so that their nodes do not look free: ok or failed.",
+            ["write", "result"],
+            registry=registry,
+        )
         self.measured_reads = Counter(
             "headroom_measured_reads_total",
             "Readings of measured VRAM from Prometheus: ok or failed.",

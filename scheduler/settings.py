@@ -208,6 +208,30 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         " the pod fits. Until the pod is bound, this node takes no pods of lower priority, and none of equal priority that are"
         " younger. Nobody is evicted. 0 switches this off.",
     )
+    placeholder_namespace: str = setting(
+        "",
+        reason="Namespace for placeholder pods, which ask a node autoscaler (Cluster Autoscaler, Karpenter) for nodes for pods that no node"
+        " has room for. Off if empty: nodes cost money. It needs rights and a PriorityClass: docs/node-autoscaling.md.",
+    )
+    placeholder_wait_seconds: float = setting(
+        30.0,
+        unit="s",
+        minimum=0.0,
+        reason="How long a pod must have been without room before a placeholder asks for a node. A pod that ends may make room sooner than"
+        " a node can start.",
+    )
+    placeholder_most: int = setting(
+        20,
+        unit="pods",
+        minimum=1,
+        maximum=1000,
+        reason="Most placeholders at a time, each of one or more cards. The pods first in the queue get them; a mistake in a workload then"
+        " buys no more nodes than that.",
+    )
+    placeholder_image: str = setting(
+        "registry.k8s.io/pause:3.10",
+        reason="Image named in placeholders. They never run, but policies of the cluster may ask where images come from.",
+    )
     naming_ahead: bool = setting(
         True, reason="If many pods wait, name nodes for them before kube-scheduler asks about them."
     )

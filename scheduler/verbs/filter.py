@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headroom import wire
+from headroom import names, wire
 from headroom.domain.model import GpuRequest, Placement
 from headroom.domain.request import RequestError, request_of
 from headroom.wire import WireError
@@ -35,6 +35,7 @@ NO_SUCH_CARDS = ("no healthy GPU", "node does not offer")
 BEING_BOUND = "the pod's binding to another node is under way"
 BOUND_ALREADY = "the pod is bound to another node already"
 ENDED = "the pod has ended"
+PLACEHOLDER = "a placeholder: it asks for a node and is never placed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class Extender:
         pod = args.pod
         if not pod.metadata.uid:
             raise WireError("ExtenderArgs: Pod.metadata.uid is missing")
+        if names.LABEL_PLACEHOLDER in pod.metadata.labels:
+            return Answer(offer.answer([], dict.fromkeys(offer.names, PLACEHOLDER)), "refused")
         if (settled := self._settled(pod.metadata.uid, offer)) is not None:
             return settled
         try:

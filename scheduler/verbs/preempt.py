@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from headroom import wire
+from headroom import names, wire
 from headroom.daemon.slices import Slices
 from headroom.domain.model import GpuRequest
 from headroom.domain.request import request_of
@@ -49,7 +49,7 @@ PREEMPTION_ARGS: Final = protocol.ExtenderDecoder(PreemptionArgs)
 async def answer_preempt(state: ClusterState, args: PreemptionArgs) -> bytes:
     """The nodes on which the victims' end makes room, with the same victims. Raises RequestError."""
     request = request_of(args.pod, state.customs)
-    proposals = _proposals(args)
+    proposals = [] if names.LABEL_PLACEHOLDER in args.pod.metadata.labels else _proposals(args)
     if request is not None and request.count > 0:
         roomy = await _roomy(state, {node: uids for node, uids, _ in proposals}, request)
         proposals = [proposal for proposal in proposals if proposal[0] in roomy]

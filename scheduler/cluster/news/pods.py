@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container
 
-from headroom import wire
+from headroom import names, wire
 from headroom.domain.model import GpuRequest, Mode
 from headroom.domain.request import RequestError
 from headroom.wire import DELETED
@@ -137,6 +137,8 @@ class PodNews:
             return []  # older than the API server's own answer
         if pod.metadata.deletion_timestamp is not None:
             return self._pods.end(uid)  # it cannot be bound any more
+        if names.LABEL_PLACEHOLDER in pod.metadata.labels:
+            return self._pods.forget(uid)  # it is never placed
         try:
             _, changes = self._pods.show(pod, seen=seen)
         except RequestError as error:

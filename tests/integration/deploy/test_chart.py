@@ -127,6 +127,26 @@ def test_the_network_policies_are_those_of_the_component(helm: ChartHelm) -> Non
     assert {name: one["spec"] for name, one in chart.items()} == {name: one["spec"] for name, one in component.items()}
 
 
+def test_what_node_autoscaling_needs_is_that_of_the_component_and_is_there_only_if_asked_for(helm: ChartHelm) -> None:
+    """Written apart as well. Off is the default, rights included."""
+    names = {"headroom-placeholder", "headroom-placeholders"}
+
+    def parts(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        found = {item["kind"]: item for item in objects if item["metadata"]["name"] in names}
+        for item in found.values():
+            labels = item["metadata"].pop("labels")
+            item["metadata"] |= {key: value for key, value in labels.items() if key.startswith("pod-security")}
+        return found
+
+    folder = DEPLOY / "components" / "node-autoscaling"
+    component = parts([*yaml.safe_load_all((folder / "node-autoscaling.yaml").read_text())])
+    assert set(component) == {"Namespace", "PriorityClass", "Role", "RoleBinding"}
+    assert parts(helm.objects("nodeAutoscaling.enabled=true")) == component
+    assert parts(helm.objects()) == {}
+    settings = named(helm.objects("nodeAutoscaling.enabled=true"), "ConfigMap")["headroom-scheduler-settings"]["data"]
+    assert yaml.safe_load(settings["scheduler.yaml"])["placeholder_namespace"] == "headroom-placeholders"
+
+
 def test_without_mutating_policies_the_chart_leaves_them_out(helm: ChartHelm) -> None:
     older = helm("template", "headroom", str(CHART), "--kube-version=v1.34.1")
     assert "kind: MutatingAdmissionPolicy" not in older
