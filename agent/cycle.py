@@ -30,8 +30,8 @@ from headroom.daemon.pages import Health
 from headroom.daemon.tasks import Backoff
 from headroom.domain.dra.devices import DeviceKey, read_slice
 from headroom.domain.dra.objects import RESOURCE_SLICE, ResourceSlice
+from headroom.domain.labels.node_facts import NodeFacts
 from headroom.domain.model import Allocation, Card
-from headroom.domain.node_facts import NodeFacts
 from headroom.errors import HeadroomError
 from headroom.kube.calls import NODES, PODS, RESOURCE_SLICES
 from headroom.kube.client import KubeClient

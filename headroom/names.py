@@ -75,6 +75,10 @@ LABEL_PINNED: Final = "headroom.dev/pinned"
 PRIORITY_PLACEHOLDER: Final = "headroom-placeholder"  # a PriorityClass
 LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
 
+# Read from pods, as annotations or labels: pods of one group are placed together or not at all.
+GROUP: Final = "headroom.dev/group"  # its name in the namespace; empty: this pod is in no group, whatever else it says
+GROUP_SIZE: Final = "headroom.dev/group-size"  # how many pods it takes
+
 # The wake-up call to kube-scheduler: a changed Node annotation re-queues the pods that were refused.
 ANNOTATION_WAKE: Final = "headroom.dev/vram-freed"
 

@@ -34,6 +34,7 @@ class Wire(msgspec.Struct, rename="camel", gc=False, omit_defaults=True):
 
 
 class OwnerReference(Wire):
+    api_version: str = ""
     kind: str = ""
     name: str = ""
     uid: str = ""
@@ -181,6 +182,20 @@ class PodClaim(Wire):
     resource_claim_template_name: str = ""
 
 
+class SchedulingGroup(Wire):
+    """Which PodGroup of `scheduling.k8s.io` a pod belongs to (Kubernetes 1.36)."""
+
+    pod_group_name: str = ""
+
+
+class WorkloadReference(Wire):
+    """The same in Kubernetes 1.35: a group of a Workload."""
+
+    name: str = ""
+    pod_group: str = ""
+    pod_group_replica_key: str = ""
+
+
 class PodSpec(Wire):
     node_name: str = ""
     scheduler_name: str = ""
@@ -199,6 +214,8 @@ class PodSpec(Wire):
     volumes: tuple[Volume, ...] = ()
     resource_claims: tuple[PodClaim, ...] = ()
     scheduling_gates: tuple[Term, ...] = ()
+    scheduling_group: SchedulingGroup | None = None
+    workload_ref: WorkloadReference | None = None
 
 
 class Condition(Wire):

@@ -38,12 +38,15 @@ from scheduler.background.nominating import NamingAhead
 from scheduler.background.placeholders import Placeholders
 from scheduler.background.planning import Planner
 from scheduler.background.preemption import Preemptor
+from scheduler.background.reading_groups import GroupReader
 from scheduler.background.readying import Readier
 from scheduler.background.waking import Waker
 from scheduler.cluster.changes import CardClaimed, CardsOverfilled, Freed, PodDisagrees, PodRefused, PodWaits
 from scheduler.cluster.customs import CustomsLearner
 from scheduler.cluster.decisions import Decisions
 from scheduler.cluster.effects import Effects
+from scheduler.cluster.news.pods import identity_of
+from scheduler.cluster.room.seating import Seating
 from scheduler.cluster.state import ClusterState
 from scheduler.cluster.view import StateView
 from scheduler.leadership import FencedClient, Leadership
@@ -62,20 +65,12 @@ from scheduler.verbs.tls import ServerCertificate, uses_tls
 log = get_logger(__name__)
 
 
-_NO_SPEC: Final = wire.PodSpec()
-_NO_STATUS: Final = wire.PodStatus()
 FOR_KUBE_SCHEDULER: Final = Limits(connections=1024, idle_seconds=120.0, buffer_bytes=2**20)
 """It keeps connections for 90 s, one for each binding under way, and sends all names of a large cluster at once."""
 FOR_STRANGERS: Final = Limits(answers_per_second=200.0)
 """Probes, a Prometheus, the autoscaler and people ask a few times a second."""
 _PROBES_KEPT_SECONDS: Final = 0.25
 _NAMESPACES_SECONDS: Final = 10.0
-
-
-def identity_of(pod: wire.Pod) -> wire.Pod:
-    """All that is needed of a pod once its event has been applied: 40,000 whole pods would take 150 MB."""
-    meta = pod.metadata
-    return wire.Pod(wire.Meta(name=meta.name, namespace=meta.namespace, uid=meta.uid), _NO_SPEC, _NO_STATUS)
 
 
 class SchedulerDaemon:
@@ -103,6 +98,7 @@ class SchedulerDaemon:
             resource_claims=settings.resource_claims, pin_claimable=settings.pin_claimable_cards,
             monotonic=monotonic, unix_clock=unix_clock,
         )  # fmt: skip
+        self.seating = Seating(self.state, hold_seconds=settings.group_hold_seconds, monotonic=monotonic)
         view = StateView(self.state)
         registry.register(FleetCollector(view, lambda: fragmentation(view.fleet, view.profile)))
         self.health = Health(registry, metrics_in_thread=True, before_metrics=view.take)
@@ -168,8 +164,9 @@ class SchedulerDaemon:
         effects.on(PodWaits, "ready", lambda change: self.readier.pod_waits(change.entry))
         self.planner = Planner(state.placer, every_seconds=settings.plan_every_seconds, monotonic=monotonic)
         self.preemptor = Preemptor(state, kube, settings, metrics, effects, monotonic=monotonic)
-        self.keeping = KeepingNodes(state, wait_seconds=settings.fair_wait_seconds)
-        self.waker = Waker(state, kube, metrics, delay_seconds=settings.wake_delay_seconds, wall_clock=wall_clock)
+        self.keeping = KeepingNodes(state, self.seating, wait_seconds=settings.fair_wait_seconds)
+        delay = settings.wake_delay_seconds
+        self.waker = Waker(state, kube, metrics, self.seating, delay_seconds=delay, wall_clock=wall_clock)
         self.naming = NamingAhead(state, kube, settings, metrics, effects, may_write=self._may_act, monotonic=monotonic)
         self.fence = Fence(state, self._kube, settings, effects, term=lambda: self.leadership.term, monotonic=monotonic)
         self.reporter = Reporter(
@@ -180,6 +177,8 @@ class SchedulerDaemon:
             state, kube, settings, metrics,
             instance=socket.gethostname(), may_act=self._may_act, monotonic=monotonic, wall_clock=wall_clock,
         )  # fmt: skip
+        self.group_reader = GroupReader(self._kube, state, effects, monotonic=monotonic)
+        self.seating.listen(effects)  # before all others: first it is settled what a group has
         self.preemptor.listen()  # before the waker: what came free for a pod is reserved for it first
         effects.on(Freed, "wake", self.waker.freed)
         effects.on(PodRefused, "events", lambda change: self.reporter.refused(change.entry))
@@ -192,15 +191,19 @@ class SchedulerDaemon:
 
     def _server(self) -> ExtenderServer:
         state, settings, monotonic = self.state, self.settings, self._monotonic
-        extender = Extender(state, settings, self.decisions, self.effects, monotonic=monotonic)
+        extender = Extender(state, settings, self.decisions, self.effects, self.seating, monotonic=monotonic)
         binder = Binder(
-            state, self._fenced, settings, self.decisions, self.effects,
+            state, self._fenced, settings, self.decisions, self.effects, self.seating,
             term=lambda: self.leadership.term, monotonic=monotonic,
         )  # fmt: skip
         return ExtenderServer(
             state, extender, binder, settings, self.metrics, self.health, self.leadership,
-            head_start=self.naming.head_start, answered=self.readier.answered, monotonic=monotonic,
+            head_start=self._head_start, answered=self.readier.answered, monotonic=monotonic,
         )  # fmt: skip
+
+    async def _head_start(self, uid: str) -> None:
+        await self.group_reader.known(uid)
+        await self.naming.head_start(uid)
 
     @property
     def app(self) -> Site:
@@ -272,7 +275,6 @@ class SchedulerDaemon:
     def _gained(self) -> None:
         self.health.set_ready("lease", ready=True, detail=self.leadership.words)
         self.naming.pods_changed()  # pods may have queued up while nobody decided
-
         for change in self.state.disagreements():
             self.reporter.of_bound(change)  # nobody told of those that were found before
 
@@ -333,6 +335,7 @@ class SchedulerDaemon:
             tasks.create_task(self._guard.keep("events", self.reporter.run))
             if self.settings.placeholder_namespace:
                 tasks.create_task(self._guard.keep("placeholders", self.placeholders.run))
+            tasks.create_task(self._guard.keep("groups", self.group_reader.run))
             if not self.settings.plan_every_pods:
                 tasks.create_task(self._guard.keep("plan", self.planner.run))
 
@@ -342,6 +345,7 @@ class SchedulerDaemon:
             now = self._monotonic()
             self.preemptor.sweep(now)
             self.effects(self.state.pods.sweep(now))
+            self.effects(self.seating.rested(now))
             if self._may_act():
                 self.effects(self.keeping.sweep(now))
 

@@ -37,7 +37,8 @@ class SchedulerMetrics:
         )
         self.reservations_ended = Counter(
             "headroom_reservations_ended_total",
-            "Reservations by how they ended: bound, expired, deleted, moved, displaced, node_changed, bind_failed or handed_over.",
+            "Reservations by how they ended: bound, expired, deleted, moved, displaced, node_changed, bind_failed, group_ended or"
+            " handed_over.",
             ["end"],
             registry=registry,
         )

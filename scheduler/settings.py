@@ -232,6 +232,13 @@ class SchedulerSettings(PrometheusSettings, LeaderSettings):
         "registry.k8s.io/pause:3.10",
         reason="Image named in placeholders. They never run, but policies of the cluster may ask where images come from.",
     )
+    group_hold_seconds: float = setting(
+        360.0,
+        unit="s",
+        minimum=1.0,
+        reason="How long the places of a group stay reserved after the last of its pods was bound, or all were seated. Longer than its"
+        " pods may wait for one another in kube-scheduler (5 minutes in Kubernetes' own gangs, 1 in coscheduling).",
+    )
     naming_ahead: bool = setting(
         True, reason="If many pods wait, name nodes for them before kube-scheduler asks about them."
     )

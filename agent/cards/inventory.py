@@ -8,9 +8,9 @@ from agent.cards.reader import CardReading, Missing, Reading
 from agent.cards.verdicts import Verdict
 from headroom import wire
 from headroom.domain.card_models import is_display, plain_model
+from headroom.domain.labels.node_facts import NodeFacts
 from headroom.domain.model import MOST_SLICES, Card
 from headroom.domain.node_cards import InventoryError, node_of
-from headroom.domain.node_facts import NodeFacts
 from headroom.names import (
     ANNOTATION_NODE_CARDS,
     LABEL_GPU_COUNT,

@@ -20,10 +20,10 @@ from headroom.domain.accelerators import ACCELERATORS, NVIDIA, Accelerator
 from headroom.domain.card_models import is_display, is_mig, plain_model
 from headroom.domain.dra.cards import KindDevices, by_kind, joined
 from headroom.domain.dra.pools import NO_DEVICES, NodeDevices
-from headroom.domain.labelled_cards import LabelledCards, usual_reserve
+from headroom.domain.labels.labelled_cards import LabelledCards, usual_reserve
+from headroom.domain.labels.node_facts import InventoryError, NodeFacts
 from headroom.domain.links import LinksError, Matrix, decode_links
 from headroom.domain.model import LARGEST_MIB, MOST_SHARES, MOST_SLICES, Allocation, Card, GpuNode, PinBar, Sharing
-from headroom.domain.node_facts import InventoryError, NodeFacts
 
 __all__ = ["InventoryError", "encode_cards", "node_of", "without_cards"]
 

@@ -4,6 +4,8 @@ Memory packs well because small pods fill what is left. A pod that needs most of
 later, take each piece that comes free. After a stated wait the node that is nearest to having room for it closes to pods that come after
 it in the queue's order: of lower priority, or equals and younger. What runs there runs to its end; more important and older pods may go
 there.
+
+For a group, the nodes close that come nearest to holding all of its pods that wait.
 """
 
 from typing import Final
@@ -12,8 +14,12 @@ import numpy as np
 
 from scheduler.cluster.changes import Changes
 from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.pods.groups import GroupRecord
+from scheduler.cluster.room.seating import Seating
 from scheduler.cluster.state import ClusterState
+from scheduler.ledger.arrays import IntArray
 from scheduler.placement.shortage import nearest_row
+from scheduler.placement.together import nearest_rows
 
 _PART_OF_NODES: Final = 10  # no more than a tenth of the nodes is kept at a time
 _CLOSED_AT_ONCE: Final = 4  # in one sweep: each costs a look at all nodes
@@ -22,8 +28,8 @@ _CLOSED_AT_ONCE: Final = 4  # in one sweep: each costs a look at all nodes
 class KeepingNodes:
     """Call `sweep` every second or so, while this extender decides. With a wait of 0 no node is ever kept."""
 
-    def __init__(self, state: ClusterState, *, wait_seconds: float) -> None:
-        self._state, self._wait_seconds = state, wait_seconds
+    def __init__(self, state: ClusterState, seating: Seating, *, wait_seconds: float) -> None:
+        self._state, self._seating, self._wait_seconds = state, seating, wait_seconds
 
     def sweep(self, now: float) -> Changes:
         """Keep nodes for pods that have waited for too long, those first that come first; look for a nearer one after as long again."""
@@ -34,7 +40,10 @@ class KeepingNodes:
             if entry.kept_node not in self._state.fleet.row_of:
                 changes += pods.kept.open(entry)
         most = max(len(self._state.fleet.nodes) // _PART_OF_NODES, 1)
-        for entry in self._waiting_too_long(now)[:_CLOSED_AT_ONCE]:
+        late = self._waiting_too_long(now)
+        changes += self._keep_for_group(late, now)
+        alone = [entry for entry in late if not self._state.groups.binds(entry.uid)]
+        for entry in alone[:_CLOSED_AT_ONCE]:
             if len(pods.kept.keepers) - bool(entry.kept_node) >= most:
                 break
             node = self._nearest(entry)
@@ -57,6 +66,45 @@ class KeepingNodes:
             and (not entry.kept_node or entry.kept_since <= before)
         ]
         return sorted(late, key=lambda entry: entry.rank)
+
+    def _keep_for_group(self, late: list[PodEntry], now: float) -> Changes:
+        """Keep nodes for the first group that has waited for too long: as many as it needs, for fewer would be of no use.
+
+        One group at a time; another follows when that one has its places, or could not have them on an empty cluster either.
+        """
+        pods, groups, changes = self._state.pods, self._state.groups, Changes()
+        if any(
+            groups.binds(keeper.uid) and keeper.kept_since > now - self._wait_seconds
+            for keeper in pods.kept.keepers.values()
+        ):
+            return changes
+        records: dict[str, GroupRecord] = {}
+        for entry in late:
+            record = groups.of(entry.uid) if groups.binds(entry.uid) else None
+            if record is not None:
+                records.setdefault(record.words, record)
+        for record in records.values():
+            missing = self._seating.missing(record, self._rows_for)
+            rows = nearest_rows(self._state.fleet, [seat for _, seat in missing]) if missing else None
+            if not rows:
+                continue
+            names = self._state.fleet.names
+            for keeper in [one for one in pods.kept.keepers.values() if groups.binds(one.uid)]:
+                changes += pods.kept.open(keeper)
+            for (entry, _), row in zip(missing, rows, strict=False):
+                changes += pods.kept.keep(entry, names[row])
+            return changes
+        return changes
+
+    def _rows_for(self, entry: PodEntry) -> IntArray:
+        """Where a member of a group might be: nodes that kube-scheduler would let it run on, and that are not kept for another pod."""
+        fleet, pods, groups = self._state.fleet, self._state.pods, self._state.groups
+        if entry.refusal is None:
+            return np.zeros(0, np.int64)
+        others = {node for node, keeper in pods.kept.keepers.items() if not groups.binds(keeper.uid)}
+        others |= pods.nodes_being_freed()
+        rows = [row for row in entry.refusal.nodes.rows(fleet).tolist() if fleet.names[row] not in others]
+        return np.array(rows, np.int64)
 
     def _nearest(self, entry: PodEntry) -> str | None:
         """The node that it fits on soonest, of those that kube-scheduler would let it run on and that nobody else has kept or is freed."""

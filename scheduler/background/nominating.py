@@ -20,8 +20,8 @@ from headroom.daemon.slices import Slices
 from headroom.kube import calls
 from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Unprocessable
 from scheduler.cluster.effects import Effects
-from scheduler.cluster.open_rows import OpenRows
 from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.room.open_rows import OpenRows
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.ledger import LedgerError
 from scheduler.metrics import SchedulerMetrics
@@ -113,7 +113,11 @@ class NamingAhead:
         if not self._may_write():
             return []
         waiting = self._state.pods.at(Stage.WAITING)
-        pods = [entry for entry in waiting if entry.facts.can_be_named and entry.may_be_named]
+        pods = [
+            entry
+            for entry in waiting
+            if entry.facts.can_be_named and entry.may_be_named and not self._state.groups.binds(entry.uid)
+        ]
         pods.sort(key=lambda entry: entry.rank)
         return pods
 

@@ -18,8 +18,7 @@ from scheduler.cluster.effects import Effects
 from scheduler.cluster.pod_entry import Claim, PodEntry, Stage
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
-from scheduler.placement.occupant import Occupant
-from scheduler.placement.victims import Plan, plan
+from scheduler.placement.victims import Occupant, Plan, plan
 from scheduler.settings import SchedulerSettings
 
 _PROTECTED_SECONDS: Final = 60.0  # how long a pod whose disruption budget forbade its eviction is left alone
@@ -68,6 +67,8 @@ class Preemptor:
     def _consider(self, entry: PodEntry) -> None:
         """Have a refused pod looked at, unless nobody could give way to it."""
         may = self._settings.preemption and entry.facts.may_preempt and entry.claim is None
+        if self._state.groups.binds(entry.uid):
+            return  # room for one of a group helps none of them
         if entry.refusal is not None and entry.refusal.by_quota:
             return  # room is not what it lacks
         if may and self._state.outranks_any(entry):

@@ -15,6 +15,8 @@ from headroom.daemon.slices import Slices
 from headroom.domain.model import GpuRequest
 from scheduler.cluster.changes import Freed
 from scheduler.cluster.pod_entry import PodEntry, Refusal, Stage, of_cards_alone
+from scheduler.cluster.pods.groups import GroupRecord
+from scheduler.cluster.room.seating import Seating
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.arrays import IntArray
 from scheduler.placement import filtering
@@ -33,8 +35,11 @@ def concerns(refusal: Refusal, change: Freed) -> bool:
     )
 
 
-async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | None:
-    """A node among those freed whose new room is of use to a pod refused before; None when nobody would gain."""
+async def node_of_use(state: ClusterState, seating: Seating, freed: dict[str, Freed]) -> str | None:
+    """A node among those freed whose new room is of use to a pod refused before; None when nobody would gain.
+
+    Room for one member is of no use to a group that does not fit as a whole.
+    """
     slices = Slices()
     # What a preemption freed is reserved already, and its pod must hear of it.
     for entry in state.pods.at(Stage.NAMED):
@@ -42,6 +47,10 @@ async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | Non
         change = freed.get(holding.placement.node) if holding is not None else None
         if entry.refusal is not None and change is not None and concerns(entry.refusal, change):
             return change.node
+    for record in list(state.groups.records.values()):
+        if freed and await _fits_now(state, seating, record, freed):
+            return next(iter(freed))
+        await slices.pause()
     wanting, by_quota = await _free_to_run(state, slices)
     for entry in by_quota:
         # Something of its namespace ended, or the quota was raised: any node that takes it will do.
@@ -61,6 +70,17 @@ async def node_of_use(state: ClusterState, freed: dict[str, Freed]) -> str | Non
     return None
 
 
+async def _fits_now(state: ClusterState, seating: Seating, record: GroupRecord, freed: dict[str, Freed]) -> bool:
+    """Whether a group that was refused has its places now, and its pods must hear of it."""
+    for uid in list(record.members):
+        entry = state.pods.entries.get(uid)
+        if entry is None or entry.stage is not Stage.REFUSED or entry.refusal is None or not _concerned(entry, freed):
+            continue
+        rows = entry.refusal.nodes.rows(state.fleet)
+        return seating.would_fit(record, rows if len(rows) else np.flatnonzero(state.fleet.alive))
+    return False
+
+
 def _wants(state: ClusterState, entry: PodEntry, node: str, change: Freed) -> bool:
     return (
         entry.refusal is not None and concerns(entry.refusal, change) and not state.pods.kept.is_closed_to(entry, node)
@@ -72,6 +92,8 @@ async def _free_to_run(state: ClusterState, slices: Slices) -> tuple[list[PodEnt
     wanting: list[PodEntry] = []
     by_quota: list[PodEntry] = []
     for entry in list(state.pods.at(Stage.REFUSED)):
+        if state.groups.binds(entry.uid):
+            continue
         if state.quotas.refusal(entry.namespace, entry.uid, entry.request) is None:
             waited = entry.refusal is not None and entry.refusal.by_quota
             (by_quota if waited else wanting).append(entry)

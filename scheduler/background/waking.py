@@ -17,6 +17,7 @@ from headroom.kube.client import KubeClient, KubeError, NotFound
 from scheduler.background.room_of_use import node_of_use
 from scheduler.cluster.changes import Freed
 from scheduler.cluster.pod_entry import Stage
+from scheduler.cluster.room.seating import Seating
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 
@@ -29,11 +30,12 @@ class Waker:
         state: ClusterState,
         kube: KubeClient,
         metrics: SchedulerMetrics,
+        seating: Seating,
         *,
         delay_seconds: float,
         wall_clock: Callable[[], datetime.datetime],
     ) -> None:
-        self._state, self._kube, self._metrics = state, kube, metrics
+        self._state, self._kube, self._metrics, self._seating = state, kube, metrics, seating
         self._delay_seconds, self._wall_clock = delay_seconds, wall_clock
         self._freed: dict[str, Freed] = {}
         self._signal = asyncio.Event()
@@ -58,7 +60,7 @@ class Waker:
             await asyncio.sleep(self._delay_seconds)
             self._signal.clear()
             freed, self._freed = self._freed, {}
-            node = await node_of_use(self._state, freed)
+            node = await node_of_use(self._state, self._seating, freed)
             if node is None:
                 continue
             try:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from headroom.domain.model import Placement
 from scheduler.cluster.pod_entry import PodEntry
 
 
@@ -45,6 +46,15 @@ class PodRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class SeatLost:
+    """What was reserved for a pod of a group is not any more, and the pod is not bound. `end` is how, as in the metric."""
+
+    entry: PodEntry
+    placement: Placement
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
 class PodDisagrees:
     """What is written on a bound pod cannot be read, or is not what the pod asks for; told when that changes."""
 
@@ -79,5 +89,10 @@ class CardsOverfilled:
     usable_mib: int
 
 
-Change = Freed | PodWaits | PodBound | PodGone | PodRefused | PodDisagrees | CardClaimed | CardsOverfilled
+Change = Freed | PodWaits | PodBound | PodGone | PodRefused | SeatLost | PodDisagrees | CardClaimed | CardsOverfilled
 Changes = list[Change]
+
+
+def seat_lost(entry: PodEntry, placement: Placement, end: str) -> Changes:
+    """That a reservation ended without a binding, where that matters to others: to the pod's group."""
+    return [] if entry.facts.group is None else [SeatLost(entry, placement, end)]

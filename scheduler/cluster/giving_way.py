@@ -6,8 +6,7 @@ from typing import Final
 
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.state import ClusterState
-from scheduler.placement.occupant import Occupant
-from scheduler.placement.victims import victims_on
+from scheduler.placement.victims import Occupant, victims_on
 
 _ROWS_EXAMINED: Final = 16  # it happens inside a filter call
 
@@ -23,6 +22,8 @@ def reservations_in_the_way(
     for other in state.pods.at(Stage.NAMED):
         holding = state.holding(other.uid)
         row = None if holding is None else state.fleet.row_of.get(holding.placement.node)
+        if state.groups.seated_with(other.uid) is not None:
+            continue  # a group that is under way keeps its places, or none
         if other.facts.priority < entry.facts.priority and row is not None and may_run_on(row):
             here[row].append(other)
     order = sorted(here, key=lambda row: (max(other.facts.priority for other in here[row]), state.fleet.names[row]))

@@ -15,6 +15,7 @@ import msgspec
 
 from headroom import wire
 from headroom.domain.dialects.customs import USUAL, Customs
+from headroom.domain.groups import Group, group_of
 from headroom.domain.model import GpuRequest
 from headroom.domain.request import demand_of, ignored_words, project_of
 from headroom.errors import HeadroomError
@@ -106,6 +107,8 @@ class PodFacts:
     nominated: str
     wholly_judged: bool = True
     """Whether Headroom can judge all that limits the pod's nodes."""
+    group: Group | None = None
+    """The group that a pod with a GPU belongs to."""
     ignored: tuple[str, ...] = ()
     """What is written on it without effect, in words."""
 
@@ -162,9 +165,10 @@ class FactsReader:
             if len(self._known) > _KINDS_KNOWN:
                 self._known.popitem(last=False)
         created_at, nominated = meta.creation_timestamp or "", pod.status.nominated_node_name
-        if (alike.created_at, alike.nominated) == (created_at, nominated):
+        group = group_of(pod) if alike.request.count else None
+        if (alike.created_at, alike.nominated, alike.group) == (created_at, nominated, group):
             return alike
-        return dataclasses.replace(alike, created_at=created_at, nominated=nominated)
+        return dataclasses.replace(alike, created_at=created_at, nominated=nominated, group=group)
 
 
 def version_of(pod: wire.Pod) -> int:

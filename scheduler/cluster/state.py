@@ -19,14 +19,15 @@ from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.news.devices import DeviceNews
 from scheduler.cluster.news.pods import PodNews
 from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.pods.groups import GroupBook
 from scheduler.cluster.pods.records import Pods
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Holding, HoldingState, Ledger
 from scheduler.metrics import SchedulerMetrics
-from scheduler.placement.occupant import Occupant
 from scheduler.placement.placer import Placer
 from scheduler.placement.quota import Quotas
 from scheduler.placement.scoring import Policy
+from scheduler.placement.victims import Occupant
 
 
 class ClusterState:
@@ -65,7 +66,8 @@ class ClusterState:
             observe=observe,
             monotonic=monotonic,
         )
-        self.news = PodNews(self.pods, self.ledger, metrics, observe=observe)
+        self.groups = GroupBook()
+        self.news = PodNews(self.pods, self.ledger, metrics, self.groups, observe=observe)
         self.devices = DeviceNews(self.ledger, self.pods, self.news, metrics, describe=self._describe_again)
         self._pin_claimable = pin_claimable
         self.nodes: dict[str, wire.Node] = {}

@@ -121,6 +121,12 @@ class Ledger:
         self.books.count(holding)
         return holding
 
+    def prolong(self, uid: str, expires_at: float) -> None:
+        """Let a reservation end later, or sooner; other holdings stay as they are."""
+        holding = self.holdings.get(uid)
+        if holding is not None and holding.state is HoldingState.RESERVED:
+            holding.expires_at = expires_at
+
     def begin_binding(self, uid: str) -> None:
         """Hold a reservation until the outcome of its binding is known: `confirm`, `apply` or `release` ends it, time does not.
 

@@ -75,6 +75,18 @@ class Trial:
         self._count_pod(placement.node)
         return placement
 
+    def unseat(self, request: GpuRequest, placement: Placement) -> None:
+        """Undo `seat`."""
+        hold(self.fleet, request, placement, -1)
+        row, left = self.fleet.row_of[placement.node], self._pods_left.get(placement.node)
+        if left is None:
+            return
+        self._pods_left[placement.node] = left + 1
+        if left == 0 and not self.fleet.alive[row]:
+            self.fleet.alive[row] = True
+            self.fleet.touch(row)
+            self._closed[TOO_MANY_PODS] -= 1
+
     def _count_pod(self, name: str) -> None:
         left = self._pods_left.get(name)
         if left is not None:

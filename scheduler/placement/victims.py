@@ -5,18 +5,37 @@ First the node whose most important victim matters least, then the fewest victim
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from headroom.domain.model import GpuRequest, Mode
+from headroom.domain.model import GpuRequest, Mode, Placement
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import filtering
-from scheduler.placement.occupant import Occupant
 
 _ROWS_AT_ONCE: Final = 250
 _NODES_EXAMINED: Final = 64  # kube-scheduler's own preemption examines 100 or a tenth of the nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Occupant:
+    """A pod that holds cards of a node, as preemption looks at it."""
+
+    uid: str
+    namespace: str
+    name: str
+    priority: int
+    placement: Placement
+    leaving: bool = False
+    """Being deleted already."""
+    excess_mib: Mapping[int, int] = field(default_factory=dict)
+    """What it uses beyond its shares, by card position."""
+
+    @property
+    def held_mib(self) -> int:
+        """Memory that it gives back when it ends."""
+        return sum(self.placement.share_mib) + sum(self.excess_mib.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from headroom.kube.client import Conflict, KubeClient, KubeError, NotFound, Serv
 from scheduler.cluster.decisions import Decision, Decisions
 from scheduler.cluster.effects import Effects
 from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.room.seating import Seating
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.holding import LedgerError
 from scheduler.settings import SchedulerSettings
@@ -56,12 +57,14 @@ class Binder:
         settings: SchedulerSettings,
         decisions: Decisions,
         effects: Effects,
+        seating: Seating,
         *,
         term: Callable[[], str],
         monotonic: Callable[[], float],
     ) -> None:
         self._state, self._kube, self._settings, self._decisions = state, kube, settings, decisions
         self._effects, self._term, self._monotonic = effects, term, monotonic
+        self._seating = seating
         self._calls: dict[str, tuple[str, asyncio.Task[None]]] = {}
         """Node and work of the bindings under way, by the pod's UID."""
         self._log = get_logger(__name__)
@@ -148,11 +151,17 @@ class Binder:
         row = self._state.fleet.row_of.get(args.node)
         if row is None:
             raise BindError(f"node {args.node} is not known, or has no GPU")
+        if (words := self._seating.may_bind(entry)) is not None:
+            raise BindError(f"node {args.node} cannot take pod {entry.key}: {words}")
         holding = self._state.holding(entry.uid)
+        if holding is not None and holding.placement.node != args.node and entry.stage is not Stage.BINDING:
+            self._effects(self._seating.move(entry, args.node))
+            holding = self._state.holding(entry.uid)
         if holding is not None and holding.placement.node != args.node:
             if entry.stage is Stage.BINDING:
                 raise BindError(f"whether pod {entry.key} was bound to node {holding.placement.node} is not known yet")
-            self._effects(self._state.pods.void(entry, "moved"))
+            if self._state.groups.seated_with(entry.uid) is None:
+                self._effects(self._state.pods.void(entry, "moved"))
             holding = None
         if holding is not None and holding.placement.shares != entry.request.count:
             # An attempt is under way, and the node cannot be read or has lost a card since: nothing may be bound without its cards.

@@ -8,9 +8,10 @@ import numpy as np
 
 from headroom import wire
 from headroom.daemon.slices import PAGE_SLICE_SECONDS, Slices
-from headroom.domain.model import GpuRequest
-from scheduler.cluster.open_rows import OpenRows
+from headroom.domain.model import GpuRequest, Placement
 from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.pods.groups import GroupRecord
+from scheduler.cluster.room.open_rows import OpenRows
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.arrays import IntArray
 from scheduler.placement.quota import Budget
@@ -66,11 +67,15 @@ async def seat(
 ) -> Seated:  # fmt: skip
     """Give each waiting pod its place on the trial's fleet, as far as there is one. `budgets` is what is left to each namespace.
 
-    Of pods that ask for the same and may run on the same nodes, the first that finds no place is the last that is looked at.
+    A group has all of its places, or none. Of pods that ask for the same and may run on the same nodes, the first that finds no place
+    is the last that is looked at.
     """
     seated, slices = Seated(), Slices(PAGE_SLICE_SECONDS)
     rows_of: dict[tuple[GpuRequest, bytes], IntArray | None] = {}
+    groups = _Groups(state, trial, seated)
     for entry in entries:
+        if groups.passes_over(entry):
+            continue
         kind = entry.request, open_rows.kind_of(entry.pod)
         if kind in rows_of:
             rows = rows_of[kind]
@@ -81,6 +86,7 @@ async def seat(
             rows = rows_of[kind] = _rows(state, open_rows, trial, entry.pod)
         budget = _budget(state, budgets, entry)
         if rows is None or (budget is not None and budget.refusal_of(entry.request)):
+            groups.fails(entry)
             continue
         if seated.pods >= _MOST_SEATED:
             seated.left_out += 1
@@ -89,14 +95,52 @@ async def seat(
         within = None if budget is None else budget.rows(trial.fleet, entry.request)
         placement = trial.seat(entry.request, rows if within is None else rows[within[rows]])
         if placement is None:
-            rows_of[kind] = None
+            rows_of[kind] = None if not groups.fails(entry) else rows_of[kind]
         else:
+            groups.gets(entry, placement)
             seated.pods += 1
             seated.by_rules += not entry.facts.wholly_judged
             if budget is not None:
                 budget.take(placement.shares, placement.held_mib)
         await slices.pause()
     return seated
+
+
+class _Groups:
+    """The groups among the waiting pods: what each was given so far, and those that get nothing."""
+
+    def __init__(self, state: ClusterState, trial: Trial, seated: Seated) -> None:
+        self._state, self._trial, self._seated = state, trial, seated
+        self._given: dict[GroupRecord, list[tuple[PodEntry, Placement]]] = {}
+        self._out: set[GroupRecord] = set()
+
+    def _of(self, entry: PodEntry) -> GroupRecord | None:
+        return self._state.groups.of(entry.uid) if self._state.groups.binds(entry.uid) else None
+
+    def passes_over(self, entry: PodEntry) -> bool:
+        """Whether the pod's group gets nothing: one is without a place, or members are missing."""
+        record = self._of(entry)
+        if record is None:
+            return False
+        number = record.number()
+        return record in self._out or isinstance(number, str) or len(record.members) < number
+
+    def gets(self, entry: PodEntry, placement: Placement) -> None:
+        """Note a member's place."""
+        if (record := self._of(entry)) is not None:
+            self._given.setdefault(record, []).append((entry, placement))
+
+    def fails(self, entry: PodEntry) -> bool:
+        """Take back what a pod's group was given: this one finds no place. False for a pod without a group."""
+        record = self._of(entry)
+        if record is None:
+            return False
+        self._out.add(record)
+        for other, placement in self._given.pop(record, []):
+            self._trial.unseat(other.request, placement)
+            self._seated.pods -= 1
+            self._seated.by_rules -= not other.facts.wholly_judged
+        return True
 
 
 def _budget(state: ClusterState, budgets: dict[str, Budget | None], entry: PodEntry) -> Budget | None:

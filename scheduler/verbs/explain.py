@@ -13,6 +13,7 @@ from scheduler.cluster.decisions import Decisions, live_figures
 from scheduler.cluster.host_rules import beyond_judgement, host_refusal, kept_apart
 from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.pod_entry import HOLDING, PodEntry, Stage
+from scheduler.cluster.pods.groups import GroupRecord
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import refusals
@@ -54,10 +55,26 @@ async def explanation(state: ClusterState, decisions: Decisions, pod: str, now: 
         answer["claimed_node"] = None if waiting.claim is None else waiting.claim.node
         answer["kept_node"] = waiting.kept_node or None
         answer["tried"] = sorted(waiting.tried)
+        if (record := state.groups.of(waiting.uid)) is not None:
+            answer["group"] = _group_now(record, now)
         answer["measured_vram"] = measured_words(state.measured_cards, state.reading)
         if (quota := _quota_now(state, waiting)) is not None:
             answer["quota"] = quota
     return answer
+
+
+def _group_now(record: GroupRecord, now: float) -> dict[str, Any]:
+    """How far the placing of a pod's group has come."""
+    number = record.number()
+    return {
+        "name": f"{record.key[0]}/{record.key[2]}",
+        "kind": record.key[1].value,
+        "members": len(record.members),
+        "takes": number if isinstance(number, int) else None,
+        "problem": None if isinstance(number, int) else number,
+        "seated": len(record.seated),
+        "rests_seconds": round(max(record.not_before - now, 0.0), 1),
+    }
 
 
 def _quota_now(state: ClusterState, entry: PodEntry) -> dict[str, Any] | None:

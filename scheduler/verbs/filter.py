@@ -20,6 +20,7 @@ from scheduler.cluster.effects import Effects
 from scheduler.cluster.giving_way import reservations_in_the_way
 from scheduler.cluster.host_rules import soft_preferences
 from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.room.seating import NotSeated, Seating
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.holding import HoldingState
@@ -55,10 +56,12 @@ class Extender:
         settings: SchedulerSettings,
         decisions: Decisions,
         effects: Effects,
+        seating: Seating,
         *,
         monotonic: Callable[[], float],
     ) -> None:
         self._state, self._settings, self._decisions, self._effects = state, settings, decisions, effects
+        self._seating = seating
         self._pods = state.pods
         self._did = Changes()
         """What the call under way has changed so far."""
@@ -91,6 +94,8 @@ class Extender:
         self._did += changes
         if entry is None or entry.request.count == 0:
             return self._with_claims(pod, offer) or self._without_gpu(pod, offer)
+        if entry.facts.group is not None and (answer := self._in_group(entry, offer)) is not None:
+            return answer
         if (held := self._still_good(entry, offer)) is not None:
             return self._placed(entry, held, offer)
         budget = self._state.quotas.budget(entry.namespace, entry.uid)
@@ -101,6 +106,25 @@ class Extender:
         if self._settings.answer == SCORED or soft_preferences(pod):
             return self._all_that_fit(entry, offer)
         return self._decide(entry, offer)
+
+    def _in_group(self, entry: PodEntry, offer: Offer) -> Answer | None:
+        """The answer about a pod that must be placed together with others; None for one that need not."""
+        found = self._seating.ask(entry, self._rows(offer))
+        if found is None:
+            return None
+        self._did += found.changes
+        if isinstance(found, NotSeated):
+            refused = dict.fromkeys(offer.names, found.words)
+            if refused:
+                self._decisions.add(
+                    Decision(entry.key, self._monotonic(), "refused", reasons={found.words: len(refused)})
+                )
+            if refused and not found.trial:
+                self._did += self._pods.refuse(entry, self._rows(offer), by_quota=not found.lacks_room)
+            return Answer(offer.answer([], refused), "refused")
+        if found.trial:
+            return Answer(offer.only(found.placement.node), "placed")
+        return self._placed(entry, found.placement, offer, found.expires_at)
 
     def _settled(self, uid: str, offer: Offer) -> Answer | None:
         """The answer about a pod that cannot be given another node any more; kube-scheduler's view of it is an old one."""
@@ -217,9 +241,11 @@ class Extender:
         row_of = self._state.fleet.row_of
         return np.array([row_of[name] for name in offer.names if name in row_of and name not in tried], np.int64)
 
-    def _placed(self, entry: PodEntry, placement: Placement, offer: Offer) -> Answer:
+    def _placed(self, entry: PodEntry, placement: Placement, offer: Offer, expires_at: float | None = None) -> Answer:
         now = self._monotonic()
-        self._did += self._pods.offer(entry, placement, now + self._settings.reservation_seconds)
+        if expires_at is None:
+            expires_at = now + self._settings.reservation_seconds
+        self._did += self._pods.offer(entry, placement, expires_at)
         self._decisions.add(Decision(entry.key, now, "placed", placement))
         return Answer(offer.only(placement.node), "placed")
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from headroom import wire
 from headroom.daemon.slices import PAGE_SLICE_SECONDS, Slices
+from headroom.domain.groups import group_of
 from headroom.domain.model import GpuRequest, Placement
 from headroom.kube.client import KubeClient
 from headroom.wire import Wire, WireError
 from scheduler.cluster.host_rules import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
-from scheduler.cluster.open_rows import OpenRows
+from scheduler.cluster.room.open_rows import OpenRows
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.holding import is_finished
 from scheduler.placement.quota import Budget
@@ -79,14 +80,29 @@ class FitPage:
         seated = await seat(state, self._open_rows, trial, first, {namespace: budget})
         await self._close(trial, pod, avoided | kept_off)
         enough = await _count(trial, budget, request, max(0, min(question.limit, _MOST_PODS_ASKED)))
-        found = trial.result()
-        answer: dict[str, Any] = {"fits": found.fits, "nodes": found.nodes, "reasons": found.reasons}
+        found, size = trial.result(), self._group_size(pod)
+        answer: dict[str, Any] = {
+            "fits": found.fits - found.fits % size,
+            "nodes": found.nodes,
+            "reasons": found.reasons,
+        }
+        if size > 1:
+            answer |= {"group_size": size, "groups": found.fits // size}
         if enough:
             answer["at_least"] = True  # the counting ended, not the room
         if seated.pods:
             answer["waiting_first"] = seated.pods
         not_judged = beyond_judgement(pod) + ([_OTHERS_RULES] if unsure else []) + seated.not_judged
         return answer | {"not_judged": not_judged} if not_judged else answer
+
+    def _group_size(self, pod: wire.Pod) -> int:
+        """How many pods like this one come together: fewer are of no use. 1 where that is not known from the pod. Raises GroupError."""
+        group = group_of(pod)
+        if group is None:
+            return 1
+        record = self.state.groups.records.get(group.key)
+        number = group.min_count if record is None else record.number()
+        return number if isinstance(number, int) else 1
 
     async def _close(self, trial: Trial, pod: wire.Pod, apart: set[str]) -> None:
         """Take the nodes out of the question that are not open to the pod."""

@@ -27,6 +27,7 @@ def explained(answer: Mapping[str, Any]) -> str:
         lines.append(f"  now: {answer['stage']}")
     if "request" in answer:
         lines.append(f"  asks for: {asked(answer['request'])}")
+    lines += _group(answer.get("group"))
     if answer.get("without_effect"):
         lines.append(f"  without effect: {', '.join(answer['without_effect'])}")
     if answer.get("claimed_node"):
@@ -49,6 +50,22 @@ def explained(answer: Mapping[str, Any]) -> str:
     if "this_extender" in answer:
         lines.append(f"asked of an extender that does not decide: {answer['this_extender']}")
     return "\n".join(lines)
+
+
+def _group(group: Mapping[str, Any] | None) -> list[str]:
+    """A pod's group: all of it has its places, or none."""
+    if not group:
+        return []
+    text = f"group {group['name']} ({group['kind']}): {group['members']} members"
+    if group.get("takes") is not None:
+        text += f", {group['takes']} are placed together"
+    elif group.get("problem"):
+        text += f"; {group['problem']}"
+    if group.get("seated"):
+        text += f"; {group['seated']} have their places reserved"
+    if group.get("rests_seconds"):
+        text += f"; it rests for another {group['rests_seconds']:.0f} s"
+    return [f"  {text}"]
 
 
 def _why_not(answer: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What the API server tells of pods, by watch and by list, in its order. The API server wins over everything decided here."""
 
 from collections.abc import Callable, Container
+from typing import Final
 
 from headroom import names, wire
 from headroom.domain.model import GpuRequest, Mode
@@ -9,23 +10,40 @@ from headroom.wire import DELETED
 from scheduler.cluster.changes import CardsOverfilled, Changes, PodDisagrees
 from scheduler.cluster.news.repelling import Repelling
 from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.pods.groups import GroupBook
 from scheduler.cluster.pods.records import Pods
 from scheduler.ledger.holding import ChangeKind, HoldingState, is_finished
 from scheduler.ledger.ledger import Ledger
 from scheduler.metrics import SchedulerMetrics
+
+_NO_SPEC: Final = wire.PodSpec()
+_NO_STATUS: Final = wire.PodStatus()
+
+
+def identity_of(pod: wire.Pod) -> wire.Pod:
+    """All that is needed of a pod once its event has been applied: 40,000 whole pods would take 150 MB."""
+    meta = pod.metadata
+    return wire.Pod(wire.Meta(name=meta.name, namespace=meta.namespace, uid=meta.uid), _NO_SPEC, _NO_STATUS)
 
 
 class PodNews:
     """Applies events to the records and the ledger. `observe` is told of the requests of pods that were bound before they were seen."""
 
     def __init__(
-        self, pods: Pods, ledger: Ledger, metrics: SchedulerMetrics, *, observe: Callable[[GpuRequest], None]
+        self,
+        pods: Pods,
+        ledger: Ledger,
+        metrics: SchedulerMetrics,
+        groups: GroupBook,
+        *,
+        observe: Callable[[GpuRequest], None],
     ) -> None:
         self.problems: dict[str, str] = {}
         """What is wrong with pods that cannot be understood, by `namespace/name`."""
         self.repelling = Repelling()
         """What bound pods say by anti-affinity."""
         self._pods, self._ledger, self._metrics, self._observe = pods, ledger, metrics, observe
+        self._groups = groups
         self._shown: dict[str, str] = {}
         """UID of the pod that the watch shows under each `namespace/name`."""
 
@@ -33,9 +51,16 @@ class PodNews:
         """Apply an event of the pod watch. The watch shows the pods of a name in their order: a new one ends the one before."""
         uid = pod.metadata.uid
         known = self._shown.get(key)
-        changes = self._pods.end(known) if known is not None and known != uid else []
+        changes = Changes()
+        if known is not None and known != uid:
+            self._groups.forget(known)
+            changes += self._pods.end(known)
         if kind == DELETED or is_finished(pod):
             self.repelling.forget(key)
+            if kind == DELETED:
+                self._groups.forget(uid)
+            else:
+                self._groups.finish(pod)
             held = self._ledger.holdings.get(uid)
             changes += self._pods.end(uid)
             if held is not None and held.placement.mode is Mode.SLICE:
@@ -46,6 +71,7 @@ class PodNews:
             return changes
         self._shown[key] = uid
         self.repelling.show(key, pod)
+        changes += self._groups_told(pod)
         if pod.spec.node_name:
             changes += self._show_bound(pod)
             if known is None:
@@ -53,6 +79,15 @@ class PodNews:
         else:
             changes += self._show_unbound(pod, seen=True)
         return changes
+
+    def _groups_told(self, pod: wire.Pod) -> Changes:
+        """Take in a pod's group; the members that were refused because others were missing must hear when the last one comes."""
+        before = self._groups.of(pod.metadata.uid)
+        record = self._groups.show(pod)
+        nodes = self._ledger.fleet.nodes
+        if record is None or record is before or not nodes or record.number() != len(record.members):
+            return []
+        return [self._pods.freed(next(iter(nodes)), seen_by_scheduler=False)]
 
     def listed(self, began: float, untaken: Container[str] = ()) -> Changes:
         """End pods that a complete list does not hold although they were there before it `began`.

@@ -48,9 +48,15 @@ class KeptNodes:
         return [self._freed(node, seen_by_scheduler=False)]
 
     def is_closed_to(self, entry: PodEntry, node: str) -> bool:
-        """Whether the node is kept for another pod that comes first: of higher priority, or an equal and older."""
+        """Whether the node is kept for another pod that comes first: of higher priority, or an equal and older.
+
+        What is kept for a member of a group is kept for all of them.
+        """
         keeper = self.keepers.get(node)
-        return keeper is not None and keeper is not entry and keeper.rank < entry.rank
+        if keeper is None or keeper is entry or keeper.rank >= entry.rank:
+            return False
+        ours, theirs = entry.facts.group, keeper.facts.group
+        return ours is None or theirs is None or ours.key != theirs.key
 
     def rows_closed_to(self, entry: PodEntry) -> list[int]:
         """Rows of the nodes that are closed to a pod."""

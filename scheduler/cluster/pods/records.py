@@ -4,7 +4,6 @@ Every method that changes something returns what it changed, for `scheduler.clus
 change. What bound pods hold is in the ledger alone.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
@@ -13,7 +12,7 @@ from headroom.daemon.logs import get_logger
 from headroom.domain.dialects.customs import Customs
 from headroom.domain.model import GpuRequest, Placement
 from headroom.domain.request import RequestError
-from scheduler.cluster.changes import Changes, PodBound, PodGone, PodRefused, PodWaits
+from scheduler.cluster.changes import Changes, PodBound, PodGone, PodRefused, PodWaits, seat_lost
 from scheduler.cluster.pod_entry import (
     HOLDING,
     Claim,
@@ -27,6 +26,7 @@ from scheduler.cluster.pod_entry import (
     version_of,
 )
 from scheduler.cluster.pods import checks
+from scheduler.cluster.pods.ended import EndedLately
 from scheduler.cluster.pods.kept_nodes import FreedRoom, KeptNodes
 from scheduler.cluster.row_set import RowSet
 from scheduler.ledger.arrays import IntArray
@@ -36,7 +36,6 @@ from scheduler.metrics import SchedulerMetrics
 from scheduler.placement.quota import Quotas
 
 _UNSEEN_SECONDS: Final = 60.0  # after which a pod that only a filter call spoke of is forgotten
-_ENDED_KEPT: Final = 4096
 _NEVER: Final = float("inf")
 
 
@@ -68,8 +67,7 @@ class Pods:
         self._ledger, self._metrics, self._observe, self._monotonic = ledger, metrics, observe, monotonic
         self._quotas, self._facts = quotas, FactsReader(scheduler_names)
         self._at: dict[Stage, dict[str, PodEntry]] = {stage: {} for stage in Stage}
-        self._ended: OrderedDict[str, None] = OrderedDict()
-        """UIDs of pods that ended lately; no UID is used twice."""
+        self._ended = EndedLately()
         self._arrivals = 0
         self._log = get_logger(__name__)
 
@@ -153,6 +151,8 @@ class Pods:
     def _judge_reservation(self, entry: PodEntry, old: PodFacts) -> Changes:
         """Keep a reservation whose pod changed if the cards still suit it."""
         facts, holding = entry.facts, self._ledger.holdings[entry.uid]
+        if facts.group != old.group:
+            return self.void(entry, "moved")
         if (facts.request, facts.priority, facts.project) == (old.request, old.priority, old.project):
             return []
         if of_cards_alone(facts.request) == of_cards_alone(old.request):
@@ -217,7 +217,8 @@ class Pods:
         entry.ended = end
         self._move(entry, Step.VOID)
         self._rest_again(entry)
-        return [self.freed(holding.placement.node, seen_by_scheduler=seen_by_scheduler)]
+        freed = self.freed(holding.placement.node, seen_by_scheduler=seen_by_scheduler)
+        return [*seat_lost(entry, holding.placement, end), freed]
 
     def _rest_again(self, entry: PodEntry) -> None:
         if entry.refusal is not None:
@@ -283,7 +284,8 @@ class Pods:
         self._metrics.reservations_ended.labels("bind_failed").inc()
         self._move(entry, Step.FAIL)
         self._rest_again(entry)
-        return [self.freed(holding.placement.node, seen_by_scheduler=False)]
+        freed = self.freed(holding.placement.node, seen_by_scheduler=False)
+        return [*seat_lost(entry, holding.placement, "bind_failed"), freed]
 
     def binding_unsure(self, entry: PodEntry) -> None:
         """Note that the outcome of a binding is not known: it may have been written, or may be written yet."""
@@ -360,9 +362,7 @@ class Pods:
 
     def end(self, uid: str) -> Changes:
         """A pod was deleted, replaced or has finished: everything it held is free, and it will not come back."""
-        self._ended[uid] = None
-        if len(self._ended) > _ENDED_KEPT:
-            self._ended.popitem(last=False)
+        self._ended.add(uid)
         return self.forget(uid)
 
     def forget(self, uid: str) -> Changes:

@@ -210,6 +210,7 @@ async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_f
             daemon.settings,
             daemon.decisions,
             daemon.effects,
+            daemon.seating,
             term=lambda: "t",
             monotonic=time.monotonic,
         )

@@ -11,6 +11,7 @@ from headroom.wire import ADDED
 from scheduler.background import room_of_use
 from scheduler.background.room_of_use import node_of_use
 from scheduler.cluster.changes import Freed
+from scheduler.cluster.room.seating import Seating
 from scheduler.cluster.state import ClusterState
 from scheduler.metrics import SchedulerMetrics
 from scheduler.placement import filtering
@@ -23,6 +24,7 @@ class World:
         self.now = 1000.0
         metrics = SchedulerMetrics(CollectorRegistry())
         self.state = ClusterState(policy_by_name("headroom"), metrics, monotonic=lambda: self.now)
+        self.seating = Seating(self.state, hold_seconds=60.0, monotonic=lambda: self.now)
         for body in nodes:
             self.state.on_node(ADDED, body["metadata"]["name"], wire.NODE.decode(wire.encode(body)))
 
@@ -41,10 +43,10 @@ async def test_room_is_of_use_where_some_refused_pod_fits() -> None:
     world = World(node("small", 24), node("large", 80))
     world.refused("wants-70", "70Gi")
     world.refused("wants-60", "60Gi")
-    assert await node_of_use(world.state, world.freed("small")) is None
-    assert await node_of_use(world.state, world.freed("small", "large")) == "large"
+    assert await node_of_use(world.state, world.seating, world.freed("small")) is None
+    assert await node_of_use(world.state, world.seating, world.freed("small", "large")) == "large"
     world.refused("wants-20", "20Gi")
-    assert await node_of_use(world.state, world.freed("small")) == "small"
+    assert await node_of_use(world.state, world.seating, world.freed("small")) == "small"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ async def test_kube_scheduler_tries_pods_again_by_itself_where_it_saw_the_cause(
     world = World(node("gpu", 80))
     world.refused("waits", "10Gi")
     world.now += seconds
-    found = await node_of_use(world.state, world.freed("gpu", seen=seen))
+    found = await node_of_use(world.state, world.seating, world.freed("gpu", seen=seen))
     assert found == ("gpu" if woken else None)
 
 
@@ -69,13 +71,13 @@ async def test_room_from_before_the_refusal_is_no_news() -> None:
     world = World(node("gpu", 80))
     freed = world.freed("gpu")
     world.refused("waits", "10Gi")
-    assert await node_of_use(world.state, freed) is None
+    assert await node_of_use(world.state, world.seating, freed) is None
 
 
 async def test_a_node_that_went_is_passed_over() -> None:
     world = World(node("gpu", 80))
     world.refused("waits", "10Gi")
-    assert await node_of_use(world.state, {**world.freed("gone"), **world.freed("gpu")}) == "gpu"
+    assert await node_of_use(world.state, world.seating, {**world.freed("gone"), **world.freed("gpu")}) == "gpu"
 
 
 async def test_pods_that_differ_in_size_and_cpu_alone_are_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,5 +91,5 @@ async def test_pods_that_differ_in_size_and_cpu_alone_are_one_question(monkeypat
         return filtering.fit(*args, **options)
 
     monkeypatch.setattr(room_of_use, "filtering", type("counting", (), {"fit": staticmethod(counted)}))
-    assert await node_of_use(world.state, world.freed(*(f"n{at}" for at in range(50)))) is None
+    assert await node_of_use(world.state, world.seating, world.freed(*(f"n{at}" for at in range(50)))) is None
     assert len(questions) == 1

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from headroom.domain.model import Card, GpuNode, GpuRequest, Mode, Placement, Sharing
 from scheduler.ledger.fleet import Fleet
-from scheduler.placement.occupant import Occupant
-from scheduler.placement.victims import fits_without, plan
+from scheduler.placement.victims import Occupant, fits_without, plan
 
 GIB = 1024
 T = TypeVar("T")

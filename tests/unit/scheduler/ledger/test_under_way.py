@@ -10,10 +10,9 @@ from headroom.domain.model import Allocation, Card, GpuNode, GpuRequest, Mode, P
 from scheduler.ledger.books import PATIENCE_SECONDS
 from scheduler.ledger.fleet import Fleet
 from scheduler.ledger.ledger import Ledger, OverCommitError
-from scheduler.placement.occupant import Occupant
 from scheduler.placement.placer import Placer
 from scheduler.placement.policies.registry import policy_by_name
-from scheduler.placement.victims import fits_without
+from scheduler.placement.victims import Occupant, fits_without
 
 GIB = 1024
 RESOURCE = "nvidia.com/gpu"

@@ -6,8 +6,8 @@ from typing import Final
 from headroom import names, units
 from headroom.domain.accelerators import GIB, GKE_MODELS, NVIDIA, Accelerator
 from headroom.domain.card_models import is_mig, plain_model
+from headroom.domain.labels.node_facts import NodeFacts
 from headroom.domain.model import LARGEST_MIB, MOST_SHARES, MOST_SLICES, Card, PinBar
-from headroom.domain.node_facts import NodeFacts
 
 # What the driver keeps of a card, where labels give the total only: about 450 MiB on a T4 to 870 MiB on an A100 with
 # 80 GB (nvidia-smi -q, "Reserved"). Known models say it exactly; for others this is on the safe side of most.

@@ -1,0 +1,1 @@
+"""What the labels of a node tell: its own facts, and its cards where nothing better describes them."""

@@ -1,0 +1,151 @@
+"""Who belongs to which group: kept from what the watch and kube-scheduler show of pods, those without a GPU included. Pure.
+
+Which of a group's members hold cards is the ledger's to know, and how far each has come is in its record. Here is what the pods of a
+group have in common: how many there must be, and which of them were seated together.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from headroom import wire
+from headroom.domain.groups import Group, GroupError, GroupKind, group_of
+from headroom.domain.model import Placement
+
+Key = tuple[str, GroupKind, str]
+ALONE: Final = 1
+_PLANS_KEPT: Final = 16
+
+
+@dataclass(slots=True)
+class Missing:
+    """The object that tells the number of members cannot be read: why, in words."""
+
+    words: str
+
+
+@dataclass(slots=True, eq=False)
+class GroupRecord:
+    """What is known of one group. `GroupBook` and `Seating` alone change it; others read."""
+
+    key: Key
+    words: str
+    """The group as people name it."""
+    members: dict[str, Group] = field(default_factory=dict)
+    """By UID: what each living member says of its group."""
+    finished: set[str] = field(default_factory=set)
+    """Members that have succeeded: they need no place any more, and are not missing."""
+    read: int | Missing | None = None
+    """What the group's object says of the number of members; None where it was not read."""
+    seated: dict[str, None] = field(default_factory=dict)
+    """UIDs of members that were given their places together and are not known to be bound yet."""
+    plans: list[dict[str, Placement]] = field(default_factory=list)
+    """Other places, that were named where kube-scheduler did not offer the reserved ones. Nothing is held for them."""
+    deadline: float = 0.0
+    """When what is reserved ends, unless a member is bound before."""
+    failures: int = 0
+    """How many times in a row it was seated and not all were bound in time."""
+    not_before: float = 0.0
+    """It is not seated again until then."""
+    verdict: tuple[object, ...] = ()
+    """What the last refusal followed from: while that is the same, so is the answer."""
+    verdict_words: str = ""
+
+    @property
+    def source_group(self) -> Group | None:
+        """What a member says whose group is described by an object; None where no member names one."""
+        return next((group for group in self.members.values() if group.source is not None), None)
+
+    def number(self) -> int | str:
+        """How many members must be placed together, or why that is not known, in words."""
+        if isinstance(self.read, int):
+            return self.read
+        said = {group.min_count for group in self.members.values()} - {None}
+        if len(said) > 1:
+            sizes = ", ".join(str(size) for size in sorted(size for size in said if size is not None))
+            return f"{self.words}: its members disagree on their number: {sizes}"
+        for size in said:
+            if size is not None:
+                return size
+        if isinstance(self.read, Missing):
+            return f"{self.words}: {self.read.words}"
+        return f"{self.words}: how many members it takes is being read"
+
+    def add_plan(self, plan: dict[str, Placement]) -> None:
+        """Remember other places for members that are seated."""
+        self.plans.append(plan)
+        del self.plans[:-_PLANS_KEPT]
+
+
+class GroupBook:
+    """The groups by key, and the group of each pod by UID."""
+
+    def __init__(self) -> None:
+        self.records: dict[Key, GroupRecord] = {}
+        """Read only."""
+        self._of: dict[str, GroupRecord] = {}
+        self._seated: dict[str, GroupRecord] = {}
+
+    def show(self, pod: wire.Pod) -> GroupRecord | None:
+        """Take in a pod that is there; gives its group. One whose group cannot be understood is in none."""
+        uid = pod.metadata.uid
+        try:
+            group = None if pod.metadata.deletion_timestamp is not None else group_of(pod)
+        except GroupError:
+            group = None
+        known = self._of.get(uid)
+        if known is not None and (group is None or group.key != known.key):
+            self.forget(uid)
+        if group is None:
+            return None
+        record = self.records.get(group.key)
+        if record is None:
+            record = self.records[group.key] = GroupRecord(group.key, group.words)
+        record.members[uid] = group
+        record.finished.discard(uid)
+        self._of[uid] = record
+        return record
+
+    def finish(self, pod: wire.Pod) -> None:
+        """Take in that a pod has ended but is still there: one that has succeeded stays a member."""
+        if pod.status.phase != "Succeeded":
+            self.forget(pod.metadata.uid)
+        elif (record := self.show(pod)) is not None:
+            record.finished.add(pod.metadata.uid)
+
+    def forget(self, uid: str) -> None:
+        """Take in that a pod is gone, or in no group any more."""
+        record = self._of.pop(uid, None)
+        if record is None:
+            return
+        del record.members[uid]
+        record.finished.discard(uid)
+        if not record.members:
+            del self.records[record.key]
+
+    def of(self, uid: str) -> GroupRecord | None:
+        """The group of a pod."""
+        return self._of.get(uid)
+
+    def binds(self, uid: str) -> bool:
+        """Whether the pod must be placed together with others."""
+        record = self._of.get(uid)
+        return record is not None and record.number() != ALONE
+
+    def seat(self, record: GroupRecord, uids: Iterable[str]) -> None:
+        """Note that members were given their places together."""
+        for uid in uids:
+            record.seated[uid] = None
+            self._seated[uid] = record
+        record.plans.clear()
+
+    def unseat(self, uid: str) -> GroupRecord | None:
+        """Note that a member does not wait in its place any more; gives the group that it was seated with."""
+        record = self._seated.pop(uid, None)
+        if record is not None:
+            del record.seated[uid]
+        return record
+
+    def seated_with(self, uid: str) -> GroupRecord | None:
+        """The group that a member was seated with and waits in its place for; None where it was not."""
+        return self._seated.get(uid)

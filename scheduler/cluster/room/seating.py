@@ -1,0 +1,413 @@
+"""Gives all members of a group their places in one step, or none of them; and keeps those places while the group is under way.
+
+The rules, which docs/groups.md tells in full: nothing is held until so many members exist and all of them fit; what is reserved is
+reserved for all at once and ends for all at once, unless one of them is bound already; asking again changes nothing. Every method
+that changes something returns what it changed, for `scheduler.cluster.effects`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from headroom.daemon.logs import get_logger
+from headroom.domain.model import Placement
+from scheduler.cluster.changes import Changes, PodBound, PodGone, SeatLost
+from scheduler.cluster.effects import Effects
+from scheduler.cluster.host_rules import keeps_itself_apart
+from scheduler.cluster.pod_entry import PodEntry, Stage
+from scheduler.cluster.pods.groups import ALONE, GroupRecord
+from scheduler.cluster.room.open_rows import OpenRows
+from scheduler.cluster.state import ClusterState
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.holding import Holding, HoldingState, LedgerError
+from scheduler.placement.placer import Placer
+from scheduler.placement.together import Seat, Unseated, seat_all
+
+_VERDICT_SECONDS: Final = 5.0
+_FIRST_REST_SECONDS: Final = 30.0
+_LONGEST_REST_SECONDS: Final = 900.0
+_WAITING: Final = (Stage.WAITING, Stage.REFUSED)
+_UNCONFIRMED: Final = (HoldingState.BOUND, HoldingState.BINDING)
+
+
+@dataclass(slots=True)
+class Seated:
+    """The place of a member."""
+
+    placement: Placement
+    expires_at: float
+    trial: bool = False
+    """Nothing is reserved there: kube-scheduler did not offer the place that is."""
+    changes: Changes = field(default_factory=Changes)
+
+
+@dataclass(slots=True)
+class NotSeated:
+    """Why a member has no place."""
+
+    words: str
+    lacks_room: bool = False
+    """Whether room is what the group waits for."""
+    trial: bool = False
+    """Its place is reserved on a node that kube-scheduler did not offer."""
+    changes: Changes = field(default_factory=Changes)
+
+
+class Seating:
+    """Seats groups. What is reserved for one ends `hold_seconds` after the last of its members was bound, or all were seated."""
+
+    def __init__(self, state: ClusterState, *, hold_seconds: float, monotonic: Callable[[], float]) -> None:
+        self._state, self._hold_seconds, self._monotonic = state, hold_seconds, monotonic
+        self._book, self._pods, self._ledger = state.groups, state.pods, state.ledger
+        # kube-scheduler has checked CPU and host memory for the pod that it asks about, but not for the others.
+        self._placer = Placer(state.fleet, state.placer.policy, check_host=True, profile=state.placer.profile)
+        self._open_rows = OpenRows(state)
+        self._log = get_logger(__name__)
+
+    # Questions of kube-scheduler
+
+    def ask(self, entry: PodEntry, rows: IntArray) -> Seated | NotSeated | None:
+        """The place of a pod, of which `rows` are offered; None for one that is placed like any other.
+
+        That is a pod without a group, or one more than its group must have.
+        """
+        if entry.facts.group is None:
+            return None
+        record = self._book.of(entry.uid) or self._book.show(entry.pod)
+        if record is None:
+            return None
+        holding = self._ledger.holdings.get(entry.uid)
+        if holding is not None and entry.uid in record.seated:
+            return self._keep(record, entry, holding, rows)
+        number = record.number()
+        if isinstance(number, str):
+            return NotSeated(number, changes=self._give_back(entry))
+        missing = number - self._served(record, entry)
+        if number == ALONE or missing <= 0:
+            return None
+        changes = self._give_back(entry)
+        there = [uid for uid in record.members if not self._is_gated(uid)]
+        if len(there) < number:
+            return NotSeated(f"{record.words} has {len(there)} of {number} members", changes=changes)
+        now = self._monotonic()
+        if now < record.not_before:
+            return NotSeated(
+                f"{record.words}: not all could be bound in time: it is tried again later", changes=changes
+            )
+        return self._seat(record, entry, self._chosen(record, entry, missing), rows, changes)
+
+    def _give_back(self, entry: PodEntry) -> Changes:
+        """What a pod had reserved before it was known to be in a group."""
+        return self._pods.void(entry, "moved", seen_by_scheduler=True)
+
+    def _held(self, record: GroupRecord, but: PodEntry | None = None) -> list[Holding]:
+        """What the members hold, bound or reserved, those that are leaving left out."""
+        holdings, leaving = self._ledger.holdings, self._pods.leaving
+        found = (holdings.get(uid) for uid in record.members if uid not in leaving and (but is None or uid != but.uid))
+        return [held for held in found if held is not None and held.request.count]
+
+    def _served(self, record: GroupRecord, but: PodEntry | None = None) -> int:
+        """How many members have what they need: they hold it, or have succeeded."""
+        return len(self._held(record, but)) + len(record.finished)
+
+    def _is_gated(self, uid: str) -> bool:
+        entry = self._pods.entries.get(uid)
+        return entry is not None and entry.stage is Stage.GATED
+
+    def _waiting(self, record: GroupRecord) -> list[PodEntry]:
+        """Members with a GPU that wait for a place, in kube-scheduler's order."""
+        entries = (self._pods.entries.get(uid) for uid in record.members)
+        found = [entry for entry in entries if entry is not None and entry.stage in _WAITING and entry.request.count]
+        return sorted(found, key=lambda entry: entry.rank)
+
+    def _chosen(self, record: GroupRecord, entry: PodEntry, count: int) -> list[PodEntry]:
+        """So many waiting members, the first ones, with the one that is asked about among them."""
+        others = [other for other in self._waiting(record) if other is not entry]
+        return sorted([entry, *others[: count - 1]], key=lambda one: one.rank)
+
+    def _seat(
+        self, record: GroupRecord, entry: PodEntry, chosen: list[PodEntry], rows: IntArray, changes: Changes
+    ) -> Seated | NotSeated:
+        ground = (
+            self._pods.freed.count,
+            tuple(one.uid for one in chosen),
+            rows.tobytes(),
+            self._monotonic() // _VERDICT_SECONDS,
+        )
+        if record.verdict == ground:
+            return NotSeated(record.verdict_words, lacks_room=True, changes=changes)
+        found = self._try(chosen, entry, rows)
+        if isinstance(found, Unseated) and any(one.tried for one in chosen):
+            for one in chosen:
+                one.tried.clear()
+            found = self._try(chosen, entry, rows)
+        if isinstance(found, Unseated):
+            reason = found.words or f"its {len(chosen)} pods without a place do not all fit together now"
+            words = f"{record.words}: {reason}"
+            if found.words:
+                return NotSeated(words, changes=changes)
+            record.verdict, record.verdict_words = ground, words
+            return NotSeated(words, lacks_room=True, changes=changes)
+        return self._reserve_all(record, entry, dict(zip([one.uid for one in chosen], found, strict=True)), changes)
+
+    def _reserve_all(
+        self, record: GroupRecord, entry: PodEntry, placements: dict[str, Placement], changes: Changes
+    ) -> Seated:
+        """Turn what the ledger holds into reservations; those that rest must hear of it."""
+        record.deadline = self._monotonic() + self._hold_seconds
+        record.verdict = ()
+        for uid, placement in placements.items():
+            one = self._pods.entries[uid]
+            rests = one.refusal is not None and one is not entry
+            if one is not entry:
+                changes += self._pods.name(one, placement, record.deadline)
+            changes += self._pods.kept.open(one)
+            if rests:
+                changes.append(self._pods.freed(placement.node, seen_by_scheduler=False))
+        self._book.seat(record, placements)
+        self._log.info(
+            "group_seated",
+            group=record.words,
+            pods=len(placements),
+            nodes=len({one.node for one in placements.values()}),
+        )
+        return Seated(placements[entry.uid], record.deadline, changes=changes)
+
+    # Looking for places
+
+    def _try(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray) -> list[Placement] | Unseated:
+        """Places for all of them, held in the ledger without an end; or nothing is held."""
+        expires_at = self._monotonic() + self._hold_seconds
+
+        def take(at: int, placement: Placement) -> str | None:
+            one = chosen[at]
+            if (words := self._state.quotas.beyond(one.namespace, one.uid, placement)) is not None:
+                return words
+            try:
+                self._hold(one, placement, expires_at)
+            except LedgerError:
+                return ""
+            return None
+
+        def give(at: int) -> None:
+            self._ledger.release(chosen[at].uid)
+
+        return seat_all(self._placer, self._seats(chosen, entry, rows), take, give)
+
+    def _seats(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray) -> list[Seat]:
+        """What each may take. Pods that say the same of nodes as the one that is asked about are offered the same."""
+        kind, by_kind = OpenRows.kind_of(entry.pod), dict[bytes, IntArray]()
+        apart = any(keeps_itself_apart(one.pod) for one in chosen)
+        by_kind[kind] = rows
+        seats = []
+        for one in chosen:
+            own = kind if one is entry else OpenRows.kind_of(one.pod)
+            if own not in by_kind:
+                by_kind[own] = self._open_rows.of(one.pod)
+            its = self._pods.kept.rows_open_to(one, by_kind[own])
+            if one.tried:
+                row_of = self._state.fleet.row_of
+                its = its[~np.isin(its, [row_of[name] for name in one.tried if name in row_of])]
+            if (within := self._state.quotas.rows(one.namespace, one.uid, one.request)) is not None:
+                its = its[within[its]]
+            seats.append(Seat(one.request, its, apart))
+        return seats
+
+    def would_fit(self, record: GroupRecord, rows: IntArray) -> bool:
+        """Whether the members that wait could be seated now, of which the first one may be on `rows`. Nothing is held."""
+        number = record.number()
+        if isinstance(number, str) or self._monotonic() < record.not_before:
+            return False
+        missing = number - self._served(record)
+        waiting = self._waiting(record)
+        there = sum(not self._is_gated(uid) for uid in record.members)
+        if there < number or not waiting:
+            return False
+        chosen = waiting[: max(missing, 1)]
+        found = self._try(chosen, chosen[0], rows)
+        if isinstance(found, Unseated):
+            return False
+        for one in chosen:
+            self._ledger.release(one.uid)
+        return True
+
+    def missing(self, record: GroupRecord, rows_of: Callable[[PodEntry], IntArray]) -> list[tuple[PodEntry, Seat]]:
+        """The members that a group waits to have seated, and where each might be; empty where it does not wait for room."""
+        number = record.number()
+        if isinstance(number, str) or number == ALONE:
+            return []
+        chosen = self._waiting(record)[: max(number - self._served(record), 0)]
+        apart = any(keeps_itself_apart(one.pod) for one in chosen)
+        return [(one, Seat(one.request, rows_of(one), apart)) for one in chosen]
+
+    # While it is under way
+
+    def _keep(self, record: GroupRecord, entry: PodEntry, holding: Holding, rows: IntArray) -> Seated | NotSeated:
+        """The place that a member has; where that is not offered, another one, without a change of what is reserved."""
+        names = self._state.fleet.names
+        offered = {names[row] for row in rows.tolist()}
+        if holding.placement.node in offered:
+            return Seated(holding.placement, holding.expires_at)
+        for plan in reversed(record.plans):
+            there = plan.get(entry.uid)
+            if there is not None and there.node in offered:
+                return Seated(there, holding.expires_at, trial=True)
+        kind = OpenRows.kind_of(entry.pod)
+        movers = [entry]
+        for uid in record.seated:
+            one, held = self._pods.entries.get(uid), self._ledger.holdings.get(uid)
+            if one is None or held is None or one is entry or held.state is not HoldingState.RESERVED:
+                continue
+            if held.placement.node not in offered and OpenRows.kind_of(one.pod) == kind:
+                movers.append(one)
+        with self._lifted(movers):
+            found = self._try(movers, entry, rows)
+            if not isinstance(found, Unseated):
+                for one in movers:
+                    self._ledger.release(one.uid)
+        if isinstance(found, Unseated):
+            return NotSeated(f"{record.words}: its places are on nodes that are not offered", trial=True)
+        plan = dict(zip([one.uid for one in movers], found, strict=True))
+        record.add_plan(plan)
+        return Seated(plan[entry.uid], holding.expires_at, trial=True)
+
+    @contextmanager
+    def _lifted(self, movers: Sequence[PodEntry]) -> Iterator[None]:
+        """Without what is reserved for these pods; it is put back as it was."""
+        before = [(one, held) for one in movers if (held := self._ledger.release(one.uid)) is not None]
+        try:
+            yield
+        finally:
+            for one, held in before:
+                self._hold(one, held.placement, held.expires_at)
+
+    def move(self, entry: PodEntry, node: str) -> Changes:
+        """Move what is reserved to where kube-scheduler binds a member instead: the whole group, if those places were named together."""
+        record = self._book.seated_with(entry.uid)
+        if record is None:
+            return []
+        for plan in reversed(record.plans):
+            there = plan.get(entry.uid)
+            if there is not None and there.node == node:
+                return self._move_by(record, plan)
+        return []
+
+    def _move_by(self, record: GroupRecord, plan: dict[str, Placement]) -> Changes:
+        record.plans.remove(plan)
+        ledger, changes = self._ledger, Changes()
+        movers = []
+        for uid in plan:
+            one, held = self._pods.entries.get(uid), ledger.holdings.get(uid)
+            if one is not None and held is not None and held.state is HoldingState.RESERVED:
+                movers.append((one, held))
+        for one, _ in movers:
+            ledger.release(one.uid)
+        done: list[PodEntry] = []
+        try:
+            for one, held in movers:
+                self._hold(one, plan[one.uid], held.expires_at)
+                done.append(one)
+        except LedgerError:
+            for one in done:
+                ledger.release(one.uid)
+            for one, held in movers:
+                self._hold(one, held.placement, held.expires_at)
+            return changes
+        return [self._pods.freed(held.placement.node, seen_by_scheduler=False) for _, held in movers]
+
+    def _hold(self, one: PodEntry, placement: Placement, expires_at: float) -> None:
+        self._ledger.reserve(
+            one.uid, one.key, one.request, placement,
+            expires_at=expires_at, project=one.facts.project, priority=one.facts.priority,
+        )  # fmt: skip
+
+    def may_bind(self, entry: PodEntry) -> str | None:
+        """Why a pod must not be bound now although its node has room: its group was not seated, or is not any more."""
+        record = self._book.of(entry.uid) if entry.facts.group is not None else None
+        if record is None or entry.uid in record.seated:
+            return None
+        number = record.number()
+        if isinstance(number, int) and (number == ALONE or self._served(record, entry) >= number):
+            return None
+        holding = self._ledger.holdings.get(entry.uid)
+        if holding is not None and holding.state in _UNCONFIRMED:
+            return None
+        return f"{record.words} has no places reserved: it is seated when it is asked about again"
+
+    # What became of it
+
+    def listen(self, effects: Effects) -> None:
+        """Have the changes told that concern groups."""
+        effects.on(SeatLost, "groups", lambda change: effects(self.seat_lost(change)))
+        effects.on(PodGone, "groups", lambda change: effects(self.pod_gone(change)))
+        effects.on(PodBound, "groups", self.pod_bound)
+
+    def seat_lost(self, change: SeatLost) -> Changes:
+        """A member's reservation ended without a binding: it gets it again, or the group gives back what it has."""
+        entry = change.entry
+        record = self._book.unseat(entry.uid)
+        if record is None:
+            return []
+        if change.end == "bind_failed" and self._monotonic() < record.deadline:
+            try:
+                changes = self._pods.name(entry, change.placement, record.deadline)
+            except LedgerError:
+                pass  # the node has changed: the group is seated anew
+            else:
+                self._book.seat(record, [entry.uid])
+                return changes
+        if change.end == "expired":
+            self._rest(record)
+            entry.tried.add(change.placement.node)
+        return self._dissolve(record)
+
+    def _rest(self, record: GroupRecord) -> None:
+        """Nobody came for a place in time: others may have the room before the group is seated again."""
+        now = self._monotonic()
+        if now < record.not_before:
+            return
+        seconds = min(_FIRST_REST_SECONDS * 2**record.failures, _LONGEST_REST_SECONDS)
+        record.failures += 1
+        record.not_before = now + seconds
+        self._log.warning("group_not_bound_in_time", group=record.words, rest_seconds=seconds)
+
+    def _dissolve(self, record: GroupRecord) -> Changes:
+        """Give back what is reserved for the others, unless a member is bound or being bound: then the group is under way."""
+        if any(held.state in _UNCONFIRMED for held in self._held(record)):
+            return []
+        changes = Changes()
+        for uid in list(record.seated):
+            self._book.unseat(uid)
+            entry = self._pods.entries.get(uid)
+            if entry is not None:
+                changes += self._pods.void(entry, "group_ended")
+        return changes
+
+    def pod_gone(self, change: PodGone) -> Changes:
+        """A member is gone that was not bound."""
+        uid = change.entry.uid
+        record = self._book.unseat(uid)
+        self._book.forget(uid)
+        return [] if record is None else self._dissolve(record)
+
+    def pod_bound(self, change: PodBound) -> None:
+        """A member was bound: the others have as long again."""
+        record = self._book.unseat(change.entry.uid)
+        if record is None:
+            return
+        record.deadline = self._monotonic() + self._hold_seconds
+        for uid in record.seated:
+            self._ledger.prolong(uid, record.deadline)
+        if not record.seated:
+            record.failures, record.not_before = 0, 0.0
+
+    def rested(self, now: float) -> Changes:
+        """Tell of groups that may be seated again: kube-scheduler must ask about them."""
+        over = [record for record in self._book.records.values() if record.not_before and record.not_before <= now]
+        for record in over:
+            record.not_before = 0.0
+        nodes = self._state.fleet.nodes
+        return [self._pods.freed(next(iter(nodes)), seen_by_scheduler=False)] if over and nodes else []

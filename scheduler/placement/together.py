@@ -1,0 +1,126 @@
+"""Places for several pods at once, or for none of them; and the nodes that come nearest to having them. Pure.
+
+The pods are seated one after another, the largest first, each on the best node that is left. Where one finds no place, nothing stays
+held.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from headroom.domain.model import GpuRequest, Mode, Placement
+from scheduler.ledger.arrays import IntArray
+from scheduler.ledger.fleet import Fleet
+from scheduler.placement import filtering
+from scheduler.placement.placer import Placer
+from scheduler.placement.shortage import nearest_row
+
+_WHOLE: Final = 1 + 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What one member asks for, and where it may be."""
+
+    request: GpuRequest
+    rows: IntArray
+    """Rows of the nodes that are open to it."""
+    apart: bool = False
+    """No other member may be on its node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unseated:
+    """Not all have a place: so many would have had one, and why the next has none, where that is not for lack of room."""
+
+    seated: int
+    words: str = ""
+
+
+def seat_all(
+    placer: Placer,
+    seats: Sequence[Seat],
+    take: Callable[[int, Placement], str | None],
+    give: Callable[[int], None],
+) -> list[Placement] | Unseated:
+    """A placement for each seat, in their order, all held by `take`; or nothing is held.
+
+    `take(at, placement)` holds the place of a seat, or says why it may not be had: then it holds nothing. `give(at)` undoes it.
+    """
+    order = sorted(range(len(seats)), key=lambda at: _size(seats[at].request), reverse=True)
+    placements: dict[int, Placement] = {}
+    used: set[int] = set()
+    for at in order:
+        seat = seats[at]
+        rows = seat.rows
+        if used and seat.apart:
+            rows = rows[~np.isin(rows, list(used))]
+        row = placer.best_among(seat.request, rows) if len(rows) else None
+        words: str | None = ""
+        if row is not None:
+            placement = placer.placement_at(seat.request, row)
+            words = take(at, placement)
+        if row is None or words is not None:
+            for done in reversed(placements):
+                give(done)
+            return Unseated(len(placements), words or "")
+        placements[at] = placement
+        used.add(row)
+    return [placements[at] for at in range(len(seats))]
+
+
+def _size(request: GpuRequest) -> tuple[int, bool, int, int]:
+    return request.count, request.whole_cards, request.vram_mib, request.milli
+
+
+def nearest_rows(fleet: Fleet, seats: Sequence[Seat]) -> list[int] | None:
+    """Rows that would hold all seats once what runs there has ended, those first on which the least must end; few rather than many.
+
+    None where the seats would not all fit even then.
+    """
+    chosen: list[int] = []
+    used: dict[int, float] = {}
+    for at in sorted(range(len(seats)), key=lambda at: _size(seats[at].request), reverse=True):
+        seat = seats[at]
+        open_to_it = set() if seat.apart else set(seat.rows.tolist())
+        row = next((row for row in chosen if row in open_to_it and _part(fleet, seat, row) <= _WHOLE - used[row]), None)
+        if row is None:
+            others = seat.rows[~np.isin(seat.rows, chosen)] if chosen else seat.rows
+            row = nearest_row(fleet, seat.request, others)
+            while row is not None and not _most(fleet, seat.request, row):
+                others = others[others != row]
+                row = nearest_row(fleet, seat.request, others)
+            if row is None:
+                return None
+            chosen.append(row)
+            used[row] = 0.0
+        used[row] += _part(fleet, seat, row)
+    return chosen
+
+
+def _part(fleet: Fleet, seat: Seat, row: int) -> float:
+    """How much of an empty node the seat takes, roughly: by how many like it there would be room for."""
+    most = _most(fleet, seat.request, row)
+    return 1 / most if most else 2.0
+
+
+def _most(fleet: Fleet, request: GpuRequest, row: int) -> int:
+    """How many pods like this one a node holds if nobody else is on it."""
+    rows = np.array([row], np.int64)
+    need = filtering.need_mib(fleet, request, rows)[0]
+    room = (fleet.usable_mib[rows] - fleet.taken_by_others(rows))[0]
+    may = filtering.may_hold(fleet, request, rows)[0]
+    each = np.where(may & (need > 0), room // np.maximum(need, 1), 0)
+    if request.mode is Mode.SLICE:
+        each = np.minimum(each, fleet.slices[row])
+    elif request.whole_cards:
+        each = np.minimum(each, 1)
+    count = max(request.count, 1)
+    most = int(each.sum()) // count
+    if request.cpu_milli:
+        most = min(most, int(fleet.cpu_milli[row]) // request.cpu_milli)
+    if request.memory_mib:
+        most = min(most, int(fleet.memory_mib[row]) // request.memory_mib)
+    return most
