@@ -92,6 +92,10 @@ fuzz-faults: $(VENV)/.dev ## Take mends of late bindings back, one by one, and p
 faults: $(VENV)/.dev ## Take mends of tools/faults.toml back, one by one, and print how the test of each fails then (5 minutes)
 	$(BIN)/python -m tools.faults
 
+.PHONY: double-constants
+double-constants: $(VENV)/.dev ## Double each constant of the scaling law, one by one, and print which tests fail then (10 minutes; NAMES="spread ..." for some)
+	$(BIN)/python tools/double_constants.py $(NAMES)
+
 .PHONY: test-integration
 test-integration: $(VENV)/.dev prerequisites control-plane helm ## Tests on a real API server, scheduler and Prometheus
 	$(PYTEST) tests/integration -m 'not gpu'
