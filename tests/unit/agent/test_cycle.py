@@ -14,7 +14,7 @@ from headroom.domain.links import Links
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.kubelet import Kubelet
 from tests.unit.agent.world import CARDS, GIB, NODE, NODES, Script, World, card, world_at
-from tests.waiting import pass_time_until, turns, until
+from tests.waiting import pass_time, pass_time_until, turns, until
 
 
 async def test_cards_are_published_once_and_nothing_is_written_while_nothing_changes(world: World) -> None:
@@ -187,6 +187,17 @@ async def test_a_container_that_lost_the_cards_for_good_ends_and_withdraws_none(
         await asyncio.wait_for(world.agent.run(), 5)
 
 
+async def goes_on(world: World) -> bool:
+    """Whether the agent, once it has read again, does not end."""
+    before, running = world.reader.reads, asyncio.create_task(world.agent.run())
+    await until(lambda: running.done() or world.reader.reads > before)
+    await pass_time(1.0)
+    ended = running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return not ended
+
+
 async def test_cards_out_of_reach_for_a_moment_end_nothing(world: World) -> None:
     await world.tick()
     world.reader.show(Frame(driver_lost="NVML: Unknown Error"))
@@ -194,8 +205,7 @@ async def test_cards_out_of_reach_for_a_moment_end_nothing(world: World) -> None
     world.show(*CARDS)
     await world.tick(20)
     assert world.published() == {"GPU-0": True, "GPU-1": True}
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(world.agent.run(), 0.2)
+    assert await goes_on(world)
 
 
 async def test_a_new_container_that_reaches_no_card_either_withdraws_them(world: World) -> None:
@@ -205,8 +215,7 @@ async def test_a_new_container_that_reaches_no_card_either_withdraws_them(world:
     world.reader.show(Frame(driver_lost="NVML: Unknown Error"))
     await world.tick(30)
     assert world.published() == {"GPU-0": False}
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(world.agent.run(), 0.2)
+    assert await goes_on(world)
 
 
 async def test_cards_that_the_device_plugin_withholds_are_not_published(tmp_path: Path) -> None:

@@ -59,8 +59,11 @@ class Script(ScriptedReader):
     """A scripted driver that can be made to hang."""
 
     hang: Callable[[float], None] | None = None
+    reads = 0
+    """So often it was asked."""
 
     def read(self, now: float) -> Reading:
+        self.reads += 1
         if self.hang is not None:
             self.hang(now)
         return super().read(now)
