@@ -8,6 +8,7 @@ import pytest
 from headroom.domain.model import Mode
 from simulations.kwok.cluster import Cluster
 from simulations.kwok.nodes import uniform_nodes
+from tests.integration.conftest import conditions
 from tests.paths import DEPLOY
 
 NVIDIA_RUNTIME = {
@@ -96,3 +97,32 @@ def test_two_vllm_servers_share_one_card_and_know_their_part(
     assert pod["metadata"]["annotations"]["headroom.dev/assigned-vram-share"] == "0.489"  # 22528 of 46068 MiB
     variables = {item["name"] for item in pod["spec"]["containers"][0]["env"]}
     assert variables == {"NVIDIA_VISIBLE_DEVICES", "HEADROOM_VRAM_MIB", "HEADROOM_VRAM_SHARE"}
+
+
+def test_two_trainers_of_four_cards_are_placed_together_once_both_have_room(
+    cluster: Cluster, namespace: str, gpu_nodes: Callable[..., None], given: Callable[..., list[Any]]
+) -> None:
+    gpu_nodes(uniform_nodes(1, prefix="one-", cards=4, resource=""))
+    cluster.apply(DEPLOY / "examples" / "group-of-pods.yaml", namespace)
+
+    def refused() -> bool:
+        pods = cluster.pods(namespace, labelSelector="app=trainer")
+        return len(pods) == 2 and all("do not all fit together now" in conditions(pod) for pod in pods)
+
+    cluster.wait_for(refused, "a reason on both pods")
+    assert not any(pod["spec"].get("nodeName") for pod in cluster.pods(namespace))
+    gpu_nodes(uniform_nodes(1, prefix="two-", cards=4, resource=""))
+    trainers = given(count=2, app="trainer")
+    assert sorted(trainer.node for trainer in trainers) == ["one-0000", "two-0000"]
+    assert all(len(trainer.cards) == 4 and trainer.mode is Mode.PINNED for trainer in trainers)
+
+
+def test_a_server_with_tensor_parallelism_gets_four_cards_of_one_node(
+    cluster: Cluster, namespace: str, gpu_nodes: Callable[..., None], given: Callable[..., list[Any]]
+) -> None:
+    gpu_nodes(uniform_nodes(3, prefix="pair-", cards=2, resource=""))
+    gpu_nodes(uniform_nodes(1, prefix="right-", cards=4, resource=""))
+    cluster.apply(DEPLOY / "examples" / "vllm-tensor-parallel.yaml", namespace)
+    servers = given(count=2, app="vllm-llama-70b")  # two of 38 GiB share each card
+    assert {(server.node, len(set(server.cards))) for server in servers} == {("right-0000", 4)}
+    assert all(server.share_mib == (38 * 1024,) * 4 for server in servers)
