@@ -109,7 +109,7 @@ class Extender:
 
     def _in_group(self, entry: PodEntry, offer: Offer) -> Answer | None:
         """The answer about a pod that must be placed together with others; None for one that need not."""
-        found = self._seating.ask(entry, self._rows(offer))
+        found = self._seating.ask(entry, offer.has, lambda: self._rows(offer))
         if found is None:
             return None
         self._did += found.changes

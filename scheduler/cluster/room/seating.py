@@ -69,8 +69,10 @@ class Seating:
 
     # Questions of kube-scheduler
 
-    def ask(self, entry: PodEntry, rows: IntArray) -> Seated | NotSeated | None:
-        """The place of a pod, of which `rows` are offered; None for one that is placed like any other.
+    def ask(
+        self, entry: PodEntry, offered: Callable[[str], bool], rows: Callable[[], IntArray]
+    ) -> Seated | NotSeated | None:
+        """The place of a pod to which some nodes are offered, which have these rows; None for one that is placed like any other.
 
         That is a pod without a group, or one more than its group must have.
         """
@@ -81,7 +83,7 @@ class Seating:
             return None
         holding = self._ledger.holdings.get(entry.uid)
         if holding is not None and entry.uid in record.seated:
-            return self._keep(record, entry, holding, rows)
+            return self._keep(record, entry, holding, offered, rows)
         number = record.number()
         if isinstance(number, str):
             return NotSeated(number, changes=self._give_back(entry))
@@ -97,7 +99,7 @@ class Seating:
             return NotSeated(
                 f"{record.words}: not all could be bound in time: it is tried again later", changes=changes
             )
-        return self._seat(record, entry, self._chosen(record, entry, missing), rows, changes)
+        return self._seat(record, entry, self._chosen(record, entry, missing), rows(), changes)
 
     def _give_back(self, entry: PodEntry) -> Changes:
         """What a pod had reserved before it was known to be in a group."""
@@ -245,15 +247,20 @@ class Seating:
 
     # While it is under way
 
-    def _keep(self, record: GroupRecord, entry: PodEntry, holding: Holding, rows: IntArray) -> Seated | NotSeated:
+    def _keep(
+        self,
+        record: GroupRecord,
+        entry: PodEntry,
+        holding: Holding,
+        offered: Callable[[str], bool],
+        rows: Callable[[], IntArray],
+    ) -> Seated | NotSeated:
         """The place that a member has; where that is not offered, another one, without a change of what is reserved."""
-        names = self._state.fleet.names
-        offered = {names[row] for row in rows.tolist()}
-        if holding.placement.node in offered:
+        if offered(holding.placement.node):
             return Seated(holding.placement, holding.expires_at)
         for plan in reversed(record.plans):
             there = plan.get(entry.uid)
-            if there is not None and there.node in offered:
+            if there is not None and offered(there.node):
                 return Seated(there, holding.expires_at, trial=True)
         kind = OpenRows.kind_of(entry.pod)
         movers = [entry]
@@ -261,10 +268,10 @@ class Seating:
             one, held = self._pods.entries.get(uid), self._ledger.holdings.get(uid)
             if one is None or held is None or one is entry or held.state is not HoldingState.RESERVED:
                 continue
-            if held.placement.node not in offered and OpenRows.kind_of(one.pod) == kind:
+            if not offered(held.placement.node) and OpenRows.kind_of(one.pod) == kind:
                 movers.append(one)
         with self._lifted(movers):
-            found = self._try(movers, entry, rows)
+            found = self._try(movers, entry, rows())
             if not isinstance(found, Unseated):
                 for one in movers:
                     self._ledger.release(one.uid)
