@@ -179,6 +179,7 @@ def test_the_extenders_role_is_enough_and_every_right_is_used(secured: Cluster, 
 
     ask_to_bind_an_unknown_pod(port)
     reserve_and_never_bind(secured, port)
+    ask_about_a_pod_of_every_kind_of_group(port)
     granted = granted_rights()
     with contextlib.suppress(ClusterError):  # the comparison below says more
         secured.wait_for(lambda: granted <= rights_used(secured, ALONE), "every right to be used")
@@ -208,6 +209,28 @@ def reserve_and_never_bind(cluster: Cluster, port: int) -> None:
     answer = post(port, "filter", {"Pod": lost, "NodeNames": ["gpu-0000", "gpu-0001"]})
     assert len(answer["NodeNames"]) == 1
     cluster.apply([pod("wants-it", 9000), pod("wants-it-too", 9000)])
+
+
+def ask_about_a_pod_of_every_kind_of_group(port: int) -> None:
+    """How many members a group takes is read from its object, where the cluster serves such objects; this one serves none."""
+    lws = {"leaderworkerset.sigs.k8s.io/name": "a", "leaderworkerset.sigs.k8s.io/group-index": "0"}
+    kinds: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {"schedulingGroup": {"podGroupName": "a"}}),
+        ({}, {"workloadRef": {"name": "a", "podGroup": "b"}}),
+        ({"labels": {"scheduling.x-k8s.io/pod-group": "a"}}, {}),
+        ({"annotations": {"scheduling.k8s.io/group-name": "a"}}, {}),
+        ({"labels": lws, "annotations": {"leaderworkerset.sigs.k8s.io/size": "2"}}, {}),
+        ({"labels": {"jobset.sigs.k8s.io/jobset-name": "a"}}, {}),
+        ({"labels": {"ray.io/cluster": "a", "ray.io/node-type": "worker"}}, {}),
+    ]
+    for kind in ("PyTorchJob", "TFJob", "MPIJob", "XGBoostJob", "PaddleJob", "JAXJob"):
+        owner = {"apiVersion": "kubeflow.org/v1", "kind": kind, "name": "a", "uid": "u", "controller": True}
+        labels = {"training.kubeflow.org/job-name": kind.lower()}
+        kinds.append(({"labels": labels, "ownerReferences": [owner]}, {}))
+    for at, (meta, spec) in enumerate(kinds):
+        asked = pod(f"group-{at}", 1, **spec)
+        asked["metadata"] |= {"uid": f"group-{at}", **meta}
+        post(port, "filter", {"Pod": asked, "NodeNames": ["gpu-0000", "gpu-0001"]})
 
 
 def test_kube_scheduler_and_extender_work_with_the_deployed_account(
