@@ -171,6 +171,8 @@ class Gateway:
     """GPU seconds of a mean request, as learned; 0: not known."""
     full_batch: float = 0.0
     """Requests in a replica that is full; 0: not known."""
+    decode_seconds_per_request: float = 0.0
+    """Of the seconds of a request, those for its output tokens: they are done side by side, one of each request in an iteration."""
     age_seconds: float = 0.0
     reason: str = ""
     """One word for why nothing is known; empty while it is."""

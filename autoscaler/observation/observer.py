@@ -98,8 +98,9 @@ class Observer:
         if cost is None:
             return held
         lengths = lessons.lengths
-        seconds = lengths.prompt * cost.per_prompt_token + lengths.output * cost.per_output_token
-        return replace(held, seconds_per_request=seconds, full_batch=cost.full_batch)
+        decode = lengths.output * cost.per_output_token
+        seconds = lengths.prompt * cost.per_prompt_token + decode
+        return replace(held, seconds_per_request=seconds, decode_seconds_per_request=decode, full_batch=cost.full_batch)
 
     def utilisation(self) -> Reading:
         """Mean over the cards that the target's pods hold, each card once."""

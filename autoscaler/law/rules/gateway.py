@@ -78,8 +78,11 @@ def _each(turn: Turn) -> tuple[float, str]:
     """Requests for a replica, and where the number is from."""
     gateway, law = turn.observation.gateway, turn.law
     if gateway is not None and gateway.seconds_per_request > 0:
-        by_time = law.gateway_drain_seconds / gateway.seconds_per_request
         by_batch = gateway.full_batch if gateway.full_batch > 0 else math.inf
+        # Of a long output only a part falls into the drain time: a place in the batch for so long.
+        place = law.gateway_drain_seconds / by_batch if gateway.full_batch > 0 else math.inf
+        later = max(gateway.decode_seconds_per_request - place, 0.0)
+        by_time = law.gateway_drain_seconds / (gateway.seconds_per_request - later)
         return max(min(by_time, by_batch), 1.0), "a replica for so many, by the learned work of a request"
     stated = [signal.target for signal in turn.spec.signals if signal.kind is SignalKind.RUNNING]
     fallback = turn.spec.fallback

@@ -23,6 +23,8 @@ from simulations.serving.laws.base import Setting
 from simulations.serving.laws.headroom import EPOCH_SECONDS, HeadroomLaw, pod_key, pod_view
 from simulations.virtual_time import Engine
 
+_SLOWLY: Final = 0.025
+"""Of what is learned newly of a kind's worth, a tick: a mean of ten minutes. A mix that follows noise starts replicas for nothing."""
 _SETTLED_SECONDS: Final = 120.0
 """A pod without cards for so long: the card is not to be had."""
 
@@ -143,6 +145,7 @@ class MixingLaw(HeadroomLaw):
         super().__init__(setting, {})
         self._kinds = kinds
         self._of = [Lessons() for _ in kinds]
+        self._worth_of = [kind.capacity for kind in kinds]
 
     def counts(self, view: View, fleet: MixedFleet) -> tuple[int, ...]:
         """One decision."""
@@ -173,7 +176,8 @@ class MixingLaw(HeadroomLaw):
         )
         decision = decide(self.target.spec, self.state, observation, view.now, self.law)
         self.state = decision.state
-        return mix.step(variants, float(decision.replicas))
+        # What is wanted, not how far the rates let it go now: on the way from one mix to another both are there.
+        return mix.step(variants, float(decision.wanted))
 
     def _worth(self, costs: Sequence[Cost | None]) -> tuple[list[float], Cost | None]:
         """What a replica of each kind is worth, and the price of a token on the first: learned, else as stated."""
@@ -182,10 +186,10 @@ class MixingLaw(HeadroomLaw):
             lengths.prompt * cost.per_prompt_token + lengths.output * cost.per_output_token if cost is not None else 0.0
             for cost in costs
         ]
-        worth = [
-            seconds[0] / own if own > 0 and seconds[0] > 0 else kind.capacity
-            for own, kind in zip(seconds, self._kinds, strict=True)
-        ]
+        for at, own in enumerate(seconds):
+            if own > 0 and seconds[0] > 0:
+                self._worth_of[at] += _SLOWLY * (seconds[0] / own - self._worth_of[at])
+        worth = list(self._worth_of)
         for cost, kind in zip(costs, self._kinds, strict=True):
             if cost is not None:
                 slower = kind.capacity if cost is not costs[0] else 1.0

@@ -23,6 +23,11 @@ def held(
     return Gateway(state, waiting, seconds_per_request, full_batch)
 
 
+def long_outputs(waiting: float, prompt_seconds: float, decode_seconds: float, full_batch: float) -> Gateway:
+    whole = prompt_seconds + decode_seconds
+    return Gateway(Freshness.FRESH, waiting, whole, full_batch, decode_seconds_per_request=decode_seconds)
+
+
 def behind(gateway: Gateway, *readings: Reading, **more: object) -> Callable[[int], Observation]:
     return lambda n: seen(n, *(readings if n else ()), gateway=gateway, **more)  # type: ignore[arg-type]
 
@@ -39,6 +44,12 @@ class TestFromZero:
             pytest.param(held(40, seconds_per_request=0.1), 1, id="40 short ones"),
             pytest.param(held(40, seconds_per_request=0.1, full_batch=8.0), 5, id="eight fill a replica"),
             pytest.param(held(40, seconds_per_request=500.0), 20, id="each takes minutes"),
+            pytest.param(
+                long_outputs(40, 0.6, 3.0, 60.0), 2, id="of 3 GPU s of decoding half a second falls into the 30 s"
+            ),
+            pytest.param(long_outputs(40, 0.6, 0.1, 60.0), 1, id="short outputs count as they are"),
+            pytest.param(long_outputs(40, 0.6, 300.0, 20.0), 3, id="a place in the batch for each"),
+            pytest.param(long_outputs(40, 0.6, 3.0, 0.0), 5, id="the batch is not known"),
             pytest.param(AWAY, 0, id="the gateway is away"),
         ],
     )

@@ -41,3 +41,9 @@ def test_the_command_prints_what_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.exit_code == 0, said.exception
     assert "chat: the right number or more at once in 1 of 1 runs" in said.stdout
     assert f"all {REQUESTS} first tokens" in said.stdout
+
+
+def test_long_outputs_are_decoded_side_by_side() -> None:
+    """With their whole decoding counted it would be eight; three are enough."""
+    learned = run(PAIR, "agents", BY_TITLE["Headroom, gateway, has served before"], seed=1)
+    assert right_number(PAIR, "agents", 1) <= learned.woken <= 5
