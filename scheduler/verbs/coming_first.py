@@ -123,7 +123,7 @@ class _Groups:
         if record is None:
             return False
         number = record.number()
-        return record in self._out or isinstance(number, str) or len(record.members) < number
+        return record in self._out or isinstance(number, str) or len(record.present()) < number
 
     def gets(self, entry: PodEntry, placement: Placement) -> None:
         """Note a member's place."""

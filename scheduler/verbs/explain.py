@@ -69,7 +69,7 @@ def _group_now(record: GroupRecord, now: float) -> dict[str, Any]:
     return {
         "name": f"{record.key[0]}/{record.key[2]}",
         "kind": record.key[1].value,
-        "members": len(record.members),
+        "members": len(record.present()),
         "takes": number if isinstance(number, int) else None,
         "problem": None if isinstance(number, int) else number,
         "seated": len(record.seated),

@@ -85,7 +85,7 @@ class PodNews:
         before = self._groups.of(pod.metadata.uid)
         record = self._groups.show(pod)
         nodes = self._ledger.fleet.nodes
-        if record is None or record is before or not nodes or record.number() != len(record.members):
+        if record is None or record is before or not nodes or record.number() != len(record.present()):
             return []
         return [self._pods.freed(next(iter(nodes)), seen_by_scheduler=False)]
 

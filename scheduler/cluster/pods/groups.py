@@ -34,7 +34,9 @@ class GroupRecord:
     members: dict[str, Group] = field(default_factory=dict)
     """By UID: what each living member says of its group."""
     finished: set[str] = field(default_factory=set)
-    """Members that have succeeded: they need no place any more, and are not missing."""
+    """Members that have succeeded."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """By UID: the UID of each member's controller."""
     read: int | Missing | None = None
     """What the group's object says of the number of members; None where it was not read."""
     seated: dict[str, None] = field(default_factory=dict)
@@ -55,6 +57,18 @@ class GroupRecord:
     def source_group(self) -> Group | None:
         """What a member says whose group is described by an object; None where no member names one."""
         return next((group for group in self.members.values() if group.source is not None), None)
+
+    def done(self) -> set[str]:
+        """Members that have succeeded: they need no place, and are not missing. Those of an earlier run do not count.
+
+        An earlier run is one of whose controller no pod is alive: a CronJob's, say, whose pods all name one group.
+        """
+        alive = {owner for uid, owner in self.owners.items() if uid not in self.finished}
+        return {uid for uid in self.finished if self.owners[uid] in alive}
+
+    def present(self) -> set[str]:
+        """Members that are alive, and those that are done."""
+        return (self.members.keys() - self.finished) | self.done()
 
     def number(self) -> int | str:
         """How many members must be placed together, or why that is not known, in words."""
@@ -103,6 +117,7 @@ class GroupBook:
             record = self.records[group.key] = GroupRecord(group.key, group.words)
         record.members[uid] = group
         record.finished.discard(uid)
+        record.owners[uid] = next((owner.uid for owner in pod.metadata.owner_references if owner.controller), "")
         self._of[uid] = record
         return record
 
@@ -118,7 +133,7 @@ class GroupBook:
         record = self._of.pop(uid, None)
         if record is None:
             return
-        del record.members[uid]
+        del record.members[uid], record.owners[uid]
         record.finished.discard(uid)
         if not record.members:
             del self.records[record.key]

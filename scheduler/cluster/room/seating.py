@@ -91,7 +91,7 @@ class Seating:
         if number == ALONE or missing <= 0:
             return None
         changes = self._give_back(entry)
-        there = [uid for uid in record.members if not self._is_gated(uid)]
+        there = [uid for uid in record.present() if not self._is_gated(uid)]
         if len(there) < number:
             return NotSeated(f"{record.words} has {len(there)} of {number} members", changes=changes)
         now = self._monotonic()
@@ -113,7 +113,7 @@ class Seating:
 
     def _served(self, record: GroupRecord, but: PodEntry | None = None) -> int:
         """How many members have what they need: they hold it, or have succeeded."""
-        return len(self._held(record, but)) + len(record.finished)
+        return len(self._held(record, but)) + len(record.done())
 
     def _is_gated(self, uid: str) -> bool:
         entry = self._pods.entries.get(uid)
@@ -225,7 +225,7 @@ class Seating:
             return False
         missing = number - self._served(record)
         waiting = self._waiting(record)
-        there = sum(not self._is_gated(uid) for uid in record.members)
+        there = sum(not self._is_gated(uid) for uid in record.present())
         if there < number or not waiting:
             return False
         chosen = waiting[: max(missing, 1)]

@@ -256,3 +256,28 @@ async def test_a_quota_is_counted_for_the_whole_group(running: Running) -> None:
     gang = await members(running, 4)
     assert "headroom.dev/max-cards 3" in words(await running.filter(gang[0]))
     assert reserved(running) == {}
+
+
+def of_job(body: Object, job: str) -> Object:
+    body["metadata"]["ownerReferences"] = [{"kind": "Job", "name": job, "uid": job, "controller": True}]
+    return body
+
+
+async def test_members_that_have_succeeded_are_not_missing_and_those_of_an_earlier_run_do_not_count(
+    running: Running,
+) -> None:
+    """A Job's last pod may be made anew when the others are done; a CronJob's next run names the same group."""
+    first = [await running.create(of_job(member(f"a-{at}", 3), "one")) for at in range(3)]
+    await running.filter(first[0])
+    for one in first:
+        await running.bind(one, reserved(running)[one["metadata"]["name"]])
+    for at in range(2):
+        done = running.api.get(PODS, f"a-{at}")
+        done["status"]["phase"] = "Succeeded"
+        running.api.put(PODS, done)
+    running.api.remove(PODS, "a-2")
+    again = await running.create(of_job(member("a-3", 3), "one"))
+    assert (await running.filter(again))["NodeNames"]
+    running.api.remove(PODS, "a-3")
+    later = [await running.create(of_job(member(f"b-{at}", 3), "two")) for at in range(2)]
+    assert words(await running.filter(later[0])) == "group default/g has 2 of 3 members"
