@@ -65,10 +65,12 @@ class Fence:
             self._log.info("earlier_decisions_fenced", pods=len(unbound))
 
     async def _mark_at_last(self, entry: PodEntry) -> None:
+        """Mark a pod, and give back what is held for a binding of before: another may have decided since, and given the cards away."""
         backoff = Backoff(initial_seconds=0.1, maximum_seconds=5.0)
         while self._state.pods.entries.get(entry.uid) is entry:
             try:
                 await self.mark(entry)
+                self._effects(self._state.pods.settle_binding(entry, fenced=True))
             except Forbidden as error:
                 # Waiting would help nobody: said loudly, and not fenced.
                 self._log.error("pod_not_fenced", pod=entry.key, error=str(error))

@@ -46,8 +46,8 @@ class Binder:
     """Carries out kube-scheduler's bind calls. `kube` must refuse to write once another extender decides.
 
     That cannot help a process that is stopped between its last look at the lease and its write. So a binding names the version of
-    the pod; whoever takes over changes all pods that may be under way (`scheduler.background.fencing`), and `term` tells its marks
-    from our own.
+    the pod; whoever takes over changes all pods that may be under way (`scheduler.background.fencing`), and `term` tells its marks, and
+    our own of a later term, from those that were there.
     """
 
     def __init__(
@@ -97,15 +97,17 @@ class Binder:
             task.exception()  # whoever asked may have gone
 
     async def _bind(self, args: protocol.BindingArgs) -> None:
+        term = self._term()  # a call may outlast it: what is decided under the next one is decided anew
         entry = self._state.pods.entries.get(args.pod_uid) or await self._look_up(args)
         if entry is None or (entry.request.count == 0 and args.node not in self._state.fleet.row_of):
             if entry is not None:
                 self._effects(self._state.pods.void(entry, "moved"))
-            await self._post(args, {}, None)
+            await self._post(args, {}, None, term)
             return
         placement = self._take(entry, args)
         try:
-            await self._post(args, annotations_of(self._state.fleet.nodes[args.node], placement, entry.request), entry)
+            notes = annotations_of(self._state.fleet.nodes[args.node], placement, entry.request)
+            await self._post(args, notes, entry, term)
         except BindError as error:
             if error.unsure:
                 self._state.pods.binding_unsure(entry)
@@ -179,23 +181,27 @@ class Binder:
             raise BindError(f"node {args.node} cannot take pod {entry.key}: {error}") from error
         return placement
 
-    async def _post(self, args: protocol.BindingArgs, annotations: dict[str, str], entry: PodEntry | None) -> None:
-        """Have the API server bind the pod; returns when it is bound to the asked node. Raises BindError."""
+    async def _post(
+        self, args: protocol.BindingArgs, annotations: dict[str, str], entry: PodEntry | None, term: str
+    ) -> None:
+        """Have the API server bind the pod as decided under `term`; returns when it is bound to the asked node. Raises BindError."""
         for _ in range(_TRIES):
+            if self._term() != term:
+                raise BindError("another extender may have decided since the binding was asked for")
             version = str(entry.version) if entry is not None and entry.version else ""
             try:
                 pod = args.pod_namespace, args.pod_name, args.pod_uid
                 binding = calls.Binding(*pod, args.node, annotations, version)
                 await calls.bind(self._kube, binding, timeout_seconds=self._settings.bind_timeout_seconds)
             except Conflict as error:
-                if await self._is_bound(args, error, entry, version):
+                if await self._is_bound(args, error, (entry, version, term)):
                     return
                 if not version or _VERSION not in str(error):
                     raise BindError(str(error)) from error
                 conflict = error  # the pod changed meanwhile in a way that does not matter: once more
             except (Unreachable, ServerError) as error:
                 # The write may have happened although its answer did not arrive, and it may happen yet.
-                if not await self._is_bound(args, error, entry, version):
+                if not await self._is_bound(args, error, (entry, version, term)):
                     raise BindError(str(error), unsure=True) from error
                 return
             except KubeError as error:
@@ -205,13 +211,14 @@ class Binder:
         raise BindError(str(conflict)) from conflict
 
     async def _is_bound(
-        self, args: protocol.BindingArgs, cause: KubeError, entry: PodEntry | None, version: str
+        self, args: protocol.BindingArgs, cause: KubeError, tried: tuple[PodEntry | None, str, str]
     ) -> bool:
-        """Whether the pod is bound to the asked node now, after a binding that named `version`; takes its present one in.
+        """Whether the pod is bound to the asked node now, after a binding that was `tried`; takes its present version in.
 
-        Raises BindError: unsure when that cannot be learned, else for a pod that is gone, bound elsewhere, or in another extender's
-        hands.
+        `tried` is the pod's record, the version that was named, and the term under which that was decided. Raises BindError: unsure when
+        it cannot be learned, else for a pod that is gone, bound elsewhere, or in other hands since.
         """
+        entry, version, term = tried
         try:
             pod = await self._read(args)
         except NotFound as error:
@@ -223,8 +230,8 @@ class Binder:
         if entry is not None:
             self._effects(self._state.news.told(entry, pod))
         mark = pod.metadata.annotations.get(names.ANNOTATION_TERM, "")
-        if mark and not pod.spec.node_name and not mark.startswith(f"{self._term()}/"):
-            words = f"another extender decides by now: pod {pod.key} carries the mark {mark}"
+        if mark and not pod.spec.node_name and not mark.startswith(f"{term}/"):
+            words = f"another extender has decided since: pod {pod.key} carries the mark {mark}"
             # A pod that carried it before is no other than the one that the binding may yet reach.
             may_come = not isinstance(cause, Conflict) and version == pod.metadata.resource_version
             raise BindError(words, unsure=may_come) from cause

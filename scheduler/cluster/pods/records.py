@@ -274,11 +274,11 @@ class Pods:
         entry.awaited = False
         return [] if entry.unsure_since is not None else self.settle_binding(entry)
 
-    def settle_binding(self, entry: PodEntry) -> Changes:
-        """Give the cards back: it is certain that no attempt to bind the pod happened, and that none will."""
-        if entry.stage is not Stage.BINDING or entry.awaited:
+    def settle_binding(self, entry: PodEntry, *, fenced: bool = False) -> Changes:
+        """Give the cards back: no attempt to bind the pod happened, and none will; if `fenced`, not even one whose answer is awaited."""
+        if entry.stage is not Stage.BINDING or (entry.awaited and not fenced):
             return []
-        entry.unsure_since = None
+        entry.awaited, entry.unsure_since = False, None
         holding = self._ledger.release(entry.uid)
         assert holding is not None
         self._metrics.reservations_ended.labels("bind_failed").inc()

@@ -31,6 +31,8 @@ class KubeScheduler:
         self._not_before: dict[str, float] = {}
         self._assumed: dict[str, float] = {}
         self._bindings: set[asyncio.Task[None]] = set()
+        self.impatient = 0
+        """So many of its next bind calls it gives up before they end, and asks again when it does not offer the node any more."""
 
     @property
     def _now(self) -> float:
@@ -114,7 +116,12 @@ class KubeScheduler:
         await asyncio.sleep(self._rng.choice((0.0, 0.01, 0.3)))
         meta = pod["metadata"]
         body = {"PodName": meta["name"], "PodNamespace": "default", "PodUID": meta["uid"], "Node": node}
-        answer = await self.call("bind", body)
+        call = asyncio.get_running_loop().create_task(self.call("bind", body))
+        if self.impatient:
+            self.impatient -= 1
+            await asyncio.sleep(self._rng.choice((0.01, 0.05, 0.5)))
+            await self.call("filter", {"Pod": pod, "NodeNames": [name for name in self._offered(pod) if name != node]})
+        answer = await call
         if answer is None or answer.get("Error"):
             self._assumed.pop(meta["uid"], None)
             self._not_before[meta["uid"]] = self._now + self._rng.choice((0.1, 1.0, 5.0, 10.0))

@@ -10,9 +10,9 @@ MOST_WAITING = 6
 CALM = Weather()
 THEMES: dict[str, dict[str, float]] = {
     "everything": {},
-    "bindings": {"storm": 3, "calm": 0.3, "rush": 2, "lag": 2},
+    "bindings": {"storm": 3, "calm": 0.3, "rush": 2, "lag": 2, "impatience": 12},
     "nodes": {"node_unreadable": 8, "node_gone": 4, "storm": 3, "calm": 0.3},
-    "reigns": {"coup": 6, "kill": 4, "restart": 2, "storm": 2, "calm": 0.5},
+    "reigns": {"coup": 6, "stop": 8, "kill": 4, "restart": 2, "storm": 2, "calm": 0.5},
     "names": {"replace": 4, "late_call": 5, "blink": 6, "hang": 2, "forget_history": 2},
     "importance": {"rush": 2, "storm": 4, "calm": 0.3, "late_call": 4},
     "deadlines": {

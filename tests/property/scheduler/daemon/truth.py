@@ -95,6 +95,18 @@ class Truth:
         self.record("ADDED", "pods", body)
         return body
 
+    def add_foreign_pod(self, name: str, node: str, card: str, gib: int) -> None:
+        """Another scheduler binds a pod with a card written on it, without asking."""
+        self.excused.add(card)
+        pod = self.add_pod(name, gib, schedulerName="other")
+        pod["metadata"]["annotations"] |= {
+            MARK + "cards": card,
+            MARK + "vram-mib": str(gib * 1024),
+            MARK + "mode": "pinned",
+        }
+        pod["spec"]["nodeName"] = node
+        self.change_pod(name)
+
     def change_pod(self, name: str) -> None:
         self.record("MODIFIED", "pods", self.pods[name])
         self._look(name)
@@ -177,6 +189,23 @@ class Truth:
                 for card in filter(None, cards):
                     found.setdefault(card, {})[pod["metadata"]["uid"]] = int(sizes[0])
         return found
+
+    def card_for(self, pod: Object) -> str | None:
+        """A card on which a pod would fit, within the quota that there is now."""
+        held = self.held()
+        wanted = pod["spec"].get("nodeSelector", {}).get(MODEL_LABEL)
+        limits = pod["spec"]["containers"][0]["resources"]["limits"]
+        need = int(limits["headroom.dev/vram"].removesuffix("Gi")) * 1024
+        if self.namespaces:
+            quota = self.namespaces["default"]["metadata"]["annotations"]["headroom.dev/max-vram"]
+            if need + sum(sum(of_card.values()) for of_card in held.values()) > int(quota.removesuffix("Gi")) * 1024:
+                return None
+        for node, models in MODELS.items():
+            for at, model in enumerate(models):
+                card = f"{node}-g{at}"
+                if (not wanted or wanted == model) and CARD_MIB - sum(held.get(card, {}).values()) >= need:
+                    return card
+        return None
 
     def _look(self, name: str) -> None:
         """Look at every change of a pod: no card is given twice, and it is one that the pod admits."""

@@ -50,6 +50,10 @@ class Client:
         self.cut_off = False
         self.dead = False
         """Its process ended: it neither sends nor hears anything any more; what it sent may land yet."""
+        self.stops_for: float | None = None
+        """With its next binding the process is stopped for so long, between its last look at the lease and its write."""
+        self.stopped = False
+        """It is: it neither learns nor sends anything."""
         self.hung: set[str] = set()
         """Kinds whose watches say nothing."""
         self.told: dict[str, int] = {"pods": 0, "nodes": 0, "namespaces": 0}
@@ -79,8 +83,11 @@ class Client:
         if path.endswith("/eviction") and not body["deleteOptions"].get("dryRun"):
             self._on_evict_asked(self, path.split("/")[-2])
         draw = rng.random()
+        if self.stops_for is not None and path.endswith("/binding"):
+            self._stop(self.stops_for, method, path, dict(query), body)
+            return await self._silence(started, timeout_seconds, method, path)
         await asyncio.sleep(rng.choice((0.001, 0.004, 0.02)))
-        if self.cut_off or draw < weather.lost:
+        if self.cut_off or self.stopped or draw < weather.lost:
             return await self._silence(started, timeout_seconds, method, path)
         draw -= weather.lost
         if method in ("POST", "PUT", "PATCH") and draw < weather.late:
@@ -101,10 +108,20 @@ class Client:
         await self._on_the_way_back(started, timeout_seconds)
         if self.dead:
             await asyncio.Event().wait()
-        if self.cut_off or draw < weather.unanswered or self._now - started >= timeout_seconds:
+        if self.cut_off or self.stopped or draw < weather.unanswered or self._now - started >= timeout_seconds:
             return await self._silence(started, timeout_seconds, method, path)
-        self._note(method, path, answer)
+        self._note(path, body, answer)
         return answer
+
+    def _stop(self, seconds: float, method: str, path: str, query: dict[str, str], body: Any) -> None:
+        self.stops_for, self.stopped = None, True
+
+        def go_on() -> None:
+            self.stopped = False
+            if not self.dead:
+                self._carry_out_unheard(method, path, query, body)
+
+        asyncio.get_running_loop().call_later(seconds, go_on)
 
     async def _on_the_way_back(self, started: float, timeout_seconds: float) -> None:
         seconds = self._rng.choice((0.001, 0.004, 0.02, 0.5))
@@ -116,12 +133,10 @@ class Client:
         await asyncio.sleep(max(started + timeout_seconds - self._now, 0.0))
         raise Unreachable(f"{method} {path}: no answer within {timeout_seconds} s")
 
-    def _note(self, method: str, path: str, answer: bytes) -> None:
+    def _note(self, path: str, sent: Any, answer: bytes) -> None:
         """What this client knows for sure now."""
         if path.endswith("/binding"):
-            name = path.split("/")[-2]
-            if name in self._truth.pods:
-                self.answered_bound.add(self._truth.pods[name]["metadata"]["uid"])
+            self.answered_bound.add(sent["metadata"]["uid"])  # another pod may have the name by now
         elif path in _LISTS:
             kind = path.rsplit("/", 1)[1]
             self.told[kind] = max(self.told[kind], int(json.loads(answer)["metadata"]["resourceVersion"]))
@@ -200,7 +215,7 @@ class Client:
                 raise error_for(410, b'{"message": "too old resource version"}', what=f"WATCH {path}")
             if self._now > breaks_at or self._now - heard > _SILENCE_SECONDS:
                 raise Unreachable(f"WATCH {path}: broken")
-            silent = self.cut_off or kind in self.hung
+            silent = self.cut_off or self.stopped or kind in self.hung
             while not silent and position < len(truth.log):
                 version, changed_at, of, event, body = truth.log[position]
                 if of == kind and changed_at + self.weather.lag_seconds > self._now:

@@ -13,7 +13,7 @@ from scheduler.ledger.holding import HoldingState
 from tests.property.scheduler.daemon import themes
 from tests.property.scheduler.daemon.extenders import Extender
 from tests.property.scheduler.daemon.kube_scheduler import KubeScheduler
-from tests.property.scheduler.daemon.truth import CARD_MIB, MARK, MODEL_LABEL, MODELS, Object, Truth, node_object
+from tests.property.scheduler.daemon.truth import MODEL_LABEL, MODELS, Object, Truth, node_object
 from tests.property.scheduler.daemon.weather import Client, Weather
 
 
@@ -87,6 +87,7 @@ class World:
             (2, self._storm), (3, self._calm), (2, self._cut_off), (3, self._heal), (2, self._hang), (2, self._forget_history),
             (1, self._restart), (1, self._kill), (2, self._other_leads), (2, self._lag), (2, self._rush),
             (1, self._handler_fails), (0.5, self._coup), (0.5, self._blink), (1, self._other_quota),
+            (1, self._impatience), (0.5, self._stop),
         ]  # fmt: skip
 
     def _pick(self, among: list[Object]) -> Object | None:
@@ -96,11 +97,11 @@ class World:
         pods = self.truth.pods.values()
         return [pod for pod in pods if bound is None or bool(pod["spec"].get("nodeName")) == bound]
 
-    def _create(self) -> None:
+    def _create(self, priority: int | None = None) -> None:
         if len(self._pods(bound=False)) >= themes.MOST_WAITING:
             return
         self._names += 1
-        spec: Object = {"priority": self.rng.choice((0, 0, 0, 10, 100))}
+        spec: Object = {"priority": self.rng.choice((0, 0, 0, 10, 100)) if priority is None else priority}
         if self.rng.random() < 0.15:
             spec["schedulingGates"] = [{"name": "kueue"}]
         self.truth.add_pod(f"p{self._names}", self.rng.choice(themes.SIZES_GIB), **spec)
@@ -139,19 +140,9 @@ class World:
             self.truth.change_pod(pod["metadata"]["name"])
 
     def _foreign(self) -> None:
-        """Another scheduler binds a pod with cards written on it, without asking."""
-        name = self.rng.choice(list(MODELS))
-        card = f"{name}-g{self.rng.randrange(len(MODELS[name]))}"
-        self.truth.excused.add(card)
         self._names += 1
-        pod = self.truth.add_pod(f"f{self._names}", 20, schedulerName="other")
-        pod["metadata"]["annotations"] |= {
-            MARK + "cards": card,
-            MARK + "vram-mib": str(20 * 1024),
-            MARK + "mode": "pinned",
-        }
-        pod["spec"]["nodeName"] = name
-        self.truth.change_pod(pod["metadata"]["name"])
+        name = self.rng.choice(list(MODELS))
+        self.truth.add_foreign_pod(f"f{self._names}", name, f"{name}-g{self.rng.randrange(len(MODELS[name]))}", 20)
 
     def _node_unreadable(self) -> None:
         name = self.rng.choice(list(MODELS))
@@ -187,6 +178,11 @@ class World:
             meta = pod["metadata"]
             body = {"PodName": meta["name"], "PodNamespace": "default", "PodUID": meta["uid"]}
             await kube.call("bind", body | {"Node": answer["NodeNames"][0]})
+
+    def _impatience(self) -> None:
+        """kube-scheduler gives bind calls up that are still under way, and asks again about their pods."""
+        self.kube[self.leader].impatient = self.rng.randint(1, 3)
+        self._rush()
 
     def _storm(self) -> None:
         draw = self.rng.choice
@@ -252,9 +248,33 @@ class World:
         replacing = asyncio.get_running_loop().create_task(self._replace_extender(self.leader, orderly=True))
         await asyncio.sleep(self.rng.choice((0.3, 2.0)))
         self._other_leads()
-        self.extenders[first].client.cut_off = False
+        back = self.extenders[first].client
+        if self.rng.random() < 0.5:  # its watch lags behind what it learns of the lease
+            back.hung.add("pods")
+            self._soon(20.0, lambda: back.hung.discard("pods"))
+        back.cut_off = False
         self._rush()
         await replacing
+        self._coup_under_way = False
+
+    def _stop(self) -> None:
+        """The one that decides is stopped between its last look at the lease and a binding; it goes on when another decides."""
+        if self.several and not self._coup_under_way:
+            self._start(self._carry_out_stop())
+
+    async def _carry_out_stop(self) -> None:
+        self._coup_under_way = True
+        client, seconds = self.extenders[self.leader].client, self.rng.choice((22.0, 30.0, 45.0))
+        client.stops_for = seconds
+        self._rush()
+        until = self.now + 10.0
+        while not client.stopped and self.now < until:
+            await asyncio.sleep(0.1)
+        client.stops_for = None
+        if client.stopped:
+            self._other_leads()
+            self._create(priority=100)  # before the one whose binding is yet to come
+            await asyncio.sleep(seconds)
         self._coup_under_way = False
 
     def _blink(self) -> None:
@@ -368,7 +388,7 @@ class World:
         await asyncio.sleep(300.0)
         self._check()
         for pod in self._pods(bound=False):
-            if card := self._card_for(pod):
+            if card := self.truth.card_for(pod):
                 self._fail(f"pod {pod['metadata']['name']} waits although {card} has room for it")
         for task in self._schedulers:
             task.cancel()
@@ -376,23 +396,6 @@ class World:
         await asyncio.sleep(100.0)
         self._check()
         self._compare()
-
-    def _card_for(self, pod: Object) -> str | None:
-        """A card on which a pod would fit, by the truth alone."""
-        held = self.truth.held()
-        wanted = pod["spec"].get("nodeSelector", {}).get(MODEL_LABEL)
-        limits = pod["spec"]["containers"][0]["resources"]["limits"]
-        need = int(limits["headroom.dev/vram"].removesuffix("Gi")) * 1024
-        if self.limited:
-            quota = self.truth.namespaces["default"]["metadata"]["annotations"]["headroom.dev/max-vram"]
-            if need + sum(sum(of_card.values()) for of_card in held.values()) > int(quota.removesuffix("Gi")) * 1024:
-                return None
-        for node, models in MODELS.items():
-            for at, model in enumerate(models):
-                card = f"{node}-g{at}"
-                if (not wanted or wanted == model) and CARD_MIB - sum(held.get(card, {}).values()) >= need:
-                    return card
-        return None
 
     def _compare(self) -> None:
         """At rest, the books hold what is bound, and nothing else."""
