@@ -43,9 +43,22 @@ def _write(path: Path | None, rows: list[dict[str, object]]) -> None:
     "--policy", type=click.Choice(list(POLICIES)), default="headroom", show_default=True, help="Placement policy."
 )
 @click.option("--strangers", is_flag=True, help="While others ask for all open pages without a pause.")
+@click.option(
+    "--group-size",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Pods come in groups of so many, which are placed together.",
+)
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Also write the figures here.")
 def latency(
-    sizes: tuple[int, ...], fillings: tuple[int, ...], calls: int, policy: str, strangers: bool, path: Path | None
+    sizes: tuple[int, ...],
+    fillings: tuple[int, ...],
+    calls: int,
+    policy: str,
+    strangers: bool,
+    group_size: int,
+    path: Path | None,
 ) -> None:
     """Latency of filter and bind over HTTP, by cluster size, with empty and with filled nodes.
 
@@ -58,7 +71,7 @@ def latency(
     rows = []
     for nodes in sizes:
         for pods_per_node in fillings:
-            measured = measure_latency(nodes, pods_per_node, calls, policy, strangers=strangers)
+            measured = measure_latency(nodes, pods_per_node, calls, policy, strangers=strangers, group_size=group_size)
             bare = next(found for found in measured if found.verb == BARE)
             for found in measured:
                 ratios = {"p50_of_bare": found.p50_ms / bare.p50_ms, "p99_of_bare": found.p99_ms / bare.p99_ms}

@@ -22,7 +22,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from headroom import wire
+from headroom import names, wire
 from headroom.daemon import logs, tasks
 from headroom.daemon.http import Question, Reply
 from headroom.daemon.pages import serving
@@ -45,6 +45,8 @@ _PAGES: Final[tuple[tuple[str, str, bytes | None], ...]] = (
 )
 ANNOUNCE: Final = "/announce"
 """Where the benchmark tells the extender of a new pod, as the watch does before kube-scheduler asks."""
+FIRST: Final = "filter, all of a group placed"
+"""Stands for a verb: the filter call about the first member of a group."""
 BARE: Final = "bare"
 """Stands for a verb: a filter call to the server that only reads it."""
 
@@ -206,33 +208,59 @@ def _server(target: Callable[..., None], *args: Any) -> Iterator[_Server]:
 
 
 def measure_latency(
-    node_count: int, pods_per_node: int, calls: int, policy: str = "headroom", *, strangers: bool = False
+    node_count: int,
+    pods_per_node: int,
+    calls: int,
+    policy: str = "headroom",
+    *,
+    strangers: bool = False,
+    group_size: int = 1,
 ) -> list[Latency]:
     """Filter (choice and reservation included) and bind, one pod after another as kube-scheduler's cycle does.
 
-    With `strangers` others ask for all open pages without a pause meanwhile.
+    With `strangers` others ask for all open pages without a pause meanwhile. With a `group_size` above 1 pods come in such groups;
+    the call in which all of a group get their places is counted apart.
     """
     rng = random.Random(2)
     bodies = _name_lists(node_count, rng)
     times: dict[str, list[tuple[float, float]]] = {BARE: [], "filter": [], "bind": []}
+    if group_size > 1:
+        times[FIRST] = []
     with (
         _server(_serve_bare) as bare,
         _server(_serve, node_count, pods_per_node, policy) as extender,
         _strangers(extender.port, strangers),
     ):
+        waiting: list[dict[str, Any]] = []
         for at in range(calls + _WARM_UP):
-            pod = pod_object(f"new-{at}", rng.choice(SIZES_GIB))
+            filtering = "filter" if waiting or group_size == 1 else FIRST
+            if not waiting:
+                waiting = _group(at, group_size, rng.choice(SIZES_GIB))
+                for each in waiting:
+                    extender.post(ANNOUNCE, msgspec.json.encode(each))
+            pod = waiting.pop()
             body = b'{"Pod":%b,"Nodes":null,"NodeNames":%b}' % (msgspec.json.encode(pod), rng.choice(bodies))
-            extender.post(ANNOUNCE, msgspec.json.encode(pod))
-            found = {BARE: bare.post("/filter", body), "filter": extender.post("/filter", body)}
-            chosen = msgspec.json.decode(found["filter"][2])["NodeNames"]
+            found = {BARE: bare.post("/filter", body), filtering: extender.post("/filter", body)}
+            chosen = msgspec.json.decode(found[filtering][2])["NodeNames"]
             if not chosen:
-                raise RuntimeError(f"the cluster of {node_count} nodes is full: {found['filter'][2][:200]!r}")
+                raise RuntimeError(f"the cluster of {node_count} nodes is full: {found[filtering][2][:200]!r}")
             found["bind"] = extender.post("/bind", _bind_body(pod["metadata"], chosen[0]))
             if at >= _WARM_UP:
                 for verb, (wall_ms, cpu_ms, _) in found.items():
                     times[verb].append((wall_ms, cpu_ms))
-    return [_latency(node_count, pods_per_node, verb, measured) for verb, measured in times.items()]
+    return [
+        _latency(node_count, pods_per_node, verb, measured) for verb, measured in times.items() if len(measured) > 1
+    ]
+
+
+def _group(at: int, size: int, gib: int) -> list[dict[str, Any]]:
+    """Pods that come together; one alone is in no group."""
+    pods = [pod_object(f"new-{at}-{number}" if size > 1 else f"new-{at}", gib) for number in range(size)]
+    if size > 1:
+        for pod in pods:
+            said = {names.GROUP: f"group-{at}", names.GROUP_SIZE: str(size)}
+            pod["metadata"]["annotations"] = {**pod["metadata"].get("annotations", {}), **said}
+    return pods
 
 
 def _name_lists(node_count: int, rng: random.Random) -> list[bytes]:
