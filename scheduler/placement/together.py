@@ -49,6 +49,8 @@ def seat_all(
 
     `take(at, placement)` holds the place of a seat, or says why it may not be had: then it holds nothing. `give(at)` undoes it.
     """
+    if not _enough(placer.fleet, [seat.request for seat in seats]):
+        return Unseated(0)
     order = sorted(range(len(seats)), key=lambda at: _size(seats[at].request), reverse=True)
     placements: dict[int, Placement] = {}
     used: set[int] = set()
@@ -69,6 +71,14 @@ def seat_all(
         placements[at] = placement
         used.add(row)
     return [placements[at] for at in range(len(seats))]
+
+
+def _enough(fleet: Fleet, requests: Sequence[GpuRequest]) -> bool:
+    """False where all free memory together, or all cards with any, are less than is asked for: most groups that wait, at little cost."""
+    pinned = [request for request in requests if request.mode is Mode.PINNED]
+    if sum(request.count * request.vram_mib for request in pinned) > int(fleet.free_mib.sum()):
+        return False
+    return sum(request.count for request in pinned if request.whole_cards) <= int((fleet.free_mib > 0).sum())
 
 
 def _size(request: GpuRequest) -> tuple[int, bool, int, int]:

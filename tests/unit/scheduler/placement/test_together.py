@@ -18,7 +18,8 @@ def fleet(*held_gib: int, cpu_milli: int = 64_000) -> Fleet:
     for at, gib in enumerate(held_gib):
         cards = tuple(Card(f"n{at}-{card}", card, "A100", 80 * GIB) for card in range(2))
         found.upsert_node(GpuNode(f"n{at}", cards, cpu_milli=cpu_milli, memory_mib=2**20))
-        found.take(found.row_of[f"n{at}"], (0, 1), (gib * GIB, gib * GIB), plugin=False)
+        if gib:
+            found.take(found.row_of[f"n{at}"], (0, 1), (gib * GIB, gib * GIB), plugin=False)
     return found
 
 
@@ -51,6 +52,9 @@ def seated(found: Fleet, *requests: GpuRequest, apart: bool = False) -> list[str
         pytest.param((0, 50), [asking(70)] * 3, 2, id="one too many"),
         pytest.param((0,), [asking(10, cpu_milli=40_000)] * 2, 1, id="the processors of the node are counted"),
         pytest.param((), [asking(1)], 0, id="no node"),
+        pytest.param((10,), [asking(75)] * 2, 0, id="less memory in all than is asked for: no place is looked for"),
+        pytest.param((0,), [GpuRequest(1)] * 3, 0, id="fewer cards in all than are asked for"),
+        pytest.param((0,), [GpuRequest(1)] * 2, ["n0", "n0"], id="whole cards"),
     ],
 )
 def test_all_have_a_place_or_nothing_is_held(
