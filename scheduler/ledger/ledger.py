@@ -121,6 +121,11 @@ class Ledger:
         self.books.count(holding)
         return holding
 
+    def put_back(self, holding: Holding) -> None:
+        """Undo the `release` of a reservation in the same step: it holds what it held, also where that is more than is left by now."""
+        self.books.add(holding)
+        self.books.count(holding)
+
     def prolong(self, uid: str, expires_at: float) -> None:
         """Let a reservation end later, or sooner; other holdings stay as they are."""
         holding = self.holdings.get(uid)

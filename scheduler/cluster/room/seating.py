@@ -284,12 +284,12 @@ class Seating:
     @contextmanager
     def _lifted(self, movers: Sequence[PodEntry]) -> Iterator[None]:
         """Without what is reserved for these pods; it is put back as it was."""
-        before = [(one, held) for one in movers if (held := self._ledger.release(one.uid)) is not None]
+        before = [held for one in movers if (held := self._ledger.release(one.uid)) is not None]
         try:
             yield
         finally:
-            for one, held in before:
-                self._hold(one, held.placement, held.expires_at)
+            for held in before:
+                self._ledger.put_back(held)
 
     def move(self, entry: PodEntry, node: str) -> Changes:
         """Move what is reserved to where kube-scheduler binds a member instead: the whole group, if those places were named together."""
@@ -304,8 +304,7 @@ class Seating:
 
     def _move_by(self, record: GroupRecord, plan: dict[str, Placement]) -> Changes:
         record.plans.remove(plan)
-        ledger, changes = self._ledger, Changes()
-        movers = []
+        ledger, movers = self._ledger, []
         for uid in plan:
             one, held = self._pods.entries.get(uid), ledger.holdings.get(uid)
             if one is not None and held is not None and held.state is HoldingState.RESERVED:
@@ -320,9 +319,9 @@ class Seating:
         except LedgerError:
             for one in done:
                 ledger.release(one.uid)
-            for one, held in movers:
-                self._hold(one, held.placement, held.expires_at)
-            return changes
+            for _, held in movers:
+                ledger.put_back(held)
+            return []
         return [self._pods.freed(held.placement.node, seen_by_scheduler=False) for _, held in movers]
 
     def _hold(self, one: PodEntry, placement: Placement, expires_at: float) -> None:

@@ -167,6 +167,21 @@ async def test_a_trial_that_does_not_fit_leaves_the_places_as_they_are(running: 
     assert (await running.filter(gang[0]))["NodeNames"] == [held["g-0"]]
 
 
+async def test_a_trial_keeps_places_on_cards_that_have_become_fuller_than_planned(running: Running) -> None:
+    """Measured use of nobody's process has grown since: what was reserved there is not asked for again."""
+    gang = await members(running, 2, vram="40Gi")
+    for one in gang:
+        await running.filter(one, "n0")
+    fleet = running.daemon.state.fleet
+    fleet.set_measured(fleet.row_of["n0"], [60 * 1024] * 2, [60 * 1024] * 2)
+    held = reserved(running)
+    for one in gang:
+        assert (await running.filter(one, "n1"))["NodeNames"] == ["n1"]
+    assert reserved(running) == held
+    for one in gang:
+        assert await running.bind(one, "n1") == {}
+
+
 async def test_a_member_that_waits_for_the_others_keeps_its_room(running: Running) -> None:
     """The third harm: at Permit a pod waits without a word for longer than a reservation of one pod lasts."""
     gang = await members(running, 4)
