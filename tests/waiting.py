@@ -17,7 +17,7 @@ TURNS: Final = 25
 """Of the event loop after each step: a call to a fake server and its answer take about ten."""
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until the condition, which may be a coroutine function, holds; TimeoutError when it does not within `seconds`."""
     async with asyncio.timeout(seconds):
         while True:

@@ -18,7 +18,7 @@ from scheduler.settings import SchedulerSettings
 from tests.fakes.api_faults import Front
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.devices import CLAIMS, CLASSES, SLICES
-from tests.waiting import loop_clock, pass_time, until
+from tests.waiting import STEP_SECONDS, loop_clock, pass_time, pass_time_until, until
 
 PODS = "/api/v1/pods"
 NODES = "/api/v1/nodes"
@@ -167,14 +167,18 @@ class Running:
             self.api.bookmark(resource)
             await self.until(partial(_is_past, reflector, version))
 
-    async def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
         """Wait for something that must come about."""
         await until(condition, seconds)
 
     async def calm(self, seconds: float = 0.3) -> None:
         """Let time pass on the extender's clock, long enough for what should not come about."""
         await self.caught_up()
-        await pass_time(seconds)
+        await pass_time(seconds, max(seconds / 100, STEP_SECONDS))
+
+    async def in_time(self, condition: Callable[[], object], seconds: float = 120.0) -> None:
+        """Let time pass on the extender's clock until something has come about."""
+        await pass_time_until(condition, seconds)
 
     async def metric(self, name: str, **labels: str) -> float:
         """The value of a sample on the metrics page; 0 where there is none."""

@@ -44,7 +44,7 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 async def eventually(condition: Callable[[], bool], what: str) -> None:
     try:
-        await until(lambda: asyncio.to_thread(condition), seconds=30)
+        await until(lambda: asyncio.to_thread(condition), seconds=90)
     except TimeoutError:
         raise AssertionError(what) from None
 

@@ -29,7 +29,7 @@ async def api() -> AsyncIterator[ApiServer]:
 
 @pytest.fixture
 async def running(api: ApiServer, tmp_path: Path) -> AsyncIterator[Running]:
-    async with extender(api, tmp_path, fair_wait_seconds=0.2, sweep_seconds=0.05, naming_ahead=False) as ready:
+    async with extender(api, tmp_path, fair_wait_seconds=60.0, sweep_seconds=1.0, naming_ahead=False) as ready:
         yield ready
 
 
@@ -49,7 +49,7 @@ async def large(running: Running, second: int = 30, **spec: Any) -> Object:
     body["metadata"]["creationTimestamp"] = f"2026-01-01T00:00:{second:02d}Z"
     created = await running.create(body)
     assert (await running.filter(created))["NodeNames"] == []
-    await running.until(lambda: bool(running.daemon.state.pods.kept.keepers))
+    await running.in_time(lambda: running.daemon.state.pods.kept.keepers)
     return created
 
 
@@ -132,7 +132,7 @@ async def test_no_more_than_a_tenth_of_the_nodes_is_kept(running: Running) -> No
     await large(running)
     for at in range(3):
         await running.filter(await running.create(pod(f"other{at}", vram="75Gi")))
-    await running.calm(0.5)
+    await running.calm(150.0)
     assert len(kept(running)) == 1
 
 
@@ -142,24 +142,24 @@ async def test_a_node_that_goes_is_replaced_by_another(running: Running) -> None
     await large(running)
     assert kept(running) == ["n0"]
     running.api.remove(NODES, "n0")
-    await running.until(lambda: kept(running) == ["n1"])
+    await running.in_time(lambda: kept(running) == ["n1"])
 
 
 async def test_a_pod_that_waits_for_its_quota_gets_no_node(api: ApiServer, tmp_path: Path) -> None:
     annotations = {"headroom.dev/max-vram": "40Gi"}
     api.put("/api/v1/namespaces", {"metadata": {"name": "default", "annotations": annotations}})
-    async with extender(api, tmp_path, fair_wait_seconds=0.1, sweep_seconds=0.05) as running:
+    async with extender(api, tmp_path, fair_wait_seconds=60.0, sweep_seconds=1.0) as running:
         assert (await running.filter(await running.create(pod("big", vram="70Gi"))))["NodeNames"] == []
-        await running.calm(0.4)
+        await running.calm(150.0)
         assert kept(running) == []
 
 
 async def test_a_wait_of_0_keeps_nothing(api: ApiServer, tmp_path: Path) -> None:
-    async with extender(api, tmp_path, fair_wait_seconds=0.0, sweep_seconds=0.05) as running:
+    async with extender(api, tmp_path, fair_wait_seconds=0.0, sweep_seconds=1.0) as running:
         await small(running, "a", "n0")
         await small(running, "b", "n1")
         await running.filter(await running.create(pod("large", vram="70Gi")))
-        await running.calm()
+        await running.calm(600.0)
         assert kept(running) == []
 
 
@@ -194,7 +194,7 @@ async def kept_for_a_large_one(tmp_path: Path, **settings: Any) -> AsyncIterator
     """Node n0 with 60 of 80 GiB free, kept for a pod of 70 GiB."""
     async with ApiServer() as api:
         api.put(NODES, node("n0", 80))
-        async with extender(api, tmp_path, fair_wait_seconds=0.2, sweep_seconds=0.05, **settings) as ready:
+        async with extender(api, tmp_path, fair_wait_seconds=60.0, sweep_seconds=1.0, **settings) as ready:
             await small(ready, "a", "n0")
             await large(ready)
             assert kept(ready) == ["n0"]
@@ -226,7 +226,7 @@ async def test_nobody_is_evicted_from_a_kept_node_for_a_younger_equal(tmp_path: 
     """s40: the older one never preempts, so it waits for its node; who comes after it in the queue must not empty that for himself."""
     async with ApiServer() as api:
         api.put(NODES, node("n0", 80))
-        async with extender(api, tmp_path, fair_wait_seconds=0.2, sweep_seconds=0.05, naming_ahead=False) as running:
+        async with extender(api, tmp_path, fair_wait_seconds=60.0, sweep_seconds=1.0, naming_ahead=False) as running:
             await small(running, "low", "n0")
             await large(running, priority=10, preemptionPolicy="Never")
             assert kept(running) == ["n0"]
