@@ -1,17 +1,29 @@
 """Placeholders ask a node autoscaler for what placement cannot meet: KAI#111, KAI#119, karpenter#742, autoscaler#4315."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scheduler.background.placeholders import Placeholders
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, Running, extender, node, pod
 
 Object = dict[str, Any]
 SPACE = "room"
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+
+
+@pytest.fixture(autouse=True)
+def rounds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No round of the daemon's own in between; integration/scheduler/test_node_autoscaling.py has those."""
+
+    async def rest(_: Placeholders) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Placeholders, "run", rest)
 
 
 @pytest.fixture
@@ -108,6 +120,7 @@ async def test_a_pod_without_room_gets_a_placeholder_that_is_never_placed_and_go
     assert await rounds(running) == {}
     assert running.daemon.state.holding(first["metadata"]["uid"]) is not None
 
+    await rounds(running)  # sees that none is left
     settled = len(asked(running))
     assert await rounds(running, 4) == {}
     assert len(asked(running)) == settled
