@@ -107,18 +107,15 @@ def test_a_pod_without_room_brings_one_node_although_a_node_full_of_pinned_pods_
     gpu_nodes([full])
     cluster.apply([pod("first", "70Gi")], namespace)
     cluster.wait_for(lambda: node_of(cluster, namespace, "first") != "", "the first pod to be bound")
-    cluster.apply(
-        [pod("waits", "20Gi", nodeSelector={"pool": "gpu"}), pod("also", "30Gi", nodeSelector={"pool": "gpu"})],
-        namespace,
-    )
-
+    cluster.apply([pod("waits", "20Gi", nodeSelector={"pool": "gpu"})], namespace)
     cluster.wait_for(
         lambda: len(unschedulable(placeholders(cluster))) == 1, "a placeholder that kube-scheduler calls unschedulable"
     )
+    cluster.apply([pod("also", "30Gi", nodeSelector={"pool": "gpu"})], namespace)
+    cluster.wait_for(lambda: len(unschedulable(cluster.pods(namespace))) == 2, "kube-scheduler to have looked at both")
     # By itself neither pod would bring a node, and without the anti-affinity the full node would do.
     pods = cluster.api.items("/api/v1/pods")
     real = [each for each in pods if each["metadata"]["namespace"] == namespace]
-    assert len(unschedulable(real)) == 2
     assert nodes_to_add(cluster.api.items("/api/v1/nodes"), real, template("template")) == 0
     assert autoscaler.wanted(without_anti_affinity=True) == 0
 
