@@ -10,7 +10,7 @@ Pure.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -100,7 +100,7 @@ def line_of(entry: msgspec.Raw) -> Line:
     return Line(line.metric, tuple((at, float(value)) for at, value in points))
 
 
-class _Place(NamedTuple):
+class _Place(msgspec.Struct, frozen=True, gc=False):
     """What a scraped exporter calls one card."""
 
     job: str
@@ -124,8 +124,7 @@ class _Place(NamedTuple):
 _NO_SAMPLE: Final = (-math.inf, 0)
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(msgspec.Struct, gc=False):
     """What one exporter says of one card. Times are Unix seconds."""
 
     believed: bool = False
@@ -134,7 +133,7 @@ class _Found:
     total: tuple[float, int] = _NO_SAMPLE
     """When, and MiB."""
     outside: tuple[float, int] = _NO_SAMPLE
-    pods: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
+    pods: dict[tuple[str, str], tuple[float, int]] = msgspec.field(default_factory=dict)
     """By pod (`namespace/name`) and container."""
     dcgm: tuple[float, int] = _NO_SAMPLE
 

@@ -12,8 +12,10 @@ In both, pods that started after the reading come on top of it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from headroom.domain.model import GpuNode, Placement
 from scheduler.ledger.fleet import Fleet
@@ -24,9 +26,8 @@ _KEPT_SECONDS: Final = 600.0
 """How long a pod that is gone is remembered: longer than any reading that still counts is old."""
 
 
-@dataclass(frozen=True, slots=True)
-class CardUse:
-    """One card as read at one moment."""
+class CardUse(msgspec.Struct, frozen=True, gc=False):
+    """One card as read at one moment. There is one for every card of the cluster: the garbage collector need not look at them."""
 
     at: float
     """Unix seconds."""
@@ -34,7 +35,7 @@ class CardUse:
     """In use by anybody; None where only pods are known."""
     outside_mib: int | None = None
     """In use by processes outside pods; None where processes are not known, and the total alone must do."""
-    by_pod: Mapping[str, int] = field(default_factory=dict)
+    by_pod: Mapping[str, int] = msgspec.field(default_factory=dict)
     """In use by the processes of a pod, by `namespace/name`."""
 
 
@@ -64,7 +65,7 @@ def with_aliases(uses: Mapping[str, CardUse], aliases: Mapping[str, str]) -> Map
     """The readings with what some pods use counted under the names of others: those that share a resource claim."""
     if not aliases:
         return uses
-    return {card: replace(use, by_pod=_renamed(use.by_pod, aliases)) for card, use in uses.items()}
+    return {card: msgspec.structs.replace(use, by_pod=_renamed(use.by_pod, aliases)) for card, use in uses.items()}
 
 
 def _renamed(by_pod: Mapping[str, int], aliases: Mapping[str, str]) -> Mapping[str, int]:

@@ -27,7 +27,7 @@ from scheduler.settings import SchedulerSettings
 from simulations.bench.api_server import Object, Server, served
 from simulations.bench.extender_cluster import SIZES_GIB, bound_pods, device_objects, node_object
 from simulations.bench.stalls_probe import Probe, Turn
-from simulations.bench.stalls_scenes import RUNNING_PRIORITY, SCENES
+from simulations.bench.stalls_scenes import RUNNING_PRIORITY, SCENES, CannotRunError
 from simulations.bench.stalls_world import World
 
 _CARDS: Final = 8
@@ -115,8 +115,11 @@ async def _measure(size: tuple[int, int, int], budget_ms: float, only: tuple[str
             for each in SCENES:
                 name = str(each.__doc__)
                 if not only or any(words in name for words in only):
-                    with scene(name) as amount:
-                        amount.append(await each(world))
+                    try:
+                        with scene(name) as amount:
+                            amount.append(await each(world))
+                    except CannotRunError as error:
+                        click.echo(f"| {name} | cannot run here: {error} | | | |")
         await kube.close()
         if breaches := daemon.state.breaches():
             raise RuntimeError(f"the state contradicts itself: {breaches[:3]}")

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from headroom.daemon.slices import Slices
+from headroom.errors import HeadroomError
 from headroom.kube import calls
 from scheduler.cluster.pod_entry import Stage
 from simulations.bench.api_server import Object
@@ -22,9 +23,14 @@ LARGE_GIB: Final = 79
 RUNNING_PRIORITY: Final = -9
 """Of the pods that run already: no pod of the same priority outranks them."""
 _CROWD: Final = 5000
+_ROOM: Final = f"a card has room for {LARGE_GIB} GiB, so that no pod is refused"
 
 Scene: TypeAlias = Callable[[World], Awaitable[str]]
 """Does something, and says how much."""
+
+
+class CannotRunError(HeadroomError):
+    """The cluster that was asked for has not what a scene needs; says what. Nothing of the scene is left."""
 
 
 # kube-scheduler's calls
@@ -35,7 +41,11 @@ async def placed(world: World) -> str:
     known, unheard = ([world.pod(world.size()) for _ in range(30)] for _ in range(2))
     await world.create(known)
     for pod in [*known, *unheard]:
-        (node,) = await world.filter(pod)
+        nodes = await world.filter(pod)
+        if len(nodes) != 1:
+            await world.remove(known)
+            raise CannotRunError("no card has room for a pod: all are given to pods, or to claims")
+        (node,) = nodes
         if pod in unheard:  # first heard of in the call
             await world.create([pod])
         await world.bind(pod, node)
@@ -58,7 +68,9 @@ async def refused(world: World) -> str:
     pods = [world.pod(LARGE_GIB + at % 2, preemptionPolicy="Never") for at in range(30)]
     await world.create(pods)
     for pod in pods:
-        assert await world.filter(pod) == []
+        if await world.filter(pod) != []:
+            await world.remove(pods)
+            raise CannotRunError(_ROOM)
     await world.remove(pods)
     return f"{len(pods)} pods"
 
@@ -219,7 +231,9 @@ async def crowd_refused(world: World) -> str:
     """pods refused by the thousand, swept, told of"""
     crowd = await world.made(world.pod(LARGE_GIB, preemptionPolicy="Never") for _ in range(_CROWD))
     await world.create(crowd)
-    assert await world.filter(crowd[0]) == []
+    if await world.filter(crowd[0]) != []:
+        await world.remove(crowd)
+        raise CannotRunError(_ROOM)
     await world.refuse(crowd)
     await asyncio.sleep(2.5)
     return f"{len(crowd):,} pods"
@@ -255,6 +269,8 @@ async def crowd_gone(world: World) -> str:
 
 async def plans_in_vain(world: World) -> str:
     """room is made for a critical pod, behind 200 for which none can be made"""
+    if not world.daemon.pods.items():
+        raise CannotRunError("no pod runs whose place another one could take")
     pods = await world.made(world.pod(LARGE_GIB, priority=RUNNING_PRIORITY) for _ in range(200))
     critical = world.pod(LARGE_GIB, priority=1000)
     await world.create([*pods, critical])
