@@ -36,12 +36,12 @@ async def refuse(running: Running, count: int, vram: str = "60Gi") -> list[dict[
 
 async def test_an_expired_reservation_wakes_all_refused_pods_with_one_write(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
-        api, tmp_path, reservation_seconds=4.0, sweep_seconds=0.02, preemption=False, naming_ahead=False
+        api, tmp_path, reservation_seconds=60.0, sweep_seconds=1.0, preemption=False, naming_ahead=False
     ) as running:
         holder = await running.create(pod("holder", vram="60Gi"))
         await running.filter(holder)
         pods = await refuse(running, 20)
-        await running.until(lambda: wakes(api) > 0)
+        await running.in_time(lambda: wakes(api) > 0)
         await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 1
         assert (await running.filter(pods[0]))["NodeNames"] == ["gpu"]
@@ -52,36 +52,36 @@ async def test_a_node_that_went_before_it_could_be_annotated_does_not_swallow_th
 ) -> None:
     api.put(NODES, node("gpu2", 80))
     async with extender(
-        api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
+        api, tmp_path, reservation_seconds=60.0, sweep_seconds=1.0, preemption=False, naming_ahead=False
     ) as running:
         for name in ("gpu", "gpu2"):
             await running.filter(await running.create(pod(f"holds-{name}", vram="60Gi")), name)
         await refuse(running, 1)
         api.fail("PATCH", "/nodes/", status=404)
-        await running.until(lambda: wakes(api) == 2)
+        await running.in_time(lambda: wakes(api) == 2)
         assert len({ask.path for ask in api.asked("PATCH", "^/api/v1/nodes/")}) == 2
 
 
 async def test_a_wake_that_fails_is_tried_again(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
-        api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, preemption=False, naming_ahead=False
+        api, tmp_path, reservation_seconds=60.0, sweep_seconds=1.0, preemption=False, naming_ahead=False
     ) as running:
         await running.filter(await running.create(pod("holder", vram="60Gi")))
         await refuse(running, 1)
         api.fail("PATCH", "/nodes/gpu$", status=500, times=2)
-        await running.until(lambda: wakes(api) == 3)
+        await running.in_time(lambda: wakes(api) == 3)
         await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 3
 
 
 async def test_nobody_is_woken_for_room_that_is_of_no_use(api: ApiServer, tmp_path: Path) -> None:
     async with extender(
-        api, tmp_path, reservation_seconds=0.3, sweep_seconds=0.02, preemption=False, naming_ahead=False
+        api, tmp_path, reservation_seconds=60.0, sweep_seconds=1.0, preemption=False, naming_ahead=False
     ) as running:
         await running.filter(await running.create(pod("holder", vram="10Gi")))
         await refuse(running, 3, vram="79Gi")
         await running.place(await running.create(pod("stays", vram="60Gi")))
-        await running.until(lambda: not running.daemon.state.ledger.reservations())
+        await running.in_time(lambda: not running.daemon.state.ledger.reservations())
         await running.calm(6 * running.daemon.settings.wake_delay_seconds)
         assert wakes(api) == 0
 

@@ -140,7 +140,7 @@ async def test_plain_devices_of_the_plugin_count_too(api: ApiServer, tmp_path: P
 
 async def test_refused_in_stable_words_until_something_ends(api: ApiServer, tmp_path: Path) -> None:
     api.put(NAMESPACES, namespace(max_vram="40Gi"))
-    async with extender(api, tmp_path, reservation_seconds=0.4, sweep_seconds=0.02, naming_ahead=False) as running:
+    async with extender(api, tmp_path, reservation_seconds=60.0, sweep_seconds=1.0, naming_ahead=False) as running:
         first = await running.create(pod("first", vram="30Gi"))
         await running.place(first)
         waits = await running.create(pod("waits", vram="20Gi"))
@@ -154,7 +154,7 @@ async def test_refused_in_stable_words_until_something_ends(api: ApiServer, tmp_
         other = pod("other", vram="60Gi")
         other["metadata"]["namespace"] = "elsewhere"
         assert await refusal(running, await running.create(other)) == "", "another namespace"
-        await running.until(lambda: running.daemon.state.holding(small["metadata"]["uid"]) is None)
+        await running.in_time(lambda: running.daemon.state.holding(small["metadata"]["uid"]) is None)
         assert await refusal(running, waits) == VRAM_WORDS, "10 GiB expired, 20 are asked for"
         api.remove(PODS, "first")
         await running.caught_up()
@@ -165,7 +165,7 @@ async def test_an_expired_reservation_in_the_namespace_wakes_who_waits_for_its_q
     api: ApiServer, tmp_path: Path
 ) -> None:
     api.put(NAMESPACES, namespace(max_cards="2"))
-    async with extender(api, tmp_path, reservation_seconds=0.5, sweep_seconds=0.02, naming_ahead=False) as running:
+    async with extender(api, tmp_path, reservation_seconds=60.0, sweep_seconds=1.0, naming_ahead=False) as running:
         holder = await running.create(pod("holder", limits={"headroom.dev/gpu": "2"}))
         await running.filter(holder)
         waits = await running.create(pod("waits", vram="1Gi"))
@@ -177,7 +177,7 @@ async def test_an_expired_reservation_in_the_namespace_wakes_who_waits_for_its_q
         api.remove(PODS, "stranger", "elsewhere")
         await running.caught_up()
         assert wakes(api) == 0
-        await running.until(lambda: wakes(api) == 1)
+        await running.in_time(lambda: wakes(api) == 1)
         assert await refusal(running, waits) == ""
 
 

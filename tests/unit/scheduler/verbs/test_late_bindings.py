@@ -56,7 +56,7 @@ async def sound(running: Running) -> None:
 
 async def test_a_preemptions_deadline_leaves_a_binding_under_way_alone(api: ApiServer, tmp_path: Path) -> None:
     """s18."""
-    async with extender(api, tmp_path, preemption_seconds=1.0, sweep_seconds=0.02) as running:
+    async with extender(api, tmp_path, preemption_seconds=60.0, bind_timeout_seconds=300.0) as running:
         await running.place(await running.create(pod("low", vram="70Gi", priority=0)))
         high = await running.create(pod("p1", vram="70Gi", priority=10))
         assert (await running.filter(high))["NodeNames"] == []
@@ -65,7 +65,7 @@ async def test_a_preemptions_deadline_leaves_a_binding_under_way_alone(api: ApiS
         flow, answer = api.hold_watches(), api.stall("POST", BINDING)
         binding = asyncio.create_task(running.bind(high, "n0"))
         await running.until(lambda: bool(api.asked("POST", BINDING)))
-        await pass_time(1.2)  # past the deadline
+        await pass_time(65.0, 0.5)  # past the deadline
         other = api.put(PODS, pod("other", vram="70Gi", priority=0))
         assert (await running.filter(other))["NodeNames"] == []
         answer.set()
