@@ -61,11 +61,16 @@ class MixedFleet(Deployment):
             served=served,
         )
         self.kinds = kinds
+        self.router = lambda ready, _request: min(ready, key=self._fullness)
         self._kind_of: dict[int, int] = {}
         self.spent = 0.0
         """Money, up to the last change."""
         self._price_now = 0.0
         self._spent_until = 0.0
+
+    def _fullness(self, pod: Pod) -> float:
+        """Requests for what it can do, as a gateway sees it that spreads by queue and share of the KV cache."""
+        return (pod.load + 1) / self.kinds[self._kind_of[pod.order]].capacity
 
     def kind_of(self, pod: Pod) -> int:
         """Which kind it is."""

@@ -64,6 +64,16 @@ def test_a_small_load_goes_to_the_cheap_card_and_a_used_up_one_to_the_other() ->
     assert few.hours[1] > 0.2
 
 
+def test_a_card_that_is_too_slow_when_idle_is_left_out() -> None:
+    pairs = [find_pair(bundled_pairs(), variants.MODEL, card) for card in CARDS]
+    short = Trace("short", array("d", [0.0]), array("l", [900]), array("l", [9]))
+    long = Trace("long", array("d", [0.0]), array("l", [24_000]), array("l", [9]))
+    longest = Trace("longest", array("d", [0.0]), array("l", [100_000]), array("l", [9]))
+    assert [pair.card for pair in variants.capable(pairs, short)] == list(CARDS)
+    assert [pair.card for pair in variants.capable(pairs, long)] == ["H100-80GB"]
+    assert variants.capable(pairs, longest) == pairs
+
+
 def test_the_command_says_what_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         variants,
