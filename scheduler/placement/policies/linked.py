@@ -86,17 +86,25 @@ def relink(fleet: Fleet, request: GpuRequest, fit: Fit, take: IntArray) -> IntAr
     """
     if not fleet.links_matter or request.mode is not Mode.PINNED or Order.SPREAD_CARDS in request.order:
         return take
+    lines_of: dict[Matrix, list[int]] = {}
     for line, row in enumerate(fit.rows.tolist()):
-        matrix = matrix_of(fleet, row)
-        if not matrix:
-            continue
-        room, need = fit.cards[line], fit.need[line]
-        unused, liked = _bits(room & (fleet.held_mib[row] == 0)), _bits(take[line] > 0)
-        chosen = best_set(matrix, request.count, _bits(room), unused=unused, liked=liked)
-        if chosen:
-            at = [card for card in range(len(matrix)) if chosen >> card & 1]
-            take[line] = 0
-            take[line, at] = need[at]
+        if matrix := matrix_of(fleet, row):
+            lines_of.setdefault(matrix, []).append(line)
+    for matrix, lines in lines_of.items():
+        room, need = fit.cards[lines], fit.need[lines]
+        sets = [_bits(room), _bits(room & (fleet.held_mib[fit.rows[lines]] == 0)), _bits(take[lines] > 0)]
+        # Rows of one kind in one state, of which there may be thousands, are looked at once.
+        states, state = np.unique(np.stack(sets), axis=1, return_inverse=True)
+        chosen = np.array(
+            [
+                best_set(matrix, request.count, among, unused=unused, liked=liked)
+                for among, unused, liked in states.T.tolist()
+            ]
+        )[state.reshape(-1)]
+        cards = np.zeros(room.shape, np.bool_)
+        cards[:, :MOST_CARDS] = (chosen[:, None] >> np.arange(MOST_CARDS))[:, : room.shape[1]] & 1
+        found = chosen > 0
+        take[np.array(lines)[found]] = np.where(cards, need, 0)[found]
     return take
 
 
@@ -111,8 +119,8 @@ def card_of_equals(fleet: Fleet, request: GpuRequest, fit: Fit, at: int) -> int:
     room, free_mib = fit.cards[0], fleet.free_mib[row]
     alike = room & (free_mib == free_mib[at]) & (fleet.usable_mib[row] == fleet.usable_mib[row, at])
     alike &= fleet.card_model[row] == fleet.card_model[row, at]
-    unused = _bits(room & (fleet.held_mib[row] == 0))
-    chosen = best_set(matrix, 1, _bits(alike), unused=unused, liked=1 << at)
+    among, unused = _bits(np.stack([alike, room & (fleet.held_mib[row] == 0)])).tolist()
+    chosen = best_set(matrix, 1, among, unused=unused, liked=1 << at)
     return chosen.bit_length() - 1 if chosen else at
 
 
@@ -122,5 +130,8 @@ def matrix_of(fleet: Fleet, row: int) -> Matrix:
     return node.link_gbytes_per_second if node is not None and len(node.cards) <= MOST_CARDS else ()
 
 
-def _bits(cards: BoolArray) -> int:
-    return sum(1 << card for card in np.flatnonzero(cards).tolist())
+def _bits(cards: BoolArray) -> IntArray:
+    """Sets of cards [rows, width] as bits [rows], for rows whose nodes have at most `MOST_CARDS`."""
+    first = cards[:, :MOST_CARDS]
+    bits: IntArray = (first * (1 << np.arange(first.shape[1]))).sum(axis=1)
+    return bits
