@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from tests.waiting import pass_time, turns
 LIMITS = Limits(
     body_bytes=2048, body_seconds=0.3, idle_seconds=0.6, send_seconds=0.3, connections=40, connections_per_address=10
 )
+PATIENT = replace(LIMITS, idle_seconds=30.0, send_seconds=30.0)
+"""For what a slow machine must not end."""
 POST = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
 GET = b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n"
 LONG = b"x" * 20_000_000
@@ -156,7 +159,7 @@ async def test_an_error_in_a_page_is_a_500_and_no_end() -> None:
 
 
 async def test_a_long_answer_arrives_whole() -> None:
-    async with served() as port:
+    async with served(PATIENT) as port:
         assert await ask(port, GET) == (200, LONG)
 
 
@@ -184,7 +187,7 @@ async def test_hundreds_of_half_sent_bodies_leave_room_for_a_whole_one() -> None
 
 
 async def test_one_address_has_so_many_connections_and_no_more() -> None:
-    async with served() as port:
+    async with served(PATIENT) as port:
         kept = [await Connection.to(port, "127.0.0.2") for _ in range(10)]
         more = [await Connection.to(port, "127.0.0.2") for _ in range(5)]
         assert [await connection.ended() for connection in more] == [True] * 5
@@ -205,7 +208,7 @@ async def test_where_all_addresses_have_too_many_the_greediest_loses_its_oldest(
 
 
 async def test_this_machine_is_not_counted_by_address() -> None:
-    async with served() as port:
+    async with served(PATIENT) as port:
         many = [await Connection.to(port) for _ in range(30)]
         assert all([await connection.is_open() for connection in many[:3]])
 
