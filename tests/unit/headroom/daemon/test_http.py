@@ -120,6 +120,7 @@ def post(body: bytes, *headers: bytes) -> bytes:
     ],
 )  # fmt: skip
 async def test_a_request_gets_its_answer_and_the_next_one_too(data: Any, status: int, said: bytes) -> None:
+    """s14, s14b: the large body and the gzip."""
     async with served() as port:
         found, body = await ask(port, data)
         assert found == status
@@ -226,6 +227,7 @@ async def test_thousands_of_connections_are_closed_but_for_so_many(count: int) -
 
 
 async def test_callers_are_answered_at_a_pace_and_by_turns() -> None:
+    """s31."""
     async with served(Limits(answers_per_second=20, connections_per_address=50)) as port:
         greedy = [asyncio.create_task(ask(port, post(b"more"), "127.0.0.2")) for _ in range(20)]
         await turns()

@@ -75,6 +75,7 @@ def busily(kind: str, key: str, _: Thing) -> None:
 
 
 async def test_list_burst_and_the_end_of_everything(turns: Turns) -> None:
+    """s35; `headroom bench stalls` has the times."""
     kube = Kube()
     kube.names = [f"n{at}" for at in range(OBJECTS)]
     applied: list[tuple[str, int]] = []

@@ -75,6 +75,7 @@ async def test_a_wake_that_fails_is_tried_again(api: ApiServer, tmp_path: Path) 
 
 
 async def test_nobody_is_woken_for_room_that_is_of_no_use(api: ApiServer, tmp_path: Path) -> None:
+    """s32; `headroom bench stalls` has its time."""
     async with extender(
         api, tmp_path, reservation_seconds=60.0, sweep_seconds=1.0, preemption=False, naming_ahead=False
     ) as running:
