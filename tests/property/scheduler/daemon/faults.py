@@ -139,18 +139,15 @@ def a_bound_pod_is_placed_again(patch: Patch) -> None:
 
 
 def a_handlers_error_ends_the_watch(patch: Patch) -> None:
-    """s12, s19b: the version was noted before the event was taken in."""
-    tell = Reflector._tell
+    """s12, s19b: the version was noted before the event was taken in, so that no list brought the event again."""
 
-    def unguarded(self: Reflector[Any], kind: str, key: str, item: Any) -> bool:
-        self._versions[key] = "noted"
-        guard, self._guard = self._guard, None
-        try:
-            return tell(self, kind, key, item)
-        finally:
-            self._guard = guard
+    def noted_first(self: Reflector[Any], kind: str, key: str, version: str, raw: Any) -> None:
+        item = self._decoder.decode(raw)
+        self._last[key] = item if self._remember is None else self._remember(item)
+        self._versions[key] = version
+        self._on_event(kind, key, item)
 
-    patch.setattr(Reflector, "_tell", unguarded)
+    patch.setattr(Reflector, "_upsert", noted_first)
 
 
 def the_demand_is_frozen_at_first_sight(patch: Patch) -> None:
