@@ -277,7 +277,10 @@ def _of_ray(labels: Mapping[str, Any], spec: Mapping[str, Any], source: Source, 
 
 def _number(value: Any, where: str, field: str) -> int:
     text = str(value).strip()
-    if isinstance(value, bool) or not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_MEMBERS:
+    is_number = (
+        text.isascii() and text.isdecimal() and len(text) < 20
+    )  # Python refuses to read a number of thousands of digits
+    if isinstance(value, bool) or not is_number or not 1 <= int(text) <= MOST_MEMBERS:
         raise GroupError(where, "", field, text[:63], f"is not a number of pods from 1 to {MOST_MEMBERS}")
     return int(text)
 

@@ -94,5 +94,5 @@ Changes = list[Change]
 
 
 def seat_lost(entry: PodEntry, placement: Placement, end: str) -> Changes:
-    """That a reservation ended without a binding, where that matters to others: to the pod's group."""
-    return [] if entry.facts.group is None else [SeatLost(entry, placement, end)]
+    """That a reservation ended without a binding, where that matters to others: to the pod's group, or the one that it has left."""
+    return [SeatLost(entry, placement, end)] if entry.facts.group is not None or entry.left_group else []

@@ -224,6 +224,8 @@ class PodEntry:
     """Scores of the last answer, where it gave kube-scheduler a choice."""
     ended: str = ""
     """How its last reservation ended without a binding (as in the metric), until there is another."""
+    left_group: bool = False
+    """It was in another group before, which may have a seat for it still."""
     refusal: Refusal | None = None
     """The last refusal, until a node is offered: while it stands, kube-scheduler lets the pod rest."""
     refused_since: float | None = None

@@ -91,7 +91,8 @@ class Extender:
         except RequestError as error:
             self._decisions.add(Decision(pod.key, self._monotonic(), "refused", reasons={str(error): 1}))
             return Answer(offer.answer([], dict.fromkeys(offer.names, str(error))), "refused")
-        self._did += changes
+        if changes:
+            self._did += self._seating.settle(changes)
         if entry is None or entry.request.count == 0:
             return self._with_claims(pod, offer) or self._without_gpu(pod, offer)
         if entry.facts.group is not None and (answer := self._in_group(entry, offer)) is not None:

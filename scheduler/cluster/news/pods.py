@@ -100,6 +100,8 @@ class PodNews:
             for entry in self._pods.entries.values()
             if self._shown.get(entry.key) != entry.uid and entry.noted_at < began and entry.key not in untaken
         ]
+        for uid in ghosts:
+            self._groups.forget(uid)
         return [change for uid in ghosts for change in self._pods.end(uid)]
 
     def told(self, entry: PodEntry, pod: wire.Pod) -> Changes:
@@ -178,6 +180,7 @@ class PodNews:
             _, changes = self._pods.show(pod, seen=seen)
         except RequestError as error:
             self.problems[pod.key] = str(error)
+            self._groups.forget(uid)  # nobody can place it: its group is not complete
             self._metrics.objects_refused.labels("pod").inc()
             entry = self._pods.entries.get(uid)
             return [] if entry is not None and entry.stage is Stage.BINDING else self._pods.forget(uid)

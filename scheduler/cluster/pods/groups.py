@@ -4,6 +4,7 @@ Which of a group's members hold cards is the ledger's to know, and how far each 
 group have in common: how many there must be, and which of them were seated together.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -33,6 +34,8 @@ class GroupRecord:
     """The group as people name it."""
     members: dict[str, Group] = field(default_factory=dict)
     """By UID: what each living member says of its group."""
+    sizes: Counter[int] = field(default_factory=Counter)
+    """How many members say each size: thousands of them are asked for it again and again."""
     finished: set[str] = field(default_factory=set)
     """Members that have succeeded."""
     owners: dict[str, str] = field(default_factory=dict)
@@ -74,16 +77,29 @@ class GroupRecord:
         """How many members must be placed together, or why that is not known, in words."""
         if isinstance(self.read, int):
             return self.read
-        said = {group.min_count for group in self.members.values()} - {None}
-        if len(said) > 1:
-            sizes = ", ".join(str(size) for size in sorted(size for size in said if size is not None))
+        if len(self.sizes) > 1:
+            sizes = ", ".join(str(size) for size in sorted(self.sizes))
             return f"{self.words}: its members disagree on their number: {sizes}"
-        for size in said:
-            if size is not None:
-                return size
+        for size in self.sizes:
+            return size
         if isinstance(self.read, Missing):
             return f"{self.words}: {self.read.words}"
         return f"{self.words}: how many members it takes is being read"
+
+    def put(self, uid: str, group: Group) -> None:
+        """Note what a member says."""
+        self.drop(uid)
+        self.members[uid] = group
+        if group.min_count is not None:
+            self.sizes[group.min_count] += 1
+
+    def drop(self, uid: str) -> None:
+        """Forget what a member said."""
+        group = self.members.pop(uid, None)
+        if group is not None and group.min_count is not None:
+            self.sizes[group.min_count] -= 1
+            if not self.sizes[group.min_count]:
+                del self.sizes[group.min_count]
 
     def add_plan(self, plan: dict[str, Placement]) -> None:
         """Remember other places for members that are seated."""
@@ -115,7 +131,8 @@ class GroupBook:
         record = self.records.get(group.key)
         if record is None:
             record = self.records[group.key] = GroupRecord(group.key, group.words)
-        record.members[uid] = group
+        if record.members.get(uid) != group:
+            record.put(uid, group)
         record.finished.discard(uid)
         record.owners[uid] = next((owner.uid for owner in pod.metadata.owner_references if owner.controller), "")
         self._of[uid] = record
@@ -133,7 +150,8 @@ class GroupBook:
         record = self._of.pop(uid, None)
         if record is None:
             return
-        del record.members[uid], record.owners[uid]
+        record.drop(uid)
+        del record.owners[uid]
         record.finished.discard(uid)
         if not record.members:
             del self.records[record.key]
@@ -150,6 +168,7 @@ class GroupBook:
     def seat(self, record: GroupRecord, uids: Iterable[str]) -> None:
         """Note that members were given their places together."""
         for uid in uids:
+            self.unseat(uid)
             record.seated[uid] = None
             self._seated[uid] = record
         record.plans.clear()

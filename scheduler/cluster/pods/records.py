@@ -135,6 +135,7 @@ class Pods:
         entry.pod, entry.facts, entry.version = pod, facts, version
         if facts == old:
             return changes
+        entry.left_group = entry.left_group or (old.group is not None and facts.group != old.group)
         if facts.request != old.request or facts.gated:
             entry.refused_since = None
             changes += self.kept.open(entry)

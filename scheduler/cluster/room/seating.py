@@ -96,14 +96,13 @@ class Seating:
             return NotSeated(f"{record.words} has {len(there)} of {number} members", changes=changes)
         now = self._monotonic()
         if now < record.not_before:
-            return NotSeated(
-                f"{record.words}: not all could be bound in time: it is tried again later", changes=changes
-            )
+            words = f"{record.words}: not all could be bound in time: it is tried again later"
+            return NotSeated(words, changes=changes)
         return self._seat(record, entry, self._chosen(record, entry, missing), rows(), changes)
 
     def _give_back(self, entry: PodEntry) -> Changes:
         """What a pod had reserved before it was known to be in a group."""
-        return self._pods.void(entry, "moved", seen_by_scheduler=True)
+        return self.settle(self._pods.void(entry, "moved", seen_by_scheduler=True))
 
     def _held(self, record: GroupRecord, but: PodEntry | None = None) -> list[Holding]:
         """What the members hold, bound or reserved, those that are leaving left out."""
@@ -133,12 +132,8 @@ class Seating:
     def _seat(
         self, record: GroupRecord, entry: PodEntry, chosen: list[PodEntry], rows: IntArray, changes: Changes
     ) -> Seated | NotSeated:
-        ground = (
-            self._pods.freed.count,
-            tuple(one.uid for one in chosen),
-            rows.tobytes(),
-            self._monotonic() // _VERDICT_SECONDS,
-        )
+        who = tuple(one.uid for one in chosen)
+        ground = self._pods.freed.count, who, rows.tobytes(), self._monotonic() // _VERDICT_SECONDS
         if record.verdict == ground:
             return NotSeated(record.verdict_words, lacks_room=True, changes=changes)
         found = self._try(chosen, entry, rows)
@@ -170,18 +165,16 @@ class Seating:
             if rests:
                 changes.append(self._pods.freed(placement.node, seen_by_scheduler=False))
         self._book.seat(record, placements)
-        self._log.info(
-            "group_seated",
-            group=record.words,
-            pods=len(placements),
-            nodes=len({one.node for one in placements.values()}),
-        )
+        nodes = len({one.node for one in placements.values()})
+        self._log.info("group_seated", group=record.words, pods=len(placements), nodes=nodes)
         return Seated(placements[entry.uid], record.deadline, changes=changes)
 
     # Looking for places
 
-    def _try(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray) -> list[Placement] | Unseated:
-        """Places for all of them, held in the ledger without an end; or nothing is held."""
+    def _try(
+        self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool = False
+    ) -> list[Placement] | Unseated:
+        """Places for all of them, held in the ledger; or nothing is held. `anew`: also where a member was not bound in time."""
         expires_at = self._monotonic() + self._hold_seconds
 
         def take(at: int, placement: Placement) -> str | None:
@@ -197,9 +190,9 @@ class Seating:
         def give(at: int) -> None:
             self._ledger.release(chosen[at].uid)
 
-        return seat_all(self._placer, self._seats(chosen, entry, rows), take, give)
+        return seat_all(self._placer, self._seats(chosen, entry, rows, anew), take, give)
 
-    def _seats(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray) -> list[Seat]:
+    def _seats(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool) -> list[Seat]:
         """What each may take. Pods that say the same of nodes as the one that is asked about are offered the same."""
         kind, by_kind = OpenRows.kind_of(entry.pod), dict[bytes, IntArray]()
         apart = any(keeps_itself_apart(one.pod) for one in chosen)
@@ -210,7 +203,7 @@ class Seating:
             if own not in by_kind:
                 by_kind[own] = self._open_rows.of(one.pod)
             its = self._pods.kept.rows_open_to(one, by_kind[own])
-            if one.tried:
+            if one.tried and not anew:
                 row_of = self._state.fleet.row_of
                 its = its[~np.isin(its, [row_of[name] for name in one.tried if name in row_of])]
             if (within := self._state.quotas.rows(one.namespace, one.uid, one.request)) is not None:
@@ -229,7 +222,7 @@ class Seating:
         if there < number or not waiting:
             return False
         chosen = waiting[: max(missing, 1)]
-        found = self._try(chosen, chosen[0], rows)
+        found = self._try(chosen, chosen[0], rows, anew=True)
         if isinstance(found, Unseated):
             return False
         for one in chosen:
@@ -351,13 +344,20 @@ class Seating:
         effects.on(PodGone, "groups", lambda change: effects(self.pod_gone(change)))
         effects.on(PodBound, "groups", self.pod_bound)
 
+    def settle(self, changes: Changes) -> Changes:
+        """Act on lost seats now, and give what is left to tell: told after the pod has a new seat, they would end that one."""
+        left = Changes()
+        for change in changes:
+            left += self.settle(self.seat_lost(change)) if isinstance(change, SeatLost) else [change]
+        return left
+
     def seat_lost(self, change: SeatLost) -> Changes:
         """A member's reservation ended without a binding: it gets it again, or the group gives back what it has."""
         entry = change.entry
-        record = self._book.unseat(entry.uid)
-        if record is None:
+        if (record := self._book.unseat(entry.uid)) is None:
             return []
-        if change.end == "bind_failed" and self._monotonic() < record.deadline:
+        in_time = self._monotonic() < record.deadline and self._book.of(entry.uid) is record
+        if change.end == "bind_failed" and in_time:
             try:
                 changes = self._pods.name(entry, change.placement, record.deadline)
             except LedgerError:
@@ -375,7 +375,7 @@ class Seating:
         now = self._monotonic()
         if now < record.not_before:
             return
-        seconds = min(_FIRST_REST_SECONDS * 2**record.failures, _LONGEST_REST_SECONDS)
+        seconds = min(_FIRST_REST_SECONDS * 2 ** min(record.failures, 10), _LONGEST_REST_SECONDS)
         record.failures += 1
         record.not_before = now + seconds
         self._log.warning("group_not_bound_in_time", group=record.words, rest_seconds=seconds)
@@ -387,8 +387,7 @@ class Seating:
         changes = Changes()
         for uid in list(record.seated):
             self._book.unseat(uid)
-            entry = self._pods.entries.get(uid)
-            if entry is not None:
+            if (entry := self._pods.entries.get(uid)) is not None:
                 changes += self._pods.void(entry, "group_ended")
         return changes
 
@@ -396,7 +395,9 @@ class Seating:
         """A member is gone that was not bound."""
         uid = change.entry.uid
         record = self._book.unseat(uid)
-        self._book.forget(uid)
+        group = self._book.of(uid)
+        if group is not None and uid not in group.finished:
+            self._book.forget(uid)
         return [] if record is None else self._dissolve(record)
 
     def pod_bound(self, change: PodBound) -> None:

@@ -128,8 +128,8 @@ def test_one_name_in_two_namespaces_stands_for_two_groups() -> None:
     ("annotations", "field", "value"),
     [
         ({"headroom.dev/group": "g"}, "headroom.dev/group", "g"),
-        *(({"headroom.dev/group": "g", "headroom.dev/group-size": text}, "headroom.dev/group-size", text.strip())
-          for text in ("0", "-2", "4.5", "four", "", "99999999999", "٤")),
+        *(({"headroom.dev/group": "g", "headroom.dev/group-size": text}, "headroom.dev/group-size", text.strip()[:63])
+          for text in ("0", "-2", "4.5", "four", "", "99999999999", "9" * 5000, "٤")),
         ({"headroom.dev/group": "../secrets", "headroom.dev/group-size": "2"}, "headroom.dev/group", "../secrets"),
         ({"scheduling.k8s.io/group-name": "a/../../nodes"}, "scheduling.k8s.io/group-name", "a/../../nodes"),
     ],

@@ -296,3 +296,72 @@ async def test_members_that_have_succeeded_are_not_missing_and_those_of_an_earli
     running.api.remove(PODS, "a-3")
     later = [await running.create(of_job(member(f"b-{at}", 3), "two")) for at in range(2)]
     assert words(await running.filter(later[0])) == "group default/g has 2 of 3 members"
+
+
+async def test_a_member_that_was_placed_by_itself_can_be_seated_with_others_later(running: Running) -> None:
+    """It gives its own place back when it is seated: that must not end the seats that it and the others have just been given."""
+    gang = await members(running, 3, size=2, vram="20Gi")
+    for one in gang[:2]:
+        await running.place(one)
+    assert (await running.filter(gang[2]))["NodeNames"]
+    for name in ("g-0", "g-1"):
+        running.api.remove(PODS, name)
+    other = await running.create(member("g-3", 2, vram="20Gi"))
+    await running.caught_up()
+    (node_name,) = (await running.filter(gang[2]))["NodeNames"]
+    assert sorted(reserved(running)) == ["g-2", "g-3"]
+    assert await running.bind(gang[2], node_name) == {}
+    assert await running.place(other)
+    assert running.daemon.state.breaches() == []
+
+
+@pytest.mark.parametrize("said", [{}, {"headroom.dev/group": "other", "headroom.dev/group-size": "2"}])
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_member_that_leaves_its_group_has_no_seat_there_any_more(
+    running: Running, said: dict[str, str], asked: bool
+) -> None:
+    gang = await members(running, 4)
+    await running.filter(gang[0])
+    record = running.daemon.state.groups.of(gang[0]["metadata"]["uid"])
+    assert record is not None
+    changed = running.api.get(PODS, "g-1")
+    changed["metadata"]["annotations"] = said
+    running.api.put(PODS, changed)
+    if asked:
+        await running.filter(running.api.get(PODS, "g-1"))
+    await running.caught_up()
+    assert not record.seated
+    assert not reserved(running).keys() & {"g-0", "g-2", "g-3"}
+    assert running.daemon.state.breaches() == []
+
+
+async def test_a_member_whose_demand_cannot_be_understood_is_missing(running: Running) -> None:
+    gang = await members(running, 3, size=4)
+    await running.create(member("odd", 4, vram="much"))
+    await running.caught_up()
+    assert words(await running.filter(gang[0])) == "group default/g has 3 of 4 members"
+
+
+async def test_a_group_that_rested_is_woken_for_the_nodes_on_which_it_was_not_bound_in_time(running: Running) -> None:
+    gang = await members(running, 2)
+    await running.filter(gang[0], "n0")
+    daemon = running.daemon
+    record = daemon.state.groups.of(gang[0]["metadata"]["uid"])
+    assert record is not None
+    record.failures = 2000
+    daemon.effects(daemon.state.pods.sweep(record.deadline + 1))
+    assert reserved(running) == {}
+    assert "tried again later" in words(await running.filter(gang[0], "n0"))
+    daemon.effects(daemon.seating.rested(record.not_before))
+    await running.until(lambda: bool(running.api.asked("PATCH", NODES)))
+    assert (await running.filter(gang[0], "n0"))["NodeNames"] == ["n0"]
+
+
+async def test_a_member_that_ended_before_it_was_shown_bound_is_not_missing(running: Running) -> None:
+    gang = [await running.create(of_job(member(f"g-{at}", 2), "one")) for at in range(2)]
+    await running.filter(gang[0])
+    done = running.api.get(PODS, "g-0")
+    done["spec"]["nodeName"], done["status"]["phase"] = reserved(running)["g-0"], "Succeeded"
+    running.api.put(PODS, done)
+    await running.caught_up()
+    assert (await running.filter(gang[1]))["NodeNames"]
