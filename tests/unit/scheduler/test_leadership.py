@@ -14,6 +14,7 @@ from scheduler.leadership import FencedClient
 from scheduler.settings import SchedulerSettings, check
 from scheduler.verbs import protocol
 from scheduler.verbs.bind import Binder, BindError
+from simulations.kwok.process import free_port
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 
@@ -39,8 +40,10 @@ async def two(api: ApiServer, tmp_path: Path, **settings: Any) -> AsyncIterator[
     """Two extenders, the first of which decides; on distinct ports, as on distinct hosts."""
     async with contextlib.AsyncExitStack() as stack:
         running = []
-        for port in (1, 2):  # told apart by it; they are served elsewhere
-            running.append(await stack.enter_async_context(extender(api, tmp_path, port=port, **QUICK, **settings)))
+        for _ in range(2):
+            running.append(
+                await stack.enter_async_context(extender(api, tmp_path, port=free_port(), **QUICK, **settings))
+            )
             await running[0].until(lambda: running[0].daemon.leadership.deciding)
         yield running
 
@@ -133,11 +136,11 @@ async def test_who_comes_back_after_another_reigned_reads_what_was_bound_meanwhi
     for part in ("a", "b"):
         (tmp_path / part).mkdir()
     front = await api.front()
-    async with extender(api, tmp_path / "a", front=front, port=1, **QUICK) as first:
+    async with extender(api, tmp_path / "a", front=front, port=free_port(), **QUICK) as first:
         promised = await first.create(pod("promised", vram="50Gi"))
         assert (await filter_until_answered(first, promised))["NodeNames"] == ["gpu"]
         front.down = True
-        async with extender(api, tmp_path / "b", port=2, **QUICK) as second:
+        async with extender(api, tmp_path / "b", port=free_port(), **QUICK) as second:
             bound = await second.create(pod("bound", vram="50Gi"))
             assert (await filter_until_answered(second, bound))["NodeNames"] == ["gpu"]
             flow = api.hold_watches()
@@ -159,12 +162,13 @@ async def test_a_lease_that_was_given_up_is_taken_at_once_and_the_same_place_tak
     api: ApiServer, tmp_path: Path
 ) -> None:
     slow: dict[str, Any] = QUICK | {"lease_seconds": 600.0}
-    async with extender(api, tmp_path, port=1, **slow) as first:
+    async with extender(api, tmp_path, port=free_port(), **slow) as first:
         await first.until(lambda: first.daemon.leadership.deciding)
-    async with extender(api, tmp_path, port=2, **slow) as second:
+    place = free_port()
+    async with extender(api, tmp_path, port=place, **slow) as second:
         await second.until(lambda: second.daemon.leadership.deciding)
         await second.kill()
-    async with extender(api, tmp_path, port=2, **slow) as again:
+    async with extender(api, tmp_path, port=place, **slow) as again:
         await again.until(lambda: again.daemon.leadership.deciding)
         assert len(api.all(LEASE)) == 1
 
@@ -183,7 +187,7 @@ async def test_while_the_lease_cannot_be_renewed_calls_wait_and_then_fail_with_t
     api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scheduler.leadership.PATIENCE_SECONDS", 0.3)
-    async with extender(api, tmp_path, port=1, **QUICK) as running:
+    async with extender(api, tmp_path, port=free_port(), **QUICK) as running:
         wanted = await running.create(pod("llm", vram="50Gi"))
         await running.until(lambda: running.daemon.leadership.deciding)
         api.fail("GET", "/leases/", status=500, times=10_000)
@@ -198,7 +202,7 @@ async def test_while_the_lease_cannot_be_renewed_calls_wait_and_then_fail_with_t
 async def test_a_binding_is_not_made_when_the_lease_ran_out_since_it_was_asked_for(
     api: ApiServer, tmp_path: Path
 ) -> None:
-    async with extender(api, tmp_path, port=1, **QUICK) as running:
+    async with extender(api, tmp_path, port=free_port(), **QUICK) as running:
         wanted = await running.create(pod("llm", vram="10Gi"))
         await running.filter(wanted)
         daemon, meta = running.daemon, wanted["metadata"]

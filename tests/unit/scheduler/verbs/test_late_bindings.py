@@ -16,6 +16,7 @@ from headroom import wire
 from headroom.wire import MODIFIED
 from scheduler.cluster.pod_entry import Stage
 from scheduler.verbs.filter import BEING_BOUND, BOUND_ALREADY, ENDED
+from simulations.kwok.process import free_port
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import GIB, NODES, PODS, Running, extender, node, pod
 from tests.waiting import pass_time, turns, until
@@ -238,8 +239,8 @@ async def test_a_write_of_a_decider_that_was_stopped_is_refused_once_another_dec
     front = await api.front()
     options: dict[str, Any] = {"lease_namespace": "headroom-system", "lease_seconds": 3.0, "bind_timeout_seconds": 1.0}
     async with (
-        extender(api, tmp_path / "a", front=front, port=1, **options) as a,
-        extender(api, tmp_path / "b", port=2, **options) as b,
+        extender(api, tmp_path / "a", front=front, port=free_port(), **options) as a,
+        extender(api, tmp_path / "b", port=free_port(), **options) as b,
     ):
         first, second = await a.create(pod("p1", vram="70Gi")), await a.create(pod("p2", vram="70Gi"))
         assert (await a.filter(first))["NodeNames"] == ["n0"]
