@@ -23,6 +23,8 @@ from scheduler.placement.together import nearest_rows
 
 _PART_OF_NODES: Final = 10  # no more than a tenth of the nodes is kept at a time
 _CLOSED_AT_ONCE: Final = 4  # in one sweep: each costs a look at all nodes
+_GROUPS_AT_ONCE: Final = 2  # in one sweep: each member costs a look at all nodes
+_GROUP_AGAIN_SECONDS: Final = 30.0
 
 
 class KeepingNodes:
@@ -30,6 +32,8 @@ class KeepingNodes:
 
     def __init__(self, state: ClusterState, seating: Seating, *, wait_seconds: float) -> None:
         self._state, self._seating, self._wait_seconds = state, seating, wait_seconds
+        self._looked_at: dict[GroupRecord, float] = {}
+        """When nodes were last looked for, by group that waits."""
 
     def sweep(self, now: float) -> Changes:
         """Keep nodes for pods that have waited for too long, those first that come first; look for a nearer one after as long again."""
@@ -83,7 +87,7 @@ class KeepingNodes:
             record = groups.of(entry.uid) if groups.binds(entry.uid) else None
             if record is not None:
                 records.setdefault(record.words, record)
-        for record in records.values():
+        for record in self._due(list(records.values()), now):
             missing = self._seating.missing(record, self._rows_for)
             rows = nearest_rows(self._state.fleet, [seat for _, seat in missing]) if missing else None
             if not rows:
@@ -95,6 +99,14 @@ class KeepingNodes:
                 changes += pods.kept.keep(entry, names[row])
             return changes
         return changes
+
+    def _due(self, records: list[GroupRecord], now: float) -> list[GroupRecord]:
+        """The groups to look at now: a few at a time, and none of them again at once. Many that fit nowhere would take all the time."""
+        again = min(_GROUP_AGAIN_SECONDS, self._wait_seconds)
+        at = self._looked_at = {record: self._looked_at.get(record, float("-inf")) for record in records}
+        due = sorted((record for record in records if at[record] <= now - again), key=lambda record: at[record])
+        at.update(dict.fromkeys(due[:_GROUPS_AT_ONCE], now))
+        return due[:_GROUPS_AT_ONCE]
 
     def _rows_for(self, entry: PodEntry) -> IntArray:
         """Where a member of a group might be: nodes that kube-scheduler would let it run on, and that are not kept for another pod."""
