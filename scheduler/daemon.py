@@ -132,14 +132,14 @@ class SchedulerDaemon:
         # What a page brings stays, as at the start: the collector would look at ever more of it while a list goes on.
         keep = gc.freeze
         self.nodes = Reflector(
-            kube, calls.NODES, wire.NODE, self._on_node, on_page=keep, guard=guard, monotonic=monotonic
-        )
+            kube, calls.NODES, wire.NODE, self._on_node, on_page=keep, guard=guard, monotonic=monotonic)  # fmt: skip
         self.namespaces = Reflector(
             kube, calls.NAMESPACES, wire.NAMESPACE, self._on_namespace,
             on_synced=self._on_namespaces_listed, guard=guard, monotonic=monotonic,
         )  # fmt: skip
         self.pods = Reflector(
             kube, calls.PODS, wire.POD, self._on_pod,
+            on_missed=lambda key, pod: self.effects(self.state.news.missed(key, pod)),
             remember=identity_of, on_page=keep, on_synced=self._on_pods_listed, guard=guard, monotonic=monotonic,
         )  # fmt: skip
         self.devices = DeviceWatch(kube, self.state, self.effects, guard, monotonic=monotonic)

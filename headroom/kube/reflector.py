@@ -61,7 +61,8 @@ class Reflector(Generic[T]):
 
     An object that cannot be decoded is reported through `on_broken(key, error)` and skipped, so that one bad object hurts only
     itself. With a `guard`, so does one on which `on_event` fails: the failure is counted under the plural of the path, the
-    watch goes on, and a list soon brings the event again. `remember` makes of each object what is kept of it, for the day a list
+    watch goes on, and a list soon brings the event again; `on_missed(key, object)` hears of it, and `on_missed(key, None)` once the
+    event was taken in or the object is gone. `remember` makes of each object what is kept of it, for the day a list
     no longer holds it (None: the whole object). `on_page()` follows the events of each page of a list, `on_synced(began)` those of a
     whole one; `began` is when it was asked for, in seconds of `monotonic`: what was written before is in it.
     Where the kind is `optional`, an API server that does not serve it, or not to us, counts as one that has no such objects.
@@ -79,6 +80,7 @@ class Reflector(Generic[T]):
         on_broken: Callable[[str, Exception], None] | None = None,
         on_page: Callable[[], None] | None = None,
         on_synced: Callable[[float], None] | None = None,
+        on_missed: Callable[[str, T | None], None] | None = None,
         optional: bool = False,
         guard: Guard | None = None,
         backoff: Backoff | None = None,
@@ -86,12 +88,14 @@ class Reflector(Generic[T]):
     ) -> None:
         self._kube, self._path, self._decoder, self._query = kube, path, decoder, query
         self._on_event, self._on_broken = on_event, on_broken
-        self._on_page, self._on_synced = on_page, on_synced
+        self._on_page, self._on_synced, self._on_missed = on_page, on_synced, on_missed
         self._remember, self._guard, self._optional = remember, guard, optional
         self._again = Backoff(initial_seconds=1.0, maximum_seconds=60.0)
         self._relisting: asyncio.TimerHandle | None = None
         self._failed: dict[str, int] = {}
         """How often in a row an event of an object was not taken in, by key."""
+        self._missed = set[str]()
+        """Keys of objects whose last news was not taken in."""
         self.untaken = set[str]()
         """Keys of objects that the last list held and that could not be taken in: they are there all the same. Read only."""
         self._backoff = backoff or Backoff()
@@ -271,7 +275,9 @@ class Reflector(Generic[T]):
             self._broken(key, error)
             return
         self._last[key] = item if self._remember is None else self._remember(item)
-        self._versions[key] = version if self._tell(kind, key, item) else ""
+        taken = self._tell(kind, key, item)
+        self._versions[key] = version if taken else ""
+        self._note_missed(key, None if taken else item)
 
     def _delete(self, key: str, raw: msgspec.Raw) -> None:
         last = self._last.get(key)
@@ -290,9 +296,21 @@ class Reflector(Generic[T]):
         if item is None or self._tell(DELETED, key, item):
             self._versions.pop(key, None)
             self._last.pop(key, None)
+            self._note_missed(key, None)
         else:  # the next list finds it missing
             self._versions[key] = ""
             self._last.setdefault(key, item)
+
+    def _note_missed(self, key: str, item: T | None) -> None:
+        """Tell whoever asked of an object whose news was not taken in, and later that it was, or that the object is gone."""
+        if item is None and key not in self._missed:
+            return
+        if item is None:
+            self._missed.discard(key)
+        else:
+            self._missed.add(key)
+        if self._on_missed:
+            self._on_missed(key, item)
 
     def _tell(self, kind: str, key: str, item: T) -> bool:
         """Whether the event was taken in."""

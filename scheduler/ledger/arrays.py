@@ -27,8 +27,8 @@ class FleetArrays:
     `card_resource` (codes; -1 where there is no card), `card_kind` (see `CARD_KINDS`), `pinnable` and `pin_bar` (why not, a code
     of PIN_BARS), `model_matched`, `sized` (its memory is known), `limit_mib` (the most that one share may hold). Foreign memory up
     to `idle_mib` takes nothing from `free_mib`; beyond it all of it does.
-    Arrays of shape [rows]: `born` (the `clock` when the row's node came), `alive`, `schedulable`, `sharing`, `allocation`,
-    `one_device_each`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`, `promised` (devices that
+    Arrays of shape [rows]: `born` (the `clock` when the row's node came), `alive`, `schedulable`, `untold`, `sharing`,
+    `allocation`, `one_device_each`, `card_count`, `cpu_milli`, `cpu_free_milli`, `memory_mib`, `memory_free_mib`, `promised` (devices that
     kube-scheduler allocates or has allocated to pods, of which nothing tells yet on which cards they are).
     """
 
@@ -43,6 +43,8 @@ class FleetArrays:
         self.model_code: dict[str, int] = {}
         self.claims_matter = False
         """Whether any node ever had to do with resource claims: as long as not, nothing need be asked about them."""
+        self.untold_nodes = frozenset[str]()
+        """Nodes with a pod of which the ledger may not know what it holds; `untold` has it by row."""
         self.links_matter = False
         """Whether any node ever had cards of which some are better linked than others."""
         self.resource_code: dict[str, int] = {"": 0}
@@ -84,6 +86,7 @@ class FleetArrays:
         self.born = np.zeros(nodes, np.int64)
         self.alive = np.zeros(nodes, np.bool_)
         self.schedulable = np.zeros(nodes, np.bool_)
+        self.untold = np.zeros(nodes, np.bool_)
         self.sharing = np.zeros(nodes, np.int64)
         self.allocation = np.zeros(nodes, np.int64)
         self.one_device_each = np.zeros(nodes, np.bool_)

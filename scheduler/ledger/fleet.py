@@ -89,6 +89,7 @@ class Fleet(FleetArrays):
     def _describe(self, row: int, node: GpuNode) -> None:
         self.alive[row] = True
         self.schedulable[row] = node.schedulable
+        self.untold[row] = node.name in self.untold_nodes
         self.sharing[row] = _SHARING_CODE[node.sharing]
         self.allocation[row] = _ALLOCATION_CODE[node.allocation]
         self.one_device_each[row] = node.one_device_each
@@ -142,6 +143,16 @@ class Fleet(FleetArrays):
         self.under_way.forget(row)
         self.free_rows.append(row)
         self.touch(row)
+
+    def set_untold(self, nodes: Iterable[str]) -> list[str]:
+        """Let nothing fit on these nodes: what a pod there holds may not be known. Gives the nodes of before that are open again."""
+        before, self.untold_nodes = self.untold_nodes, frozenset(nodes)
+        for name in before ^ self.untold_nodes:
+            row = self.row_of.get(name)
+            if row is not None:
+                self.untold[row] = name in self.untold_nodes
+                self.touch(row)
+        return sorted(before - self.untold_nodes)
 
     def take(
         self,

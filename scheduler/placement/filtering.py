@@ -195,8 +195,10 @@ def host_fits(fleet: Fleet, request: GpuRequest, rows: IntArray) -> BoolArray:
 
 
 def fit(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: bool = False) -> Fit:
-    """Test the request against the given rows. Empty rows never fit, cordoned ones where the pod tolerates that."""
+    """Test the request against the given rows. Empty rows never fit, cordoned ones where the pod tolerates that, untold ones not yet."""
     ready = fleet.alive[rows] & (fleet.schedulable[rows] | request.on_cordoned)
+    if fleet.untold_nodes:
+        ready = ready & ~fleet.untold[rows]
     if check_host:
         ready = ready & host_fits(fleet, request, rows)
     need = need_mib(fleet, request, rows)

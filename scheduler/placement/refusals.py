@@ -29,6 +29,7 @@ from scheduler.placement.row_cache import RowCaches
 
 _MOST_BYTES: Final = 2**22
 MEMORY_UNKNOWN: Final = f"the memory of its cards is unknown: label the node {names.LABEL_CARD_VRAM}, or run the agent"
+UNTOLD: Final = "a pod that runs there could not be taken in yet: what it holds is not known"
 PERHAPS_CLAIMED: Final = "a resource claim may hold any of its cards: nothing tells yet which (DRA)"
 
 
@@ -59,6 +60,7 @@ def refusals(fleet: Fleet, request: GpuRequest, rows: IntArray, *, check_host: b
     choice = choice_of(fleet, request, rows)
     steps: list[tuple[BoolArray, str | None]] = [
         (~fleet.alive[rows], "node unknown"),
+        (fleet.untold[rows], UNTOLD),
         (fit(fleet, request, rows, check_host=check_host).fits, None),
         (~(fleet.schedulable[rows] | request.on_cordoned), "node cordoned"),
     ]

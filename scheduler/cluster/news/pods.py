@@ -46,6 +46,8 @@ class PodNews:
         self._groups = groups
         self._shown: dict[str, str] = {}
         """UID of the pod that the watch shows under each `namespace/name`."""
+        self._missed: dict[str, str] = {}
+        """Node by `namespace/name`, of bound pods whose last news could not be taken in."""
 
     def on_event(self, kind: str, key: str, pod: wire.Pod) -> Changes:
         """Apply an event of the pod watch. The watch shows the pods of a name in their order: a new one ends the one before."""
@@ -103,6 +105,17 @@ class PodNews:
         for uid in ghosts:
             self._groups.forget(uid)
         return [change for uid in ghosts for change in self._pods.end(uid)]
+
+    def missed(self, key: str, pod: wire.Pod | None) -> Changes:
+        """A pod whose last news could not be taken in; None once it was, or the pod is gone.
+
+        While it is bound nothing is placed on its node: it may hold cards there of which the ledger does not know.
+        """
+        self._missed.pop(key, None)
+        if pod is not None and pod.spec.node_name and not is_finished(pod):
+            self._missed[key] = pod.spec.node_name
+        opened = self._ledger.fleet.set_untold(self._missed.values())
+        return [self._pods.freed(node, seen_by_scheduler=False) for node in opened]
 
     def told(self, entry: PodEntry, pod: wire.Pod) -> Changes:
         """Take in what the API server answered about a pod; the watch, which may be behind, says the same later."""

@@ -1,15 +1,21 @@
 """Pods that are bound, or about to be, keep the cards that were given to them, whatever cannot be read meanwhile."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
+from headroom import wire
+from scheduler.cluster.changes import Changes
+from scheduler.cluster.news.pods import PodNews
 from scheduler.cluster.pod_entry import Stage
+from scheduler.placement.refusals import UNTOLD
 from tests.fakes.apiserver import ApiServer
 from tests.fakes.extender import NODES, PODS, extender, node, pod
 
 BINDING = "pods/p1/binding$"
+_SHOW_BOUND = PodNews._show_bound
 
 
 @pytest.mark.parametrize("change", ["unreadable", "a card less", "gone"])
@@ -91,3 +97,58 @@ async def test_a_pod_that_is_bound_while_a_list_is_on_its_way_keeps_its_cards(tm
         await running.caught_up()
         assert running.daemon.state.holding(job["metadata"]["uid"]) is not None
         assert running.daemon.state.breaches() == []
+
+
+async def test_nothing_is_placed_beside_a_bound_pod_that_cannot_be_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """s19b; found by the fuzzer (seed 2500484301): its event failed twice while an extender took over, and its card was given again."""
+    async with ApiServer() as api:
+        api.put(NODES, node("n0", 80))
+        api.put(NODES, node("n1", 80))
+        async with extender(api, tmp_path, preemption=False) as first:
+            job = await first.create(pod("p1", vram="70Gi"))
+            await first.place(job, "n0")
+        fails = True
+
+        def show_bound(news: PodNews, shown: wire.Pod) -> Changes:
+            if fails:
+                raise RuntimeError("nobody foresaw this")
+            return _SHOW_BOUND(news, shown)
+
+        monkeypatch.setattr(PodNews, "_show_bound", show_bound)
+        async with extender(api, tmp_path, preemption=False) as second:
+            await second.in_time(lambda: second.daemon.pods.relists >= 4)
+            other = await second.create(pod("p2", vram="70Gi"))
+            answer = await second.filter(other, "n0")
+            assert answer["NodeNames"] == []
+            assert UNTOLD in json.dumps(answer)
+            third = await second.create(pod("p3", vram="20Gi"))
+            assert (await second.filter(third, "n0", "n1"))["NodeNames"] == ["n1"]
+            fails = False
+            await second.in_time(lambda: second.daemon.state.holding(job["metadata"]["uid"]))
+            small = await second.create(pod("p4", vram="8Gi"))
+            assert (await second.filter(small, "n0"))["NodeNames"] == ["n0"]
+            assert second.daemon.state.breaches() == []
+
+
+@pytest.mark.parametrize("goes", ["ends", "is deleted"])
+async def test_a_node_opens_when_the_pod_that_could_not_be_taken_in_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes: str
+) -> None:
+    def fail(news: PodNews, shown: wire.Pod) -> Changes:
+        raise RuntimeError("nobody foresaw this")
+
+    async with ApiServer() as api:
+        api.put(NODES, node("n0", 80))
+        api.put(PODS, pod("p1", vram="70Gi", nodeName="n0"))
+        monkeypatch.setattr(PodNews, "_show_bound", fail)
+        async with extender(api, tmp_path, preemption=False) as running:
+            other = await running.create(pod("p2", vram="70Gi"))
+            assert (await running.filter(other, "n0"))["NodeNames"] == []
+            if goes == "ends":
+                api.put(PODS, api.get(PODS, "p1") | {"status": {"phase": "Succeeded"}})
+            else:
+                api.remove(PODS, "p1")
+            await running.caught_up()
+            assert (await running.filter(other, "n0"))["NodeNames"] == ["n0"]
