@@ -94,8 +94,6 @@ class Reflector(Generic[T]):
         self._relisting: asyncio.TimerHandle | None = None
         self._failed: dict[str, int] = {}
         """How often in a row an event of an object was not taken in, by key."""
-        self._missed = set[str]()
-        """Keys of objects whose last news was not taken in."""
         self.untaken = set[str]()
         """Keys of objects that the last list held and that could not be taken in: they are there all the same. Read only."""
         self._backoff = backoff or Backoff()
@@ -275,9 +273,7 @@ class Reflector(Generic[T]):
             self._broken(key, error)
             return
         self._last[key] = item if self._remember is None else self._remember(item)
-        taken = self._tell(kind, key, item)
-        self._versions[key] = version if taken else ""
-        self._note_missed(key, None if taken else item)
+        self._versions[key] = version if self._tell(kind, key, item) else ""
 
     def _delete(self, key: str, raw: msgspec.Raw) -> None:
         last = self._last.get(key)
@@ -296,21 +292,9 @@ class Reflector(Generic[T]):
         if item is None or self._tell(DELETED, key, item):
             self._versions.pop(key, None)
             self._last.pop(key, None)
-            self._note_missed(key, None)
         else:  # the next list finds it missing
             self._versions[key] = ""
             self._last.setdefault(key, item)
-
-    def _note_missed(self, key: str, item: T | None) -> None:
-        """Tell whoever asked of an object whose news was not taken in, and later that it was, or that the object is gone."""
-        if item is None and key not in self._missed:
-            return
-        if item is None:
-            self._missed.discard(key)
-        else:
-            self._missed.add(key)
-        if self._on_missed:
-            self._on_missed(key, item)
 
     def _tell(self, kind: str, key: str, item: T) -> bool:
         """Whether the event was taken in."""
@@ -319,9 +303,12 @@ class Reflector(Generic[T]):
             return True
         done = self._guard.attempt(self._path.rsplit("/", 1)[-1], partial(self._on_event, kind, key, item), key=key)
         if done:
-            self._failed.pop(key, None)
+            missed = self._failed.pop(key, 0) > 0
         else:
             self._failed[key] = self._failed.get(key, 0) + 1
+            missed = kind != DELETED  # what is gone is not there to be waited for
+        if missed and self._on_missed:
+            self._on_missed(key, None if done else item)
         if not done and self._relisting is None:
             delay = self._again.next_seconds()
             self._relisting = asyncio.get_running_loop().call_later(delay, self._relist_now)

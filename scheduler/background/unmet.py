@@ -67,14 +67,18 @@ def placeholders(
     """
     bins: list[_Bin] = []
     left_out = 0
+    largest: dict[GpuRequest, int] = {}  # each is a look at all nodes, and thousands may ask for the same
     for entry in sorted(unmet, key=lambda entry: entry.rank):
-        template, size = _template(entry), _part_mib(entry.request, card_mib(entry.request))
+        if entry.request not in largest:
+            largest[entry.request] = card_mib(entry.request)
+        whole_mib = largest[entry.request]
+        template, size = _template(entry), _part_mib(entry.request, whole_mib)
         found = next((one for one in bins if size and one.template == template and one.free_mib >= size), None)
         if found is None and len(bins) == most:
             left_out += 1
             continue
         if found is None:
-            found = _Bin(template, card_mib(entry.request) if size else 0, [])
+            found = _Bin(template, whole_mib if size else 0, [])
             bins.append(found)
         found.free_mib -= size
         found.pods.append(entry)

@@ -95,7 +95,8 @@ async def seat(
         within = None if budget is None else budget.rows(trial.fleet, entry.request)
         placement = trial.seat(entry.request, rows if within is None else rows[within[rows]])
         if placement is None:
-            rows_of[kind] = None if not groups.fails(entry) else rows_of[kind]
+            if not groups.fails(entry):
+                rows_of[kind] = None
         else:
             groups.gets(entry, placement)
             seated.pods += 1

@@ -26,6 +26,7 @@ from scheduler.ledger.holding import Holding, HoldingState, LedgerError
 from scheduler.placement.placer import Placer
 from scheduler.placement.together import Seat, Unseated, seat_all
 
+Places = list[Placement] | Unseated
 _VERDICT_SECONDS: Final = 5.0
 _FIRST_REST_SECONDS: Final = 30.0
 _LONGEST_REST_SECONDS: Final = 900.0
@@ -171,9 +172,7 @@ class Seating:
 
     # Looking for places
 
-    def _try(
-        self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool = False
-    ) -> list[Placement] | Unseated:
+    def _try(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool = False) -> Places:
         """Places for all of them, held in the ledger; or nothing is held. `anew`: also where a member was not bound in time."""
         expires_at = self._monotonic() + self._hold_seconds
 
@@ -191,6 +190,14 @@ class Seating:
             self._ledger.release(chosen[at].uid)
 
         return seat_all(self._placer, self._seats(chosen, entry, rows, anew), take, give)
+
+    def _look(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool = False) -> Places:
+        """The places that `_try` finds; nothing is held."""
+        found = self._try(chosen, entry, rows, anew)
+        if not isinstance(found, Unseated):
+            for one in chosen:
+                self._ledger.release(one.uid)
+        return found
 
     def _seats(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool) -> list[Seat]:
         """What each may take. Pods that say the same of nodes as the one that is asked about are offered the same."""
@@ -222,12 +229,7 @@ class Seating:
         if there < number or not waiting:
             return False
         chosen = waiting[: max(missing, 1)]
-        found = self._try(chosen, chosen[0], rows, anew=True)
-        if isinstance(found, Unseated):
-            return False
-        for one in chosen:
-            self._ledger.release(one.uid)
-        return True
+        return not isinstance(self._look(chosen, chosen[0], rows, anew=True), Unseated)
 
     def missing(self, record: GroupRecord, rows_of: Callable[[PodEntry], IntArray]) -> list[tuple[PodEntry, Seat]]:
         """The members that a group waits to have seated, and where each might be; empty where it does not wait for room."""
@@ -264,10 +266,7 @@ class Seating:
             if not offered(held.placement.node) and OpenRows.kind_of(one.pod) == kind:
                 movers.append(one)
         with self._lifted(movers):
-            found = self._try(movers, entry, rows())
-            if not isinstance(found, Unseated):
-                for one in movers:
-                    self._ledger.release(one.uid)
+            found = self._look(movers, entry, rows())
         if isinstance(found, Unseated):
             return NotSeated(f"{record.words}: its places are on nodes that are not offered", trial=True)
         plan = dict(zip([one.uid for one in movers], found, strict=True))
