@@ -47,8 +47,8 @@ class LawConstants:
     """Down window until gaps between bursts have been learned (the HPA's default)."""
     hold_minimum_seconds: float = 60.0
     """Shortest hold time: a lull between two scrapes is no end of demand."""
-    hold_maximum_seconds: float = 900.0
-    """Longest hold time that is learned."""
+    hold_maximum_seconds: float = 960.0
+    """Longest hold time that is learned: sixteen minutes, the edge of a bin."""
     rising_share: float = 0.15
     """No lowering while the short mean of the arriving work is so much above the long one: the load is coming back."""
     hold_memory_seconds: float = 3600.0

@@ -100,14 +100,28 @@ def _remember(turn: Turn, level: int) -> None:
     """Note the level needed now, learn from the gaps it ends, and choose the hold time anew if they teach something."""
     law, state = turn.law, turn.state
     level = min(level, turn.spec.max_replicas)
+    learns = turn.spec.down.window_seconds is None
+    if learns and state.hold_seconds is None and state.learned.gaps.replicas >= law.gaps_needed:
+        state = _recalled(turn)
     needs, gaps = window.record_need(state.needs, turn.now, level, law.hold_memory_seconds)
     turn.note(needs=needs)
-    if turn.spec.down.window_seconds is not None or not gaps:
+    if not learns or not gaps:
         return
     histogram = hold.note_gaps(state.learned.gaps, gaps, law)
     if histogram is not state.learned.gaps:
         seconds = hold.hold_seconds(histogram, turn.start_seconds, law, experience.price(turn))
         turn.note(hold_seconds=seconds, learned=replace(state.learned, gaps=histogram))
+
+
+def _recalled(turn: Turn) -> TargetState:
+    """The state with the hold time that an earlier leader's gaps come to.
+
+    When its replicas were needed last is not known: those that are there count as needed now.
+    """
+    seconds = hold.hold_seconds(turn.state.learned.gaps, turn.start_seconds, turn.law, experience.price(turn))
+    needs, _ = window.record_need(turn.state.needs, turn.now, turn.replicas, turn.law.hold_memory_seconds)
+    turn.note(hold_seconds=seconds, needs=needs)
+    return turn.state
 
 
 def _wanted(turn: Turn, low: int, up: int) -> int:

@@ -15,6 +15,8 @@ from simulations.serving.suite.search import Judged, cost, spread
 MISSING: Final = "..."
 OURS: Final = "headroom"
 SEER: Final = "clairvoyant"
+FIRST: Final = "first burst"
+"""Kind of the loads that nobody can foresee: they have a table of their own, and no goal speaks of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,23 @@ def _mean(scored: Scored | None) -> Outcome:
 def tables_of(study: Study, loads: Sequence[str], laws: Sequence[str]) -> str:
     """All tables as Markdown."""
     book = Book(study, loads, laws)
-    parts = [bounds(book), summary(book), goals(book), elsewhere(book)]
+    parts = [made(book), bounds(book), summary(book), first_bursts(book), goals(book), elsewhere(book)]
     parts += [load_table(book, load) for load in book.loads]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def made(book: Book) -> str:
+    """What was compared, and what was left out."""
+    study, names = book.study, {load.name for load in book.loads}
+    text = (
+        f"Rivals and loads are compared at {study.budget} settings for each rival and load, picked on seed {TUNED_ON} and scored on"
+        f" seed{'s' if len(study.seeds) > 1 else ''} {', '.join(map(str, study.seeds))}; {len(book.loads)} of {len(LOADS)} loads,"
+        f" {len([law for law in book.laws if law in RIVALS])} of {len(RIVALS)} rivals."
+    )
+    left = [name for name in LOADS if name not in names]
+    rivals = [LAWS[law].title for law in RIVALS if law not in book.laws]
+    text += f" Not run: {'; '.join([*left, *rivals])}." if left or rivals else ""
+    return f"### What was run\n\n{text}"
 
 
 def bounds(book: Book) -> str:
@@ -88,8 +104,19 @@ def bounds(book: Book) -> str:
 
 def summary(book: Book) -> str:
     """Ours by default against the best rival by default and tuned, load by load."""
+    text = _summary(book, [load for load in book.loads if load.kind != FIRST])
+    return f"### Summary\n\n{text}"
+
+
+def first_bursts(book: Book) -> str:
+    """The same for loads that nobody can foresee."""
+    loads = [load for load in book.loads if load.kind == FIRST]
+    return f"### First bursts\n\n{_summary(book, loads)}" if loads else ""
+
+
+def _summary(book: Book, loads: Sequence[Load]) -> str:
     rows = []
-    for load in book.loads:
+    for load in loads:
         ours = book.row(load, OURS).default if OURS in book.laws else None
         tuned, default = book.best(load, tuned=True), book.best(load, tuned=False)
         rows.append(
@@ -108,7 +135,7 @@ def summary(book: Book) -> str:
         "load", "ours: within", "GPU h", "best tuned rival", "within", "GPU h", "ours against it", "best rival by default", "within",
         "GPU h", "ours against it",
     ]  # fmt: skip
-    return f"### Summary\n\n{tables.markdown(head, rows)}"
+    return tables.markdown(head, rows)
 
 
 def _cells(scored: Scored | None) -> tuple[str, str]:
@@ -150,11 +177,10 @@ def goals(book: Book) -> str:
     """Which goals hold, with the loads on which they do not."""
     rows = []
     for goal in goals_of(book):
-        verdict = "not run yet" if not (goal.held or goal.missed) else "yes" if not goal.missed else "no"
-        rows.append(
-            [goal.words, verdict, f"{len(goal.held)} of {len(goal.held) + len(goal.missed)}", ", ".join(goal.missed)]
-        )
-    return f"### What holds\n\n{tables.markdown(['goal', 'holds', 'on loads', 'not on'], rows)}"
+        judged = len(goal.held) + len(goal.missed)
+        verdict = "not run yet" if not judged else "does not hold" if goal.missed else "holds"
+        rows.append([goal.words, verdict, f"{len(goal.held)} of {judged}", ", ".join(goal.missed)])
+    return f"### What holds\n\n{tables.markdown(['goal', 'verdict', 'on loads', 'not on'], rows)}"
 
 
 def goals_of(book: Book) -> list[Goal]:
@@ -165,13 +191,11 @@ def goals_of(book: Book) -> list[Goal]:
             book,
             f"reaches {share} where the best tuned rival does; else within 1 point of the best",
             _reaches,
-            first=False,
         ),
         _judged(
             book,
             "at most 5 % above the best rival tuned with hindsight",
             lambda v: v.hours <= 1.05 * v.rival_hours,
-            first=False,
         ),
         _judged(
             book,
@@ -183,7 +207,6 @@ def goals_of(book: Book) -> list[Goal]:
             book,
             "at least 20 % below the best rival at its defaults",
             lambda v: v.hours <= 0.8 * v.default_hours,
-            first=False,
         ),
         _mean_of_others(book),
     ]
@@ -220,14 +243,12 @@ def _reaches(view: _View) -> bool:
     return view.share >= SHARE if view.rival_share >= SHARE else view.share >= view.rival_share - 0.01
 
 
-def _judged(
-    book: Book, words: str, holds: Callable[[_View], bool], *, kinds: Sequence[str] = (), first: bool = True
-) -> Goal:
+def _judged(book: Book, words: str, holds: Callable[[_View], bool], *, kinds: Sequence[str] = ()) -> Goal:
     held: list[str] = []
     missed: list[str] = []
     unknown: list[str] = []
     for load in book.loads:
-        if (kinds and load.kind not in kinds) or (load.kind == "first burst" and not first):
+        if (kinds and load.kind not in kinds) or load.kind == FIRST:
             continue
         view = _view(book, load)
         where = unknown if view is None else held if holds(view) else missed
@@ -239,7 +260,7 @@ def _mean_of_others(book: Book) -> Goal:
     views = [
         (load.name, view)
         for load in book.loads
-        if load.kind not in ("smooth", "first burst") and (view := _view(book, load)) is not None
+        if load.kind not in ("smooth", FIRST) and (view := _view(book, load)) is not None
     ]
     if not views:
         return Goal("the others: at least 10 % below the best tuned rival in the mean", (), ())

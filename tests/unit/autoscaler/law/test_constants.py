@@ -120,7 +120,7 @@ def test_a_gap_that_every_hold_time_bridges_is_left_out() -> None:
     assert note_gaps(GapHistogram(), [Gap(16.0, 1, 1)], LAW) != GapHistogram()
 
 
-def test_no_replica_is_held_for_more_than_a_quarter_of_an_hour() -> None:
+def test_no_replica_is_held_for_more_than_sixteen_minutes() -> None:
     assert held(*[600.0] * 10) > 600.0
     assert held(*[1200.0] * 10) == 60.0  # not for twenty minutes: then the least
 
