@@ -73,6 +73,8 @@ class LawConstants:
     """Start-up times remembered; the median of them counts."""
     overdue_factor: float = 3.0
     """A starting pod older than this multiple of the start-up time earns no credit."""
+    overdue_least_seconds: float = 60.0
+    """No starting pod is long overdue before: a model in the page cache starts in seconds, on the next node its image is pulled."""
     outage_grace_seconds: float = 45.0
     """A gap in the signals longer than this empties the down window: a full one must pass again."""
     drain_wait_seconds: float = 300.0

@@ -10,7 +10,7 @@ from typing import Final
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Decision, Reason, Rule, TargetState, Wish, capped
 from autoscaler.law.inputs import Freshness, Observation
-from autoscaler.law.memory import hold, window
+from autoscaler.law.memory import hold, starts, window
 from autoscaler.law.rules import experience, gateway, lowering, outlook, raising, zero
 from autoscaler.law.rules.limits import finish
 from autoscaler.law.rules.reserve import BURSTS, wish_for_bursts
@@ -150,7 +150,7 @@ def _wanted(turn: Turn, low: int, up: int) -> int:
 
 def _none_ready(turn: Turn) -> str:
     """Pods that start, and pods that fail their readiness for long, perhaps for the load that they report."""
-    pods, late = turn.observation.pods, turn.law.overdue_factor * turn.start_seconds
+    pods, late = turn.observation.pods, starts.overdue_seconds(turn.start_seconds, turn.law)
     coming = len([age for age in pods.starting if age <= late]) + len(pods.unschedulable)
     failing = [age for age in pods.starting if age > late]
     texts = [f"{coming} are on the way"] if coming or not failing else []

@@ -48,9 +48,16 @@ class Served:
         return self.node.get(f"{self.url}/metrics")
 
     def all_at_work(self) -> bool:
-        """Whether every pod is answering somebody."""
-        pages = [self.node.get(f"http://{pod['status']['podIP']}:{PORT}/metrics") for pod in self.pods()]
+        """Whether every pod is answering somebody; one that has no address yet is not."""
+        addresses = [pod["status"].get("podIP") for pod in self.pods()]
+        if None in addresses:
+            return False
+        pages = [self.node.get(f"http://{address}:{PORT}/metrics") for address in addresses]
         return all(re.search(r"^llamacpp:requests_processing [1-9]", page, re.MULTILINE) for page in pages)
+
+    def history(self) -> list[str]:
+        """What the autoscaler says that it did, the newest first."""
+        return [move["message"] for move in self.node.api.get(OBJECT)["status"]["history"]]
 
     def wait_for(self, count: int) -> None:
         try:
@@ -106,7 +113,7 @@ def test_from_one_replica_to_three_and_back_without_losing_a_request(served: Ser
         while time.monotonic() < end:
             seen.add(served.replicas)
             time.sleep(0.5)
-        assert seen == {3}, "it moves without a change of load"
+        assert seen == {3}, f"it moves without a change of load: {served.history()}"
         at_three = load.counts.answered
         load.at_once = 2
         served.wait_for(1)

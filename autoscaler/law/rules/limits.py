@@ -59,6 +59,8 @@ def _leading(turn: Turn, wanted: int, replicas: int) -> str:
     if not turn.fresh:
         return "bounds changed"
     wish = max(turn.fresh, key=lambda w: w.up if raising else w.low)
+    if raising and wish.up <= turn.replicas and turn.supply.lost:
+        return f"pods that are long overdue or crash-looping: {turn.supply.lost}"
     text = wish.detail if wish.kind is SignalKind.WORK else f"{wish.value:g} against a target of {wish.target:g}"
     return f"{wish.name} ({text})"
 

@@ -206,6 +206,21 @@ class TestCappedGauges:
         run = Run(KV, 5)
         assert run.tick(stuck) == 6  # four ready, a step, and one in the place of the pod that does not come
 
+    @pytest.mark.parametrize(("age", "replicas"), [(59.0, 3), (61.0, 4)])
+    def test_a_start_in_seconds_does_not_make_the_next_one_overdue_at_once(self, age: float, replicas: int) -> None:
+        """The first pod had its model in the page cache; the next ones pull it, or share its processor with the load."""
+        run = Run(RUNNING, 1)
+        target = RUNNING.signals[0].target
+        seen_first = lambda n: seen(  # noqa: E731
+            n, reading("running", 3 * target), pods=PodFacts(ready=1, started_seconds=(3.0,) if n == 1 else ())
+        )
+        assert run.tick(seen_first) == 3
+        slow = lambda n: seen(n, reading("running", 3 * target), pods=PodFacts(ready=1, starting=(age, age)))  # noqa: E731
+        assert run.tick(slow) == replicas
+        assert run.decision is not None
+        replaced = "raised from 3 to 4: pods that are long overdue or crash-looping: 2"
+        assert (replaced in [reason.text for reason in run.decision.reasons]) == (replicas == 4)
+
     def test_lowering_asks_whether_the_share_fits_fewer(self) -> None:
         assert Run(KV, 4).tick(lambda n: seen(n, reading("kv", 0.7)), times=20) == 4
         assert Run(KV, 4).tick(lambda n: seen(n, reading("kv", 0.5)), times=6) == 3
