@@ -98,9 +98,12 @@ class Observer:
         if cost is None:
             return held
         lengths = lessons.lengths
-        decode = lengths.output * cost.per_output_token
-        seconds = lengths.prompt * cost.per_prompt_token + decode
-        return replace(held, seconds_per_request=seconds, decode_seconds_per_request=decode, full_batch=cost.full_batch)
+        return replace(
+            held,
+            seconds_per_request=cost.of_request(lengths.prompt, lengths.output),
+            decode_seconds_per_request=cost.of_request(0.0, lengths.output),
+            full_batch=cost.full_batch,
+        )
 
     def utilisation(self) -> Reading:
         """Mean over the cards that the target's pods hold, each card once."""

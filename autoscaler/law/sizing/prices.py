@@ -61,6 +61,10 @@ class Cost(NamedTuple):
     full_batch: float = 0.0
     """Requests in a replica that is as full as its prices allow; 0: not known."""
 
+    def of_request(self, prompt_tokens: float, output_tokens: float) -> float:
+        """Seconds of what one replica can do that a request of so many tokens takes."""
+        return prompt_tokens * self.per_prompt_token + output_tokens * self.per_output_token
+
 
 class Doubt(NamedTuple):
     """Standard error of each price, as a share of it. Infinite where there is nothing to tell it by."""

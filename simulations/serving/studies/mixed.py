@@ -187,10 +187,7 @@ class MixingLaw(HeadroomLaw):
     def _worth(self, costs: Sequence[Cost | None]) -> tuple[list[float], Cost | None]:
         """What a replica of each kind is worth, and the price of a token on the first: learned, else as stated."""
         lengths = self.lessons.lengths
-        seconds = [
-            lengths.prompt * cost.per_prompt_token + lengths.output * cost.per_output_token if cost is not None else 0.0
-            for cost in costs
-        ]
+        seconds = [cost.of_request(lengths.prompt, lengths.output) if cost is not None else 0.0 for cost in costs]
         for at, own in enumerate(seconds):
             if own > 0 and seconds[0] > 0:
                 self._worth_of[at] += _SLOWLY * (seconds[0] / own - self._worth_of[at])

@@ -14,12 +14,14 @@ from typing import Final
 import click
 
 from simulations.serving.laws.catalogue import LAWS, RIVALS
-from simulations.serving.suite import report
+from simulations.serving.suite import report, speed
 from simulations.serving.suite.compare import HINDSIGHT, Study, work
 from simulations.serving.suite.scenarios import LOADS, SCORED_ON
 
 UNTUNED: Final = ("headroom", "headroom-target")
 """Ours are shown as they come."""
+BUDGET: Final = 50
+"""Settings per rival and load: what two quiet cores do in a night of eight hours with all loads, rivals and seeds (docs/results.md)."""
 
 
 def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -40,7 +42,9 @@ def _known(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Keeps the runs and the tables."
 )
 @click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 256), help="Processes.")
-@click.option("--budget", default=100, show_default=True, type=click.IntRange(1), help="Settings per rival and load.")
+@click.option(
+    "--budget", default=BUDGET, show_default=True, type=click.IntRange(1), help="Settings per rival and load."
+)
 @click.option(
     "--seeds",
     default=len(SCORED_ON),
@@ -67,6 +71,8 @@ def main(
     chosen = laws or (*UNTUNED, *HINDSIGHT, *RIVALS)
     if not tables_only:
         _run(study, loads or tuple(LOADS), chosen, jobs)
+        if speed.week_seconds(out) is None:
+            speed.measure(out, traces)
     text = report.tables_of(study, loads or tuple(LOADS), chosen)
     click.echo(text)
     out.joinpath("tables.md").write_text(text, "utf-8")

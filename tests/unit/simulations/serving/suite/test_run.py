@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from simulations.serving.laws.catalogue import LAWS, RIVALS
 from simulations.serving.loads.patterns import generate
-from simulations.serving.suite import compare, report, run
+from simulations.serving.suite import compare, report, run, speed
 from simulations.serving.suite.compare import Bench, Study, candidates
 from simulations.serving.suite.results import Outcome
 from simulations.serving.suite.scenarios import LOADS, SCORED_ON, SHARE, TUNED_ON, Load
@@ -115,6 +115,7 @@ def test_the_goals_are_judged_by_what_was_measured(study: Study) -> None:
         "smooth": True,  # 6.2 is below (6.6 + 6.0) / 2
         "at least 20 % below the best rival at its defaults": False,  # 6.2 of 6.6
         "the others": False,
+        "a week of virtual time at 20 requests/s in under 10 minutes of one core": False,  # not measured
     }
     text = report.summary(book)
     assert "-6.1 %" in text
@@ -132,6 +133,34 @@ def test_what_was_not_run_is_said(study: Study) -> None:
     text = report.tables_of(study, ["small"], ["headroom", "kpa", "clairvoyant"])
     assert report.MISSING in text
     assert "not run yet" in text
+
+
+def test_a_goal_is_said_to_hold_or_not(study: Study) -> None:
+    book = book_of(study, headroom=(0.985, 6.2), keda_running=(0.981, 6.6), clairvoyant=(0.99, 6.0))
+    text = report.goals(book)
+    assert "| holds " in text
+    assert "| does not hold |" in text
+    assert "| not run yet" in text  # the speed
+    study.out.joinpath("speed.json").write_text('{"week_seconds": 660}')
+    assert "(11.0 minutes) | does not hold |" in " ".join(report.goals(book).split())
+
+
+def test_the_speed_is_measured_on_a_part_and_kept(tmp_path: Path) -> None:
+    assert speed.week_seconds(tmp_path) is None
+    seconds = speed.measure(tmp_path, tmp_path, hours=0.02)
+    assert speed.week_seconds(tmp_path) == pytest.approx(seconds, abs=0.1)
+    (tmp_path / "speed.json").write_text("cut o")
+    assert speed.week_seconds(tmp_path) is None
+
+
+def test_first_bursts_have_a_table_of_their_own(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    names, text = ["small", "new"], "### First bursts"
+    assert text not in report.tables_of(study, ["small"], ["headroom", "kpa", "clairvoyant"])
+    monkeypatch.setitem(LOADS, "new", replace(SMALL, name="new", kind="first burst"))
+    parts = report.tables_of(study, names, ["headroom", "kpa", "clairvoyant"]).split("### ")
+    assert [part.split("\n")[0] for part in parts[1:5]] == ["What was run", "Bounds", "Summary", "First bursts"]
+    assert "new" not in parts[3]
+    assert "small" not in parts[4]
 
 
 def test_every_load_has_requests_on_a_fleet_that_can_hold_them() -> None:
