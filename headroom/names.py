@@ -78,6 +78,9 @@ LABEL_HOSTNAME: Final = "kubernetes.io/hostname"
 # Read from pods, as annotations or labels: pods of one group are placed together or not at all.
 GROUP: Final = "headroom.dev/group"  # its name in the namespace; empty: this pod is in no group, whatever else it says
 GROUP_SIZE: Final = "headroom.dev/group-size"  # how many pods it takes
+GROUP_TOPOLOGY: Final = (
+    "headroom.dev/group-topology"  # within what all of them must be: a level such as rack, or a node label's key
+)
 
 # The wake-up call to kube-scheduler: a changed Node annotation re-queues the pods that were refused.
 ANNOTATION_WAKE: Final = "headroom.dev/vram-freed"

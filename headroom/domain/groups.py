@@ -6,11 +6,12 @@ kinds; for the others it stands in an object that the pod names (`Source`), whos
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
 from headroom import names, wire
+from headroom.domain.labels.topology import is_topology, levels_words
 from headroom.domain.request import RequestError
 
 MOST_MEMBERS: Final = 4096
@@ -71,6 +72,8 @@ class Group:
     """So many members must be placed together; None where only the object tells."""
     source: Source | None = None
     """The object that tells, or that may say otherwise than the pod."""
+    topology: str = ""
+    """Within what all members must be: a level or the key of a label, see `headroom.domain.labels.topology`. Empty: wherever they fit."""
 
     @property
     def key(self) -> tuple[str, GroupKind, str]:
@@ -92,6 +95,32 @@ def group_of(pod: wire.Pod) -> Group | None:
 
     If a pod says it in several ways, the most explicit one counts: its own annotation first, what a controller wrote last.
     """
+    group = _named(pod)
+    if group is None:
+        return None
+    topology = _topology(pod)
+    if not topology:
+        return group
+    if not is_topology(topology):
+        raise GroupError(
+            pod.key, "", names.GROUP_TOPOLOGY, topology[:63],
+            f"is neither a level ({levels_words()}) nor the key of a node label",
+        )  # fmt: skip
+    return replace(group, topology=topology)
+
+
+def topology_alone(pod: wire.Pod) -> tuple[str, ...]:
+    """What a pod that is in no group says of its group's topology, in words: it has no effect."""
+    topology = _topology(pod)
+    return (f"annotation {names.GROUP_TOPOLOGY}: {topology}: the pod is in no group",) if topology else ()
+
+
+def _topology(pod: wire.Pod) -> str:
+    return pod.metadata.annotations.get(names.GROUP_TOPOLOGY, pod.metadata.labels.get(names.GROUP_TOPOLOGY, ""))
+
+
+def _named(pod: wire.Pod) -> Group | None:
+    """The group without its topology."""
     meta, spec = pod.metadata, pod.spec
     labels, annotations = meta.labels, meta.annotations
     own = annotations.get(names.GROUP, labels.get(names.GROUP))

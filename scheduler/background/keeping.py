@@ -15,11 +15,12 @@ import numpy as np
 from scheduler.cluster.changes import Changes
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.pods.groups import GroupRecord
+from scheduler.cluster.room.node_domains import NodeDomains
 from scheduler.cluster.room.seating import Seating
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.arrays import IntArray
+from scheduler.placement.groups.near import nearest_rows_near
 from scheduler.placement.shortage import nearest_row
-from scheduler.placement.together import nearest_rows
 
 _PART_OF_NODES: Final = 10  # no more than a tenth of the nodes is kept at a time
 _CLOSED_AT_ONCE: Final = 4  # in one sweep: each costs a look at all nodes
@@ -32,6 +33,7 @@ class KeepingNodes:
 
     def __init__(self, state: ClusterState, seating: Seating, *, wait_seconds: float) -> None:
         self._state, self._seating, self._wait_seconds = state, seating, wait_seconds
+        self._domains = NodeDomains(state)
         self._looked_at: dict[GroupRecord, float] = {}
         """When nodes were last looked for, by group that waits."""
 
@@ -89,7 +91,10 @@ class KeepingNodes:
                 records.setdefault(record.words, record)
         for record in self._due(list(records.values()), now):
             missing = self._seating.missing(record, self._rows_for)
-            rows = nearest_rows(self._state.fleet, [seat for _, seat in missing]) if missing else None
+            if not missing:
+                continue
+            near = self._domains.of_group(record, frozenset(entry.uid for entry, _ in missing))
+            rows = nearest_rows_near(self._state.fleet, [seat for _, seat in missing], near)
             if not rows:
                 continue
             names = self._state.fleet.names

@@ -15,7 +15,7 @@ import msgspec
 
 from headroom import wire
 from headroom.domain.dialects.customs import USUAL, Customs
-from headroom.domain.groups import Group, group_of
+from headroom.domain.groups import Group, group_of, topology_alone
 from headroom.domain.model import GpuRequest
 from headroom.domain.request import demand_of, ignored_words, project_of
 from headroom.errors import HeadroomError
@@ -166,9 +166,12 @@ class FactsReader:
                 self._known.popitem(last=False)
         created_at, nominated = meta.creation_timestamp or "", pod.status.nominated_node_name
         group = group_of(pod) if alike.request.count else None
-        if (alike.created_at, alike.nominated, alike.group) == (created_at, nominated, group):
+        ignored = alike.ignored
+        if group is None and alike.request.count and pod.spec.scheduler_name in self._scheduler_names:
+            ignored += topology_alone(pod)
+        if (alike.created_at, alike.nominated, alike.group, alike.ignored) == (created_at, nominated, group, ignored):
             return alike
-        return dataclasses.replace(alike, created_at=created_at, nominated=nominated, group=group)
+        return dataclasses.replace(alike, created_at=created_at, nominated=nominated, group=group, ignored=ignored)
 
 
 def version_of(pod: wire.Pod) -> int:

@@ -85,7 +85,12 @@ class Placer:
         if not len(rows) or keys.max() == _NEVER:
             return None
         best = rows[keys == keys.max()]
-        return int(best[self._ranks()[best].argmin()])
+        return int(best[self.ranks()[best].argmin()])
+
+    def fitting(self, request: GpuRequest, rows: IntArray) -> IntArray:
+        """Those of the given rows that can run the request now."""
+        fits: IntArray = rows[self._keys(request)[rows] != _NEVER]
+        return fits
 
     def placement_at(self, request: GpuRequest, row: int) -> Placement:
         """The cards that the policy takes on a row that fits."""
@@ -140,7 +145,7 @@ class Placer:
     def get_ready(self, request: GpuRequest) -> None:
         """Bring the keys of the request's class up to date, for a choice that is to come."""
         self._keys(request)
-        self._ranks()
+        self.ranks()
 
     def score(self, request: GpuRequest, row: int) -> int | None:
         """The policy's score of the best placement on the row, for explanations; None when it does not fit."""
@@ -189,16 +194,16 @@ class Placer:
             return int(self.policy.draws.choice(np.flatnonzero(keys != _NEVER)))
         ties = np.flatnonzero(keys == top)
         if len(ties) > 1:
-            row = int(ties[self._ranks()[ties].argmin()])
+            row = int(ties[self.ranks()[ties].argmin()])
         return row
 
     def _in_order(self, keys: IntArray) -> list[int]:
         rows = np.flatnonzero(keys != _NEVER)
-        order = np.lexsort((self._ranks()[rows], -keys[rows]))
+        order = np.lexsort((self.ranks()[rows], -keys[rows]))
         ordered: list[int] = rows[order].tolist()
         return ordered
 
-    def _ranks(self) -> IntArray:
+    def ranks(self) -> IntArray:
         """Place of each row's name in the sorted list of names; sorted anew only after a node came or went."""
         names, known = self.fleet.names, self._ranked_names
         changed = self._rank_changes.since_last(self.fleet).tolist()

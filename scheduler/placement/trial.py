@@ -11,6 +11,7 @@ from headroom.domain.model import GpuRequest, Placement
 from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import refusals
+from scheduler.placement.groups.near import most_of
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.scoring import Policy
 
@@ -94,11 +95,12 @@ class Trial:
             if left == 1:
                 self.close(self.fleet.row_of[name], TOO_MANY_PODS)
 
-    def step(self) -> bool:
-        """Place one more; False when none fits any more."""
-        placement = self._placer.best(self._request)
-        if placement is None:
+    def step(self, rows: IntArray | None = None) -> bool:
+        """Place one more, on one of the rows if so asked; False when none fits any more."""
+        row = self._placer.best_row(self._request) if rows is None else self._placer.best_among(self._request, rows)
+        if row is None:
             return False
+        placement = self._placer.placement_at(self._request, row)
         if (barred := self._admits(placement)) is not None:
             self._barred = barred
             return False
@@ -113,6 +115,17 @@ class Trial:
     def exhausted(self) -> bool:
         """Whether no more of the pods fit."""
         return self._placer.best(self._request) is None
+
+    def room(self, rows: IntArray) -> int:
+        """A bound for how many more fit on these rows."""
+        rows = self._placer.fitting(self._request, rows)
+        most = most_of(self.fleet, self._request, rows)
+        return int((np.minimum(most, 1) if self._one_per_node else most).sum())
+
+    @property
+    def placed(self) -> int:
+        """How many were placed so far."""
+        return self._nodes.total()
 
     def result(self) -> FitCount:
         """What was placed so far, and why every other node takes no more."""

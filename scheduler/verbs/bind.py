@@ -153,7 +153,7 @@ class Binder:
         row = self._state.fleet.row_of.get(args.node)
         if row is None:
             raise BindError(f"node {args.node} is not known, or has no GPU")
-        if (words := self._seating.may_bind(entry)) is not None:
+        if (words := self._seating.may_bind(entry, args.node)) is not None:
             raise BindError(f"node {args.node} cannot take pod {entry.key}: {words}")
         holding = self._state.holding(entry.uid)
         if holding is not None and holding.placement.node != args.node and entry.stage is not Stage.BINDING:

@@ -14,6 +14,7 @@ from scheduler.cluster.host_rules import beyond_judgement, host_refusal, kept_ap
 from scheduler.cluster.measured import MeasuredVram
 from scheduler.cluster.pod_entry import HOLDING, PodEntry, Stage
 from scheduler.cluster.pods.groups import GroupRecord
+from scheduler.cluster.room.node_domains import NodeDomains
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.fleet import Fleet
 from scheduler.placement import refusals
@@ -56,16 +57,17 @@ async def explanation(state: ClusterState, decisions: Decisions, pod: str, now: 
         answer["kept_node"] = waiting.kept_node or None
         answer["tried"] = sorted(waiting.tried)
         if (record := state.groups.of(waiting.uid)) is not None:
-            answer["group"] = _group_now(record, now)
+            answer["group"] = _group_now(state, record, now)
         answer["measured_vram"] = measured_words(state.measured_cards, state.reading)
         if (quota := _quota_now(state, waiting)) is not None:
             answer["quota"] = quota
     return answer
 
 
-def _group_now(record: GroupRecord, now: float) -> dict[str, Any]:
-    """How far the placing of a pod's group has come."""
+def _group_now(state: ClusterState, record: GroupRecord, now: float) -> dict[str, Any]:
+    """How far the placing of a pod's group has come, and near what its places are."""
     number = record.number()
+    common = NodeDomains(state).common(record)
     return {
         "name": f"{record.key[0]}/{record.key[2]}",
         "kind": record.key[1].value,
@@ -74,6 +76,8 @@ def _group_now(record: GroupRecord, now: float) -> dict[str, Any]:
         "problem": None if isinstance(number, int) else number,
         "seated": len(record.seated),
         "rests_seconds": round(max(record.not_before - now, 0.0), 1),
+        "topology": record.topology or None,
+        "domain": None if common is None else "=".join(common),
     }
 
 
@@ -178,6 +182,12 @@ async def _nodes_now(state: ClusterState, entry: PodEntry) -> tuple[list[dict[st
 def _refusal_now(state: ClusterState, entry: PodEntry, row: int) -> str | None:
     """Why a node that is open to the pod would be refused now; CPU and memory of the host, which kube-scheduler judges, included."""
     if (words := refusals.refusal(state.fleet, entry.request, row, check_host=True)) is not None:
+        return words
+    record = state.groups.of(entry.uid)
+    if (
+        record is not None
+        and (words := NodeDomains(state).refusal(record, entry.uid, state.fleet.names[row])) is not None
+    ):
         return words
     return KEPT if state.pods.kept.is_closed_to(entry, state.fleet.names[row]) else None
 

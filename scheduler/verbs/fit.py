@@ -10,12 +10,15 @@ import numpy as np
 from headroom import wire
 from headroom.daemon.slices import PAGE_SLICE_SECONDS, Slices
 from headroom.domain.groups import group_of
+from headroom.domain.labels.topology import words_of
 from headroom.domain.model import GpuRequest, Placement
 from headroom.kube.client import KubeClient
 from headroom.wire import Wire, WireError
 from scheduler.cluster.host_rules import beyond_judgement, host_feasible, keeps_itself_apart, kept_apart, selector_text
+from scheduler.cluster.room.node_domains import NodeDomains
 from scheduler.cluster.room.open_rows import OpenRows
 from scheduler.cluster.state import ClusterState
+from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.holding import is_finished
 from scheduler.placement.quota import Budget
 from scheduler.placement.trial import KEPT_APART, Trial
@@ -44,9 +47,11 @@ class FitPage:
     state: ClusterState
     kube: KubeClient
     _open_rows: OpenRows = field(init=False)
+    _domains: NodeDomains = field(init=False)
 
     def __post_init__(self) -> None:
         self._open_rows = OpenRows(self.state)
+        self._domains = NodeDomains(self.state)
 
     async def answer(self, question: FitQuestion, request: GpuRequest) -> dict[str, Any]:
         """How many more fit by all that is judged here, once the pods that wait already have their places.
@@ -79,21 +84,36 @@ class FitPage:
         await slices.pause()
         seated = await seat(state, self._open_rows, trial, first, {namespace: budget})
         await self._close(trial, pod, avoided | kept_off)
-        enough = await _count(trial, budget, request, max(0, min(question.limit, _MOST_PODS_ASKED)))
-        found, size = trial.result(), self._group_size(pod)
-        answer: dict[str, Any] = {
-            "fits": found.fits - found.fits % size,
-            "nodes": found.nodes,
-            "reasons": found.reasons,
-        }
+        left, enough, groups, size = max(0, min(question.limit, _MOST_PODS_ASKED)), False, 0, self._group_size(pod)
+        for rows in self._domains_of(trial, pod, size):
+            before = trial.placed
+            enough = await _count(trial, budget, request, left - before, rows)
+            groups += (trial.placed - before) // size
+        found = trial.result()
+        answer: dict[str, Any] = {"fits": groups * size, "nodes": found.nodes, "reasons": found.reasons}
         if size > 1:
-            answer |= {"group_size": size, "groups": found.fits // size}
+            answer |= {"group_size": size, "groups": groups}
         if enough:
             answer["at_least"] = True  # the counting ended, not the room
         if seated.pods:
             answer["waiting_first"] = seated.pods
         not_judged = beyond_judgement(pod) + ([_OTHERS_RULES] if unsure else []) + seated.not_judged
         return answer | {"not_judged": not_judged} if not_judged else answer
+
+    def _domains_of(self, trial: Trial, pod: wire.Pod, size: int) -> list[IntArray | None]:
+        """The rows to fill one after another; None for all. Raises GroupError.
+
+        Where a group must be in one domain, those of each domain that may have room for so many, the largest first.
+        """
+        group = group_of(pod)
+        if group is None or not group.topology:
+            return [None]
+        codes = self._domains.required(group.topology)[: len(trial.fleet.names)]
+        for row in np.flatnonzero(trial.fleet.alive[: len(codes)] & (codes < 0)).tolist():
+            trial.close(row, f"its group must be in {words_of(group.topology)}, and the node has no such label")
+        domains = [np.flatnonzero(codes == domain) for domain in np.unique(codes[codes >= 0]).tolist()]
+        with_room = [(room, rows) for rows in domains if (room := trial.room(rows)) >= size]
+        return [rows for _, rows in sorted(with_room, key=lambda one: -one[0])]
 
     def _group_size(self, pod: wire.Pod) -> int:
         """How many pods like this one come together: fewer are of no use. 1 where that is not known from the pod. Raises GroupError."""
@@ -153,12 +173,12 @@ class FitPage:
         return found - {""}
 
 
-async def _count(trial: Trial, budget: Budget | None, request: GpuRequest, limit: int) -> bool:
-    """Place up to so many; returns whether more would fit."""
+async def _count(trial: Trial, budget: Budget | None, request: GpuRequest, limit: int, rows: IntArray | None) -> bool:
+    """Place up to so many, on some rows or (None) on all; returns whether more would fit on any."""
     for number in range(limit):
         if budget is not None:
             _narrow(trial, budget, request)
-        if not trial.step():
+        if not trial.step(rows):
             return False
         if number % _PODS_AT_ONCE == _PODS_AT_ONCE - 1:
             await asyncio.sleep(0)

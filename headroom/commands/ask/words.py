@@ -61,6 +61,10 @@ def _group(group: Mapping[str, Any] | None) -> list[str]:
         text += f", {group['takes']} are placed together"
     elif group.get("problem"):
         text += f"; {group['problem']}"
+    if group.get("topology"):
+        text += f", within one {group['topology']}"
+    if group.get("domain"):
+        text += f"; all of its places are in {group['domain']}"
     if group.get("seated"):
         text += f"; {group['seated']} have their places reserved"
     if group.get("rests_seconds"):

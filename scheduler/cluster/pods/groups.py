@@ -7,13 +7,14 @@ group have in common: how many there must be, and which of them were seated toge
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
-from headroom import wire
+from headroom import names, wire
 from headroom.domain.groups import Group, GroupError, GroupKind, group_of
 from headroom.domain.model import Placement
 
 Key = tuple[str, GroupKind, str]
+Said = TypeVar("Said", int, str)
 ALONE: Final = 1
 _PLANS_KEPT: Final = 16
 
@@ -36,6 +37,8 @@ class GroupRecord:
     """By UID: what each living member says of its group."""
     sizes: Counter[int] = field(default_factory=Counter)
     """How many members say each size: thousands of them are asked for it again and again."""
+    topologies: Counter[str] = field(default_factory=Counter)
+    """How many members say each topology; those that say none are not among them."""
     finished: set[str] = field(default_factory=set)
     """Members that have succeeded."""
     owners: dict[str, str] = field(default_factory=dict)
@@ -73,8 +76,16 @@ class GroupRecord:
         """Members that are alive, and those that are done."""
         return (self.members.keys() - self.finished) | self.done()
 
+    @property
+    def topology(self) -> str:
+        """Within what all members must be: what any of them says (`Group.topology`). Empty: wherever they fit."""
+        return next(iter(self.topologies), "")
+
     def number(self) -> int | str:
         """How many members must be placed together, or why that is not known, in words."""
+        if len(self.topologies) > 1:
+            said = ", ".join(sorted(self.topologies))
+            return f"{self.words}: its members disagree on {names.GROUP_TOPOLOGY}: {said}"
         if isinstance(self.read, int):
             return self.read
         if len(self.sizes) > 1:
@@ -92,19 +103,29 @@ class GroupRecord:
         self.members[uid] = group
         if group.min_count is not None:
             self.sizes[group.min_count] += 1
+        if group.topology:
+            self.topologies[group.topology] += 1
 
     def drop(self, uid: str) -> None:
         """Forget what a member said."""
         group = self.members.pop(uid, None)
-        if group is not None and group.min_count is not None:
-            self.sizes[group.min_count] -= 1
-            if not self.sizes[group.min_count]:
-                del self.sizes[group.min_count]
+        if group is None:
+            return
+        if group.min_count is not None:
+            _count_down(self.sizes, group.min_count)
+        if group.topology:
+            _count_down(self.topologies, group.topology)
 
     def add_plan(self, plan: dict[str, Placement]) -> None:
         """Remember other places for members that are seated."""
         self.plans.append(plan)
         del self.plans[:-_PLANS_KEPT]
+
+
+def _count_down(counts: Counter[Said], said: Said) -> None:
+    counts[said] -= 1
+    if not counts[said]:
+        del counts[said]
 
 
 class GroupBook:

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from headroom.daemon.logs import get_logger
 from headroom.domain.model import Placement
 from scheduler.cluster.changes import Changes, PodBound, PodGone, SeatLost
@@ -20,13 +18,12 @@ from scheduler.cluster.host_rules import keeps_itself_apart
 from scheduler.cluster.pod_entry import PodEntry, Stage
 from scheduler.cluster.pods.groups import ALONE, GroupRecord
 from scheduler.cluster.room.open_rows import OpenRows
+from scheduler.cluster.room.places import GroupPlaces
 from scheduler.cluster.state import ClusterState
 from scheduler.ledger.arrays import IntArray
 from scheduler.ledger.holding import Holding, HoldingState, LedgerError
-from scheduler.placement.placer import Placer
-from scheduler.placement.together import Seat, Unseated, seat_all
+from scheduler.placement.groups.together import Seat, Unseated
 
-Places = list[Placement] | Unseated
 _VERDICT_SECONDS: Final = 5.0
 _FIRST_REST_SECONDS: Final = 30.0
 _LONGEST_REST_SECONDS: Final = 900.0
@@ -63,9 +60,7 @@ class Seating:
     def __init__(self, state: ClusterState, *, hold_seconds: float, monotonic: Callable[[], float]) -> None:
         self._state, self._hold_seconds, self._monotonic = state, hold_seconds, monotonic
         self._book, self._pods, self._ledger = state.groups, state.pods, state.ledger
-        # kube-scheduler has checked CPU and host memory for the pod that it asks about, but not for the others.
-        self._placer = Placer(state.fleet, state.placer.policy, check_host=True, profile=state.placer.profile)
-        self._open_rows = OpenRows(state)
+        self._places = GroupPlaces(state)
         self._log = get_logger(__name__)
 
     # Questions of kube-scheduler
@@ -89,8 +84,9 @@ class Seating:
         if isinstance(number, str):
             return NotSeated(number, changes=self._give_back(entry))
         missing = number - self._served(record, entry)
-        if number == ALONE or missing <= 0:
+        if number == ALONE or (missing <= 0 and not record.topology):
             return None
+        missing = max(missing, 1)  # one more than the group must have: it too belongs near the others
         changes = self._give_back(entry)
         there = [uid for uid in record.present() if not self._is_gated(uid)]
         if len(there) < number:
@@ -137,13 +133,14 @@ class Seating:
         ground = self._pods.freed.count, who, rows.tobytes(), self._monotonic() // _VERDICT_SECONDS
         if record.verdict == ground:
             return NotSeated(record.verdict_words, lacks_room=True, changes=changes)
-        found = self._try(chosen, entry, rows)
+        expires_at = self._monotonic() + self._hold_seconds
+        found = self._places.find(record, chosen, entry, rows, expires_at=expires_at)
         if isinstance(found, Unseated) and any(one.tried for one in chosen):
             for one in chosen:
                 one.tried.clear()
-            found = self._try(chosen, entry, rows)
+            found = self._places.find(record, chosen, entry, rows, expires_at=expires_at)
         if isinstance(found, Unseated):
-            reason = found.words or f"its {len(chosen)} pods without a place do not all fit together now"
+            reason = found.words or f"its {len(chosen)} pods without a place do not all fit together now{found.within}"
             words = f"{record.words}: {reason}"
             if found.words:
                 return NotSeated(words, changes=changes)
@@ -170,53 +167,7 @@ class Seating:
         self._log.info("group_seated", group=record.words, pods=len(placements), nodes=nodes)
         return Seated(placements[entry.uid], record.deadline, changes=changes)
 
-    # Looking for places
-
-    def _try(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool = False) -> Places:
-        """Places for all of them, held in the ledger; or nothing is held. `anew`: also where a member was not bound in time."""
-        expires_at = self._monotonic() + self._hold_seconds
-
-        def take(at: int, placement: Placement) -> str | None:
-            one = chosen[at]
-            if (words := self._state.quotas.beyond(one.namespace, one.uid, placement)) is not None:
-                return words
-            try:
-                self._hold(one, placement, expires_at)
-            except LedgerError:
-                return ""
-            return None
-
-        def give(at: int) -> None:
-            self._ledger.release(chosen[at].uid)
-
-        return seat_all(self._placer, self._seats(chosen, entry, rows, anew), take, give)
-
-    def _look(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool = False) -> Places:
-        """The places that `_try` finds; nothing is held."""
-        found = self._try(chosen, entry, rows, anew)
-        if not isinstance(found, Unseated):
-            for one in chosen:
-                self._ledger.release(one.uid)
-        return found
-
-    def _seats(self, chosen: Sequence[PodEntry], entry: PodEntry, rows: IntArray, anew: bool) -> list[Seat]:
-        """What each may take. Pods that say the same of nodes as the one that is asked about are offered the same."""
-        kind, by_kind = OpenRows.kind_of(entry.pod), dict[bytes, IntArray]()
-        apart = any(keeps_itself_apart(one.pod) for one in chosen)
-        by_kind[kind] = rows
-        seats = []
-        for one in chosen:
-            own = kind if one is entry else OpenRows.kind_of(one.pod)
-            if own not in by_kind:
-                by_kind[own] = self._open_rows.of(one.pod)
-            its = self._pods.kept.rows_open_to(one, by_kind[own])
-            if one.tried and not anew:
-                row_of = self._state.fleet.row_of
-                its = its[~np.isin(its, [row_of[name] for name in one.tried if name in row_of])]
-            if (within := self._state.quotas.rows(one.namespace, one.uid, one.request)) is not None:
-                its = its[within[its]]
-            seats.append(Seat(one.request, its, apart))
-        return seats
+    # Questions of others
 
     def would_fit(self, record: GroupRecord, rows: IntArray) -> bool:
         """Whether the members that wait could be seated now, of which the first one may be on `rows`. Nothing is held."""
@@ -229,7 +180,7 @@ class Seating:
         if there < number or not waiting:
             return False
         chosen = waiting[: max(missing, 1)]
-        return not isinstance(self._look(chosen, chosen[0], rows, anew=True), Unseated)
+        return not isinstance(self._places.look(record, chosen, chosen[0], rows, anew=True), Unseated)
 
     def missing(self, record: GroupRecord, rows_of: Callable[[PodEntry], IntArray]) -> list[tuple[PodEntry, Seat]]:
         """The members that a group waits to have seated, and where each might be; empty where it does not wait for room."""
@@ -266,7 +217,7 @@ class Seating:
             if not offered(held.placement.node) and OpenRows.kind_of(one.pod) == kind:
                 movers.append(one)
         with self._lifted(movers):
-            found = self._look(movers, entry, rows())
+            found = self._places.look(record, movers, entry, rows())
         if isinstance(found, Unseated):
             return NotSeated(f"{record.words}: its places are on nodes that are not offered", trial=True)
         plan = dict(zip([one.uid for one in movers], found, strict=True))
@@ -306,7 +257,7 @@ class Seating:
         done: list[PodEntry] = []
         try:
             for one, held in movers:
-                self._hold(one, plan[one.uid], held.expires_at)
+                self._places.hold(one, plan[one.uid], held.expires_at)
                 done.append(one)
         except LedgerError:
             for one in done:
@@ -316,16 +267,14 @@ class Seating:
             return []
         return [self._pods.freed(held.placement.node, seen_by_scheduler=False) for _, held in movers]
 
-    def _hold(self, one: PodEntry, placement: Placement, expires_at: float) -> None:
-        self._ledger.reserve(
-            one.uid, one.key, one.request, placement,
-            expires_at=expires_at, project=one.facts.project, priority=one.facts.priority,
-        )  # fmt: skip
-
-    def may_bind(self, entry: PodEntry) -> str | None:
-        """Why a pod must not be bound now although its node has room: its group was not seated, or is not any more."""
+    def may_bind(self, entry: PodEntry, node: str) -> str | None:
+        """Why a pod must not be bound to a node now although that has room: its group was not seated, or must be elsewhere."""
         record = self._book.of(entry.uid) if entry.facts.group is not None else None
-        if record is None or entry.uid in record.seated:
+        if record is None:
+            return None
+        if record.topology and (words := self._not_there(record, entry, node)) is not None:
+            return words
+        if entry.uid in record.seated:
             return None
         number = record.number()
         if isinstance(number, int) and (number == ALONE or self._served(record, entry) >= number):
@@ -334,6 +283,15 @@ class Seating:
         if holding is not None and holding.state in _UNCONFIRMED:
             return None
         return f"{record.words} has no places reserved: it is seated when it is asked about again"
+
+    def _not_there(self, record: GroupRecord, entry: PodEntry, node: str) -> str | None:
+        """Why a member must not be on a node that it has no place on, by what its group requires."""
+        holding = self._ledger.holdings.get(entry.uid)
+        if holding is not None and holding.placement.node == node:
+            return None
+        if any(plan[entry.uid].node == node for plan in record.plans if entry.uid in plan):
+            return None  # the group moves there as a whole
+        return self._places.domains.refusal(record, entry.uid, node)
 
     # What became of it
 

@@ -16,6 +16,7 @@ from tests.fakes.extender_cluster import PODS, Setup, pod_asking
 
 GATES = "--feature-gates=GenericWorkload=true,GangScheduling=true,TopologyAwareWorkloadScheduling=true"
 GROUPS = "/apis/scheduling.k8s.io/v1alpha2/namespaces/default/podgroups"
+RACK = "cloud.google.com/gce-topology-subblock"
 Object = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ def world() -> Iterator[Setup]:
     started: list[Cluster] = []
 
     def start(nodes: Any, scheduler_config: Any) -> Cluster:
-        racked = [replace(node, labels={"rack": f"r{at // 2}"}) for at, node in enumerate(nodes)]
+        racked = [replace(node, labels={"rack": f"r{at // 2}", RACK: f"r{at // 2}"}) for at, node in enumerate(nodes)]
         started.append(Gangs.start(nodes=racked, scheduler_config=scheduler_config))
         return started[-1]
 
@@ -66,10 +67,11 @@ def group(name: str, size: int, *topology: str) -> Object:
     }
 
 
-def plain(name: str, of: str, size: int, **spec: Any) -> Object:
+def plain(name: str, of: str, size: int, within: str = "", **spec: Any) -> Object:
     """A member of a group of plain pods, which kube-scheduler knows nothing of."""
     pod = pod_asking(name, "70Gi", **spec)
-    pod["metadata"]["annotations"] = {"headroom.dev/group": of, "headroom.dev/group-size": str(size)}
+    said = {"headroom.dev/group-topology": within} if within else {}
+    pod["metadata"]["annotations"] = {"headroom.dev/group": of, "headroom.dev/group-size": str(size), **said}
     return pod
 
 
@@ -156,3 +158,30 @@ def test_a_member_that_waits_between_filter_and_bind_keeps_its_room(world: Setup
     world.cluster.apply([volume])
     world.cluster.wait_for(lambda: "slow-0" in bound(world), "the member that waited to be bound", 90)
     assert "thief" not in bound(world)
+
+
+def test_a_pair_is_placed_in_one_rack_and_a_group_that_must_be_waits_for_one(world: Setup) -> None:
+    def racks(*names: str) -> set[str]:
+        label = {
+            node["metadata"]["name"]: node["metadata"]["labels"][RACK]
+            for node in world.cluster.api.items("/api/v1/nodes")
+        }
+        return {label[node] for name, node in bound(world).items() if name.startswith(names)}
+
+    world.create(pod_asking("small", "70Gi"))
+    world.wait_bound(1)
+    world.create(*(plain(f"near-{at}", "near", 2) for at in range(2)))
+    world.wait_bound(3)
+    assert len(racks("near-")) == 1, "the card beside the small pod is left free"
+    # Three cards are free, two of them in one rack.
+    world.create(*(plain(f"must-{at}", "must", 3, "rack") for at in range(3)))
+    world.cluster.wait_for(
+        lambda: any("do not all fit together now in one rack" in world.message(f"must-{at}") for at in range(3)),
+        "the reason",
+    )
+    assert for_a_while(lambda: len(bound(world)) == 3 and world.metric("headroom_reservations") == 0)
+    world.cluster.api.delete_all(f"{PODS}/must-{at}" for at in range(3))
+    world.create(*(plain(f"both-{at}", "both", 2, RACK) for at in range(2)))
+    world.wait_bound(5)
+    assert len(racks("both-")) == 1
+    assert len(racks("both-", "near-", "small")) == 3

@@ -74,4 +74,4 @@ async def test_explain_tells_how_far_the_group_has_come(running: Running) -> Non
         "problem": None,
         "seated": 0,
     }
-    assert answer["group"] == {**expected, "rests_seconds": 0.0}
+    assert answer["group"] == {**expected, "rests_seconds": 0.0, "topology": None, "domain": None}

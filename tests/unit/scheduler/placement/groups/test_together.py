@@ -5,9 +5,9 @@ import pytest
 
 from headroom.domain.model import Card, GpuNode, GpuRequest, Placement
 from scheduler.ledger.fleet import Fleet
+from scheduler.placement.groups.together import Seat, Unseated, nearest_rows, seat_all
 from scheduler.placement.placer import Placer, hold
 from scheduler.placement.policies.registry import policy_by_name
-from scheduler.placement.together import Seat, Unseated, nearest_rows, seat_all
 
 GIB = 1024
 

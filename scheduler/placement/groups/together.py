@@ -6,7 +6,7 @@ held.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,11 @@ class Seat:
     apart: bool = False
     """No other member may be on its node."""
 
+    @property
+    def size(self) -> tuple[int, bool, int, int]:
+        """What it asks for, to be compared."""
+        return self.request.count, self.request.whole_cards, self.request.vram_mib, self.request.milli
+
 
 @dataclass(frozen=True, slots=True)
 class Unseated:
@@ -37,6 +42,12 @@ class Unseated:
 
     seated: int
     words: str = ""
+    within: str = ""
+    """Within what there is no room, in words that may follow; empty where there is none anywhere."""
+
+
+Choose: TypeAlias = Callable[[Seat, IntArray], int | None]
+"""Gives the row for a seat, of those that it may be on; None where none has room."""
 
 
 def seat_all(
@@ -44,14 +55,16 @@ def seat_all(
     seats: Sequence[Seat],
     take: Callable[[int, Placement], str | None],
     give: Callable[[int], None],
+    choose: Choose | None = None,
 ) -> list[Placement] | Unseated:
     """A placement for each seat, in their order, all held by `take`; or nothing is held.
 
     `take(at, placement)` holds the place of a seat, or says why it may not be had: then it holds nothing. `give(at)` undoes it.
+    Without `choose` each seat gets the row that the policy likes best.
     """
     if not _enough(placer.fleet, [seat.request for seat in seats]):
         return Unseated(0)
-    order = sorted(range(len(seats)), key=lambda at: _size(seats[at].request), reverse=True)
+    order = sorted(range(len(seats)), key=lambda at: seats[at].size, reverse=True)
     placements: dict[int, Placement] = {}
     used: set[int] = set()
     for at in order:
@@ -59,7 +72,9 @@ def seat_all(
         rows = seat.rows
         if used and seat.apart:
             rows = rows[~np.isin(rows, list(used))]
-        row = placer.best_among(seat.request, rows) if len(rows) else None
+        row = None
+        if len(rows):
+            row = placer.best_among(seat.request, rows) if choose is None else choose(seat, rows)
         words: str | None = ""
         if row is not None:
             placement = placer.placement_at(seat.request, row)
@@ -81,10 +96,6 @@ def _enough(fleet: Fleet, requests: Sequence[GpuRequest]) -> bool:
     return sum(request.count for request in pinned if request.whole_cards) <= int((fleet.free_mib > 0).sum())
 
 
-def _size(request: GpuRequest) -> tuple[int, bool, int, int]:
-    return request.count, request.whole_cards, request.vram_mib, request.milli
-
-
 def nearest_rows(fleet: Fleet, seats: Sequence[Seat]) -> list[int] | None:
     """Rows that would hold all seats once what runs there has ended, those first on which the least must end; few rather than many.
 
@@ -92,7 +103,7 @@ def nearest_rows(fleet: Fleet, seats: Sequence[Seat]) -> list[int] | None:
     """
     chosen: list[int] = []
     used: dict[int, float] = {}
-    for at in sorted(range(len(seats)), key=lambda at: _size(seats[at].request), reverse=True):
+    for at in sorted(range(len(seats)), key=lambda at: seats[at].size, reverse=True):
         seat = seats[at]
         open_to_it = set() if seat.apart else set(seat.rows.tolist())
         row = next((row for row in chosen if row in open_to_it and _part(fleet, seat, row) <= _WHOLE - used[row]), None)
