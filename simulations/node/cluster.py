@@ -256,7 +256,14 @@ class NodeCluster(RunningCluster):
     # --- device plugin ----------------------------------------------------------------------------------------------
 
     def start_plugin(
-        self, replicas: int = 4, policy: str = "distributed", *, ties: str = "random", seed: int = 1, mps: bool = False
+        self,
+        replicas: int = 4,
+        policy: str = "distributed",
+        *,
+        links: str = "",
+        ties: str = "random",
+        seed: int = 1,
+        mps: bool = False,
     ) -> Component:
         """Advertise the stub's cards as nvidia.com/gpu, and wait until the API server knows of it."""
         self.set_unhealthy(())
@@ -268,7 +275,13 @@ class NodeCluster(RunningCluster):
             "simulations.node.plugin.device_plugin",
             f"--cards={','.join(self.cards.uuids)}",
         ]
-        command += [f"--replicas={replicas}", f"--policy={policy}", f"--ties={ties}", f"--seed={seed}"]
+        command += [
+            f"--replicas={replicas}",
+            f"--policy={policy}",
+            f"--links={links}",
+            f"--ties={ties}",
+            f"--seed={seed}",
+        ]
         command += [f"--state={self.folder / 'plugin.json'}", f"--log={log}", *(["--mps"] if mps else [])]
         component = self.run("device-plugin", command)
         self.wait_for_devices(replicas * len(self.cards.uuids))

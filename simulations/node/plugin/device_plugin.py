@@ -5,10 +5,13 @@
 Devices are `UUID::n` with replicas, `UUID` without. GetPreferredAllocation chooses among shared devices as NVIDIA's plugin
 documents it: `distributed` takes one device at a time from the card with the fewest devices given out, `packed` from the one
 with the most, `spread` from the one that this container has least of. Among equals anyone: NVIDIA's walks a Go map; here
-`--ties` says first, last, or a generator of `--seed`. Allocate answers NVIDIA_VISIBLE_DEVICES, with `--mps` also what an MPS
-plugin adds. The file of `--state` (JSON: `{"unhealthy": [ids]}`) is read twice a second. Every call is a line of `--log`.
+`--ties` says first, last, or a generator of `--seed`. Among whole cards NVIDIA's takes the best linked ones; `linked` does so by the
+pairs of `--links`. With `none` the plugin says that it prefers nothing, and kubelet chooses alone. Allocate answers
+NVIDIA_VISIBLE_DEVICES, with `--mps` also what an MPS plugin adds. The file of `--state` (JSON: `{"unhealthy": [ids]}`) is read twice
+a second. Every call is a line of `--log`.
 """
 
+import itertools
 import json
 import os
 import random
@@ -49,9 +52,18 @@ class Chooser:
     ties: str
     """first, last or random."""
     random: random.Random
+    links: frozenset[frozenset[str]] = frozenset()
+    """Pairs of cards with a better link than others."""
+
+    @property
+    def prefers(self) -> bool:
+        """Whether kubelet shall ask which devices to take."""
+        return self.policy != "none"
 
     def choose(self, available: Sequence[str], required: Sequence[str], size: int) -> list[str]:
         """`size` of the `available` device ids, the `required` among them."""
+        if self.policy == "linked":
+            return self._linked(sorted(available), required, size)
         free: dict[str, list[str]] = {}
         for device in sorted(available):
             if device not in required:
@@ -71,6 +83,22 @@ class Chooser:
             picked[card] += 1
         return chosen
 
+    def _linked(self, available: Sequence[str], required: Sequence[str], size: int) -> list[str]:
+        """The set with the most links; of equals the one that leaves the most links to others."""
+
+        def links(cards: frozenset[str]) -> int:
+            return sum(pair <= cards for pair in self.links)
+
+        free = frozenset(map(card_of, available))
+
+        def worth(devices: Sequence[str]) -> tuple[int, int]:
+            cards = frozenset(map(card_of, devices))
+            return links(cards), links(free - cards)
+
+        sets = [each for each in itertools.combinations(available, size) if set(required) <= set(each)]
+        best = max(sets, key=worth)
+        return list(best)
+
     def _in_order(self, cards: list[str]) -> list[str]:
         if self.ties == "random":
             self.random.shuffle(cards)
@@ -78,11 +106,17 @@ class Chooser:
         return sorted(cards, reverse=self.ties == "last")
 
 
+def links_of(cards: Sequence[str], pairs: str) -> frozenset[frozenset[str]]:
+    """`0-3,1-2`: pairs of cards by their places."""
+    return frozenset(frozenset(cards[int(at)] for at in pair.split("-")) for pair in pairs.split(",") if pair)
+
+
 class Plugin:
     """The service; one method for each call of kubelet's."""
 
     def __init__(self, chooser: Chooser, state: Path | None, log: Path, *, mps: bool) -> None:
         self._chooser, self._state, self._log, self._mps = chooser, state, log, mps
+        self.options = MESSAGES["DevicePluginOptions"](get_preferred_allocation_available=chooser.prefers)
         self._lock = threading.Lock()
 
     def log(self, call: str, **facts: Any) -> None:
@@ -136,15 +170,13 @@ class Plugin:
 
 
 def _serve(plugin: Plugin, socket: Path) -> grpc.Server:
-    options = MESSAGES["DevicePluginOptions"](get_preferred_allocation_available=True)
-
     def unary(method: Callable[[Any, grpc.ServicerContext], Any], request: str) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(
             method, MESSAGES[request].FromString, lambda message: message.SerializeToString()
         )
 
     handlers = {
-        "GetDevicePluginOptions": unary(lambda _request, _context: options, "Empty"),
+        "GetDevicePluginOptions": unary(lambda _request, _context: plugin.options, "Empty"),
         "ListAndWatch": grpc.unary_stream_rpc_method_handler(
             plugin.list_and_watch, MESSAGES["Empty"].FromString, lambda message: message.SerializeToString()
         ),
@@ -160,8 +192,7 @@ def _serve(plugin: Plugin, socket: Path) -> grpc.Server:
     return server
 
 
-def _register(kubelet: Path, socket: Path, resource: str) -> None:
-    options = MESSAGES["DevicePluginOptions"](get_preferred_allocation_available=True)
+def _register(kubelet: Path, socket: Path, resource: str, options: Any) -> None:
     request = MESSAGES["RegisterRequest"](
         version="v1beta1", endpoint=socket.name, resource_name=resource, options=options
     )
@@ -186,7 +217,7 @@ def run_for_ever(plugin: Plugin, folder: Path, resource: str) -> None:
                 if server is not None:
                     server.stop(0)
                 server = _serve(plugin, socket)
-                _register(kubelet, socket, resource)
+                _register(kubelet, socket, resource, plugin.options)
                 known = now
                 plugin.log("registered", pid=os.getpid())
         except (OSError, grpc.RpcError) as error:
@@ -197,7 +228,12 @@ def run_for_ever(plugin: Plugin, folder: Path, resource: str) -> None:
 @click.command()
 @click.option("--cards", required=True, help="UUIDs, with commas.")
 @click.option("--replicas", default=1, show_default=True, help="Devices that each card is advertised as.")
-@click.option("--policy", default="distributed", type=click.Choice(["distributed", "packed", "spread"]))
+@click.option(
+    "--policy", default="distributed", type=click.Choice(["distributed", "packed", "spread", "linked", "none"])
+)
+@click.option(
+    "--links", default="", help="With --policy linked: the pairs of cards with the better links, such as 0-3,1-2."
+)
 @click.option(
     "--ties", default="random", type=click.Choice(["first", "last", "random"]), help="Who is taken of equals."
 )
@@ -208,11 +244,12 @@ def run_for_ever(plugin: Plugin, folder: Path, resource: str) -> None:
 @click.option("--log", required=True, type=click.Path(path_type=Path))
 @click.option("--folder", default=FOLDER, show_default=True, type=click.Path(path_type=Path))
 def main(
-    cards: str, replicas: int, policy: str, ties: str, seed: int, resource: str, mps: bool, state: Path | None,
+    cards: str, replicas: int, policy: str, links: str, ties: str, seed: int, resource: str, mps: bool, state: Path | None,
     log: Path, folder: Path,
 ) -> None:  # fmt: skip
     """Advertise cards that are not there, until killed."""
-    chooser = Chooser(device_ids(cards.split(","), replicas), policy, ties, random.Random(seed))
+    names = cards.split(",")
+    chooser = Chooser(device_ids(names, replicas), policy, ties, random.Random(seed), links_of(names, links))
     run_for_ever(Plugin(chooser, state, log, mps=mps), folder, resource)
 
 

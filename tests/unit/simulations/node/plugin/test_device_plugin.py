@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headroom.domain.device_plugin import greedy_cards
 from headroom.domain.model import Allocation
-from simulations.node.plugin.device_plugin import Chooser, card_of, device_ids
+from simulations.node.plugin.device_plugin import Chooser, card_of, device_ids, links_of
 
 CARDS = ("GPU-a", "GPU-b", "GPU-c")
 
@@ -48,3 +48,13 @@ def test_required_devices_come_first() -> None:
 
 def test_whole_cards_have_no_replica_in_their_id() -> None:
     assert device_ids(CARDS, 1) == list(CARDS)
+
+
+def test_linked_takes_the_best_pair_of_what_is_free_and_leaves_the_others_theirs() -> None:
+    cards = ["a", "b", "c", "d"]
+    one = Chooser(cards, "linked", "first", random.Random(1), links_of(cards, "0-3,1-2"))
+    assert one.choose(cards, [], 2) == ["a", "d"]
+    assert one.choose(["b", "c", "d"], [], 2) == ["b", "c"]
+    assert one.choose(["b", "c", "d"], [], 1) == ["d"], "the one whose partner is taken"
+    assert one.choose(cards, ["c"], 2) == ["b", "c"]
+    assert Chooser(cards, "none", "first", random.Random(1)).prefers is False
