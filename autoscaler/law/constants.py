@@ -89,6 +89,10 @@ class LawConstants:
     """What was seen of lateness so long ago counts 1/e: six hours, in which a day's loads are met."""
     curve_young_seconds: float = 300.0
     """The same at the start, growing by half of the age: the first minutes rest on prices that are still being learned."""
+    curve_mix: float = 2.0
+    """A mean prompt so many times as long, or as short, is another mix, of which the curve says little."""
+    curve_mix_keeps: float = 0.1
+    """So much of what was seen counts when the mix has become another one."""
     curve_weight: float = 30.0
     """Most that the requests of one tick weigh: late ones come together, so that many at once say little more than some."""
     curve_full_spread: float = 0.15

@@ -100,7 +100,12 @@ class Turn:
         """How long a replica is kept after it was last needed: stated, learned, or the default."""
         if self.spec.down.window_seconds is not None:
             return self.spec.down.window_seconds
-        return self.law.hold_default_seconds if self.state.hold_seconds is None else self.state.hold_seconds
+        default, learned = self.law.hold_default_seconds, self.state.hold_seconds
+        if learned is None:
+            return default
+        # The first minutes cannot have shown the longer gaps: with an objective what they teach does not shorten the default yet.
+        young = self.spec.objective is not None and self.state.learned.bursts.seconds < self.law.burst_young_seconds
+        return max(learned, default) if young else learned
 
     def decision(self, replicas: int, wanted: int, unmet: int, *, active: bool) -> Decision:
         """How it ends: `replicas` of the `wanted` ones, `unmet` of them refused; `active` unless no signal is fresh."""

@@ -43,6 +43,8 @@ class LateCurve:
     full: float = 1.0
     steepness: float = 20.0
     usual_steepness: float = 20.0
+    prompt_tokens: float = 0.0
+    """Of a mean prompt, weighted by its own length, when it was begun; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

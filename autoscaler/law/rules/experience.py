@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from autoscaler.law.constants import LawConstants
 from autoscaler.law.inputs import Freshness, Work
 from autoscaler.law.memory import forecast, lateness
 from autoscaler.law.memory.learned import LateCurve
@@ -100,7 +101,20 @@ def _usual(turn: Turn, work: Work, curve: LateCurve) -> LateCurve:
         return curve
     usual = law.curve_steepness * math.sqrt(objective.first_token_seconds / grain)
     usual = min(max(usual, law.curve_steepness_least), law.curve_steepness_most)
-    return replace(curve, usual_steepness=usual, steepness=curve.steepness if curve.seen else usual)
+    tokens = max(work.prompt_grain, work.prompt_tokens_per_request)
+    if not curve.seen:
+        return replace(curve, usual_steepness=usual, steepness=usual, prompt_tokens=tokens)
+    longer = tokens / (curve.prompt_tokens or tokens)
+    if max(longer, 1 / longer) < law.curve_mix:
+        return replace(curve, usual_steepness=usual, prompt_tokens=curve.prompt_tokens or tokens)
+    return _of_another_mix(replace(curve, usual_steepness=usual, prompt_tokens=tokens), longer, law)
+
+
+def _of_another_mix(curve: LateCurve, longer: float, law: LawConstants) -> LateCurve:
+    """The curve where a mean prompt is `longer` times what it was: lateness begins as much earlier, and little was seen of it."""
+    steepness = min(max(curve.steepness / math.sqrt(longer), law.curve_steepness_least), law.curve_steepness_most)
+    seen, missed = (tuple(n * law.curve_mix_keeps for n in counts) for counts in (curve.seen, curve.missed))
+    return replace(curve, steepness=steepness, seen=seen, missed=missed, seconds=0.0)
 
 
 def allowed(turn: Turn) -> float:

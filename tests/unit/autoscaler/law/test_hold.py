@@ -7,12 +7,14 @@ import pytest
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decide import Rule, TargetState
 from autoscaler.law.memory.hold import hold_seconds, note_gaps
-from autoscaler.law.memory.learned import GapHistogram, Learned
+from autoscaler.law.memory.learned import Bursts, GapHistogram, Learned
 from autoscaler.law.memory.window import Gap
-from autoscaler.law.spec import Scaling
+from autoscaler.law.spec import Objective, Scaling
+from autoscaler.law.turn import begin
 from tests.unit.autoscaler.law.runs import RUNNING, TICK, Run, in_flight
 
 LAW = LawConstants()
+OBJECTIVE = Objective(2.0, 0.1)
 LEARNS = replace(RUNNING, down=Scaling())
 
 
@@ -69,3 +71,22 @@ def test_a_stated_window_needs_no_recalling() -> None:
     run = Run(RUNNING, 8)
     run.state = TargetState(learned=Learned(start_seconds=(60.0,), gaps=gaps(600.0)))
     assert run.tick(in_flight(20), times=6) == 3
+
+
+@pytest.mark.parametrize(
+    ("load_seconds", "objective", "held"),
+    [(600.0, OBJECTIVE, 300.0), (1799.0, OBJECTIVE, 300.0), (1800.0, OBJECTIVE, 60.0), (600.0, None, 60.0)],
+    ids=["young", "nearly-half-an-hour", "half-an-hour", "no-objective"],
+)
+def test_the_first_half_hour_of_load_does_not_shorten_the_default(
+    load_seconds: float, objective: Objective | None, held: float
+) -> None:
+    """Gaps longer than a lull cannot have been seen yet: on the code trace nine replicas went just before the burst that needed them."""
+    state = TargetState(hold_seconds=60.0, learned=Learned(bursts=Bursts(seconds=load_seconds)))
+    turn = begin(replace(LEARNS, objective=objective), state, in_flight(20)(8), 1000.0, LAW)
+    assert turn.hold_seconds == held
+
+
+def test_a_learned_hold_time_longer_than_the_default_counts_from_the_start() -> None:
+    state = TargetState(hold_seconds=679.0, learned=Learned(bursts=Bursts(seconds=60.0)))
+    assert begin(replace(LEARNS, objective=OBJECTIVE), state, in_flight(20)(8), 1000.0, LAW).hold_seconds == 679.0

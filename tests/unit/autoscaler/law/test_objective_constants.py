@@ -135,6 +135,22 @@ def test_eight_of_ten_requests_that_may_be_late_are_aimed_at() -> None:
     assert experience.aim(overdrawn(0.08)) == pytest.approx(0.08)
 
 
+@pytest.mark.parametrize(("grain", "kept"), [(51.0, 1.0), (150.0, 1.0), (199.0, 1.0), (201.0, 0.1), (49.0, 0.1)])
+def test_of_a_mix_with_prompts_of_another_length_little_was_seen(grain: float, kept: float) -> None:
+    """The curve was learned at prompts of 100 tokens."""
+    many = (100.0,) * lateness.CLASSES
+    curve = LateCurve(seen=many, missed=many, seconds=5000.0, steepness=20.0, prompt_tokens=100.0)
+    learned = Learned(curve=curve)
+    other = turn(replace(WORK, prompt_grain=grain, prompt_tokens_per_request=40.0), learned, loads=((NOW - 15.0, 6.0),))
+    experience.note(other)
+    after = other.state.learned.curve
+    assert after.seen[0] == pytest.approx(100 * kept)
+    assert after.missed[0] == pytest.approx(100 * kept)
+    assert after.seconds == (5000.0 if kept == 1.0 else 0.0)
+    assert after.steepness == pytest.approx(20.0 if kept == 1.0 else 20.0 * math.sqrt(100 / grain))
+    assert after.prompt_tokens == (100.0 if kept == 1.0 else grain)
+
+
 def test_while_none_is_late_twice_as_many_may_be() -> None:
     assert experience.aim(overdrawn(0.0)) == pytest.approx(2 * 0.08)
     assert experience.aim(overdrawn(0.04)) == pytest.approx(1.5 * 0.08)
