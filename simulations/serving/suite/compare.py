@@ -85,6 +85,10 @@ class Bench:
         there = [outcome for outcome in found if outcome is not None]
         return Scored(parameters, tuple(there)) if len(there) == len(found) else None
 
+    def on_tuning(self, parameters: Parameters) -> Outcome | None:
+        """A setting on the seed of tuning, if it is there."""
+        return self.store.get(parameters, TUNED_ON, FIRST if self.load.tuned_hours else "")
+
     @property
     def budget(self) -> int:
         """Settings that may be tried."""
@@ -99,7 +103,7 @@ class Bench:
         so_far: list[Judged] = []
 
         def known(setting: Parameters) -> Outcome:
-            found = self.store.get(setting, TUNED_ON, FIRST if self.load.tuned_hours else "")
+            found = self.on_tuning(setting)
             if found is None:
                 raise _NotThereError
             so_far.append((setting, found))
@@ -137,6 +141,7 @@ def work(study: Study, load: str, law: str, *, tune: bool) -> str:
     bench = Bench(study, load, law)
     before = len(bench.store)
     bench.scored(bench.entry.defaults)
+    bench.once(bench.entry.defaults, TUNED_ON, tuning=True)
     if tune:
         bench.tuned(bench.tried())
     return f"{load}, {law}: {len(bench.store) - before} runs"

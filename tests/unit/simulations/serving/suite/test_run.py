@@ -123,10 +123,26 @@ def test_the_goals_are_judged_by_what_was_measured(study: Study) -> None:
 
 
 def test_where_no_rival_reaches_the_share_one_point_is_allowed(study: Study) -> None:
-    near = report._reaches(report._View(1.0, 0.925, 1.0, 0.93, 1.0, 1.0))
+    near = report._reaches(report._View(1.0, 0.925, 1.0, 0.93, 1.0, 0.9, 1.0))
     assert near
-    assert not report._reaches(report._View(1.0, 0.91, 1.0, 0.93, 1.0, 1.0))
-    assert not report._reaches(report._View(1.0, 0.975, 1.0, SHARE, 1.0, 1.0))
+    assert not report._reaches(report._View(1.0, 0.91, 1.0, 0.93, 1.0, 0.9, 1.0))
+    assert not report._reaches(report._View(1.0, 0.975, 1.0, SHARE, 1.0, 0.9, 1.0))
+
+
+def test_a_fleet_that_serves_less_is_not_praised_for_being_cheaper(study: Study) -> None:
+    book = book_of(study, headroom=(0.95, 3.0), keda_running=(0.981, 6.6), clairvoyant=(0.99, 2.0))
+    judged = report.goals_of(book)[:-1]
+    assert [goal.held for goal in judged] == [()] * len(judged)
+    near = book_of(
+        replace(study, out=study.out / "near"), headroom=(0.955, 3.0), keda_running=(0.96, 6.6), clairvoyant=(0.97, 5.0)
+    )
+    assert [bool(goal.held) for goal in report.goals_of(near)[:-1]] == [True, True, True, True, False]
+
+
+def test_ours_stands_beside_rivals_tuned_on_other_loads(study: Study) -> None:
+    compare.work(study, "small", "headroom", tune=False)
+    text = report.elsewhere(report.Book(study, ["small"], ["headroom", "kpa"]))
+    assert "| small | ..." not in " ".join(text.split())
 
 
 def test_what_was_not_run_is_said(study: Study) -> None:
