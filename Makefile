@@ -136,6 +136,11 @@ test-karpenter: $(VENV)/.dev prerequisites control-plane ## Karpenter itself, bu
 	$(BIN)/python -m simulations.kwok.karpenter
 	$(PYTEST) tests/karpenter -m 'not gpu'
 
+.PHONY: test-operators
+test-operators: $(VENV)/.dev prerequisites control-plane ## The controllers of LeaderWorkerSet and MPIJob, built here (once; up to half an hour), make pods that are placed together; no part of `make test`
+	$(BIN)/python -m simulations.kwok.operators
+	$(PYTEST) tests/operators -m 'not gpu'
+
 .PHONY: test-gpu
 test-gpu: $(VENV)/.dev ## Tests that need a real NVIDIA card
 	$(PYTEST) tests -m gpu

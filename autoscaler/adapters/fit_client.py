@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 
 from autoscaler.law.inputs import Capacity
+from headroom import names
 from headroom.daemon.logs import get_logger
 
 log = get_logger(__name__)
@@ -23,6 +24,8 @@ _FIT: Final = msgspec.json.Decoder(_Fit)
 
 _AT_ONCE: Final = 8
 """Questions under way: hundreds at once would each wait for all the others, beyond their time."""
+_ONE_REPLICA: Final = "headroom-one-replica-more"
+"""No group is called so."""
 _TOO_SLOW: Final = "the scheduler does not answer in time"
 
 
@@ -40,7 +43,13 @@ class FitClient:
     ) -> tuple[Capacity | None, str]:
         """(answer, complaint): how many more replicas fit, up to `limit`; None and why where it is not known."""
         pod = msgspec.json.decode(template)
-        pod["metadata"] = (pod.get("metadata") or {}) | {"namespace": namespace}
+        meta = pod["metadata"] = (pod.get("metadata") or {}) | {"namespace": namespace}
+        annotations = meta.get("annotations") or {}
+        if pods_per_replica > 1 and annotations.get(names.GROUP_TOPOLOGY):
+            # The template does not say yet that its pods are a group: those of one replica must be near each other.
+            meta["annotations"] = {
+                **annotations, names.GROUP: _ONE_REPLICA, names.GROUP_SIZE: str(pods_per_replica),
+            }  # fmt: skip
         # The law takes replicas that wait for a node off the answer itself.
         question = {"pod": pod, "limit": limit * pods_per_replica, "ownWaiting": True}
         async with self._slots:

@@ -1,7 +1,7 @@
 """Builds the controllers of LeaderWorkerSet and MPIJob, for the tests of groups, from the Go modules pinned in `tools/operators/`.
 
-`python -m simulations.kwok.operators` compiles them into `$HEADROOM_CACHE/operators/`; see `simulations.kwok.build`. From nothing: some
-6 minutes of two cores.
+`python -m simulations.kwok.operators` compiles them into `$HEADROOM_CACHE/operators/`; see `simulations.kwok.build`. From nothing it took
+half an hour on two cores that were busy with much else.
 """
 
 import shutil

@@ -1,6 +1,7 @@
 """What the extender says of room in the cluster, and how much of it a raise may take."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +61,24 @@ class TestCapacity:
         capacity, complaint = await client.ask(template, "ns", 3, 4)
         assert (asked[0]["limit"], asked[0]["pod"]["metadata"]) == (12, {"namespace": "ns"})
         assert (capacity, complaint) == (Capacity(2, "no free card on 3 nodes"), "")
+        await client.close()
+        await runner.cleanup()
+
+    async def test_the_pods_of_a_replica_that_must_be_near_each_other_are_asked_about_as_a_group(self) -> None:
+        asked: list[dict[str, Any]] = []
+
+        def answer(question: dict[str, Any]) -> web.Response:
+            asked.append(question["pod"]["metadata"]["annotations"])
+            return web.json_response({"fits": 2, "nodes": {"n": 3}, "groups": 1, "group_size": 2})
+
+        runner, url = await self.extender(answer)
+        client = FitClient(url, 1.0)
+        near = {"headroom.dev/group-topology": "rack"}
+        template = json.dumps({"metadata": {"annotations": near}, "spec": {}}).encode()
+        assert await client.ask(template, "ns", 3, 2) == (Capacity(1, ""), "")
+        await client.ask(template, "ns", 3, 1)
+        group = {"headroom.dev/group": "headroom-one-replica-more", "headroom.dev/group-size": "2"}
+        assert asked == [near | group, near], "a replica of one pod is near itself"
         await client.close()
         await runner.cleanup()
 
