@@ -242,6 +242,7 @@ class _Filling:
         self._placer, self._blocks = placer, list(blocks)
         self._full: dict[tuple[GpuRequest, int], int] = {}
         """By kind of seat, how many blocks have no place for it any more."""
+        self._parts: dict[tuple[int, int], IntArray] = {}
 
     def choose(self, seat: Seat, rows: IntArray) -> int | None:
         """The row for a seat that may be on `rows`."""
@@ -249,7 +250,16 @@ class _Filling:
         at = self._full.get(kind, 0)
         row = None
         while at < len(self._blocks) and row is None:
-            row = self._placer.best_among(seat.request, np.intersect1d(self._blocks[at], rows, assume_unique=True))
+            row = self._placer.best_among(seat.request, self._part(seat, rows, at))
             at += row is None
         self._full[kind] = at
         return row
+
+    def _part(self, seat: Seat, rows: IntArray, at: int) -> IntArray:
+        """Those of the rows that are in a block; remembered for all seats that may be on all of the same rows."""
+        if rows is not seat.rows:
+            return np.intersect1d(self._blocks[at], rows, assume_unique=True)
+        key = id(rows), at
+        if key not in self._parts:
+            self._parts[key] = np.intersect1d(self._blocks[at], rows, assume_unique=True)
+        return self._parts[key]
