@@ -103,9 +103,16 @@ class Turn:
         default, learned = self.law.hold_default_seconds, self.state.hold_seconds
         if learned is None:
             return default
-        # The first minutes cannot have shown the longer gaps: with an objective what they teach does not shorten the default yet.
-        young = self.spec.objective is not None and self.state.learned.bursts.seconds < self.law.burst_young_seconds
-        return max(learned, default) if young else learned
+        # The first minutes cannot have shown the longer gaps. While more requests are late than the objective allows, what they taught
+        # does not shorten the default yet.
+        objective, seen = self.spec.objective, self.state.learned
+        if (
+            objective is None
+            or seen.late_average <= 1 - objective.share
+            or seen.bursts.seconds >= self.law.burst_young_seconds
+        ):
+            return learned
+        return max(learned, default)
 
     def decision(self, replicas: int, wanted: int, unmet: int, *, active: bool) -> Decision:
         """How it ends: `replicas` of the `wanted` ones, `unmet` of them refused; `active` unless no signal is fresh."""

@@ -14,7 +14,7 @@ from autoscaler.law.turn import begin
 from tests.unit.autoscaler.law.runs import RUNNING, TICK, Run, in_flight
 
 LAW = LawConstants()
-OBJECTIVE = Objective(2.0, 0.1)
+OBJECTIVE = Objective(2.0, 0.1, share=0.98)
 LEARNS = replace(RUNNING, down=Scaling())
 
 
@@ -74,19 +74,31 @@ def test_a_stated_window_needs_no_recalling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("load_seconds", "objective", "held"),
-    [(600.0, OBJECTIVE, 300.0), (1799.0, OBJECTIVE, 300.0), (1800.0, OBJECTIVE, 60.0), (600.0, None, 60.0)],
-    ids=["young", "nearly-half-an-hour", "half-an-hour", "no-objective"],
+    ("load_seconds", "late", "objective", "held"),
+    [
+        (600.0, 0.03, OBJECTIVE, 300.0),
+        (1799.0, 0.03, OBJECTIVE, 300.0),
+        (1800.0, 0.03, OBJECTIVE, 60.0),
+        (600.0, 0.019, OBJECTIVE, 60.0),
+        (600.0, 0.03, None, 60.0),
+    ],
+    ids=["young", "nearly-half-an-hour", "half-an-hour", "objective-met", "no-objective"],
 )
-def test_the_first_half_hour_of_load_does_not_shorten_the_default(
-    load_seconds: float, objective: Objective | None, held: float
+def test_the_first_half_hour_of_load_does_not_shorten_the_default_while_the_objective_is_missed(
+    load_seconds: float, late: float, objective: Objective | None, held: float
 ) -> None:
     """Gaps longer than a lull cannot have been seen yet: on the code trace nine replicas went just before the burst that needed them."""
-    state = TargetState(hold_seconds=60.0, learned=Learned(bursts=Bursts(seconds=load_seconds)))
-    turn = begin(replace(LEARNS, objective=objective), state, in_flight(20)(8), 1000.0, LAW)
+    learned = Learned(bursts=Bursts(seconds=load_seconds), late_average=late)
+    turn = begin(
+        replace(LEARNS, objective=objective),
+        TargetState(hold_seconds=60.0, learned=learned),
+        in_flight(20)(8),
+        1000.0,
+        LAW,
+    )
     assert turn.hold_seconds == held
 
 
 def test_a_learned_hold_time_longer_than_the_default_counts_from_the_start() -> None:
-    state = TargetState(hold_seconds=679.0, learned=Learned(bursts=Bursts(seconds=60.0)))
+    state = TargetState(hold_seconds=679.0, learned=Learned(bursts=Bursts(seconds=60.0), late_average=0.03))
     assert begin(replace(LEARNS, objective=OBJECTIVE), state, in_flight(20)(8), 1000.0, LAW).hold_seconds == 679.0
