@@ -1,7 +1,7 @@
 """Variants of one target, on cards of different speed and price: the cheapest mix that is enough, and the way there. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 ENOUGH: Final = 1e-9
@@ -68,7 +68,7 @@ class _Search:
         if lacking > self._rest[at] + ENOUGH:
             return
         if at == len(self._variants):
-            moved = sum(abs(n - v.replicas) for n, v in zip(counts, self._variants, strict=True))
+            moved = _moves(self._variants, counts)
             if (round(cost, 9), moved) < self._least:
                 self._least, self.best = (round(cost, 9), moved), counts
             return
@@ -81,40 +81,79 @@ class _Search:
             self.down(at + 1, lacking - count * variant.capacity, cost + count * variant.price, (*counts, count))
 
 
-def step(variants: Sequence[Variant], needed: float, *, saving: float = 0.1) -> Counts:
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What has to be done."""
+
+    units: float
+    """By all variants together, in replicas of the reference."""
+    alone: tuple[int | None, ...] = ()
+    """Replicas of each variant that do it alone, as the law says that is asked in its replicas; None: not known.
+
+    A large card has room in one replica for what small ones must have a spare replica for: less of it may do.
+    """
+
+    def is_met(self, variants: Sequence[Variant], counts: Sequence[int]) -> bool:
+        """Whether the counts do it together, or those of one variant alone."""
+        if _does(variants, counts) + ENOUGH >= self.units:
+            return True
+        return any(least is not None and count >= least for count, least in zip(counts, self.alone, strict=False))
+
+
+def cheapest_of(variants: Sequence[Variant], need: Need) -> Counts:
+    """The cheapest mix, or one variant alone where that is cheaper: never dearer than the best single one that can be had."""
+    mixed = cheapest(variants, need.units)
+    options = [mixed] if need.is_met(variants, mixed) else []
+    for at, (variant, count) in enumerate(zip(variants, need.alone, strict=False)):
+        if count is not None and count <= variant.upto:
+            options.append(tuple(max(v.least, count if at == of else 0) for of, v in enumerate(variants)))
+    return min(
+        options, key=lambda counts: (round(_costs(variants, counts), 9), _moves(variants, counts)), default=mixed
+    )
+
+
+def step(variants: Sequence[Variant], need: Need, *, saving: float = 0.1) -> Counts:
     """What to ask for now on the way to the cheapest mix.
 
-    What is there stays while it is enough, has none too many, and costs at most `saving` more than the cheapest: every exchange is a cold
-    start. What is missing is asked for at once. Replicas go only as long as those that are ready do `needed` without them, the dearest for
-    what they do first.
+    What is missing is asked for at once. What is there stays, without those too many and with the cheapest addition, while that costs at
+    most `saving` more than the cheapest: every exchange is a cold start and a drain, and meanwhile the old and the new are both paid.
+    Replicas go only as long as those that are ready are enough without them, the dearest for what they do first.
     """
-    goal = cheapest(variants, needed)
-    have = tuple(min(v.replicas - v.missing, max(v.most, v.least)) for v in variants)
-    if _does(variants, have) + ENOUGH >= needed:
-        kept = _without_surplus(variants, have, needed)
-        if kept == have and _costs(variants, have) <= (1 + saving) * _costs(variants, goal) + ENOUGH:
-            return have
-        if _costs(variants, kept) <= (1 + saving) * _costs(variants, goal) + ENOUGH:
-            goal = kept
+    goal = cheapest_of(variants, need)
+    have = near = tuple(min(v.replicas - v.missing, max(v.most, v.least)) for v in variants)
+    if not need.is_met(variants, have):
+        kept = [replace(v, least=max(v.least, min(count, v.upto))) for v, count in zip(variants, have, strict=True)]
+        near = cheapest_of(kept, need)
+    near = _without_surplus(variants, near, need)
+    if _costs(variants, near) <= (1 + saving) * _costs(variants, goal) + ENOUGH:
+        goal = near
     wanted = [max(now, then) for now, then in zip(have, goal, strict=True)]
-    ready = sum(min(v.ready, n) * v.capacity for v, n in zip(variants, wanted, strict=True))
+    ready = [min(v.ready, n) for v, n in zip(variants, wanted, strict=True)]
     for at in _dearest_first(variants):
-        variant = variants[at]
-        while wanted[at] > max(goal[at], variant.least):
-            gone = variant.capacity if wanted[at] <= variant.ready else 0.0
-            if gone and ready - gone + ENOUGH < needed:
-                break
-            wanted[at], ready = wanted[at] - 1, ready - gone
+        while wanted[at] > max(goal[at], variants[at].least):
+            if wanted[at] <= ready[at]:
+                rest = [n - (of == at) for of, n in enumerate(ready)]
+                if not need.is_met(variants, rest):
+                    break
+                ready = rest
+            wanted[at] -= 1
     return tuple(wanted)
 
 
-def _without_surplus(variants: Sequence[Variant], counts: Counts, needed: float) -> Counts:
+def _without_surplus(variants: Sequence[Variant], counts: Counts, need: Need) -> Counts:
     """The counts without those that are not needed, the dearest for what they do first."""
-    kept, does = list(counts), _does(variants, counts)
+    kept = list(counts)
     for at in _dearest_first(variants):
-        while kept[at] > variants[at].least and does - variants[at].capacity + ENOUGH >= needed:
-            kept[at], does = kept[at] - 1, does - variants[at].capacity
+        while kept[at] > variants[at].least:
+            rest = [n - (of == at) for of, n in enumerate(kept)]
+            if not need.is_met(variants, rest):
+                break
+            kept = rest
     return tuple(kept)
+
+
+def _moves(variants: Sequence[Variant], counts: Counts) -> int:
+    return sum(abs(n - v.replicas) for n, v in zip(counts, variants, strict=True))
 
 
 def _dearest_first(variants: Sequence[Variant]) -> list[int]:

@@ -97,7 +97,7 @@ class Monitor:
         return PodSample(
             waiting=waiting,
             running=pod.load - waiting,
-            kv_share=counters.kv_tokens / self.deployment.speed.kv_tokens,
+            kv_share=counters.kv_tokens / replica.speed.kv_tokens,
             busy_share=min(max(step.busy_seconds / span, 0.0), 1.0) if span > 0 else 0.0,
             waiting_tokens=sum(request.prompt_tokens for request in replica.waiting)
             + sum(entry.lacking for entry in replica.prefilling),

@@ -28,6 +28,8 @@ class _Scrape(NamedTuple):
     time: float
     waiting: int
     running: int
+    kv_room: int
+    """Tokens that the KV cache of this pod's card holds."""
     counters: Counters
     buckets: tuple[tuple[float, ...], ...]
     """Counts of each of `_HISTOGRAMS`, by bucket."""
@@ -82,6 +84,7 @@ class Scrapes:
                 engine.now,
                 len(replica.waiting),
                 replica.running_count,
+                replica.speed.kv_tokens,
                 replica.read(engine.now),
                 tuple(tuple(of(histograms).counts) for _, _, of in _HISTOGRAMS),
             )
@@ -104,7 +107,7 @@ class Scrapes:
         if newest.time < now - windows.lookback_seconds:
             return
         at = newest.time + offset
-        kv = newest.counters.kv_tokens / self.deployment.speed.kv_tokens
+        kv = newest.counters.kv_tokens / newest.kv_room
         for metric, value in ((VLLM.waiting, newest.waiting), (VLLM.running, newest.running), (VLLM.kv_cache, kv)):
             snapshot.gauges.setdefault(metric.names[0], {})[key] = Sample(at, value)
         kept = [scrape for scrape in series if scrape.time > now - windows.lookback_seconds]

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-from autoscaler.law.decide import decide
+from autoscaler.law.decide import TargetState, decide
 from autoscaler.law.inputs import Capacity, Observation, PodFacts
-from autoscaler.law.sizing import mix
+from autoscaler.law.sizing import mix, worth
 from autoscaler.law.sizing.prices import Cost
 from autoscaler.observation.cluster import pods
 from autoscaler.observation.lessons import Lessons, engine_costs
@@ -23,8 +23,6 @@ from simulations.serving.laws.base import Setting
 from simulations.serving.laws.headroom import EPOCH_SECONDS, HeadroomLaw, pod_key, pod_view
 from simulations.virtual_time import Engine
 
-_SLOWLY: Final = 0.025
-"""Of what is learned newly of a kind's worth, a tick: a mean of ten minutes. A mix that follows noise starts replicas for nothing."""
 _SETTLED_SECONDS: Final = 120.0
 """A pod without cards for so long: the card is not to be had."""
 
@@ -69,8 +67,11 @@ class MixedFleet(Deployment):
         self._spent_until = 0.0
 
     def _fullness(self, pod: Pod) -> float:
-        """Requests for what it can do, as a gateway sees it that spreads by queue and share of the KV cache."""
-        return (pod.load + 1) / self.kinds[self._kind_of[pod.order]].capacity
+        """Requests for the room in its KV cache, as a gateway sees it that spreads by queue and share of the KV cache.
+
+        What a replica does in a second is another number: a fast one has done with a request sooner.
+        """
+        return (pod.load + 1) / pod.replica.speed.kv_tokens
 
     def kind_of(self, pod: Pod) -> int:
         """Which kind it is."""
@@ -140,17 +141,19 @@ class MixedFleet(Deployment):
 
 
 class MixingLaw(HeadroomLaw):
-    """`decide` on the whole fleet in units of the first kind, and `mix.step` behind it.
+    """`decide` on the whole fleet, asked once in replicas of each kind, and `mix.step` behind it.
 
-    Tokens are the same on every card: their rates are those of all pods, their price is that of the first kind. What a replica of another
-    kind is worth follows from the price of a request on either, as learned from the pods of each.
+    Tokens are the same on every card: their rates are those of all pods, their price is that of the kind in whose replicas is asked. What
+    a replica of another kind is worth follows from the price of a request on either, as learned from the pods of each.
     """
 
     def __init__(self, setting: Setting, kinds: Sequence[Kind]) -> None:
         super().__init__(setting, {})
         self._kinds = kinds
         self._of = [Lessons() for _ in kinds]
-        self._worth_of = [kind.capacity for kind in kinds]
+        self._worth_of = tuple(kind.capacity for kind in kinds)
+        self._states = [TargetState() for _ in kinds]
+        self._asked = [0 for _ in kinds]
 
     def counts(self, view: View, fleet: MixedFleet) -> tuple[int, ...]:
         """One decision."""
@@ -165,59 +168,58 @@ class MixingLaw(HeadroomLaw):
         everyone = [pod_view(pod) for pod in fleet.pods]
         observer = Observer(self.target, everyone, snapshot, wall, self._observing)
         self.lessons = observer.learn(self.lessons, self.costs)
-        capacity, cost = self._worth(costs)
+        lengths = self.lessons.lengths
+        self._worth_of = worth.learned(self._worth_of, costs, lengths.prompt, lengths.output)
         facts = pods.facts(everyone, wall, self._started)
         self._started = pods.started(everyone, self._started)
-        variants = self._variants(fleet, capacity)
-        replicas = _whole(sum(v.replicas * v.capacity for v in variants))
-        room = sum((v.room or 0) * v.capacity for v in variants)
+        variants = self._variants(fleet)
+        wanted = [
+            self._wanted(at, variants, observer, facts, worth.price_on(at, self._worth_of, costs), view.now)
+            for at in range(len(variants))
+        ]
+        # What is wanted, not how far the rates let it go now: on the way from one mix to another both are there.
+        return mix.step(variants, mix.Need(float(wanted[0]), tuple(wanted)))
+
+    def _wanted(
+        self,
+        unit: int,
+        variants: Sequence[mix.Variant],
+        observer: Observer,
+        facts: PodFacts,
+        cost: Cost | None,
+        now: float,
+    ) -> int:
+        """What the law wants of the whole fleet, asked in replicas of one kind.
+
+        It goes on from what it wanted before, not from what is there: in replicas of this kind that is no whole number, and it changes
+        with every exchange and with what the kinds are worth. Rounded, it would be more or less than the law asked for, and steps up and
+        the band in which nothing changes start from it.
+        """
+        times = [variant.capacity / variants[unit].capacity for variant in variants]
+        there = sum(v.replicas * n for v, n in zip(variants, times, strict=True))
+        replicas = self._asked[unit] or worth.whole(there)
+        share = sum(v.ready * n for v, n in zip(variants, times, strict=True)) / max(there, 1e-9)
+        ready = worth.whole(replicas * share)
+        room = sum((v.room or 0) * n for v, n in zip(variants, times, strict=True))
         observation = Observation(
             replicas=replicas,
-            pods=_in_units(facts, replicas, _whole(sum(v.ready * v.capacity for v in variants))),
+            pods=worth.in_units(facts, replicas, ready),
             readings=observer.readings(),
             work=observer.work(self.lessons, cost),
             utilisation=observer.utilisation(),
             capacity=Capacity(math.floor(room)),
         )
-        decision = decide(self.target.spec, self.state, observation, view.now, self.law)
-        self.state = decision.state
-        # What is wanted, not how far the rates let it go now: on the way from one mix to another both are there.
-        return mix.step(variants, float(decision.wanted))
+        decision = decide(self.target.spec, self._states[unit], observation, now, self.law)
+        self._states[unit] = decision.state
+        self._asked[unit] = decision.wanted
+        return decision.wanted
 
-    def _worth(self, costs: Sequence[Cost | None]) -> tuple[list[float], Cost | None]:
-        """What a replica of each kind is worth, and the price of a token on the first: learned, else as stated."""
-        lengths = self.lessons.lengths
-        seconds = [cost.of_request(lengths.prompt, lengths.output) if cost is not None else 0.0 for cost in costs]
-        for at, own in enumerate(seconds):
-            if own > 0 and seconds[0] > 0:
-                self._worth_of[at] += _SLOWLY * (seconds[0] / own - self._worth_of[at])
-        worth = list(self._worth_of)
-        for cost, kind in zip(costs, self._kinds, strict=True):
-            if cost is not None:
-                slower = kind.capacity if cost is not costs[0] else 1.0
-                return worth, cost._replace(
-                    per_prompt_token=cost.per_prompt_token * slower, per_output_token=cost.per_output_token * slower
-                )
-        return worth, None
-
-    def _variants(self, fleet: MixedFleet, capacity: Sequence[float]) -> list[mix.Variant]:
+    def _variants(self, fleet: MixedFleet) -> list[mix.Variant]:
         now = fleet.engine.now
         found = []
         for at, (kind, count) in enumerate(zip(self._kinds, fleet.counts(), strict=True)):
             late = [pod for pod in fleet.of(at, Phase.PENDING) if now - pod.created > _SETTLED_SECONDS]
             room = kind.cards.room(self.setting.max_replicas)
             ready = len(fleet.of(at, Phase.READY))
-            found.append(mix.Variant(kind.price, capacity[at], count, ready, room, missing=len(late)))
+            found.append(mix.Variant(kind.price, self._worth_of[at], count, ready, room, missing=len(late)))
         return found
-
-
-def _whole(units: float) -> int:
-    return max(math.floor(units + 0.01), 1)
-
-
-def _in_units(facts: PodFacts, replicas: int, ready: int) -> PodFacts:
-    """The pods as so many replicas of the first kind."""
-    ready = min(ready, replicas) if facts.ready else 0
-    ages = facts.starting or facts.unschedulable or (0.0,)
-    starting = tuple(ages[at % len(ages)] for at in range(replicas - ready))
-    return replace(facts, ready=ready, starting=starting, unschedulable=())
