@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from simulations.serving.laws.catalogue import LAWS, RIVALS
+from simulations.serving.laws.catalogue import OURS as OUR_FORMS
 from simulations.serving.suite import speed, tables
 from simulations.serving.suite.compare import Bench, Scored, Study, candidates
 from simulations.serving.suite.results import Outcome, work_bound_gpu_hours
@@ -41,7 +42,7 @@ class Book:
     def _row(self, load: Load, law: str) -> Row:
         bench = Bench(self.study, load.name, law)
         default = bench.known(bench.entry.defaults)
-        if law == OURS:
+        if law in OUR_FORMS:
             return Row(law, default, default, 0)
         tried = self.tried(load.name, law)
         scores = [score for setting in candidates(tried) if (score := bench.known(setting)) is not None]
