@@ -134,7 +134,7 @@ test-engine: $(VENV)/.dev prerequisites control-plane node-programs engine ## A 
 .PHONY: test-karpenter
 test-karpenter: $(VENV)/.dev prerequisites control-plane ## Karpenter itself, built here (4 minutes once), brings the node that a pod lacks; no part of `make test`
 	$(BIN)/python -m simulations.kwok.karpenter
-	$(PYTEST) tests/karpenter -m 'not gpu'
+	$(PYTEST) tests/karpenter -m 'not gpu' -s
 
 .PHONY: test-operators
 test-operators: $(VENV)/.dev prerequisites control-plane ## The controllers of LeaderWorkerSet and MPIJob, built here (once; up to half an hour), make pods that are placed together; no part of `make test`

@@ -117,6 +117,19 @@ def grown(cluster: Cluster) -> list[str]:
     return [node["metadata"]["name"] for node in nodes]
 
 
+class Watch:
+    """When what came about, for people to read: nothing is asserted of it."""
+
+    def __init__(self) -> None:
+        self.began, self._notes = time.monotonic(), list[str]()
+
+    def note(self, what: str) -> None:
+        self._notes.append(f"{time.monotonic() - self.began:5.1f} s  {what}")
+
+    def print(self, title: str) -> None:
+        print("", title, *self._notes, sep="\n")
+
+
 def test_a_pod_without_room_brings_one_node_which_stays_while_it_is_there_and_goes_after_it(cluster: Cluster) -> None:
     """A node full of pinned pods is there, and all its devices look free."""
     full = node_manifest(uniform_nodes(1, cards=1)[0])
@@ -125,13 +138,19 @@ def test_a_pod_without_room_brings_one_node_which_stays_while_it_is_there_and_go
     cluster.apply([pod("first", "70Gi")])
     cluster.wait_for(lambda: node_of(cluster, "first") == full["metadata"]["name"], "the first pod to fill the node")
 
+    watch = Watch()
     cluster.apply([pod("waits", "20Gi"), pod("also", "30Gi")])
+    cluster.wait_for(lambda: cluster.pods(SPACE), "a placeholder")
+    watch.note("a placeholder asks")
     cluster.wait_for(lambda: len(grown(cluster)) == 1, "a node of Karpenter's")
+    watch.note("a node is there")
     (new,) = grown(cluster)
     cluster.wait_for(
         lambda: {node_of(cluster, name) for name in ("waits", "also")} == {new}, "both pods on the new node"
     )
+    watch.note("both pods are on it")
     cluster.wait_for(lambda: not cluster.pods(SPACE), "the placeholder to go")
+    watch.note("the placeholder is gone")
     # Nothing more comes, and Karpenter does not think that the node is empty or that its pods could be elsewhere.
     for _ in range(CALM_ROUNDS):
         time.sleep(1.0)
@@ -140,5 +159,26 @@ def test_a_pod_without_room_brings_one_node_which_stays_while_it_is_there_and_go
 
     for name in ("waits", "also"):
         cluster.kubectl("delete", "pod", name, "--wait=false")
+    watch.began = time.monotonic()
     cluster.wait_for(lambda: grown(cluster) == [], "the empty node to go")
+    watch.note("its pods are deleted: the node is gone")
     assert node_of(cluster, "first") == full["metadata"]["name"]
+    watch.print("two pods of 20 and 30 GiB, one node full")
+
+
+def test_twelve_small_pods_bring_two_nodes_and_not_twelve(cluster: Cluster) -> None:
+    """Each could ask for a node of its own; six of 12 GiB fit on a card of 80 GiB."""
+    small = [f"small-{at}" for at in range(12)]
+    watch = Watch()
+    cluster.apply([pod(name, "12Gi") for name in small])
+    cluster.wait_for(
+        lambda: grown(cluster) and all(node_of(cluster, name) for name in small), "all of them to be placed", 120
+    )
+    watch.note("all are placed")
+    for _ in range(CALM_ROUNDS):
+        time.sleep(1.0)
+        assert len(grown(cluster)) == 2
+    watch.print(f"twelve pods of 12 GiB: {len(grown(cluster))} nodes")
+    for name in small:
+        cluster.kubectl("delete", "pod", name, "--wait=false")
+    cluster.wait_for(lambda: grown(cluster) == [], "the empty nodes to go")
