@@ -17,6 +17,10 @@ from headroom.cli import LazyGroup
             "simulations.placement.links:main",
             "Measure what knowing the links between cards is worth in a day.",
         ),
+        "groups": (
+            "simulations.placement.groups.cli:main",
+            "Compare ways to place groups of pods: waiting, use, deadlocks.",
+        ),
         "serving": ("simulations.serving.cli:main", "Replay request traces against scaling laws."),
         "from-zero": (
             "simulations.serving.studies.from_zero:main",
