@@ -98,7 +98,7 @@ class GroupReader:
         group = record.source_group
         if group is None:
             return
-        found = await self._number(group)
+        found = await self._number(group, record.read)
         before, record.read = record.number(), found
         self._read_at[record] = self._monotonic()
         self._learnt.set()
@@ -107,8 +107,8 @@ class GroupReader:
             node = next(iter(self._state.fleet.nodes))
             self._effects([self._state.pods.freed(node, seen_by_scheduler=False)])
 
-    async def _number(self, group: Group) -> int | Missing | None:
-        """The number that the group's object tells; None where the pods' own word counts."""
+    async def _number(self, group: Group, known: int | Missing | None) -> int | Missing | None:
+        """The number that the group's object tells, `known` while it cannot be read; None where the pods' own word counts."""
         try:
             found = await self._object(group)
             if found is not None:
@@ -122,6 +122,8 @@ class GroupReader:
             missing = Missing(str(error))
         except (KubeError, msgspec.MsgspecError) as error:
             self._log.warning("group_not_read", group=group.words, error=str(error))
+            if isinstance(known, int):
+                return known
             missing = Missing(f"its {group.kind.value} cannot be read now")
         except NotThereError:
             missing = Missing(f"its {group.kind.value} does not exist")

@@ -52,6 +52,18 @@ async def test_the_number_comes_from_the_pod_group(api: ApiServer, running: Runn
     assert len(running.daemon.state.ledger.holdings) == 2
 
 
+async def test_a_number_that_is_known_counts_while_the_object_cannot_be_read(api: ApiServer, running: Running) -> None:
+    api.put(pod_groups(api), pod_group(2))
+    first = await member(running, "a")
+    assert words(await running.filter(first)) == "group default/pg has 1 of 2 members"
+    (record,) = running.daemon.state.groups.records.values()
+    api.fail("GET", "/podgroups/", status=500, times=1)
+    await running.daemon.group_reader._read(record)
+    assert record.number() == 2
+    await member(running, "b")
+    assert (await running.filter(first))["NodeNames"] == ["n0"]
+
+
 async def test_where_the_api_is_not_served_the_label_has_no_meaning(running: Running) -> None:
     assert (await running.filter(await member(running, "a")))["NodeNames"] == ["n0"]
 
