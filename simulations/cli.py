@@ -26,6 +26,10 @@ from headroom.cli import LazyGroup
             "simulations.serving.studies.from_zero:main",
             "Wake a model from zero by the requests in its gateway.",
         ),
+        "roles": (
+            "simulations.serving.studies.roles:main",
+            "Scale prefill and decode of one model, as one object and as two.",
+        ),
         "variants": ("simulations.serving.studies.variants:main", "Mix card types with prices for one model."),
         "usage": (
             "simulations.usage.hour:main",

@@ -18,6 +18,7 @@ from autoscaler.api.query_guard import is_closed
 from autoscaler.api.schedule import Window, WindowWire, likely_mistakes, read_schedule
 from autoscaler.law.inputs import GATEWAY, SignalKind
 from autoscaler.law.rates import RatePolicy
+from autoscaler.law.sizing.roles import Role
 from autoscaler.law.spec import DOWN_DEFAULT, UP_DEFAULT, ScaleToZero, Scaling, SignalSpec, TargetSpec
 from headroom.domain.engines import ENGINES, Engine, NameMapError, renamed
 from headroom.errors import HeadroomError
@@ -138,6 +139,8 @@ class Target:
     gateway: GatewayAsk | None = None
     """What stands in front of it."""
     schedule: tuple[Window, ...] = ()
+    role: Role | None = None
+    """Of an object with roles: which part of its model this target does."""
     mistakes: tuple[str, ...] = ()
     """What is allowed and likely a mistake, in words."""
     scaled: str = field(default="", compare=False)

@@ -10,19 +10,20 @@ from autoscaler.api.resource import Target
 from autoscaler.law.inputs import LATENCIES, Freshness, Gateway, Reading, SignalKind, Work
 from autoscaler.law.sizing import prices
 from autoscaler.law.sizing.prices import CostSettings
+from autoscaler.law.sizing.roles import Role
 from autoscaler.law.spec import SignalSpec
 from autoscaler.observation import absent, stillness
 from autoscaler.observation.answers import Snapshot
 from autoscaler.observation.cluster.objects import PodView
 from autoscaler.observation.gathering import Gathered, Gatherer, ObserveSettings, plus
-from autoscaler.observation.lessons import Lessons, sample_of
+from autoscaler.observation.lessons import Lessons, prefill_sample_of, sample_of
 from autoscaler.observation.queries import ACTIVATION, COUNTERS, GAUGES, HISTOGRAMS
 from autoscaler.observation.series import merge_buckets, quantile
 from autoscaler.observation.stillness import Load, Still
 from autoscaler.observation.traffic import Traffic
 from headroom.domain.engines import COUNTERS as COUNTER_FACTS
 from headroom.domain.engines import GAUGES as GAUGE_FACTS
-from headroom.domain.engines import Before, Metric
+from headroom.domain.engines import OF_PREFILL, Before, Metric
 
 _MOVING: Final = ("iterations", "output_tokens", "prompt_tokens", "token_count", "finished")
 """Counters that grow while an engine works."""
@@ -196,6 +197,7 @@ class Observer:
         engine = self._target.engine
         if not engine.token_seconds:
             return lessons
+        prefill = self._target.role is Role.PREFILL
         rates = {
             name: self._facts.rates(getattr(engine, name)).gathered.values
             for name in (
@@ -205,6 +207,7 @@ class Observer:
                 "token_seconds",
                 "token_count",
                 "cached_tokens",
+                *(OF_PREFILL if prefill else ()),
             )
         }
         gauges = {name: self._facts.gauge(getattr(engine, name)).values for name in ("running", "waiting", "kv_cache")}
@@ -213,7 +216,7 @@ class Observer:
             if self._wall - pod.ready_at >= self._settings.warm_seconds:
                 of_pod = {name: values.get(pod.name, 0.0) for name, values in (*rates.items(), *gauges.items())}
                 of_pod["prompt_tokens"] = max(of_pod["prompt_tokens"] - of_pod["cached_tokens"], 0.0)
-                sample = sample_of(of_pod)
+                sample = prefill_sample_of(of_pod) if prefill else sample_of(of_pod)
                 if sample is not None:
                     state = prices.learn(state, sample, settings)
         return Lessons(state, self._traffic.lengths(lessons.lengths, seconds))

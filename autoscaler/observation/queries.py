@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from autoscaler.api.resource import Target
 from autoscaler.law.inputs import SignalKind
+from autoscaler.law.sizing.roles import Role
 from autoscaler.observation.scrapes import Windows
 from headroom.domain import engines
 from headroom.domain.engines import DEVICE_UTILISATION, Before, Engine, Measure, Metric
@@ -86,7 +87,8 @@ def plan(targets: Iterable[Target], windows: Windows) -> Plan:
         gauges += [name for metric in DEVICE_UTILISATION for name in metric.names] if utilisation else []
         gauges += [UP, SAMPLES_SCRAPED] if any(map(needs_up, used)) else []
         queries[GAUGES] = f"{_any_of(gauges)}[{windows.gauges_seconds:.0f}s]"
-    counters = _names(used, engines.COUNTERS)
+    prefilling = list({id(target.engine): target.engine for target in targets if target.role is Role.PREFILL}.values())
+    counters = _names(used, engines.COUNTERS) + _names(prefilling, engines.OF_PREFILL)
     if counters:
         queries[COUNTERS] = f"{_any_of(counters)}[{windows.counters_seconds:.0f}s]"
     latencies: dict[str, list[str]] = {}
@@ -106,6 +108,7 @@ def plan(targets: Iterable[Target], windows: Windows) -> Plan:
     metrics = {
         metric.names: metric for engine in used for metric in engine.metrics((*engines.GAUGES, *engines.COUNTERS))
     }
+    metrics |= {metric.names: metric for engine in prefilling for metric in engine.metrics(engines.OF_PREFILL)}
     return Plan(queries, custom, facts_of(used), tuple(metrics.values()), latencies)
 
 
@@ -117,7 +120,7 @@ def needs_up(engine: Engine) -> bool:
 def facts_of(used: Iterable[Engine]) -> dict[str, Fact]:
     """What the gauges and counters of these engines measure, by name."""
     found: dict[str, Fact] = {}
-    measures = {**engines.GAUGES, **dict.fromkeys(engines.COUNTERS, Measure.COUNTER)}
+    measures = {**engines.GAUGES, **dict.fromkeys((*engines.COUNTERS, *engines.OF_PREFILL), Measure.COUNTER)}
     for engine in used:
         for fact, measure in measures.items():
             for metric in engine.metrics((fact,)):

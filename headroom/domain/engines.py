@@ -97,6 +97,8 @@ class Engine:
     """Prompt tokens found in a prefix cache, which `prompt_tokens` counts too."""
     waiting_seconds: Metric = Metric()
     """Time that requests have waited, summed: its rate is the number that waits (Little's law)."""
+    prefill_seconds: Metric = Metric()
+    """Time from a request's start to its first token, summed: on a prefill server its rate is the number that is computed at once."""
     total_seconds: Metric = Metric()
     """Time that requests have spent in the engine, waiting included, summed: its rate is the number inside."""
     # Histograms (base names) in seconds after scaling.
@@ -126,6 +128,8 @@ COUNTERS: Final = (
     "ended_prompt_tokens", "ended_output_tokens", "cached_tokens",
     "waiting_seconds", "total_seconds",
 )  # fmt: skip
+OF_PREFILL: Final = ("prefill_seconds",)
+"""Counters that are read of replicas which do nothing but prefill."""
 HISTOGRAMS: Final = ("time_to_first_token", "inter_token", "per_output_token", "request", "prompt_length")
 
 
@@ -146,6 +150,7 @@ VLLM: Final = Engine(
     ended_prompt_tokens=Metric(("vllm:request_prompt_tokens_sum",)),
     ended_output_tokens=Metric(("vllm:request_generation_tokens_sum",)),
     cached_tokens=Metric(("vllm:prompt_tokens_cached_total",)),
+    prefill_seconds=Metric(("vllm:request_prefill_time_seconds_sum",)),
     time_to_first_token=Metric(("vllm:time_to_first_token_seconds",)),
     inter_token=Metric(("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds")),
     per_output_token=Metric(("vllm:request_time_per_output_token_seconds",)),

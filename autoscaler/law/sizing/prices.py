@@ -88,6 +88,8 @@ class CostSettings:
     forget: float = 0.998
     """Weight of older samples, per sample: a memory of some 500."""
     samples_needed: float = 12.0
+    prompt_samples_needed: float = 4.0
+    """Of a prefill replica, whose one price is a mean."""
     error_allowed: float = 0.1
     """Largest standard error, relative, of the iteration that the fit foretells at twice the mean load."""
     ridge: float = 1e-3
@@ -182,6 +184,16 @@ def cost(state: CostState, settings: CostSettings, inter_token_seconds: float | 
     if full > batch:
         full, prompt, output = batch, per_prompt_token, per_request + base / batch
     return Cost(max(prompt, LEAST_PRICE), max(output, LEAST_PRICE), full)
+
+
+def prompt_cost(state: CostState, settings: CostSettings) -> Cost | None:
+    """Price of a prompt token on a replica that does nothing else; None while too few samples are known.
+
+    The mean over the samples: a prefill replica has no batch, and is full when it computes all the time.
+    """
+    if state.weight < settings.prompt_samples_needed or state.xx[2] <= 0:
+        return None
+    return Cost(max(state.xy[0] / state.xx[2], LEAST_PRICE), LEAST_PRICE)
 
 
 def doubt(state: CostState, settings: CostSettings) -> Doubt:

@@ -33,6 +33,8 @@ class _Scrape(NamedTuple):
     counters: Counters
     buckets: tuple[tuple[float, ...], ...]
     """Counts of each of `_HISTOGRAMS`, by bucket."""
+    prefill_seconds: float
+    """From the start of requests to their first tokens, summed over those that ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Scrapes:
                 replica.speed.kv_tokens,
                 replica.read(engine.now),
                 tuple(tuple(of(histograms).counts) for _, _, of in _HISTOGRAMS),
+                histograms.prefill.total,
             )
         )
         engine.after(self.interval_seconds, self._scrape, pod)
@@ -117,6 +120,12 @@ class Scrapes:
         for name, of in _CHANGES.items():
             change = Rate(at, _slope(of(newest), of(short), newest, short), _slope(of(newest), of(long), newest, long))
             snapshot.changes.setdefault(name, {})[key] = change
+        prefill = VLLM.prefill_seconds.names[0]
+        snapshot.counters.setdefault(prefill, {})[key] = Rate(
+            at,
+            _slope(newest.prefill_seconds, short.prefill_seconds, newest, short),
+            _slope(newest.prefill_seconds, long.prefill_seconds, newest, long),
+        )
         for (kind, metric, _), edges, counts, before in zip(
             _HISTOGRAMS, _EDGES, newest.buckets, long.buckets, strict=True
         ):

@@ -66,6 +66,16 @@ def _flipping(rng: random.Random, time: float) -> tuple[int, int]:
     return LogNormal(300, 0.5, 10, 2000).draw(rng), LogNormal(500, 0.4, 50, 1500).draw(rng)
 
 
+_SWING_SECONDS: Final = 2400.0
+
+
+def _swinging(rng: random.Random, time: float) -> tuple[int, int]:
+    """Long prompts with short outputs and the reverse; the share of the first swings between all and none, every 40 minutes."""
+    if rng.random() < 0.5 + 0.5 * math.sin(2 * math.pi * time / _SWING_SECONDS):
+        return LogNormal(5000, 0.3, 1000, 10_000).draw(rng), LogNormal(120, 0.5, 5, 500).draw(rng)
+    return LogNormal(500, 0.6, 20, 4000).draw(rng), LogNormal(1200, 0.4, 100, 4000).draw(rng)
+
+
 LENGTHS: Final[Mapping[str, Lengths]] = {
     "chat": CHAT,
     "documents": DOCUMENTS,
@@ -75,4 +85,5 @@ LENGTHS: Final[Mapping[str, Lengths]] = {
     "mixed": _mixed,
     "shifting": _shifting,
     "flipping": _flipping,
+    "swinging": _swinging,
 }

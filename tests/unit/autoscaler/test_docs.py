@@ -4,13 +4,16 @@ import ast
 import dataclasses
 from pathlib import Path
 
+import pytest
 import yaml
 
+from autoscaler.api.resource import DECODER, read
 from autoscaler.law import constants as constants_module
 from autoscaler.law.constants import LawConstants
 from autoscaler.law.decision import Rule
 from autoscaler.law.inputs import SignalKind
 from headroom.domain.engines import ENGINES
+from headroom.wire import encode
 from tests.paths import DEPLOY, DOCS, ROOT
 
 PAGE = DOCS / "autoscaling.md"
@@ -68,6 +71,16 @@ def test_the_query_that_keda_follows_is_the_one_that_is_tested() -> None:
     tests = yaml.safe_load(files[1].read_text(encoding="utf-8"))["tests"]
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
     assert {test["promql_expr_test"][0]["expr"].strip() for test in tests} == {query}
+
+
+def test_the_objects_for_prefill_and_decode_can_be_read() -> None:
+    block = (DOCS / "roles.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    prefill, decode = (read(DECODER.decode(encode(one))) for one in yaml.safe_load_all(block))
+    assert prefill.costs == (0.00014, 1e-9)
+    assert prefill.spec.objective is not None
+    assert decode.spec.objective is not None
+    # What either may be late for adds up to the 2 % that the page speaks of.
+    assert (1 - prefill.spec.objective.share) + (1 - decode.spec.objective.share) == pytest.approx(0.02)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The work of a target: what its engines' series say of tokens and requests."""
 
+from dataclasses import replace
+
 import aiohttp
 import pytest
 from aiohttp import web
@@ -7,11 +9,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from autoscaler.adapters.fastchat_exporter import FastchatPoller
+from autoscaler.api.resource import Target
 from autoscaler.law.sizing import prices
 from autoscaler.law.sizing.prices import CostSettings
+from autoscaler.law.sizing.roles import Role
 from autoscaler.observation.cluster import pods
 from autoscaler.observation.cluster.objects import POD_VIEW
-from autoscaler.observation.lessons import Lessons
+from autoscaler.observation.lessons import Lessons, engine_costs
+from autoscaler.observation.queries import COUNTERS, plan
+from autoscaler.observation.scrapes import Outlook
 from autoscaler.observation.traffic import Lengths
 from headroom.prometheus.client import Series
 from headroom.wire import encode
@@ -148,3 +154,50 @@ class TestFastchat:
             assert not await poller.poll(session)
         assert "headroom_fastchat_queue_length{" not in generate_latest(registry).decode()
         await runner.cleanup()
+
+
+class TestPrefill:
+    """Replicas that compute prompts for others to decode: every request ends with its first token."""
+
+    OF = replace(target(), role=Role.PREFILL)
+
+    @staticmethod
+    def made(name: str, prompts: float, waiting: float = 0.0) -> tuple[list[Series], list[Series]]:
+        """So many prompts of 1,000 tokens a second, each of which takes 0.1 s in two iterations."""
+        counters = {
+            "prompt_tokens_total": 1000 * prompts, "generation_tokens_total": prompts, "iteration_tokens_total_count": 2 * prompts,
+            "inter_token_latency_seconds_sum": 0.0, "inter_token_latency_seconds_count": 0.0,
+            "request_prefill_time_seconds_sum": 0.1 * prompts, "e2e_request_latency_seconds_count": prompts,
+            "request_prompt_tokens_sum": 1000 * prompts, "request_generation_tokens_sum": prompts,
+        }  # fmt: skip
+        gauges = {"num_requests_running": prompts / 10, "num_requests_waiting": waiting, "kv_cache_usage_perc": 0.1}
+        return (
+            [gauge(f"vllm:{metric}", name, value) for metric, value in gauges.items()],
+            [counter(f"vllm:{metric}", name, value) for metric, value in counters.items()],
+        )
+
+    def price(self, prompts: float, waiting: float = 0.0, of: Target = OF) -> float | None:
+        settings, lessons = CostSettings(), Lessons()
+        for _ in range(20):
+            gauges, counters = self.made("a", prompts, waiting)
+            lessons = observer(of, [pod("a")], gauges, counters).learn(lessons, settings)
+        cost = engine_costs(of, lessons, settings)
+        return cost.per_prompt_token if cost else None
+
+    def test_a_prompt_token_has_a_price_from_the_first_prompts_on(self) -> None:
+        assert self.price(2.0) == pytest.approx(0.0001)
+        assert self.price(4.0) == pytest.approx(0.0001)
+
+    def test_while_prompts_wait_the_replica_is_busy_throughout(self) -> None:
+        assert self.price(9.0, waiting=3.0) == pytest.approx(1 / 9000)
+
+    def test_prompts_that_may_have_shared_iterations_teach_nothing(self) -> None:
+        assert self.price(8.0) is None
+
+    def test_without_the_role_prompts_have_no_price(self) -> None:
+        assert self.price(2.0, of=target()) is None
+
+    def test_the_time_of_prefill_is_asked_for_where_there_is_such_a_role(self) -> None:
+        name, windows = "vllm:request_prefill_time_seconds_sum", Outlook().windows(60, 60)
+        assert name in plan([self.OF], windows).queries[COUNTERS]
+        assert name not in plan([target()], windows).queries[COUNTERS]
