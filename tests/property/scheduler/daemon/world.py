@@ -324,16 +324,19 @@ class World:
             self._soon(self.rng.choice((0.1, 2.0, 30.0)), lambda: self._gone(name, uid))
 
     def _waiting_as_known_to(self, client: Client) -> list[Object]:
-        told: dict[str, Object] = {}
+        """Pods without a node whose end its watch has not told: of any that is newer, kube-scheduler may have told."""
+        known: dict[str, Object] = {}
         for version, _, kind, event, body in self.truth.log:
-            if kind == "pods" and version <= client.told["pods"]:
-                told[body["metadata"]["uid"]] = body
+            if kind != "pods":
+                continue
+            if version <= client.told["pods"]:
+                known[body["metadata"]["uid"]] = body
                 if event == "DELETED":
-                    del told[body["metadata"]["uid"]]
-        for pod in self.truth.pods.values():  # kube-scheduler may have told of those
-            told.setdefault(pod["metadata"]["uid"], pod)
+                    del known[body["metadata"]["uid"]]
+            else:
+                known.setdefault(body["metadata"]["uid"], body)
         return [
-            pod for uid, pod in told.items() if not pod["spec"].get("nodeName") and uid not in client.answered_bound
+            pod for uid, pod in known.items() if not pod["spec"].get("nodeName") and uid not in client.answered_bound
         ]
 
     def _gone(self, name: str, uid: str) -> None:
