@@ -17,6 +17,7 @@ from headroom.errors import HeadroomError
 _POLL_SECONDS: Final = 0.05
 # Below the kernel's range for outgoing connections, so that a component can be restarted on its port.
 _PORTS: Final = (15000, 32000)
+_given: Final[set[int]] = set()
 
 
 class ComponentError(HeadroomError):
@@ -24,12 +25,18 @@ class ComponentError(HeadroomError):
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on. Raises ComponentError when none of many tries is free."""
+    """A TCP port that nobody listens on, on any address. Raises ComponentError when none of many tries is free.
+
+    A port is given once: what it is for may start much later, after others have asked.
+    """
     chooser = random.SystemRandom()  # several clusters, and several test runs, choose at the same time
     for _ in range(1000):
         port = chooser.randint(*_PORTS)
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("0.0.0.0", port))
+            _given.add(port)
             return port
     raise ComponentError(f"no free port between {_PORTS[0]} and {_PORTS[1]}")
 

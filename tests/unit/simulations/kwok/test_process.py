@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,3 +109,16 @@ def test_components_end_with_an_owner_that_was_killed(tmp_path: Path) -> None:
 def test_free_ports_are_below_those_of_outgoing_connections() -> None:
     lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(free_port() < lowest_outgoing for _ in range(100))
+
+
+def test_a_port_is_given_once_and_not_while_any_address_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component may start long after its port was chosen, and listen on all addresses."""
+    first = free_port()
+    monkeypatch.setattr("simulations.kwok.process._PORTS", (first, first + 4))
+    with contextlib.ExitStack() as held:
+        for port in range(first + 1, first + 5):
+            listener = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.2", port))
+        with pytest.raises(ComponentError, match="no free port"):
+            free_port()
