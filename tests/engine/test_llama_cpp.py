@@ -102,7 +102,11 @@ def test_from_one_replica_to_three_and_back_without_losing_a_request(served: Ser
         "spec": {
             "scaleTargetRef": {"kind": "Deployment", "name": NAME}, "engine": "llama.cpp",
             "minReplicas": 1, "maxReplicas": 4,
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 6, "policies": []}},
+            # Pods are scraped up to a second apart: what ends on one and begins on another in between counts twice, for a scrape.
+            "behavior": {
+                "scaleUp": {"stabilizationWindowSeconds": 3},
+                "scaleDown": {"stabilizationWindowSeconds": 6, "policies": []},
+            },
         },
     }  # fmt: skip
     served.node.apply([autoscaler])
