@@ -142,6 +142,14 @@ def find_binaries(programs: Programs | None = None) -> Path:
     return folder
 
 
+def sources(programs: Programs, module: str) -> Path:
+    """The folder of a Go module's sources, in the version that the programs are built from. Raises BuildError."""
+    go = shutil.which("go")
+    if go is None:
+        raise BuildError(f"what comes with the sources of {module} is wanted, and there is no `go` on the PATH")
+    return Path(checked([go, "-C", str(programs.module), "list", "-m", "-f", "{{.Dir}}", module]).strip())
+
+
 def build(report: Callable[[str], None] = print, programs: Programs | None = None) -> Path:
     """The folder of binaries, built now if it is not there. `report` gets a line every few seconds. Raises BuildError."""
     programs = programs or control_plane()

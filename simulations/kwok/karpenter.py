@@ -4,12 +4,11 @@
 of two cores.
 """
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Final
 
-from simulations.kwok.build import TOOLS, BuildError, Programs, checked, main
+from simulations.kwok.build import TOOLS, Programs, main, sources
 
 KARPENTER: Final = Programs(
     name="karpenter",
@@ -24,11 +23,7 @@ KARPENTER: Final = Programs(
 
 def definitions() -> list[Path]:
     """Its CustomResourceDefinitions, as they come with the sources. Raises BuildError."""
-    go = shutil.which("go")
-    if go is None:
-        raise BuildError("Karpenter's definitions come with its sources, and there is no `go` on the PATH")
-    listed = checked([go, "-C", str(KARPENTER.module), "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/karpenter"])
-    source = Path(listed.strip())
+    source = sources(KARPENTER, "sigs.k8s.io/karpenter")
     return sorted([*source.glob("pkg/apis/crds/*.yaml"), *source.glob("kwok/apis/crds/*.yaml")])
 
 

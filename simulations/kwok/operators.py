@@ -4,12 +4,11 @@
 half an hour on two cores that were busy with much else.
 """
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Final
 
-from simulations.kwok.build import TOOLS, BuildError, Programs, checked, main
+from simulations.kwok.build import TOOLS, Programs, main, sources
 
 OPERATORS: Final = Programs(
     name="operators",
@@ -25,21 +24,18 @@ OPERATORS: Final = Programs(
 def definitions() -> list[Path]:
     """Their CustomResourceDefinitions, as they come with the sources. Raises BuildError."""
     return [
-        _sources("sigs.k8s.io/lws") / "config" / "crd" / "bases" / "leaderworkerset.x-k8s.io_leaderworkersets.yaml",
-        _sources("github.com/kubeflow/mpi-operator") / "manifests" / "base" / "kubeflow.org_mpijobs.yaml",
+        sources(OPERATORS, "sigs.k8s.io/lws")
+        / "config"
+        / "crd"
+        / "bases"
+        / "leaderworkerset.x-k8s.io_leaderworkersets.yaml",
+        sources(OPERATORS, "github.com/kubeflow/mpi-operator") / "manifests" / "base" / "kubeflow.org_mpijobs.yaml",
     ]
 
 
 def webhooks() -> Path:
     """The admission webhooks of LeaderWorkerSet, which number the pods. Raises BuildError."""
-    return _sources("sigs.k8s.io/lws") / "config" / "webhook" / "manifests.yaml"
-
-
-def _sources(module: str) -> Path:
-    go = shutil.which("go")
-    if go is None:
-        raise BuildError(f"the definitions come with the sources of {module}, and there is no `go` on the PATH")
-    return Path(checked([go, "-C", str(OPERATORS.module), "list", "-m", "-f", "{{.Dir}}", module]).strip())
+    return sources(OPERATORS, "sigs.k8s.io/lws") / "config" / "webhook" / "manifests.yaml"
 
 
 if __name__ == "__main__":
